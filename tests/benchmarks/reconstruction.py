@@ -1,0 +1,84 @@
+"""Reconstruction alone, without data: accuracy and time of the default predictor, and of NeRN's configuration.
+
+    python tests/benchmarks/reconstruction.py --data-dir CIFAR10
+
+CIFAR10 is an ImageFolder with a 'validation' split of the 10,000 CIFAR-10 test images. Both configurations get the
+same parameters, steps, batch size and original weights (tests/data). NeRN's learning rate is the best of several,
+ours is the trainer's default. Takes about 6 minutes on 2 CPU cores.
+"""
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+import timm
+import torch
+
+import timm_sbs
+from timm_sbs.config import EncodingConfig, OrderingConfig
+from timm_sbs.evaluation import evaluate
+from timm_sbs.training.data import DataSettings, eval_loader
+from timm_sbs.training.fit import design, find_orderings, predictor_parameters, start_fit
+from timm_sbs.training.original import load_original
+from timm_sbs.training.reconstruction import reconstruct
+from timm_sbs.training.settings import ReconstructionSettings
+
+HERE = Path(__file__).parent
+ORIGINAL = HERE.parent / 'data' / 'resnet20_cifar10.safetensors'
+RESULTS = HERE / 'results' / 'reconstruction_resnet20.json'
+NERN_LEARNING_RATES = (5e-4, 5e-3, 2e-2, 5e-2)
+
+
+def measure(original: torch.nn.Module, loader: Any, pct: float, steps: int, lr: float, seed: int,
+            **settings: Any) -> Dict[str, Any]:
+    """Fit once, as train_sbs.py does, and evaluate the generated network."""
+    started = time.perf_counter()
+    config, pretrained_cfg, specs = design(original, pct=pct, **settings)
+    permutations = find_orderings(original, specs, config.ordering)
+    ordered = time.perf_counter()
+    fit = start_fit(config, pretrained_cfg, specs, permutations, seed)
+    error = reconstruct(
+        fit.predictor, fit.plan, original.state_dict(), ReconstructionSettings(steps=steps, lr=lr), seed)
+    done = time.perf_counter()
+    model = timm.create_model('resnet20_cifar10')
+    model.load_state_dict(fit.artifact(original, {}).state_dict())
+    return {
+        **error, 'top1': evaluate(model, loader).top1, 'lr': lr, 'parameters': predictor_parameters(config, specs),
+        'ordering_seconds': round(ordered - started, 1), 'training_seconds': round(done - ordered, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data-dir', required=True)
+    parser.add_argument('--pct', type=float, default=20.)
+    parser.add_argument('--steps', type=int, default=ReconstructionSettings.steps)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    args = parser.parse_args()
+    original = load_original('resnet20_cifar10', str(ORIGINAL))
+    loader = eval_loader(DataSettings(args.data_dir, batch_size=250), original.pretrained_cfg)
+    nern = dict(
+        ordering=OrderingConfig('layer', 'grid'), encoding=EncodingConfig(kind='positional'), activation='relu')
+
+    ours = [measure(original, loader, args.pct, args.steps, ReconstructionSettings.lr, seed) for seed in args.seeds]
+    nerns = [measure(original, loader, args.pct, args.steps, lr, args.seeds[0], **nern) for lr in NERN_LEARNING_RATES]
+    results = {
+        'command': f'python tests/benchmarks/reconstruction.py --data-dir CIFAR10 --steps {args.steps}',
+        'steps': args.steps, 'seeds': args.seeds, 'pct': args.pct,
+        'original_top1': evaluate(original, loader).top1,
+        'uos_rff': ours,
+        'nern': min(nerns, key=lambda run: run['reconstruction_error']),
+        'nern_all_learning_rates': nerns,
+        'versions': {'timm_sbs': timm_sbs.__version__, 'timm': timm.__version__, 'torch': torch.__version__},
+        'hardware': f'{torch.get_num_threads()} CPU threads, {platform.machine()}',
+    }
+    RESULTS.write_text(json.dumps(results, indent=2) + '\n')
+    for name, run in [*((f'UOS-RFF, seed {s}', r) for s, r in zip(args.seeds, ours)), ('NeRN', results['nern'])]:
+        print(f"{name:<16} error {run['reconstruction_error']:.4f}  top-1 {run['top1']:5.2f} %  "
+              f"ordering {run['ordering_seconds']} s  training {run['training_seconds']} s")
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,65 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from timm_sbs import generate
+from timm_sbs.config import EncodingConfig, OrderingConfig, PredictorConfig, SbsConfig
+from timm_sbs.encoding import draw_frequencies
+from timm_sbs.errors import ConfigError
+from timm_sbs.generate import generate_weights, make_plan, split_weights
+from timm_sbs.ordering import kernel_at_place, permutation_shapes
+from timm_sbs.predictor import Predictor
+from timm_sbs.targets import ConvSpec, to_kernels
+
+SPECS = [ConvSpec('a', (4, 3, 3, 3)), ConvSpec('deep', (6, 1, 5, 5)), ConvSpec('b', (2, 5, 3, 3))]
+
+
+def make(ordering=OrderingConfig(), encoding=EncodingConfig(num_frequencies=6)):
+    rng = np.random.default_rng(0)
+    config = SbsConfig('base', tuple(s.name for s in SPECS), ordering=ordering, encoding=encoding,
+                       predictor=PredictorConfig(8, 3))
+    permutations = [
+        tuple(np.stack([rng.permutation(n) for _ in range(r)]) for r, n in permutation_shapes(spec, ordering))
+        for spec in SPECS]
+    torch.manual_seed(0)
+    plan = make_plan(config, SPECS, permutations, draw_frequencies(encoding, config.num_coordinates))
+    return plan, Predictor(config.feature_width, [9, 25], config.predictor), permutations
+
+
+@pytest.mark.parametrize('ordering', [OrderingConfig(), OrderingConfig('filter', 'grid'), OrderingConfig('none', 'grid')])
+def test_each_kernel_is_what_the_predictor_says_at_its_place(ordering):
+    plan, predictor, permutations = make(ordering)
+    weights = generate_weights(predictor, plan)
+    assert list(weights) == ['a', 'deep', 'b']
+    for spec, permutation in zip(SPECS, permutations):
+        group = next(g for g in plan.groups if g.token_size == spec.token_size)
+        start = sum(s.num_kernels for s in group.specs[:group.specs.index(spec)])
+        outputs = predictor(plan.features(group), spec.token_size)[start:start + spec.num_kernels]
+        kernels = to_kernels(weights[spec.name], spec)
+        torch.testing.assert_close(kernels[kernel_at_place(permutation, spec, ordering)], outputs)
+
+
+def test_blocks_do_not_change_the_result(monkeypatch):
+    plan, predictor, _ = make()
+    whole = generate_weights(predictor, plan)
+    monkeypatch.setattr(generate, 'BLOCK', 5)
+    for name, weight in generate_weights(predictor, plan).items():
+        torch.testing.assert_close(weight, whole[name])
+
+
+def test_gradients_reach_the_predictor_through_the_weights():
+    plan, predictor, _ = make()
+    group = plan.groups[0]
+    weights = split_weights(predictor(plan.features(group), 9), group, group.place_of_kernel)
+    weights['b'].square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in predictor.trunk.parameters())
+    assert predictor.heads['25'].weight.grad is None
+
+
+def test_frequencies_that_do_not_fit_are_refused():
+    plan, _, permutations = make()
+    config = dataclasses.replace(plan.config, encoding=EncodingConfig(num_frequencies=7))
+    with pytest.raises(ConfigError, match=r'\[7, 2\].*\[6, 2\]'):
+        make_plan(config, SPECS, permutations, plan.frequencies)

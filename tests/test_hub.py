@@ -1,0 +1,41 @@
+"""What a user reads when the Hub does not give a predictor. No network: the client is told to stay offline."""
+import pytest
+import timm
+from conftest import SHIPPED
+
+from timm_sbs import SbsError, hub
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+
+
+def test_offline_and_not_cached_says_so(tmp_path):
+    with pytest.raises(SbsError, match="'user/predictor@v1' is not in the local cache and the Hub cannot be reached"):
+        hub.download('user/predictor@v1', cache_dir=tmp_path)
+
+
+def test_impossible_repository_names(tmp_path):
+    with pytest.raises(SbsError, match='is no repository name'):
+        hub.download('a/b/c', cache_dir=tmp_path)
+
+
+def test_an_overlay_that_names_a_repository_is_followed(tmp_path):
+    """Instead of the predictor in the package, which is for the entry's own repository."""
+    with pytest.raises(SbsError, match="'user/predictor' is not in the local cache"):
+        timm.create_model(
+            SHIPPED, pretrained=True, cache_dir=tmp_path, pretrained_cfg_overlay=dict(hf_hub_id='user/predictor'))
+
+
+def test_files_in_the_cache_are_found_offline(tmp_path, small_folder):
+    revision = 'a' * 40
+    repository = tmp_path / 'models--user--predictor'
+    (repository / 'refs').mkdir(parents=True)
+    (repository / 'refs' / 'main').write_text(revision)
+    small_folder.rename(repository / 'moved')
+    (repository / 'snapshots').mkdir()
+    (repository / 'moved').rename(repository / 'snapshots' / revision)
+    assert hub.download('user/predictor', cache_dir=tmp_path) == repository / 'snapshots' / revision
+    model = timm.create_model('hf-hub:user/predictor', pretrained=True, cache_dir=tmp_path)
+    assert model.pretrained_cfg['hf_hub_id'] == 'user/predictor' and model.pretrained_cfg['source'] == 'hf-hub'

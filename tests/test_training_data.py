@@ -1,0 +1,73 @@
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from timm_sbs.demo import demo_batches, load_demo_images
+from timm_sbs.errors import ConfigError, SbsError
+from timm_sbs.training.data import DataSettings, eval_loader, train_loader
+
+CFG = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
+
+
+@pytest.fixture(scope='module')
+def image_folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp('images')
+    demo = load_demo_images()
+    for split in ('train', 'validation'):
+        for i in range(0, 500, 10):
+            folder = root / split / demo.class_names[demo.labels[i]]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(demo.images[i]).save(folder / f'{i:03}.png')
+    return root
+
+
+def test_validation_images_are_the_originals_and_normalised(image_folder):
+    settings = DataSettings(str(image_folder), batch_size=20, workers=0)
+    images = torch.cat([x for x, _ in eval_loader(settings, CFG)])
+    expected = torch.cat([x for x, _ in demo_batches(load_demo_images(), CFG)])[::10]
+    torch.testing.assert_close(images, expected)
+
+
+def test_training_images_are_shifted_and_flipped(image_folder):
+    settings = DataSettings(str(image_folder), batch_size=25, workers=0)
+    loader = train_loader(settings, CFG)
+    images, labels = next(iter(loader))
+    assert images.shape == (25, 3, 32, 32) and labels.shape == (25,)
+    dataset = loader.dataset
+    assert len({dataset[3][0].numpy().tobytes() for _ in range(30)}) > 15
+    plain = eval_loader(settings, CFG).dataset[3][0]
+    black = (0 - torch.tensor(CFG['mean'])) / torch.tensor(CFG['std'])
+    padded = torch.nn.functional.pad(plain - black[:, None, None], (4, 4, 4, 4)) + black[:, None, None]
+    windows = [p[:, y:y + 32, x:x + 32] for p in (padded, padded.flip(2)) for y in range(9) for x in range(9)]
+    image = dataset[3][0]
+    assert any(torch.allclose(image, window, atol=1e-5) for window in windows)
+
+
+def test_no_padding_means_timms_own_augmentation(image_folder):
+    settings = DataSettings(str(image_folder), batch_size=25, workers=0, crop_padding=0)
+    names = [type(t).__name__ for t in train_loader(settings, CFG).dataset.transform.transforms]
+    assert 'RandomResizedCropAndInterpolation' in names
+
+
+def test_fewer_images_than_a_batch(image_folder):
+    with pytest.raises(SbsError, match='holds 50 images, fewer than one batch of 64. Lower --batch-size'):
+        train_loader(DataSettings(str(image_folder), batch_size=64, workers=0), CFG)
+
+
+def test_folders_without_images(tmp_path):
+    (tmp_path / 'train' / 'cat').mkdir(parents=True)
+    for settings in (DataSettings(str(tmp_path), workers=0), DataSettings(str(tmp_path / 'nowhere'), workers=0)):
+        with pytest.raises(SbsError, match="No images could be read from split 'train'"):
+            train_loader(settings, CFG)
+
+
+def test_unknown_dataset_scheme():
+    with pytest.raises(SbsError, match="'torch/cifar11 /nowhere'"):
+        eval_loader(DataSettings('/nowhere', dataset='torch/cifar11', workers=0), CFG)
+
+
+def test_settings():
+    assert not DataSettings().given and DataSettings(dataset='hfds/x').given
+    with pytest.raises(ConfigError):
+        DataSettings(batch_size=0)

@@ -1,0 +1,102 @@
+import pytest
+import torch
+from conftest import fit_quickly
+
+from timm_sbs.config import EncodingConfig, OrderingConfig
+from timm_sbs.errors import ConfigError
+from timm_sbs.generate import generate_weights
+from timm_sbs.training.fit import design, find_orderings, start_fit
+from timm_sbs.training.losses import relative_error
+from timm_sbs.training.reconstruction import group_targets, reconstruct, reconstruction_error, targets_rms
+from timm_sbs.training.settings import DistillationSettings, ReconstructionSettings
+
+NERN = dict(
+    ordering=OrderingConfig('layer', 'grid'), encoding=EncodingConfig(kind='positional'), activation='relu')
+
+
+def error_of(artifact):
+    return artifact.config.results['reconstruction_error']
+
+
+def test_targets_are_the_kernels_in_place_order(resnet20):
+    config, cfg, specs = design(resnet20, pct=5.)
+    fit = start_fit(config, cfg, specs, find_orderings(resnet20, specs, config.ordering), seed=0)
+    targets, = group_targets(fit.plan, resnet20.state_dict())
+    kernels = targets[fit.plan.groups[0].place_of_kernel]
+    expected = torch.cat([resnet20.get_parameter(s.name).reshape(-1, 9) for s in specs])
+    assert torch.equal(kernels, expected)
+    assert float(targets_rms([targets])) == pytest.approx(float(expected.square().mean().sqrt()), rel=1e-5)
+    # along the path, real kernels are close to their predecessors
+    last = targets[-specs[-1].num_kernels:]
+    assert (last[1:] - last[:-1]).square().sum() < 0.7 * 2 * last.square().sum()
+
+
+def test_reported_error_is_that_of_the_generated_weights(resnet20):
+    artifact = fit_quickly(resnet20, steps=30)
+    state = artifact.state_dict()
+    names = artifact.config.generated
+    expected = relative_error(
+        torch.cat([state[n].flatten() for n in names]),
+        torch.cat([resnet20.get_parameter(n).flatten() for n in names]))
+    assert error_of(artifact) == pytest.approx(expected, rel=1e-4)
+
+
+def test_real_weights_are_learned_and_nerns_configuration_learns_less(resnet20):
+    """At 20 % and 150 steps: NeRN's configuration stays near 1, the mean of all kernels."""
+    ours = error_of(fit_quickly(resnet20, steps=150, pct=20.))
+    nern = error_of(fit_quickly(resnet20, steps=150, pct=20., **NERN))
+    assert ours < 0.4 and ours < 0.6 * nern
+
+
+@pytest.mark.parametrize('settings', [
+    dict(ordering=OrderingConfig('layer', 'grid')), dict(ordering=OrderingConfig('filter', 'grid')),
+    dict(ordering=OrderingConfig('axis', 'grid')), dict(ordering=OrderingConfig('none', 'grid')),
+    dict(encoding=EncodingConfig(bandwidth=16., bandwidth_exponent=0.)), NERN,
+    dict(linear_layers=3, activation='sine')])
+def test_every_ablation_is_a_setting_that_can_be_stored(resnet20, settings, tmp_path):
+    from timm_sbs.artifact import load_artifact, save_artifact
+    artifact = fit_quickly(resnet20, steps=3, pct=20., storage_dtype='float32', **settings)
+    save_artifact(tmp_path, artifact)
+    state, expected = load_artifact(tmp_path).state_dict(), artifact.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+
+
+def test_same_seed_same_predictor(resnet20):
+    first, second = fit_quickly(resnet20, steps=5), fit_quickly(resnet20, steps=5)
+    assert all(torch.equal(a, b) for a, b in zip(first.predictor.parameters(), second.predictor.parameters()))
+
+
+def test_kernels_of_two_sizes_share_a_predictor():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.Conv2d(16, 16, 3), torch.nn.Conv2d(16, 16, 5))
+    model.pretrained_cfg = dict(architecture='two_sizes', first_conv='0', num_classes=0, input_size=(3, 32, 32))
+    model.num_classes = 0
+    config, cfg, specs = design(model, pct=60.)
+    fit = start_fit(config, cfg, specs, find_orderings(model, specs, config.ordering), seed=0)
+    assert set(fit.predictor.heads) == {'9', '25'}
+    start = reconstruction_error(fit.predictor, fit.plan, model.state_dict())
+    result = reconstruct(fit.predictor, fit.plan, model.state_dict(), ReconstructionSettings(steps=300, batch_size=100))
+    assert result['reconstruction_error'] < 0.7 * start
+    assert {n: w.shape for n, w in generate_weights(fit.predictor, fit.plan).items()} == {
+        '1.weight': (16, 16, 3, 3), '2.weight': (16, 16, 5, 5)}
+
+
+def test_budget_is_used_and_kept(resnet20):
+    total = sum(p.numel() for p in resnet20.parameters())
+    for pct in (5., 20., 50.):
+        from timm_sbs.training.fit import predictor_parameters
+        config, _, specs = design(resnet20, pct=pct)
+        assert 0.97 * pct < 100 * predictor_parameters(config, specs) / total <= pct
+
+
+def test_predictor_too_small_to_exist(resnet20):
+    with pytest.raises(ConfigError, match='cannot exist'):
+        design(resnet20, pct=0.01)
+
+
+@pytest.mark.parametrize('make', [
+    lambda: ReconstructionSettings(steps=0), lambda: ReconstructionSettings(lr=-1.),
+    lambda: DistillationSettings(temperature=0.), lambda: DistillationSettings(lr=float('nan'))])
+def test_settings_out_of_range(make):
+    with pytest.raises(ConfigError, match='must be larger than 0'):
+        make()

@@ -1,0 +1,6 @@
+"""``python -m timm_sbs`` is ``timm-sbs``."""
+import sys
+
+from timm_sbs.cli import main
+
+sys.exit(main())

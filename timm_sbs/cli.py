@@ -1,0 +1,84 @@
+"""The ``timm-sbs`` command."""
+import argparse
+import sys
+from typing import List, Optional
+
+from timm_sbs.errors import SbsError
+
+__all__ = ['main']
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='timm-sbs', description="CNNs whose weights are generated, on load, by a small predictor.")
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+
+    demo = commands.add_parser(
+        'demo', help='load the shipped ResNet-20 and classify the shipped test images',
+        description='Create sbs_resnet20_cifar10_20pct from the predictor inside the package, and classify 500 '
+                    'CIFAR-10 test images with it. Downloads nothing.')
+    demo.set_defaults(run=_demo)
+
+    evaluation = commands.add_parser(
+        'eval', help='top-1 accuracy of a model on a folder of images',
+        description='Top-1 accuracy of any timm model, generated or not, on labelled images.')
+    evaluation.add_argument('model', help="timm model name, such as sbs_resnet20_cifar10_20pct or local-dir:FOLDER")
+    evaluation.add_argument('--checkpoint', default='', metavar='FILE', help='weights, instead of the pretrained ones')
+    evaluation.add_argument('--data-dir', metavar='DIR', help='folder with SPLIT/CLASS, or the root of --dataset')
+    evaluation.add_argument('--dataset', default='', metavar='NAME', help="timm dataset name, such as 'torch/cifar10'")
+    evaluation.add_argument('--val-split', default='validation', metavar='NAME', help='(default: %(default)s)')
+    evaluation.add_argument('-b', '--batch-size', type=int, default=128, metavar='N', help='(default: %(default)s)')
+    evaluation.add_argument('-j', '--workers', type=int, default=2, metavar='N', help='(default: %(default)s)')
+    evaluation.set_defaults(run=_eval)
+    return parser
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from timm_sbs.demo import MODEL, run_demo
+
+    result = run_demo()
+    recorded = result.recorded
+    smaller = result.original_bytes / result.artifact_bytes
+    print(f'{MODEL}, created from the predictor inside the package')
+    rows = [
+        ('', 'original', 'generated'),
+        (f'accuracy, these {result.accuracy.images} images', f'{result.original.top1:.1f} %',
+         f'{result.accuracy.top1:.1f} %'),
+        (f"accuracy, {recorded['images']:,} images (recorded)", f"{recorded['original_top1']:.2f} %",
+         f"{recorded['top1']:.2f} %"),
+        ('bytes of all files', f'{result.original_bytes:,}', f'{result.artifact_bytes:,} ({smaller:.1f} x smaller)'),
+        ('time to create the model', '', f'{1000 * result.load_seconds:.0f} ms'),
+    ]
+    width = max(len(row[0]) for row in rows)
+    for label, original, generated in rows:
+        print(f'  {label:<{width}}  {original:>10}  {generated:>10}')
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from timm_sbs.evaluation import evaluate
+    from timm_sbs.training.data import DataSettings, eval_loader
+    from timm_sbs.training.original import load_original
+
+    settings = DataSettings(
+        args.data_dir, args.dataset, val_split=args.val_split, batch_size=args.batch_size, workers=args.workers)
+    if not settings.given:
+        raise SbsError('Say where the images are: --data-dir DIR, or --dataset NAME.')
+    model = load_original(args.model, args.checkpoint)
+    accuracy = evaluate(model, eval_loader(settings, model.pretrained_cfg), args.model)
+    print(f'{args.model}: top-1 {accuracy.top1:.2f} % ({accuracy.correct:,} of {accuracy.images:,} images)')
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    args = build_parser().parse_args(argv)
+    import timm_sbs.models  # noqa: F401  the sbs_* names
+
+    try:
+        args.run(args)
+    except SbsError as e:
+        print(f'timm-sbs: {e}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""Settings of a predictor: frozen dataclasses, checked on construction, and their JSON form. Imports no torch."""
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Tuple, Type, TypeVar, get_args, get_origin, get_type_hints
+
+from timm_sbs.errors import ConfigError
+
+__all__ = [
+    'FORMAT_VERSION', 'OrderingConfig', 'EncodingConfig', 'PredictorConfig', 'TargetRule', 'SbsConfig',
+    'to_dict', 'from_dict',
+]
+
+# Version of the artifact's layout. A reader refuses what is newer than itself.
+FORMAT_VERSION = 1
+
+GRANULARITIES = ('layer', 'filter', 'axis', 'none')
+COORDINATES = ('path', 'grid')
+ENCODINGS = ('random_fourier', 'positional')
+ACTIVATIONS = ('gelu', 'relu', 'sine')
+STORAGE_DTYPES = ('float32', 'float16', 'bfloat16')
+
+ConfigT = TypeVar('ConfigT')
+
+
+def _require_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} is '{value}', but must be one of: {', '.join(choices)}.")
+
+
+def _require_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # also refuses what is no number
+        raise ConfigError(f'{name} is {value}, but must be from {low:g} to {high:g}.')
+
+
+@dataclass(frozen=True)
+class OrderingConfig:
+    """In which order the kernels of a layer are laid out before a predictor generates them.
+
+    ``granularity='layer', coordinates='path'`` is UOS: one path over all kernels of a layer, one coordinate for each.
+    NeRN's three choices are ``none``, ``filter`` ('in-filter') and ``layer`` with ``coordinates='grid'``
+    ('cross-filter': the path is folded back into rows of a (filter, channel) grid).
+    """
+    granularity: str = 'layer'  # what one path runs over: a layer's kernels, each filter's, its two axes, nothing
+    coordinates: str = 'path'  # 'path': (layer, place on the path); 'grid': (layer, row, column)
+
+    def __post_init__(self) -> None:
+        _require_choice('ordering.granularity', self.granularity, GRANULARITIES)
+        _require_choice('ordering.coordinates', self.coordinates, COORDINATES)
+        if self.coordinates == 'path' and self.granularity != 'layer':
+            raise ConfigError(
+                f"ordering.coordinates='path' needs ordering.granularity='layer', but it is '{self.granularity}'. "
+                f"Use coordinates='grid'.")
+
+    @property
+    def num_axes(self) -> int:
+        """Coordinates of a kernel inside its layer: 1 for a path, 2 for a grid."""
+        return 1 if self.coordinates == 'path' else 2
+
+
+@dataclass(frozen=True)
+class EncodingConfig:
+    """How coordinates become the features that a predictor reads.
+
+    ``random_fourier`` with ``bandwidth_exponent > 0`` is UOS-RFF, with 0 it is plain RFF (one bandwidth for all
+    layers). ``positional`` is NeRN's encoding with its published base and levels.
+    """
+    kind: str = 'random_fourier'
+    num_frequencies: int = 64  # random_fourier: frequencies; the feature width is twice this
+    layer_bandwidth: float = 4.0  # random_fourier: standard deviation along the layer axis, in cycles over the network
+    bandwidth: float = 1.0  # random_fourier: c in s = c * n^p, in cycles over a layer's axis of n places
+    bandwidth_exponent: float = 0.5  # random_fourier: p in s = c * n^p; 0 gives every layer the same bandwidth
+    seed: int = 0  # random_fourier: seed of the frequencies (they are stored as well)
+    base: float = 0.76  # positional: base of the geometric frequencies
+    levels: int = 40  # positional: frequencies for each coordinate
+
+    def __post_init__(self) -> None:
+        _require_choice('encoding.kind', self.kind, ENCODINGS)
+        _require_range('encoding.num_frequencies', self.num_frequencies, 1, 65536)
+        _require_range('encoding.layer_bandwidth', self.layer_bandwidth, 0, 1e6)
+        _require_range('encoding.bandwidth', self.bandwidth, 0, 1e6)
+        _require_range('encoding.bandwidth_exponent', self.bandwidth_exponent, 0, 2)
+        _require_range('encoding.seed', self.seed, 0, 2 ** 63 - 1)
+        _require_range('encoding.base', self.base, 1e-3, 1e3)
+        _require_range('encoding.levels', self.levels, 1, 1024)
+
+    def feature_width(self, num_coordinates: int) -> int:
+        """Features for each kernel: a sine and a cosine of every frequency."""
+        if self.kind == 'random_fourier':
+            return 2 * self.num_frequencies
+        return 2 * self.levels * num_coordinates
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """The multilayer perceptron: features -> ``linear_layers - 1`` hidden layers of ``width`` -> one kernel."""
+    width: int = 64
+    linear_layers: int = 5  # matrix products from features to kernel, the last one included
+    activation: str = 'gelu'
+
+    def __post_init__(self) -> None:
+        _require_range('predictor.width', self.width, 1, 1 << 20)
+        _require_range('predictor.linear_layers', self.linear_layers, 2, 64)
+        _require_choice('predictor.activation', self.activation, ACTIVATIONS)
+
+
+@dataclass(frozen=True)
+class TargetRule:
+    """Which convolution weights are generated. All others, and every other tensor, are kept as they are."""
+    min_weights: int = 1024  # smaller convolution weights are kept
+    include: Tuple[str, ...] = ()  # glob patterns of weight names that are generated although the rule keeps them
+    exclude: Tuple[str, ...] = ()  # glob patterns of weight names that are kept although the rule generates them
+
+    def __post_init__(self) -> None:
+        _require_range('targets.min_weights', self.min_weights, 0, 1 << 62)
+
+
+@dataclass(frozen=True)
+class SbsConfig:
+    """All that is needed, beside tensors, to build the predictor of an artifact and to generate weights with it."""
+    base: str  # timm name of the architecture whose weights are generated
+    generated: Tuple[str, ...]  # names of the generated weights, in the order of the layer coordinate
+    base_args: Dict[str, Any] = field(default_factory=dict)  # arguments of the base architecture
+    ordering: OrderingConfig = field(default_factory=OrderingConfig)
+    encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    storage_dtype: str = 'float32'  # dtype of the stored predictor and kept tensors
+    weights_sha256: str = ''  # checksum of model.safetensors
+    results: Dict[str, Any] = field(default_factory=dict)  # measured figures, and how they were measured
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.base:
+            raise ConfigError('base is empty, but must name a timm architecture.')
+        if not self.generated:
+            raise ConfigError('generated is empty, but must name at least one weight.')
+        if len(set(self.generated)) != len(self.generated):
+            raise ConfigError('generated names a weight twice.')
+        _require_choice('storage_dtype', self.storage_dtype, STORAGE_DTYPES)
+
+    @property
+    def num_coordinates(self) -> int:
+        """The layer coordinate and those inside the layer."""
+        return 1 + self.ordering.num_axes
+
+    @property
+    def feature_width(self) -> int:
+        return self.encoding.feature_width(self.num_coordinates)
+
+
+def to_dict(config: Any) -> Dict[str, Any]:
+    """JSON-ready form of a configuration dataclass: tuples as lists, nested dataclasses as objects."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+def from_dict(cls: Type[ConfigT], data: Any, where: str) -> ConfigT:
+    """Build configuration dataclass ``cls`` from its JSON form.
+
+    Args:
+        cls: One of the dataclasses of this module.
+        data: A parsed JSON object. Fields that have a default may be missing.
+        where: What the object is, for error messages, such as "'sbs' in out/config.json".
+
+    Raises:
+        ConfigError: ``data`` is no object, has an unknown field, lacks one, or holds a value of the wrong type.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f'{where} must be a JSON object, but is {type(data).__name__}.')
+    hints = get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    unknown = sorted(str(k) for k in data if k not in names)
+    if unknown:
+        raise ConfigError(f"{where} has an unknown field '{unknown[0]}'. Known fields: {', '.join(names)}.")
+    missing = [
+        f.name for f in dataclasses.fields(cls)
+        if f.name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    if missing:
+        raise ConfigError(f"{where} lacks the field '{missing[0]}'.")
+    values = {name: _typed(hints[name], data[name], f'{where}, field {name}') for name in names if name in data}
+    try:
+        return cls(**values)
+    except ConfigError as e:
+        raise ConfigError(f'{where}: {e}') from None
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)
+    origin = get_origin(hint) or hint
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, get_args(hint)[0]) for v in value):
+            raise ConfigError(f'{where} must be a list of {get_args(hint)[0].__name__}.')
+        return tuple(value)
+    if origin is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f'{where} is too large a number.') from None
+    if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
+        raise ConfigError(f'{where} must be of type {origin.__name__}, but is {type(value).__name__}.')
+    return value

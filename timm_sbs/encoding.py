@@ -1,0 +1,66 @@
+"""Coordinates of kernels, and the features that a predictor reads: UOS-RFF, plain random Fourier features, NeRN's."""
+import math
+from typing import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from timm_sbs.config import EncodingConfig, OrderingConfig
+from timm_sbs.ordering import places
+from timm_sbs.targets import ConvSpec
+
+__all__ = ['draw_frequencies', 'coordinates', 'encode']
+
+
+def draw_frequencies(config: EncodingConfig, num_coordinates: int) -> Tensor:
+    """Random frequencies b ~ N(0, 1) of UOS-RFF and RFF: [num_frequencies, num_coordinates], float32.
+
+    They are drawn once, when a predictor is made, and stored in the artifact. Random streams may differ between
+    library versions, so nobody has to draw them again. 'positional' has none: [0, num_coordinates].
+    """
+    if config.kind == 'positional':
+        return torch.zeros(0, num_coordinates)
+    generator = torch.Generator().manual_seed(config.seed)
+    return torch.randn(config.num_frequencies, num_coordinates, generator=generator)
+
+
+def coordinates(specs: Sequence[ConvSpec], ordering: OrderingConfig, encoding: EncodingConfig) -> Tensor:
+    """Coordinates of every place of every layer, as :func:`encode` takes them: [sum of N, D], float64.
+
+    positional (NeRN, arXiv 2212.13554): the integer indices (layer, place) or (layer, row, column).
+
+    random_fourier: (s_layer * l / L, s_1 * t_1, ...), t in [0, 1) the place along an axis of n places, and
+    s = c * n^p. This is our reading of UOS-RFF (arXiv 2509.07373), whose abstract says that the bandwidth is adapted
+    to the 'layer-wise parameter count': n is N_l, the layer's number of kernels, for a path. With p = 0 it is plain
+    RFF.
+    """
+    parts = []
+    for index, spec in enumerate(specs):
+        inside, sizes = places(spec, ordering)
+        if encoding.kind == 'positional':
+            layer, scale = float(index), np.ones(len(sizes))
+        else:
+            layer = encoding.layer_bandwidth * index / len(specs)
+            scale = np.array([encoding.bandwidth * n ** encoding.bandwidth_exponent / n for n in sizes])
+        parts.append(np.concatenate([np.full((len(inside), 1), layer), inside * scale], axis=1))
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def encode(coordinates: Tensor, frequencies: Tensor, config: EncodingConfig) -> Tensor:
+    """Features of coordinates: sines, then cosines.
+
+    Angles are formed in float64 and reduced to one turn before they are rounded: a path of 262,144 places goes
+    through thousands of turns, where float32 angles would be off by more than the stated tolerance.
+
+    Shapes: N kernels, D coordinates, K frequencies or levels
+        coordinates [N, D] float64, frequencies [K, D] -> features [N, 2K] (random_fourier)
+        coordinates [N, D] float64 -> features [N, 2 * K * D] (positional), float32
+    """
+    if config.kind == 'positional':
+        levels = torch.tensor([0.5 * config.base ** k for k in range(config.levels)], dtype=torch.float64)
+        turns = (coordinates[:, :, None] * levels.to(coordinates.device)).flatten(1)
+    else:
+        turns = coordinates @ frequencies.to(coordinates).T
+    angles = ((turns - turns.round()) * (2 * math.pi)).float()
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -1,0 +1,48 @@
+"""Predictors on the Hugging Face Hub."""
+from pathlib import Path
+from typing import Optional, Union
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, \
+    OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+
+from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME
+from timm_sbs.errors import ArtifactError
+
+__all__ = ['download']
+
+
+def download(repo: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
+    """Download a predictor, or find it in the local cache.
+
+    Args:
+        repo: 'user/name' or 'user/name@revision'.
+        cache_dir: Cache folder; default: that of huggingface_hub.
+
+    Returns:
+        The folder that holds its files.
+
+    Raises:
+        ArtifactError: The repository, revision or a file does not exist, or cannot be reached.
+    """
+    repo_id, _, revision = repo.partition('@')
+    try:
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            path = hf_hub_download(
+                repo_id, name, revision=revision or None, cache_dir=cache_dir, library_name='timm_sbs')
+        return Path(path).parent
+    except HFValidationError as e:
+        raise ArtifactError(f"'{repo_id}' is no repository name of the Hub: {e}") from e
+    except RepositoryNotFoundError as e:
+        raise ArtifactError(
+            f"The Hub has no repository '{repo_id}' that you may read. Check the name; log in if it is private.") from e
+    except RevisionNotFoundError as e:
+        raise ArtifactError(f"'{repo_id}' on the Hub has no revision '{revision}'.") from e
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as e:
+        raise ArtifactError(
+            f"'{repo}' is not in the local cache and the Hub cannot be reached. Connect once, or load the predictor "
+            f"from a folder: pretrained_cfg_overlay=dict(file=FOLDER).") from e
+    except EntryNotFoundError as e:
+        raise ArtifactError(f"'{repo}' on the Hub is no predictor of timm_sbs: it has no {name}.") from e
+    except (HfHubHTTPError, OSError) as e:
+        raise ArtifactError(f"'{repo}' cannot be downloaded from the Hub: {e}") from e

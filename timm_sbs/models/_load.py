@@ -1,0 +1,141 @@
+"""How an ``sbs_*`` model comes into being: find its artifact, generate, and let timm build the base around it."""
+import dataclasses
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Union
+
+from timm.models import PretrainedCfg, model_entrypoint, resolve_pretrained_cfg
+from torch import nn
+
+from timm_sbs import hub
+from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, Artifact, load_artifact
+from timm_sbs.errors import ArtifactError, ConfigError
+
+__all__ = ['create_generated', 'embedded_folder']
+
+_SOURCES = ('source', 'url', 'file', 'hf_hub_id', 'hf_hub_filename')
+
+
+def embedded_folder(name: str) -> Optional[Path]:
+    """Folder of a predictor that ships inside the package, or None."""
+    folder = Path(__file__).parent.parent / 'predictors' / name
+    return folder if folder.is_dir() else None
+
+
+def create_generated(
+        variant: str,
+        base: Optional[str],
+        pretrained: bool,
+        pretrained_cfg: Optional[Union[str, Mapping[str, Any], PretrainedCfg]] = None,
+        pretrained_cfg_overlay: Optional[Mapping[str, Any]] = None,
+        cache_dir: Optional[Union[str, Path]] = None,
+        pretrained_model_args: Optional[Mapping[str, Any]] = None,
+        **kwargs: Any,
+) -> nn.Module:
+    """Create a base model, with generated weights if ``pretrained``.
+
+    The weights are generated for the original's classes and channels, and handed to timm as a state dict, so that
+    timm itself adapts stem and classifier to ``in_chans`` and ``num_classes``. The result is the base model as timm
+    builds it; only its ``pretrained_cfg`` says where the weights came from.
+
+    Args:
+        variant: Registered name of the entry.
+        base: Architecture that the entry stands for; None for whatever the artifact names.
+        pretrained: Whether to generate weights.
+        pretrained_cfg: As timm passes it: None, a tag, or the pretrained_cfg of a config.json.
+        pretrained_cfg_overlay: ``file`` names an artifact's folder, ``hf_hub_id`` a repository; other keys as in timm.
+        cache_dir: Cache of downloads.
+        pretrained_model_args: Arguments stored in a config.json, which timm has merged into ``kwargs`` already.
+        **kwargs: Arguments of the base model and of timm's builder, such as features_only.
+
+    Raises:
+        SbsError: There is no artifact, it is damaged, or it belongs to another base.
+    """
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    if not pretrained:
+        if base is None:
+            raise ConfigError(f"'{variant}' stands for any architecture: say which, with base=NAME.")
+        described = variant != 'sbs' or isinstance(pretrained_cfg, Mapping)
+        built_from = _without_sources(cfg) if described else None
+        return _describe(model_entrypoint(base)(pretrained=False, pretrained_cfg=built_from, **kwargs), cfg)
+
+    if cfg.state_dict:  # timm's own way to pass a complete set of weights goes before any predictor
+        if base is None:
+            raise ConfigError(f"'{variant}' cannot tell which architecture the given state_dict is of. Pass base=NAME.")
+        state_dict, built_from, defaults = dict(cfg.state_dict), _without_sources(cfg), {}
+    else:
+        artifact = load_artifact(_find(variant, cfg, cache_dir))
+        base = _check_base(variant, base, artifact)
+        state_dict, defaults = artifact.state_dict(), artifact.config.base_args
+        built_from = {**_original_cfg(artifact), **_given_fields(variant, pretrained_cfg, pretrained_cfg_overlay)}
+    model = model_entrypoint(base)(
+        pretrained=True,
+        pretrained_cfg={**built_from, 'state_dict': state_dict},
+        cache_dir=cache_dir,
+        **{**defaults, **kwargs},
+    )
+    return _describe(model, cfg)
+
+
+def _find(variant: str, cfg: PretrainedCfg, cache_dir: Optional[Union[str, Path]]) -> Path:
+    """The artifact's folder: one that the caller names, else the one in the package, else that on the Hub."""
+    if cfg.file:
+        path = Path(cfg.file)
+        if path.name in (CONFIG_NAME, WEIGHTS_NAME):
+            path = path.parent
+        if not path.is_dir():
+            raise ArtifactError(f"'{cfg.file}' is no folder of a predictor ({CONFIG_NAME} and {WEIGHTS_NAME}).")
+        return path
+    registered = resolve_pretrained_cfg(variant)
+    embedded = embedded_folder(variant)
+    if embedded and cfg.hf_hub_id == registered.hf_hub_id and cfg.source != 'hf-hub':
+        return embedded
+    if cfg.hf_hub_id:
+        return hub.download(cfg.hf_hub_id, cache_dir)
+    raise ArtifactError(
+        f"'{variant}' does not say where its predictor is. Use timm.create_model('hf-hub:user/name', pretrained=True) "
+        f"or 'local-dir:FOLDER', or pass pretrained_cfg_overlay=dict(file=FOLDER).")
+
+
+def _check_base(variant: str, base: Optional[str], artifact: Artifact) -> str:
+    fitted_to = artifact.config.base
+    if base not in (None, fitted_to):
+        raise ArtifactError(
+            f"The predictor generates weights of '{fitted_to}', but '{variant}' is '{base}'. "
+            f"Load it with timm.create_model('local-dir:FOLDER', pretrained=True).")
+    return fitted_to
+
+
+def _without_sources(cfg: PretrainedCfg) -> Dict[str, Any]:
+    cleared = dict.fromkeys(_SOURCES)
+    return dataclasses.replace(cfg, state_dict=None, custom_load=False, **cleared).to_dict()
+
+
+def _original_cfg(artifact: Artifact) -> Dict[str, Any]:
+    """timm's description of the original, as the artifact has it."""
+    known = {field.name for field in dataclasses.fields(PretrainedCfg)}
+    unknown = sorted(set(artifact.pretrained_cfg) - known)
+    if unknown:
+        raise ArtifactError(f"{CONFIG_NAME} of the predictor has an unknown pretrained_cfg field '{unknown[0]}'.")
+    return _without_sources(PretrainedCfg(**artifact.pretrained_cfg))
+
+
+def _given_fields(
+        variant: str,
+        pretrained_cfg: Optional[Union[str, Mapping[str, Any], PretrainedCfg]],
+        overlay: Optional[Mapping[str, Any]],
+) -> Dict[str, Any]:
+    """What the caller, not the registry, says about data and classifier."""
+    given = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else {}
+    fields = {**given, **(overlay or {}), 'architecture': variant}
+    return {k: v for k, v in fields.items() if k not in (*_SOURCES, 'state_dict', 'custom_load')}
+
+
+def _describe(model: nn.Module, cfg: PretrainedCfg) -> nn.Module:
+    """Take the state dict out of every module's pretrained_cfg, and say where the predictor is instead."""
+    sources = {k: v for k in _SOURCES if (v := getattr(cfg, k)) is not None}
+    for module in model.modules():
+        described = module.__dict__.get('pretrained_cfg')
+        if isinstance(described, dict):
+            described = {k: v for k, v in described.items() if k != 'state_dict'}
+            module.pretrained_cfg = module.default_cfg = {**described, **sources}
+    return model

@@ -1,0 +1,36 @@
+"""The ``sbs_*`` entries, and ``sbs`` for any predictor that has no entry of its own."""
+from typing import Any, Dict, Optional
+
+from timm.models import generate_default_cfgs, register_model
+from torch import nn
+
+from timm_sbs.models._load import create_generated
+
+__all__ = []
+
+
+def _cifar10_cfg(name: str) -> Dict[str, Any]:
+    return dict(
+        hf_hub_id=f'timm-sbs/{name}',
+        num_classes=10, input_size=(3, 32, 32), pool_size=(8, 8), crop_pct=1.0, interpolation='bilinear',
+        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), first_conv='conv1', classifier='linear',
+        license='bsd-2-clause', paper_ids='arXiv:2509.07373',
+    )
+
+
+default_cfgs = generate_default_cfgs({
+    'sbs_resnet20_cifar10_20pct': _cifar10_cfg('sbs_resnet20_cifar10_20pct'),
+    'sbs': {},
+})
+
+
+@register_model
+def sbs_resnet20_cifar10_20pct(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-20 for CIFAR-10 from a predictor of 20 % of its parameters, which ships inside the package."""
+    return create_generated('sbs_resnet20_cifar10_20pct', 'resnet20_cifar10', pretrained, **kwargs)
+
+
+@register_model
+def sbs(pretrained: bool = False, base: Optional[str] = None, **kwargs: Any) -> nn.Module:
+    """The architecture of every predictor's config.json: ``base`` with weights from the predictor beside it."""
+    return create_generated('sbs', base, pretrained, **kwargs)

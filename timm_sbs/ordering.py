@@ -1,0 +1,91 @@
+"""Kernel orderings: which kernel stands at which place of its layer, at four granularities."""
+from dataclasses import dataclass
+from typing import List, Sequence, Tuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timm_sbs.config import OrderingConfig
+from timm_sbs.errors import OrderingError
+from timm_sbs.targets import ConvSpec
+
+__all__ = ['Permutations', 'permutation_shapes', 'identity', 'check_permutations', 'kernel_at_place']
+
+# The permutations of one layer. Each array [rows, n] holds, row by row, a permutation of 0 .. n-1.
+Permutations = Tuple[NDArray[np.int64], ...]
+
+
+def permutation_shapes(spec: ConvSpec, config: OrderingConfig) -> List[Tuple[int, int]]:
+    """Shapes [rows, n] of the permutations that order the kernels of a layer.
+
+    layer: one over all kernels. filter: one for each filter. axis: one over filters, one over channels. none: nothing.
+    """
+    return {
+        'layer': [(1, spec.num_kernels)],
+        'filter': [(spec.num_filters, spec.num_channels)],
+        'axis': [(1, spec.num_filters), (1, spec.num_channels)],
+        'none': [],
+    }[config.granularity]
+
+
+def identity(spec: ConvSpec, config: OrderingConfig) -> Permutations:
+    """The permutations that leave a layer's kernels in their own order."""
+    return tuple(np.tile(np.arange(n), (rows, 1)) for rows, n in permutation_shapes(spec, config))
+
+
+def check_permutations(permutations: Permutations, spec: ConvSpec, config: OrderingConfig) -> None:
+    """Raises OrderingError unless the arrays have the right shapes and every row is a permutation."""
+    shapes = permutation_shapes(spec, config)
+    if [p.shape for p in permutations] != shapes:
+        raise OrderingError(
+            f"The ordering of '{spec.name}' has shapes {[p.shape for p in permutations]}, but granularity "
+            f"'{config.granularity}' needs {shapes}.")
+    for rows in permutations:
+        if not np.array_equal(np.sort(rows, axis=1), np.broadcast_to(np.arange(rows.shape[1]), rows.shape)):
+            raise OrderingError(f"The ordering of '{spec.name}' is not a permutation: a kernel is missing or doubled.")
+
+
+def kernel_at_place(permutations: Permutations, spec: ConvSpec, config: OrderingConfig) -> NDArray[np.int64]:
+    """Index of the kernel (row-major over filter and channel) that stands at each place of a layer: [num_kernels].
+
+    Places run along the path (granularity 'layer'), or row by row over the (filter, channel) grid.
+    """
+    if config.granularity == 'layer':
+        return permutations[0][0]
+    if config.granularity == 'filter':
+        return (permutations[0] + np.arange(spec.num_filters)[:, None] * spec.num_channels).reshape(-1)
+    if config.granularity == 'axis':
+        filters, channels = permutations[0][0], permutations[1][0]
+        return (filters[:, None] * spec.num_channels + channels[None, :]).reshape(-1)
+    return np.arange(spec.num_kernels)
+
+
+def places(spec: ConvSpec, config: OrderingConfig) -> Tuple[NDArray[np.int64], Tuple[int, ...]]:
+    """Integer coordinates of every place inside its layer, and the number of places along each.
+
+    Shapes: path -> [N, 1], sizes (N,); grid -> [N, 2] (row, column), sizes (filters, channels).
+    """
+    index = np.arange(spec.num_kernels)
+    if config.coordinates == 'path':
+        return index[:, None], (spec.num_kernels,)
+    return np.stack([index // spec.num_channels, index % spec.num_channels], axis=1), (
+        spec.num_filters, spec.num_channels)
+
+
+def stack_kernel_indices(
+        permutations: Sequence[Permutations],
+        specs: Sequence[ConvSpec],
+        config: OrderingConfig,
+) -> NDArray[np.int64]:
+    """Place of every kernel over several layers laid end to end: the inverse of the layers' orderings, [sum of N].
+
+    ``generated[result]`` puts generated tokens, which come in place order, back into kernel order.
+    """
+    start = 0
+    parts = []
+    for layer, spec in zip(permutations, specs):
+        place_of_kernel = np.empty(spec.num_kernels, dtype=np.int64)
+        place_of_kernel[kernel_at_place(layer, spec, config)] = np.arange(spec.num_kernels)
+        parts.append(place_of_kernel + start)
+        start += spec.num_kernels
+    return np.concatenate(parts)

@@ -213,7 +213,10 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     """
     settings = _settings(args)
     output = _check_output(args.output)
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    try:
+        accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    except (ValueError, RuntimeError) as e:
+        raise SbsError(f'--mixed-precision {args.mixed_precision} does not work on this device: {e}') from e
     if accelerator.num_processes > 1:
         raise SbsError('Several processes are not supported yet. Use accelerate launch --num_processes 1.')
     original = load_original(args.model, args.initial_checkpoint, args.model_kwargs)

@@ -49,6 +49,19 @@ def test_blocks_do_not_change_the_result(monkeypatch):
         torch.testing.assert_close(weight, whole[name])
 
 
+def test_rounding_of_float32_is_far_below_the_weights():
+    """The stated tolerance: what another device or library may differ by."""
+    plan, predictor, _ = make()
+    weights = generate_weights(predictor, plan)
+    exact = predictor.double()
+    for group in plan.groups:
+        turns = group.coordinates @ plan.frequencies.double().T
+        angles = 2 * torch.pi * turns
+        kernels = exact(torch.cat([angles.sin(), angles.cos()], dim=1), group.token_size)
+        for name, weight in split_weights(kernels, group, group.place_of_kernel).items():
+            torch.testing.assert_close(weights[name].double(), weight, atol=1e-5, rtol=0)
+
+
 def test_gradients_reach_the_predictor_through_the_weights():
     plan, predictor, _ = make()
     group = plan.groups[0]

@@ -1,4 +1,6 @@
 """What a user reads when the Hub does not give a predictor. No network: the client is told to stay offline."""
+import json
+
 import pytest
 import timm
 from conftest import SHIPPED
@@ -26,6 +28,20 @@ def test_an_overlay_that_names_a_repository_is_followed(tmp_path):
     with pytest.raises(SbsError, match="'user/predictor' is not in the local cache"):
         timm.create_model(
             SHIPPED, pretrained=True, cache_dir=tmp_path, pretrained_cfg_overlay=dict(hf_hub_id='user/predictor'))
+
+
+def test_a_repository_can_not_point_to_local_files(tmp_path, small_folder):
+    """Its config.json is found in the cache, and names a folder of this machine. That folder is not read."""
+    repository = tmp_path / 'models--user--other'
+    (repository / 'refs').mkdir(parents=True)
+    (repository / 'refs' / 'main').write_text('b' * 40)
+    snapshot = repository / 'snapshots' / ('b' * 40)
+    snapshot.mkdir(parents=True)
+    root = json.loads((small_folder / 'config.json').read_text())
+    root['pretrained_cfg']['file'] = str(small_folder)
+    (snapshot / 'config.json').write_text(json.dumps(root))
+    with pytest.raises(SbsError, match='is not in the local cache'):
+        timm.create_model('hf-hub:user/other', pretrained=True, cache_dir=tmp_path)
 
 
 def test_files_in_the_cache_are_found_offline(tmp_path, small_folder):

@@ -2,6 +2,7 @@
 import copy
 import dataclasses
 import gc
+import json
 import time
 
 import pytest
@@ -151,6 +152,15 @@ def test_state_dict_overlay_goes_before_the_predictor(resnet20):
     model = timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=overlay).eval()
     torch.testing.assert_close(model(IMAGES), resnet20(IMAGES))
     assert 'state_dict' not in model.pretrained_cfg
+
+
+def test_a_config_can_not_pass_off_numbers_as_weights(small_folder):
+    path = small_folder / 'config.json'
+    root = json.loads(path.read_text())
+    root['pretrained_cfg']['state_dict'] = {'conv1.weight': [1.0]}
+    path.write_text(json.dumps(root))
+    with pytest.raises(SbsError, match='no tensor'):
+        timm.create_model(f'local-dir:{small_folder}', pretrained=True)
 
 
 def test_deepcopy(shipped):

@@ -2,6 +2,8 @@
 import ast
 from pathlib import Path
 
+from conftest import REPOSITORY
+
 import timm_sbs
 
 PACKAGE = Path(timm_sbs.__file__).parent
@@ -13,8 +15,8 @@ def test_private_helpers_are_where_timm_had_them():
 
 
 def test_private_modules_of_timm_are_imported_in_one_place():
-    for path in [*PACKAGE.rglob('*.py'), PACKAGE.parent / 'train_sbs.py']:
-        if path.name == '_timm.py' or not path.is_file():
+    for path in [*PACKAGE.rglob('*.py'), REPOSITORY / 'train_sbs.py']:
+        if path.name == '_timm.py':
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             module = node.module if isinstance(node, ast.ImportFrom) else None

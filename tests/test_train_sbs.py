@@ -12,6 +12,8 @@ from PIL import Image
 
 from timm_sbs.artifact import load_artifact
 from timm_sbs.demo import load_demo_images
+from timm_sbs.evaluation import evaluate
+from timm_sbs.training.data import DataSettings, eval_loader
 
 RESNET = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20)]
 
@@ -52,6 +54,10 @@ def test_distillation_improves_and_keeps_the_best(train_sbs, tmp_path, image_fol
     printed = capsys.readouterr().out
     scores = [float(line.split('top-1 ')[1].split()[0]) for line in printed.splitlines() if line.startswith('step ')]
     assert len(scores) == 3 and results['top1'] == pytest.approx(max(scores + [results['reconstruction_top1']]), abs=0.01)
+    # what was measured is what was written
+    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+    loader = eval_loader(DataSettings(str(image_folder), batch_size=80, workers=0), model.pretrained_cfg)
+    assert evaluate(model, loader).top1 == results['top1']
     # the kept tensors are the trained ones
     original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20)
     assert not torch.equal(artifact.kept['linear.bias'], original.linear.bias)

@@ -36,7 +36,7 @@ def test_forward_is_that_of_the_materialized_model(student, images):
     student.eval()
     logits = student(images[0][:8])
     plain = copy.deepcopy(student.materialize())
-    torch.testing.assert_close(plain(images[0][:8]), logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(plain(images[0][:8]), logits, rtol=1e-2, atol=2e-2)  # stored in float16
 
 
 def test_gradient_of_the_loss_is_that_of_finite_differences(student, images):

@@ -1,4 +1,5 @@
 """The artifact: a folder with config.json and model.safetensors, read with suspicion and written all or nothing."""
+import copy
 import dataclasses
 import hashlib
 import json
@@ -22,7 +23,7 @@ from timm_sbs.packing import pack, packed_bits, unpack
 from timm_sbs.predictor import Predictor
 from timm_sbs.targets import ConvSpec, describe_base, is_counter, kept_names, specs_from_names
 
-__all__ = ['Artifact', 'save_artifact', 'load_artifact', 'read_config', 'CONFIG_NAME', 'WEIGHTS_NAME']
+__all__ = ['Artifact', 'as_stored', 'save_artifact', 'load_artifact', 'read_config', 'CONFIG_NAME', 'WEIGHTS_NAME']
 
 CONFIG_NAME = 'config.json'
 WEIGHTS_NAME = 'model.safetensors'
@@ -66,6 +67,14 @@ class Artifact:
             if is_counter(name):
                 tensors[name] = torch.zeros((), dtype=torch.long)
         return {name: tensors[name] for name in self.base_state}
+
+
+def as_stored(predictor: Predictor, config: SbsConfig) -> Predictor:
+    """The predictor that a reader of the artifact will have: a float32 copy, rounded as storage rounds."""
+    stored = copy.deepcopy(predictor)
+    dtype = getattr(torch, config.storage_dtype)
+    stored.load_state_dict({name: tensor.to(dtype) for name, tensor in predictor.state_dict().items()})
+    return stored.requires_grad_(False).eval()
 
 
 def save_artifact(folder: Union[str, Path], artifact: Artifact) -> SbsConfig:

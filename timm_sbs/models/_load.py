@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Union
 
 from timm.models import PretrainedCfg, model_entrypoint, resolve_pretrained_cfg
-from torch import nn
+from torch import Tensor, nn
 
 from timm_sbs import hub
 from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, Artifact, load_artifact
@@ -61,6 +61,8 @@ def create_generated(
     if cfg.state_dict:  # timm's own way to pass a complete set of weights goes before any predictor
         if base is None:
             raise ConfigError(f"'{variant}' cannot tell which architecture the given state_dict is of. Pass base=NAME.")
+        if not all(isinstance(value, Tensor) for value in cfg.state_dict.values()):
+            raise ConfigError("The state_dict in pretrained_cfg holds something that is no tensor.")
         state_dict, built_from, defaults = dict(cfg.state_dict), _without_sources(cfg), {}
     else:
         artifact = load_artifact(_find(variant, cfg, cache_dir))
@@ -78,6 +80,8 @@ def create_generated(
 
 def _find(variant: str, cfg: PretrainedCfg, cache_dir: Optional[Union[str, Path]]) -> Path:
     """The artifact's folder: one that the caller names, else the one in the package, else that on the Hub."""
+    if cfg.source == 'hf-hub':  # whatever else the repository's own config.json may name
+        return hub.download(cfg.hf_hub_id, cache_dir)
     if cfg.file:
         path = Path(cfg.file)
         if path.name in (CONFIG_NAME, WEIGHTS_NAME):
@@ -85,9 +89,8 @@ def _find(variant: str, cfg: PretrainedCfg, cache_dir: Optional[Union[str, Path]
         if not path.is_dir():
             raise ArtifactError(f"'{cfg.file}' is no folder of a predictor ({CONFIG_NAME} and {WEIGHTS_NAME}).")
         return path
-    registered = resolve_pretrained_cfg(variant)
     embedded = embedded_folder(variant)
-    if embedded and cfg.hf_hub_id == registered.hf_hub_id and cfg.source != 'hf-hub':
+    if embedded and cfg.hf_hub_id == resolve_pretrained_cfg(variant).hf_hub_id:
         return embedded
     if cfg.hf_hub_id:
         return hub.download(cfg.hf_hub_id, cache_dir)
@@ -134,8 +137,8 @@ def _describe(model: nn.Module, cfg: PretrainedCfg) -> nn.Module:
     """Take the state dict out of every module's pretrained_cfg, and say where the predictor is instead."""
     sources = {k: v for k in _SOURCES if (v := getattr(cfg, k)) is not None}
     for module in model.modules():
-        described = module.__dict__.get('pretrained_cfg')
-        if isinstance(described, dict):
-            described = {k: v for k, v in described.items() if k != 'state_dict'}
-            module.pretrained_cfg = module.default_cfg = {**described, **sources}
+        for name in ('pretrained_cfg', 'default_cfg'):
+            described = module.__dict__.get(name)
+            if isinstance(described, dict):
+                setattr(module, name, {**{k: v for k, v in described.items() if k != 'state_dict'}, **sources})
     return model

@@ -4,6 +4,7 @@ from typing import Dict
 import torch
 from torch import Tensor, nn
 
+from timm_sbs.artifact import as_stored
 from timm_sbs.generate import GenerationPlan, TokenGroup, generate_weights, split_weights
 from timm_sbs.predictor import Predictor
 
@@ -43,7 +44,11 @@ class GeneratedModel(nn.Module):
 
     @torch.no_grad()
     def materialize(self) -> nn.Module:
-        """Write the generated weights into the base model, as loading an artifact does, and return it."""
-        for name, weight in generate_weights(self.predictor, self.plan).items():
+        """Write the generated weights into the base model and return it: the network that users of the artifact get.
+
+        The predictor is rounded as its artifact stores it, so that what is measured is what is shipped.
+        """
+        stored = as_stored(self.predictor, self.plan.config)
+        for name, weight in generate_weights(stored, self.plan).items():
             self.model.get_parameter(name).copy_(weight)
         return self.model

@@ -1,0 +1,65 @@
+"""The created model beside the original: time of a forward pass, and time to create it.
+
+    python tests/benchmarks/created_model.py
+
+Measures interleaved and takes medians, so that both networks see the same machine. Takes about 20 seconds.
+"""
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Callable
+
+import timm
+import torch
+
+import timm_sbs
+from timm_sbs.demo import MODEL
+
+HERE = Path(__file__).parent
+ORIGINAL = HERE.parent / 'data' / 'resnet20_cifar10.safetensors'
+RESULTS = HERE / 'results' / 'created_model_resnet20.json'
+REPEATS = 100
+
+
+def seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def main() -> None:
+    def create_generated() -> torch.nn.Module:
+        return timm.create_model(MODEL, pretrained=True).eval()
+
+    def create_original() -> torch.nn.Module:
+        return timm.create_model('resnet20_cifar10', checkpoint_path=ORIGINAL).eval()
+
+    generated, original = create_generated(), create_original()
+    images = torch.randn(32, 3, 32, 32)
+    forward, create = [], []
+    for _ in range(REPEATS):
+        forward.append((seconds(lambda: generated(images)), seconds(lambda: original(images))))
+        create.append((seconds(create_generated), seconds(create_original)))
+    median = statistics.median
+    results = {
+        'command': 'python tests/benchmarks/created_model.py',
+        'repeats': REPEATS,
+        'forward_ratio': round(median(a / b for a, b in forward), 3),
+        'forward_ms': {
+            'generated': round(1000 * median(a for a, _ in forward), 2),
+            'original': round(1000 * median(b for _, b in forward), 2)},
+        'create_ms': {
+            'generated': round(1000 * median(a for a, _ in create), 1),
+            'original_from_file': round(1000 * median(b for _, b in create), 1)},
+        'versions': {'timm_sbs': timm_sbs.__version__, 'timm': timm.__version__, 'torch': torch.__version__},
+        'hardware': f'{torch.get_num_threads()} CPU threads, {platform.machine()}',
+    }
+    RESULTS.write_text(json.dumps(results, indent=2) + '\n')
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == '__main__':
+    main()

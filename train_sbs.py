@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from timm.utils import ParseKwargs
 
 import timm_sbs
-from timm_sbs.artifact import save_artifact
+from timm_sbs.artifact import record_results, save_artifact
 from timm_sbs.config import ACTIVATIONS, COORDINATES, ENCODINGS, GRANULARITIES, STORAGE_DTYPES, EncodingConfig, \
     OrderingConfig, TargetRule
 from timm_sbs.errors import SbsError
@@ -189,17 +189,21 @@ def _distill(
     print(f"original {results['original_top1']:.2f} %, reconstruction alone {start.top1:.2f} %", flush=True)
     best = dict(results)
     save_artifact(output, fit.artifact(student.model, best))
+    validations = []
 
     def validate(step: int) -> None:
         nonlocal best
         top1 = evaluate(student.materialize(), validation).top1
+        validations.append(top1)
         print(f'step {step}: top-1 {top1:.2f} %', flush=True)
         if top1 > best['top1']:
             best = {**best, 'top1': top1, 'distillation_steps': step}
             save_artifact(output, fit.artifact(student.model, best))
 
     distill(student, original, train, settings, accelerator, validate)
-    return best
+    selection = {'validations': len(validations), 'last_top1': validations[-1]}
+    record_results(output, selection)
+    return {**best, **selection}
 
 
 def run(args: argparse.Namespace) -> Dict[str, Any]:
@@ -243,7 +247,8 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
           flush=True)
     if loaders:
         results = _distill(fit, original, loaders, settings['distillation'], results, output, accelerator)
-        print(f"best top-1 {results['top1']:.2f} % (original {results['original_top1']:.2f} %)")
+        print(f"best top-1 {results['top1']:.2f} %, after the last step {results['last_top1']:.2f} % "
+              f"(original {results['original_top1']:.2f} %)")
     print(f"wrote {output}; load it with timm.create_model('local-dir:{output}', pretrained=True)")
     return results
 

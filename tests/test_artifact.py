@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from timm_sbs import artifact as artifact_module
-from timm_sbs.artifact import load_artifact, read_config, save_artifact
+from timm_sbs.artifact import load_artifact, read_config, record_results, save_artifact
 from timm_sbs.errors import ArtifactError, ConfigError, SbsError
 from timm_sbs.ordering import check_permutations
 
@@ -66,6 +66,14 @@ def test_saving_twice_gives_the_same_files_and_leaves_no_others(small_artifact, 
     save_artifact(small_folder, small_artifact)
     assert {p.name: p.read_bytes() for p in small_folder.iterdir()} == first
     assert set(first) == {'config.json', 'model.safetensors'}
+
+
+def test_results_can_be_added_without_touching_tensors(small_folder):
+    before = (small_folder / 'model.safetensors').read_bytes()
+    old = read_config(small_folder)[0].results
+    record_results(small_folder, {'top1': 12.5})
+    assert (small_folder / 'model.safetensors').read_bytes() == before
+    assert read_config(small_folder)[0].results == {**old, 'top1': 12.5}
 
 
 @pytest.mark.parametrize('name', ['config.json', 'model.safetensors'])

@@ -66,8 +66,9 @@ def test_figures_of_the_shipped_predictor():
     results = read_config(embedded_folder(SHIPPED))[0].results
     folder = embedded_folder(SHIPPED)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    for text in (f"{results['top1']:.2f} %", f"{results['original_top1']:.2f} %", f"{results['predictor_parameters']:,}",
-                 f'{size:,}'):
+    for text in (
+            f"{results['top1']:.2f} %", f"{results['original_top1']:.2f} %", f"{results['last_top1']:.2f} %",
+            f"of {results['validations']} validated", f"{results['predictor_parameters']:,}", f'{size:,}'):
         assert text in README, text
 
 
@@ -87,5 +88,13 @@ def test_figures_of_reconstruction_alone():
     row = next(line for line in README.splitlines() if line.startswith('| UOS + UOS-RFF'))
     for run in ours:
         assert f"{run['top1']:.2f}" in row
-    row = next(line for line in README.splitlines() if line.startswith('| NeRN'))
+    row = next(line for line in README.splitlines() if line.startswith("| NeRN's"))
     assert f"{nern['top1']:.2f}" in row and f"{nern['reconstruction_error']:.3f}" in row
+
+
+def test_figures_of_the_created_model():
+    results = json.loads((RESULTS / 'created_model_resnet20.json').read_text())
+    assert results['forward_ratio'] < 1.05
+    for text in (f"{results['forward_ratio']:.2f} times", f"{results['create_ms']['generated']:.0f} ms",
+                 f"{results['create_ms']['original_from_file']:.0f} ms"):
+        assert text in README, text

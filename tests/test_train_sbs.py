@@ -54,6 +54,7 @@ def test_distillation_improves_and_keeps_the_best(train_sbs, tmp_path, image_fol
     printed = capsys.readouterr().out
     scores = [float(line.split('top-1 ')[1].split()[0]) for line in printed.splitlines() if line.startswith('step ')]
     assert len(scores) == 3 and results['top1'] == pytest.approx(max(scores + [results['reconstruction_top1']]), abs=0.01)
+    assert results['validations'] == 3 and results['last_top1'] == pytest.approx(scores[-1], abs=0.01)
     # what was measured is what was written
     model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
     loader = eval_loader(DataSettings(str(image_folder), batch_size=80, workers=0), model.pretrained_cfg)

@@ -23,7 +23,7 @@ from timm_sbs.packing import pack, packed_bits, unpack
 from timm_sbs.predictor import Predictor
 from timm_sbs.targets import ConvSpec, describe_base, is_counter, kept_names, specs_from_names
 
-__all__ = ['Artifact', 'as_stored', 'save_artifact', 'load_artifact', 'read_config', 'CONFIG_NAME', 'WEIGHTS_NAME']
+__all__ = ['Artifact', 'as_stored', 'save_artifact', 'load_artifact', 'record_results', 'read_config']
 
 CONFIG_NAME = 'config.json'
 WEIGHTS_NAME = 'model.safetensors'
@@ -107,6 +107,13 @@ def save_artifact(folder: Union[str, Path], artifact: Artifact) -> SbsConfig:
     except OSError as e:
         raise ArtifactError(f'Cannot write the artifact to {folder}: {e}.') from e
     return config
+
+
+def record_results(folder: Union[str, Path], results: Mapping[str, Any]) -> None:
+    """Add measured results to a written artifact, whose tensors stay as they are."""
+    artifact = load_artifact(folder)
+    config = dataclasses.replace(artifact.config, results={**artifact.config.results, **results})
+    save_artifact(folder, dataclasses.replace(artifact, config=config))
 
 
 def _config_text(config: SbsConfig, pretrained_cfg: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import platform
 import statistics
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, List, Tuple
 
 import timm
 import torch
@@ -29,6 +29,17 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def interleaved(first: Callable[[], object], second: Callable[[], object]) -> List[Tuple[float, float]]:
+    """Times of both calls, which take turns in going first."""
+    pairs = []
+    for repeat in range(REPEATS):
+        if repeat % 2:
+            pairs.append((seconds(first), seconds(second)))
+        else:
+            pairs.append((seconds(second), seconds(first))[::-1])
+    return pairs
+
+
 @torch.inference_mode()
 def main() -> None:
     def create_generated() -> torch.nn.Module:
@@ -39,10 +50,8 @@ def main() -> None:
 
     generated, original = create_generated(), create_original()
     images = torch.randn(32, 3, 32, 32)
-    forward, create = [], []
-    for _ in range(REPEATS):
-        forward.append((seconds(lambda: generated(images)), seconds(lambda: original(images))))
-        create.append((seconds(create_generated), seconds(create_original)))
+    forward = interleaved(lambda: generated(images), lambda: original(images))
+    create = interleaved(create_generated, create_original)
     median = statistics.median
     results = {
         'command': 'python tests/benchmarks/created_model.py',

@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import fit_quickly
 
-from timm_sbs.config import EncodingConfig, OrderingConfig
+from timm_sbs.config import EncodingConfig, OrderingConfig, TargetRule
 from timm_sbs.errors import ConfigError
 from timm_sbs.generate import generate_weights
 from timm_sbs.training.fit import design, find_orderings, start_fit
@@ -92,6 +92,13 @@ def test_budget_is_used_and_kept(resnet20):
 def test_predictor_too_small_to_exist(resnet20):
     with pytest.raises(ConfigError, match='cannot exist'):
         design(resnet20, pct=0.01)
+
+
+def test_predictor_larger_than_what_it_generates(resnet20):
+    rule = TargetRule(exclude=('layer2.*', 'layer3.*'))
+    with pytest.raises(ConfigError, match='for the 13,824 weights that it would generate saves nothing'):
+        design(resnet20, pct=20., rule=rule)
+    assert len(design(resnet20, pct=4.5, rule=rule)[2]) == 6
 
 
 @pytest.mark.parametrize('make', [

@@ -77,20 +77,23 @@ def _distance(points, a, b):
 def _nearest_neighbour_path(points, start):
     n, d = points.shape
     left = np.arange(n)
+    remaining = points.copy()  # points[left], kept together so that the search reads memory in order
     path = np.empty(n, np.int64)
     path[0] = start
     left[start] = left[n - 1]
+    remaining[start] = remaining[n - 1]
     for count in range(1, n):
-        last = path[count - 1]
+        last = points[path[count - 1]]
         best, best_square = 0, np.inf
         for i in range(n - count):
             square = 0.0
             for k in range(d):
-                square += (points[left[i], k] - points[last, k]) ** 2
+                square += (remaining[i, k] - last[k]) ** 2
             if square < best_square:
                 best, best_square = i, square
         path[count] = left[best]
         left[best] = left[n - count - 1]
+        remaining[best] = remaining[n - count - 1]
     return path
 
 

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from timm_sbs.artifact import Artifact
 from timm_sbs.config import EncodingConfig, OrderingConfig, PredictorConfig, SbsConfig, TargetRule
 from timm_sbs.encoding import draw_frequencies
+from timm_sbs.errors import ConfigError
 from timm_sbs.generate import GenerationPlan, make_plan
 from timm_sbs.ordering import Permutations
 from timm_sbs.predictor import Predictor, num_predictor_parameters, width_for_budget
@@ -82,7 +83,7 @@ def design(
 
     Raises:
         TargetError: Nothing can be generated.
-        ConfigError: No predictor is as small as ``pct`` asks.
+        ConfigError: No predictor is as small as ``pct`` asks, or it would be larger than what it generates.
     """
     base, base_args, pretrained_cfg = describe_original(original, model_args)
     specs = select_targets(original, rule)
@@ -99,6 +100,11 @@ def design(
         predictor=PredictorConfig(width, linear_layers, activation),
         storage_dtype=storage_dtype,
     )
+    size, generated = predictor_parameters(config, specs), sum(spec.num_weights for spec in specs)
+    if size >= generated:
+        raise ConfigError(
+            f'A predictor of {size:,} parameters for the {generated:,} weights that it would generate saves nothing. '
+            f'Ask for less than {pct:g} %, or generate more weights.')
     return config, pretrained_cfg, specs
 
 

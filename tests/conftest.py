@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-import timm_sbs  # noqa: F401  registers the models
+import timm_sbs
 from timm_sbs.artifact import save_artifact
 from timm_sbs.training.fit import design, find_orderings, start_fit
 from timm_sbs.training.reconstruction import reconstruct
@@ -15,6 +15,7 @@ from timm_sbs.training.settings import ReconstructionSettings
 REPOSITORY = Path(__file__).parent.parent
 RESNET20 = Path(__file__).parent / 'data' / 'resnet20_cifar10.safetensors'
 SHIPPED = 'sbs_resnet20_cifar10_20pct'
+assert SHIPPED in timm.list_models(), f'importing timm_sbs {timm_sbs.__version__} registers no models'
 
 
 @pytest.fixture(scope='session')

@@ -156,7 +156,7 @@ def test_tensors_that_do_not_fit(small_folder, change, says):
 
 def test_ordering_that_is_no_permutation_names_its_layer(small_folder):
     rewrite_tensors(small_folder, lambda t: t['ordering'][300:].fill_(255))
-    with pytest.raises(SbsError, match=r"ordering of 'layer1\.\d\.conv\d\.weight'.*not a permutation|no permutation has"):
+    with pytest.raises(SbsError, match=r"ordering of 'layer1\.\d\.conv\d\.weight'.*permutation"):
         load_artifact(small_folder)
 
 
@@ -169,7 +169,7 @@ def test_what_is_not_finite_is_not_written(small_artifact, tmp_path):
 
 def test_ordering_that_is_no_permutation_is_not_written(small_artifact, tmp_path):
     bad = (np.zeros_like(small_artifact.permutations[0][0]),)
-    with pytest.raises(SbsError, match='not a permutation'):
+    with pytest.raises(SbsError, match=r"'layer1.0.conv1.weight' is not a permutation"):
         save_artifact(
             tmp_path / 'out', dataclasses.replace(small_artifact, permutations=(bad, *small_artifact.permutations[1:])))
     assert not (tmp_path / 'out').exists()

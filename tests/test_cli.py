@@ -37,7 +37,7 @@ def test_eval_of_generated_and_original(image_folder, capsys):
 
 @pytest.mark.parametrize('args, says', [
     (['eval', 'sbs_resnet20_cifar10_20pct'], 'Say where the images are'),
-    (['eval', 'sbs_resnet20_cifar10_20pct', '--data-dir', 'nowhere'], "No images could be read from split 'validation'"),
+    (['eval', 'sbs_resnet20_cifar10_20pct', '--data-dir', 'nowhere'], "could be read from split 'validation'"),
     (['eval', 'resnet19', '--data-dir', 'nowhere'], "no model 'resnet19'"),
     (['eval', 'local-dir:nowhere', '--data-dir', 'nowhere'], "Cannot create 'local-dir:nowhere'"),
     (['eval', 'resnet20_cifar10', '--checkpoint', 'no.pth', '--data-dir', 'nowhere'], "'no.pth' is no file"),

@@ -28,7 +28,8 @@ def make(ordering=OrderingConfig(), encoding=EncodingConfig(num_frequencies=6)):
     return plan, Predictor(config.feature_width, [9, 25], config.predictor), permutations
 
 
-@pytest.mark.parametrize('ordering', [OrderingConfig(), OrderingConfig('filter', 'grid'), OrderingConfig('none', 'grid')])
+@pytest.mark.parametrize('ordering', [
+    OrderingConfig(), OrderingConfig('filter', 'grid'), OrderingConfig('none', 'grid')])
 def test_each_kernel_is_what_the_predictor_says_at_its_place(ordering):
     plan, predictor, permutations = make(ordering)
     weights = generate_weights(predictor, plan)

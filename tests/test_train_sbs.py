@@ -53,7 +53,8 @@ def test_distillation_improves_and_keeps_the_best(train_sbs, tmp_path, image_fol
     assert results['top1'] >= max(50, results['reconstruction_top1'] + 15)
     printed = capsys.readouterr().out
     scores = [float(line.split('top-1 ')[1].split()[0]) for line in printed.splitlines() if line.startswith('step ')]
-    assert len(scores) == 3 and results['top1'] == pytest.approx(max(scores + [results['reconstruction_top1']]), abs=0.01)
+    assert len(scores) == 3
+    assert results['top1'] == pytest.approx(max(scores + [results['reconstruction_top1']]), abs=0.01)
     assert results['validations'] == 3 and results['last_top1'] == pytest.approx(scores[-1], abs=0.01)
     # what was measured is what was written
     model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
@@ -74,9 +75,9 @@ def test_same_seed_same_file(train_sbs, tmp_path):
 
 
 def test_settings_reach_the_artifact(train_sbs, tmp_path):
-    argv = [*RESNET, '--reconstruction-steps', '2', '--output', str(tmp_path), '--granularity', 'filter', '--activation',
-            'sine', '--linear-layers', '3', '--bandwidth', '2', '--bandwidth-exponent', '0.25', '--num-frequencies', '16',
-            '--layer-bandwidth', '1', '--storage-dtype', 'float32', '--exclude', 'layer1.*', '--seed', '5',
+    argv = [*RESNET, '--reconstruction-steps', '2', '--output', str(tmp_path), '--granularity', 'filter',
+            '--activation', 'sine', '--linear-layers', '3', '--bandwidth', '2', '--bandwidth-exponent', '0.25',
+            '--num-frequencies', '16', '--layer-bandwidth', '1', '--storage-dtype', 'float32', '--exclude', 'layer1.*', '--seed', '5',
             '--model-kwargs', 'drop_rate=0.1']
     assert train_sbs.main(argv) == 0
     block = json.loads((tmp_path / 'config.json').read_text())['sbs']

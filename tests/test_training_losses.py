@@ -9,8 +9,11 @@ from timm_sbs.training.losses import distillation_loss, reconstruction_loss, rel
 def test_reconstruction_loss_over_everything_is_the_relative_error():
     targets, kernels = torch.randn(50, 9), torch.randn(50, 9)
     rms = targets.square().mean().sqrt()
-    assert float(reconstruction_loss(kernels, targets, rms)) == pytest.approx(relative_error(kernels, targets), rel=1e-5)
-    assert relative_error(torch.zeros(50, 9), targets) == 1 and relative_error(targets, targets) == 0
+    loss = float(reconstruction_loss(kernels, targets, rms))
+    assert loss == pytest.approx(relative_error([kernels], [targets]), rel=1e-5)
+    assert relative_error([torch.zeros(50, 9)], [targets]) == 1 and relative_error([targets], [targets]) == 0
+    halves = relative_error(kernels.split(20), targets.split(20))
+    assert halves == pytest.approx(relative_error([kernels], [targets]))
 
 
 def test_distillation_loss_is_the_divergence_times_temperature_squared():

@@ -35,9 +35,7 @@ def test_reported_error_is_that_of_the_generated_weights(resnet20):
     artifact = fit_quickly(resnet20, steps=30)
     state = artifact.state_dict()
     names = artifact.config.generated
-    expected = relative_error(
-        torch.cat([state[n].flatten() for n in names]),
-        torch.cat([resnet20.get_parameter(n).flatten() for n in names]))
+    expected = relative_error([state[n] for n in names], [resnet20.get_parameter(n) for n in names])
     assert error_of(artifact) == pytest.approx(expected, rel=1e-4)
 
 

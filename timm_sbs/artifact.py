@@ -18,7 +18,7 @@ from torch import Tensor
 from timm_sbs.config import FORMAT_VERSION, SbsConfig, from_dict, to_dict
 from timm_sbs.errors import ArtifactError, OrderingError
 from timm_sbs.generate import generate_weights, make_plan
-from timm_sbs.ordering import Permutations, permutation_shapes
+from timm_sbs.ordering import Permutations, check_permutations, permutation_shapes
 from timm_sbs.packing import pack, packed_bits, unpack
 from timm_sbs.predictor import Predictor
 from timm_sbs.targets import ConvSpec, describe_base, is_counter, kept_names, specs_from_names
@@ -85,6 +85,7 @@ def save_artifact(folder: Union[str, Path], artifact: Artifact) -> SbsConfig:
 
     Raises:
         ArtifactError: A tensor is not finite, or the folder cannot be written.
+        OrderingError: An ordering is not a permutation of its layer's kernels.
     """
     folder = Path(folder)
     dtype = getattr(torch, artifact.config.storage_dtype)
@@ -97,7 +98,7 @@ def save_artifact(folder: Union[str, Path], artifact: Artifact) -> SbsConfig:
             raise ArtifactError(
                 f"Tensor '{name}' holds values that are not finite in {tensor.dtype}, so the artifact was not written. "
                 f"Did training diverge, or does storage_dtype='{artifact.config.storage_dtype}' overflow?")
-    tensors['ordering'] = torch.from_numpy(_pack_orderings(artifact.permutations))
+    tensors['ordering'] = torch.from_numpy(_pack_orderings(artifact))
     data = safetensors.torch.save(tensors)
     config = dataclasses.replace(artifact.config, weights_sha256=hashlib.sha256(data).hexdigest())
     text = _config_text(config, artifact.pretrained_cfg)
@@ -146,8 +147,11 @@ def _replace_files(contents: Mapping[Path, bytes]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _pack_orderings(permutations: Tuple[Permutations, ...]) -> np.ndarray:
-    parts = [pack(rows) for layer in permutations for rows in layer]
+def _pack_orderings(artifact: Artifact) -> np.ndarray:
+    parts = []
+    for permutations, spec in zip(artifact.permutations, artifact.specs):
+        check_permutations(permutations, spec, artifact.config.ordering)
+        parts.extend(pack(rows) for rows in permutations)
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint8)
 
 

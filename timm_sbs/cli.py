@@ -70,8 +70,6 @@ def _eval(args: argparse.Namespace) -> None:
 
 def main(argv: Optional[List[str]] = None) -> int:
     args = build_parser().parse_args(argv)
-    import timm_sbs.models  # noqa: F401  the sbs_* names
-
     try:
         args.run(args)
     except SbsError as e:

@@ -1,5 +1,4 @@
 """Kernel orderings: which kernel stands at which place of its layer, at four granularities."""
-from dataclasses import dataclass
 from typing import List, Sequence, Tuple
 
 import numpy as np
@@ -9,7 +8,9 @@ from timm_sbs.config import OrderingConfig
 from timm_sbs.errors import OrderingError
 from timm_sbs.targets import ConvSpec
 
-__all__ = ['Permutations', 'permutation_shapes', 'identity', 'check_permutations', 'kernel_at_place']
+__all__ = [
+    'Permutations', 'permutation_shapes', 'check_permutations', 'kernel_at_place', 'places', 'stack_kernel_indices',
+]
 
 # The permutations of one layer. Each array [rows, n] holds, row by row, a permutation of 0 .. n-1.
 Permutations = Tuple[NDArray[np.int64], ...]
@@ -26,11 +27,6 @@ def permutation_shapes(spec: ConvSpec, config: OrderingConfig) -> List[Tuple[int
         'axis': [(1, spec.num_filters), (1, spec.num_channels)],
         'none': [],
     }[config.granularity]
-
-
-def identity(spec: ConvSpec, config: OrderingConfig) -> Permutations:
-    """The permutations that leave a layer's kernels in their own order."""
-    return tuple(np.tile(np.arange(n), (rows, 1)) for rows, n in permutation_shapes(spec, config))
 
 
 def check_permutations(permutations: Permutations, spec: ConvSpec, config: OrderingConfig) -> None:

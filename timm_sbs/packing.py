@@ -6,7 +6,7 @@ Such an order is stored as its rank among all orders, in ceil(log2(m!)) bits. Fo
 than log2(n!) at n = 256, 2.4 % at 4,096 and 1.5 % at 262,144; just above a power of two it takes up to 12 % more.
 """
 import math
-from typing import List, Sequence, Tuple
+from typing import List, Tuple
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,6 +1,4 @@
 """Short paths through kernels: nearest neighbours first, then 2-opt and Or-opt moves. Needs the 'train' extra."""
-from typing import Tuple
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor

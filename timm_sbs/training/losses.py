@@ -1,4 +1,6 @@
 """Losses of the two training phases, named as in NeRN (arXiv 2212.13554)."""
+from typing import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,9 +16,10 @@ def reconstruction_loss(kernels: Tensor, targets: Tensor, target_rms: Tensor) ->
     return F.mse_loss(kernels / target_rms, targets / target_rms)
 
 
-def relative_error(kernels: Tensor, targets: Tensor) -> float:
-    """Squared error over squared norm, summed in float64."""
-    return float((kernels - targets).double().square().sum() / targets.double().square().sum())
+def relative_error(kernels: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+    """Squared error over squared norm, over all tensors of both sequences, summed in float64."""
+    squares = sum(float((k - t).double().square().sum()) for k, t in zip(kernels, targets))
+    return squares / sum(float(t.double().square().sum()) for t in targets)
 
 
 def distillation_loss(logits: Tensor, original_logits: Tensor, temperature: float) -> Tensor:

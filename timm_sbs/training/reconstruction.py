@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from timm_sbs.generate import GenerationPlan, TokenGroup, generate_kernels
 from timm_sbs.predictor import Predictor
 from timm_sbs.targets import to_kernels
-from timm_sbs.training.losses import reconstruction_loss
+from timm_sbs.training.losses import reconstruction_loss, relative_error
 from timm_sbs.training.settings import ReconstructionSettings
 
 __all__ = ['group_targets', 'targets_rms', 'reconstruct', 'reconstruction_error']
@@ -34,12 +34,8 @@ def targets_rms(targets: List[Tensor]) -> Tensor:
 
 def reconstruction_error(predictor: Predictor, plan: GenerationPlan, weights: Mapping[str, Tensor]) -> float:
     """Squared error of all generated weights over their squared norm."""
-    squares, norms = 0.0, 0.0
-    for group, targets in zip(plan.groups, group_targets(plan, weights)):
-        kernels = generate_kernels(predictor, plan, group)
-        squares += float((kernels - targets).double().square().sum())
-        norms += float(targets.double().square().sum())
-    return squares / norms
+    kernels = [generate_kernels(predictor, plan, group) for group in plan.groups]
+    return relative_error(kernels, group_targets(plan, weights))
 
 
 def _shuffled_batches(num_kernels: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import timm_sbs
 from timm_sbs.artifact import save_artifact
+from timm_sbs.demo import load_demo_images
 from timm_sbs.training.fit import design, find_orderings, start_fit
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.settings import ReconstructionSettings
@@ -43,6 +45,17 @@ def small_folder(small_artifact, tmp_path):
     """A written artifact of one's own, to be damaged at will."""
     save_artifact(tmp_path / 'small', small_artifact)
     return tmp_path / 'small'
+
+
+def write_demo_images(root, splits):
+    """Lay the images of the demo out as an ImageFolder: {split: indices of images}."""
+    demo = load_demo_images()
+    for split, indices in splits.items():
+        for i in indices:
+            folder = root / split / demo.class_names[demo.labels[i]]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(demo.images[i]).save(folder / f'{i:03}.png')
+    return root
 
 
 @pytest.fixture(scope='session')

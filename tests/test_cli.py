@@ -2,22 +2,14 @@ import subprocess
 import sys
 
 import pytest
-from conftest import RESNET20
-from PIL import Image
+from conftest import RESNET20, write_demo_images
 
 from timm_sbs import cli
-from timm_sbs.demo import load_demo_images
 
 
 @pytest.fixture(scope='module')
 def image_folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp('images')
-    demo = load_demo_images()
-    for i in range(0, 500, 5):
-        folder = root / 'validation' / demo.class_names[demo.labels[i]]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(demo.images[i]).save(folder / f'{i}.png')
-    return root
+    return write_demo_images(tmp_path_factory.mktemp('images'), {'validation': range(0, 500, 5)})
 
 
 def test_help_names_the_commands():

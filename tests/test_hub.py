@@ -13,6 +13,16 @@ def offline(monkeypatch):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
 
 
+def cached_snapshot(cache, name):
+    """An empty snapshot of 'user/NAME' in a cache of huggingface_hub."""
+    repository, revision = cache / f'models--user--{name}', 'a' * 40
+    (repository / 'refs').mkdir(parents=True)
+    (repository / 'refs' / 'main').write_text(revision)
+    snapshot = repository / 'snapshots' / revision
+    snapshot.mkdir(parents=True)
+    return snapshot
+
+
 def test_offline_and_not_cached_says_so(tmp_path):
     with pytest.raises(SbsError, match="'user/predictor@v1' is not in the local cache and the Hub cannot be reached"):
         hub.download('user/predictor@v1', cache_dir=tmp_path)
@@ -32,11 +42,7 @@ def test_an_overlay_that_names_a_repository_is_followed(tmp_path):
 
 def test_a_repository_can_not_point_to_local_files(tmp_path, small_folder):
     """Its config.json is found in the cache, and names a folder of this machine. That folder is not read."""
-    repository = tmp_path / 'models--user--other'
-    (repository / 'refs').mkdir(parents=True)
-    (repository / 'refs' / 'main').write_text('b' * 40)
-    snapshot = repository / 'snapshots' / ('b' * 40)
-    snapshot.mkdir(parents=True)
+    snapshot = cached_snapshot(tmp_path, 'other')
     root = json.loads((small_folder / 'config.json').read_text())
     root['pretrained_cfg']['file'] = str(small_folder)
     (snapshot / 'config.json').write_text(json.dumps(root))
@@ -45,13 +51,9 @@ def test_a_repository_can_not_point_to_local_files(tmp_path, small_folder):
 
 
 def test_files_in_the_cache_are_found_offline(tmp_path, small_folder):
-    revision = 'a' * 40
-    repository = tmp_path / 'models--user--predictor'
-    (repository / 'refs').mkdir(parents=True)
-    (repository / 'refs' / 'main').write_text(revision)
-    small_folder.rename(repository / 'moved')
-    (repository / 'snapshots').mkdir()
-    (repository / 'moved').rename(repository / 'snapshots' / revision)
-    assert hub.download('user/predictor', cache_dir=tmp_path) == repository / 'snapshots' / revision
+    snapshot = cached_snapshot(tmp_path, 'predictor')
+    for path in small_folder.iterdir():
+        path.rename(snapshot / path.name)
+    assert hub.download('user/predictor', cache_dir=tmp_path) == snapshot
     model = timm.create_model('hf-hub:user/predictor', pretrained=True, cache_dir=tmp_path)
     assert model.pretrained_cfg['hf_hub_id'] == 'user/predictor' and model.pretrained_cfg['source'] == 'hf-hub'

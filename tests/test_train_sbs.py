@@ -7,11 +7,9 @@ import sys
 import pytest
 import timm
 import torch
-from conftest import REPOSITORY, RESNET20
-from PIL import Image
+from conftest import REPOSITORY, RESNET20, write_demo_images
 
 from timm_sbs.artifact import load_artifact
-from timm_sbs.demo import load_demo_images
 from timm_sbs.evaluation import evaluate
 from timm_sbs.training.data import DataSettings, eval_loader
 
@@ -20,13 +18,8 @@ RESNET = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20)]
 
 @pytest.fixture(scope='module')
 def image_folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp('images')
-    demo = load_demo_images()
-    for i, (image, label) in enumerate(zip(demo.images, demo.labels)):
-        folder = root / ('validation' if i % 5 == 0 else 'train') / demo.class_names[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / f'{i:03}.png')
-    return root
+    return write_demo_images(tmp_path_factory.mktemp('images'), {
+        'validation': range(0, 500, 5), 'train': [i for i in range(500) if i % 5]})
 
 
 def test_reconstruction_alone_writes_a_loadable_artifact(train_sbs, tmp_path, capsys):

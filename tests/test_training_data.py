@@ -1,7 +1,7 @@
 import pytest
 import timm
 import torch
-from PIL import Image
+from conftest import write_demo_images
 
 from timm_sbs.demo import demo_batches, load_demo_images
 from timm_sbs.errors import ConfigError, SbsError
@@ -12,14 +12,7 @@ CFG = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
 
 @pytest.fixture(scope='module')
 def image_folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp('images')
-    demo = load_demo_images()
-    for split in ('train', 'validation'):
-        for i in range(0, 500, 10):
-            folder = root / split / demo.class_names[demo.labels[i]]
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(demo.images[i]).save(folder / f'{i:03}.png')
-    return root
+    return write_demo_images(tmp_path_factory.mktemp('images'), dict.fromkeys(('train', 'validation'), range(0, 500, 10)))
 
 
 def test_validation_images_are_the_originals_and_normalised(image_folder):

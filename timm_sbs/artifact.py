@@ -7,7 +7,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple, Union
+from typing import Any, Dict, Mapping, Tuple, Union
 
 import numpy as np
 import safetensors.torch
@@ -19,7 +19,7 @@ from timm_sbs.config import FORMAT_VERSION, SbsConfig, from_dict, to_dict
 from timm_sbs.errors import ArtifactError, OrderingError
 from timm_sbs.generate import generate_weights, make_plan
 from timm_sbs.ordering import Permutations, check_permutations, permutation_shapes
-from timm_sbs.packing import pack, packed_bits, unpack
+from timm_sbs.packing import pack, packed_bytes, unpack
 from timm_sbs.predictor import Predictor
 from timm_sbs.targets import ConvSpec, describe_base, is_counter, kept_names, specs_from_names
 
@@ -72,9 +72,13 @@ class Artifact:
 def as_stored(predictor: Predictor, config: SbsConfig) -> Predictor:
     """The predictor that a reader of the artifact will have: a float32 copy, rounded as storage rounds."""
     stored = copy.deepcopy(predictor)
-    dtype = getattr(torch, config.storage_dtype)
-    stored.load_state_dict({name: tensor.to(dtype) for name, tensor in predictor.state_dict().items()})
+    stored.load_state_dict(_stored_state(predictor, config))
     return stored.requires_grad_(False).eval()
+
+
+def _stored_state(predictor: Predictor, config: SbsConfig) -> Dict[str, Tensor]:
+    dtype = getattr(torch, config.storage_dtype)
+    return {name: tensor.to(dtype) for name, tensor in predictor.state_dict().items()}
 
 
 def save_artifact(folder: Union[str, Path], artifact: Artifact) -> SbsConfig:
@@ -88,8 +92,7 @@ def save_artifact(folder: Union[str, Path], artifact: Artifact) -> SbsConfig:
         OrderingError: An ordering is not a permutation of its layer's kernels.
     """
     folder = Path(folder)
-    dtype = getattr(torch, artifact.config.storage_dtype)
-    tensors = {f'predictor.{k}': v.to(dtype) for k, v in artifact.predictor.state_dict().items()}
+    tensors = {f'predictor.{k}': v for k, v in _stored_state(artifact.predictor, artifact.config).items()}
     tensors.update({f'kept.{k}': v for k, v in artifact.kept.items()})
     tensors['frequencies'] = artifact.frequencies.float()
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
@@ -206,8 +209,9 @@ def load_artifact(folder: Union[str, Path]) -> Artifact:
     specs = tuple(specs_from_names(config.generated, base_state, config.base))
     if not path.is_file():
         raise ArtifactError(f"'{folder}' is incomplete: it has no {WEIGHTS_NAME}. Download or copy the folder again.")
-    tensors = _read_tensors(path, config, _expected_layout(config, specs, base_state))
-    predictor = _meta_predictor(config, specs)
+    with torch.device('meta'):  # the structure, without memory for parameters
+        predictor = Predictor(config.feature_width, [spec.token_size for spec in specs], config.predictor)
+    tensors = _read_tensors(path, config, _expected_layout(config, specs, predictor, base_state))
     predictor.load_state_dict(
         {k: v.float() for k, v in _with_prefix(tensors, 'predictor.').items()}, assign=True)
     return Artifact(
@@ -226,40 +230,31 @@ def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor
     return {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _meta_predictor(config: SbsConfig, specs: Tuple[ConvSpec, ...]) -> Predictor:
-    """The predictor's structure, without memory for its parameters."""
-    with torch.device('meta'):
-        return Predictor(config.feature_width, [spec.token_size for spec in specs], config.predictor)
-
-
 def _expected_layout(
         config: SbsConfig,
         specs: Tuple[ConvSpec, ...],
+        predictor: Predictor,
         base_state: Mapping[str, Tensor],
 ) -> Dict[str, Tuple[Tuple[int, ...], str]]:
     """Shape and dtype code of every tensor that model.safetensors must hold."""
     code = _DTYPE_CODES[getattr(torch, config.storage_dtype)]
-    layout = {f'predictor.{k}': (tuple(v.shape), code) for k, v in _meta_predictor(config, specs).state_dict().items()}
+    layout = {f'predictor.{k}': (tuple(v.shape), code) for k, v in predictor.state_dict().items()}
     layout.update({
         f'kept.{name}': (tuple(base_state[name].shape), _DTYPE_CODES.get(base_state[name].dtype, 'unknown'))
         for name in kept_names(base_state, config.generated)})
-    frequencies = config.encoding.num_frequencies if config.encoding.kind == 'random_fourier' else 0
-    layout['frequencies'] = ((frequencies, config.num_coordinates), 'F32')
-    layout['ordering'] = ((sum(_ordering_bytes(config, specs)),), 'U8')
+    layout['frequencies'] = (config.frequencies_shape, 'F32')
+    ordering = sum(packed_bytes(shape) for spec in specs for shape in permutation_shapes(spec, config.ordering))
+    layout['ordering'] = ((ordering,), 'U8')
     return layout
-
-
-def _ordering_bytes(config: SbsConfig, specs: Tuple[ConvSpec, ...]) -> List[int]:
-    return [
-        (packed_bits(shape) + 7) // 8 for spec in specs for shape in permutation_shapes(spec, config.ordering)]
 
 
 def _read_tensors(path: Path, config: SbsConfig, layout: Dict[str, Tuple[Tuple[int, ...], str]]) -> Dict[str, Tensor]:
     digest = hashlib.sha256()
     try:
         with safe_open(path, framework='pt') as file:
-            _check_layout(path, config, layout, {
-                k: (tuple(file.get_slice(k).get_shape()), file.get_slice(k).get_dtype()) for k in file.keys()})
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            found = {name: (tuple(view.get_shape()), view.get_dtype()) for name, view in slices.items()}
+            _check_layout(path, config, layout, found)
             with open(path, 'rb') as raw:
                 while chunk := raw.read(1 << 20):
                     digest.update(chunk)
@@ -307,7 +302,7 @@ def _unpack_orderings(
     for spec in specs:
         rows = []
         for shape in permutation_shapes(spec, config.ordering):
-            stop = start + (packed_bits(shape) + 7) // 8
+            stop = start + packed_bytes(shape)
             try:
                 rows.append(unpack(packed[start:stop], shape))
             except OrderingError as e:

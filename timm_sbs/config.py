@@ -89,6 +89,10 @@ class EncodingConfig:
             return 2 * self.num_frequencies
         return 2 * self.levels * num_coordinates
 
+    def frequencies_shape(self, num_coordinates: int) -> Tuple[int, int]:
+        """Shape of the stored random frequencies; 'positional' has none."""
+        return (self.num_frequencies if self.kind == 'random_fourier' else 0, num_coordinates)
+
 
 @dataclass(frozen=True)
 class PredictorConfig:
@@ -145,6 +149,10 @@ class SbsConfig:
     @property
     def feature_width(self) -> int:
         return self.encoding.feature_width(self.num_coordinates)
+
+    @property
+    def frequencies_shape(self) -> Tuple[int, int]:
+        return self.encoding.frequencies_shape(self.num_coordinates)
 
 
 def to_dict(config: Any) -> Dict[str, Any]:

@@ -19,10 +19,8 @@ def draw_frequencies(config: EncodingConfig, num_coordinates: int) -> Tensor:
     They are drawn once, when a predictor is made, and stored in the artifact. Random streams may differ between
     library versions, so nobody has to draw them again. 'positional' has none: [0, num_coordinates].
     """
-    if config.kind == 'positional':
-        return torch.zeros(0, num_coordinates)
     generator = torch.Generator().manual_seed(config.seed)
-    return torch.randn(config.num_frequencies, num_coordinates, generator=generator)
+    return torch.randn(config.frequencies_shape(num_coordinates), generator=generator)
 
 
 def coordinates(specs: Sequence[ConvSpec], ordering: OrderingConfig, encoding: EncodingConfig) -> Tensor:

@@ -43,10 +43,6 @@ class GenerationPlan:
     groups: Tuple[TokenGroup, ...]
     frequencies: Tensor
 
-    @property
-    def num_kernels(self) -> int:
-        return sum(group.num_kernels for group in self.groups)
-
     def features(self, group: TokenGroup, rows: slice = slice(None)) -> Tensor:
         """Features [rows, F] of some of a group's places."""
         return encode(group.coordinates[rows], self.frequencies, self.config.encoding)
@@ -63,10 +59,9 @@ def make_plan(
     Raises:
         ConfigError: The frequencies do not fit the encoding.
     """
-    expected = config.encoding.num_frequencies if config.encoding.kind == 'random_fourier' else 0
-    if tuple(frequencies.shape) != (expected, config.num_coordinates):
+    if tuple(frequencies.shape) != config.frequencies_shape:
         raise ConfigError(
-            f'The encoding needs frequencies of shape {[expected, config.num_coordinates]}, '
+            f'The encoding needs frequencies of shape {list(config.frequencies_shape)}, '
             f'but got {list(frequencies.shape)}.')
     all_coordinates = coordinates(specs, config.ordering, config.encoding).split([s.num_kernels for s in specs])
     groups = []

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from timm_sbs.config import OrderingConfig
 from timm_sbs.errors import OrderingError
+from timm_sbs.packing import are_permutations
 from timm_sbs.targets import ConvSpec
 
 __all__ = [
@@ -37,7 +38,7 @@ def check_permutations(permutations: Permutations, spec: ConvSpec, config: Order
             f"The ordering of '{spec.name}' has shapes {[p.shape for p in permutations]}, but granularity "
             f"'{config.granularity}' needs {shapes}.")
     for rows in permutations:
-        if not np.array_equal(np.sort(rows, axis=1), np.broadcast_to(np.arange(rows.shape[1]), rows.shape)):
+        if not are_permutations(rows):
             raise OrderingError(f"The ordering of '{spec.name}' is not a permutation: a kernel is missing or doubled.")
 
 

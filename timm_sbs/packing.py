@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from timm_sbs.errors import OrderingError
 
-__all__ = ['packed_bits', 'pack', 'unpack']
+__all__ = ['are_permutations', 'packed_bits', 'packed_bytes', 'pack', 'unpack']
 
 BLOCK_BITS = 4
 BLOCK = 1 << BLOCK_BITS
@@ -39,6 +39,16 @@ def packed_bits(shape: Tuple[int, int]) -> int:
     return rows * (n * _levels(n) + sum(_rank_bits(size) for size in _block_sizes(n)))
 
 
+def packed_bytes(shape: Tuple[int, int]) -> int:
+    """Bytes of packed permutations of shape [rows, n]: the length of what :func:`pack` returns."""
+    return (packed_bits(shape) + 7) // 8
+
+
+def are_permutations(rows: NDArray[np.int64]) -> bool:
+    """Whether every row [rows, n] holds each of 0 .. n-1 once."""
+    return np.array_equal(np.sort(rows, axis=1), np.broadcast_to(np.arange(rows.shape[1]), rows.shape))
+
+
 def pack(permutations: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Pack rows of permutations of 0 .. n-1: [rows, n] -> bytes.
 
@@ -46,7 +56,7 @@ def pack(permutations: NDArray[np.int64]) -> NDArray[np.uint8]:
         OrderingError: A row is not a permutation.
     """
     rows, n = permutations.shape
-    if not np.array_equal(np.sort(permutations, axis=1), np.broadcast_to(np.arange(n), permutations.shape)):
+    if not are_permutations(permutations):
         raise OrderingError('Cannot pack an ordering that is not a permutation: a value is missing or doubled.')
     values = permutations
     bits = []
@@ -67,7 +77,7 @@ def unpack(packed: NDArray[np.uint8], shape: Tuple[int, int]) -> NDArray[np.int6
         OrderingError: The bytes do not hold permutations of that shape.
     """
     rows, n = shape
-    expected = (packed_bits(shape) + 7) // 8
+    expected = packed_bytes(shape)
     if len(packed) != expected:
         raise OrderingError(f'An ordering of {rows} x {n} takes {expected} bytes, but {len(packed)} were found.')
     bits = np.unpackbits(packed, count=packed_bits(shape)).reshape(rows, -1)
@@ -89,7 +99,7 @@ def unpack(packed: NDArray[np.uint8], shape: Tuple[int, int]) -> NDArray[np.int6
         restored = np.empty_like(values)
         np.put_along_axis(restored, order, values, axis=1)
         values = restored
-    if not np.array_equal(np.sort(values, axis=1), np.broadcast_to(np.arange(n), shape)):
+    if not are_permutations(values):
         raise OrderingError('The packed ordering is damaged: what it holds is not a permutation.')
     return values
 

@@ -5,21 +5,16 @@
 Measures interleaved and takes medians, so that both networks see the same machine. Takes about 20 seconds.
 """
 import json
-import platform
 import statistics
 import time
-from pathlib import Path
 from typing import Callable, List, Tuple
 
 import timm
 import torch
+from common import RESNET20, environment, write_results
 
-import timm_sbs
 from timm_sbs.demo import MODEL
 
-HERE = Path(__file__).parent
-ORIGINAL = HERE.parent / 'data' / 'resnet20_cifar10.safetensors'
-RESULTS = HERE / 'results' / 'created_model_resnet20.json'
 REPEATS = 100
 
 
@@ -46,7 +41,7 @@ def main() -> None:
         return timm.create_model(MODEL, pretrained=True).eval()
 
     def create_original() -> torch.nn.Module:
-        return timm.create_model('resnet20_cifar10', checkpoint_path=ORIGINAL).eval()
+        return timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20).eval()
 
     generated, original = create_generated(), create_original()
     images = torch.randn(32, 3, 32, 32)
@@ -63,10 +58,9 @@ def main() -> None:
         'create_ms': {
             'generated': round(1000 * median(a for a, _ in create), 1),
             'original_from_file': round(1000 * median(b for _, b in create), 1)},
-        'versions': {'timm_sbs': timm_sbs.__version__, 'timm': timm.__version__, 'torch': torch.__version__},
-        'hardware': f'{torch.get_num_threads()} CPU threads, {platform.machine()}',
+        **environment(),
     }
-    RESULTS.write_text(json.dumps(results, indent=2) + '\n')
+    write_results('created_model_resnet20', results)
     print(json.dumps(results, indent=2))
 
 

@@ -7,16 +7,13 @@ same parameters, steps, batch size and original weights (tests/data). NeRN's lea
 ours is the trainer's default. Takes about 6 minutes on 2 CPU cores.
 """
 import argparse
-import json
-import platform
 import time
-from pathlib import Path
 from typing import Any, Dict
 
 import timm
 import torch
+from common import RESNET20, environment, write_results
 
-import timm_sbs
 from timm_sbs.config import EncodingConfig, OrderingConfig
 from timm_sbs.evaluation import evaluate
 from timm_sbs.training.data import DataSettings, eval_loader
@@ -25,9 +22,6 @@ from timm_sbs.training.original import load_original
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.settings import ReconstructionSettings
 
-HERE = Path(__file__).parent
-ORIGINAL = HERE.parent / 'data' / 'resnet20_cifar10.safetensors'
-RESULTS = HERE / 'results' / 'reconstruction_resnet20.json'
 NERN_LEARNING_RATES = (5e-4, 5e-3, 2e-2, 5e-2)
 
 
@@ -57,7 +51,7 @@ def main() -> None:
     parser.add_argument('--steps', type=int, default=ReconstructionSettings.steps)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     args = parser.parse_args()
-    original = load_original('resnet20_cifar10', str(ORIGINAL))
+    original = load_original('resnet20_cifar10', str(RESNET20))
     loader = eval_loader(DataSettings(args.data_dir, batch_size=250), original.pretrained_cfg)
     nern = dict(
         ordering=OrderingConfig('layer', 'grid'), encoding=EncodingConfig(kind='positional'), activation='relu')
@@ -71,10 +65,9 @@ def main() -> None:
         'uos_rff': ours,
         'nern': min(nerns, key=lambda run: run['reconstruction_error']),
         'nern_all_learning_rates': nerns,
-        'versions': {'timm_sbs': timm_sbs.__version__, 'timm': timm.__version__, 'torch': torch.__version__},
-        'hardware': f'{torch.get_num_threads()} CPU threads, {platform.machine()}',
+        **environment(),
     }
-    RESULTS.write_text(json.dumps(results, indent=2) + '\n')
+    write_results('reconstruction_resnet20', results)
     for name, run in [*((f'UOS-RFF, seed {s}', r) for s, r in zip(args.seeds, ours)), ('NeRN', results['nern'])]:
         print(f"{name:<16} error {run['reconstruction_error']:.4f}  top-1 {run['top1']:5.2f} %  "
               f"ordering {run['ordering_seconds']} s  training {run['training_seconds']} s")

@@ -2,261 +2,171 @@
 """Fit a predictor to the convolution weights of a timm CNN, and write it as an artifact that timm can load.
 
 Without images the predictor is fitted to the weights alone (reconstruction). With images it is then trained so that
-the generated model predicts what the original predicts (distillation).
+the generated model predicts what the original predicts (distillation); --data-free draws the images itself.
 
     python train_sbs.py --model resnet18 --pct 15 --output out/resnet18
-    accelerate launch train_sbs.py --model resnet20_cifar10 --pct 20 --data-dir cifar10 --output out/resnet20
+    accelerate launch train_sbs.py --recipe cifar10 --model resnet20_cifar10 --data-dir cifar10 --output out/resnet20
+    accelerate launch train_sbs.py --model resnet18 --pct 15 --data-free inversion --output out/resnet18
 
     import timm, timm_sbs
     model = timm.create_model('local-dir:out/resnet20', pretrained=True)
 """
 import argparse
-import copy
-import platform
 import sys
-import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-import timm
 import torch
 from accelerate import Accelerator
-from timm.utils import ParseKwargs
 
-import timm_sbs
-from timm_sbs.artifact import record_results, save_artifact
-from timm_sbs.config import ACTIVATIONS, COORDINATES, ENCODINGS, GRANULARITIES, STORAGE_DTYPES, EncodingConfig, \
-    OrderingConfig, TargetRule
+from timm_sbs import hub
+from timm_sbs.artifact import load_artifact
 from timm_sbs.errors import SbsError
-from timm_sbs.evaluation import evaluate
-from timm_sbs.training.data import DataSettings, eval_loader, train_loader
-from timm_sbs.training.distillation import distill
-from timm_sbs.training.fit import Fit, design, find_orderings, predictor_parameters, start_fit
-from timm_sbs.training.generated_model import GeneratedModel
+from timm_sbs.training import arguments
+from timm_sbs.training.checkpoints import Checkpoints
+from timm_sbs.training.configuration import Settings, args_yaml, parse_args, settings_of
+from timm_sbs.training.environment import environment
+from timm_sbs.training.feature_maps import feature_modules
+from timm_sbs.training.fit import Fit, continue_fit, design, find_orderings, predictor_parameters, start_fit
+from timm_sbs.training.images import open_images
+from timm_sbs.training.optimizer import make_optimizer
 from timm_sbs.training.original import load_original
-from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.settings import DistillationSettings, ReconstructionSettings
+from timm_sbs.training.output import prepare_output, write_text
+from timm_sbs.training.phases import distillation_phase, reconstruction_phase
+from timm_sbs.training.plan import describe_plan, sizes_of
+from timm_sbs.training.run import Run
+from timm_sbs.training.sharing import make_accelerator
+from timm_sbs.training.synthetic import batch_norms
+
+# Flags that may differ between a checkpoint and its resumption, because they change no result.
+MAY_CHANGE = {
+    'output', 'resume', 'checkpointing_steps', 'checkpoints_total_limit', 'report_to', 'push_to_hub', 'hub_model_id',
+    'hub_private', 'dry_run', 'config', 'recipe', 'workers', 'data_dir', 'initial_checkpoint', 'dataset_download',
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-
-    group = parser.add_argument_group('original model')
-    group.add_argument('--model', required=True, metavar='NAME', help='timm model whose weights are to be generated')
-    group.add_argument('--initial-checkpoint', default='', metavar='FILE',
-                       help="its trained weights (default: timm's pretrained weights)")
-    group.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE',
-                       help='further arguments of the architecture')
-
-    group = parser.add_argument_group('predictor')
-    group.add_argument('--pct', type=float, default=20., metavar='P',
-                       help="size: per cent of the original model's parameters (default: %(default)s)")
-    group.add_argument('--linear-layers', type=int, default=5, metavar='N',
-                       help='matrix products from features to kernel (default: %(default)s)')
-    group.add_argument('--activation', choices=ACTIVATIONS, default='gelu', help='(default: %(default)s)')
-    group.add_argument('--storage-dtype', choices=STORAGE_DTYPES, default='float16',
-                       help='number format of the stored predictor (default: %(default)s)')
-    group.add_argument('--min-weights', type=int, default=TargetRule.min_weights, metavar='N',
-                       help='keep convolution weights smaller than this (default: %(default)s)')
-    group.add_argument('--include', nargs='*', default=(), metavar='PATTERN',
-                       help='generate weights of these names although the rule keeps them')
-    group.add_argument('--exclude', nargs='*', default=(), metavar='PATTERN', help='keep weights of these names')
-
-    group = parser.add_argument_group('ordering and encoding', 'The defaults are UOS with UOS-RFF. NeRN: --coordinates '
-                                      'grid --encoding positional --activation relu.')
-    group.add_argument('--granularity', choices=GRANULARITIES, default='layer',
-                       help='what one kernel path runs over (default: %(default)s)')
-    group.add_argument('--coordinates', choices=COORDINATES, default=None,
-                       help="place on the path, or row and column of a grid (default: path for 'layer', else grid)")
-    group.add_argument('--encoding', choices=ENCODINGS, default='random_fourier', help='(default: %(default)s)')
-    group.add_argument('--num-frequencies', type=int, default=EncodingConfig.num_frequencies, metavar='K',
-                       help='random frequencies (default: %(default)s)')
-    group.add_argument('--layer-bandwidth', type=float, default=EncodingConfig.layer_bandwidth, metavar='S',
-                       help='cycles along the layers (default: %(default)s)')
-    group.add_argument('--bandwidth', type=float, default=EncodingConfig.bandwidth, metavar='C',
-                       help='c of s = c * n^p, cycles along an axis of n kernels (default: %(default)s)')
-    group.add_argument('--bandwidth-exponent', type=float, default=EncodingConfig.bandwidth_exponent, metavar='P',
-                       help='p of s = c * n^p; 0 is plain RFF (default: %(default)s)')
-
-    group = parser.add_argument_group('reconstruction')
-    group.add_argument('--reconstruction-steps', type=int, default=ReconstructionSettings.steps, metavar='N',
-                       help='(default: %(default)s)')
-    group.add_argument('--reconstruction-batch-size', type=int, default=ReconstructionSettings.batch_size, metavar='N',
-                       help='kernels of one step (default: %(default)s)')
-    group.add_argument('--reconstruction-lr', type=float, default=ReconstructionSettings.lr, metavar='LR',
-                       help='peak learning rate (default: %(default)s)')
-
-    group = parser.add_argument_group('distillation')
-    group.add_argument('--data-dir', default=None, metavar='DIR',
-                       help='images: a folder with train/CLASS and validation/CLASS, or the root of --dataset')
-    group.add_argument('--dataset', default='', metavar='NAME',
-                       help="timm dataset name, such as 'torch/cifar10' (default: ImageFolder)")
-    group.add_argument('--dataset-download', action='store_true', help='let --dataset download itself')
-    group.add_argument('--train-split', default=DataSettings.train_split, metavar='NAME', help='(default: %(default)s)')
-    group.add_argument('--val-split', default=DataSettings.val_split, metavar='NAME', help='(default: %(default)s)')
-    group.add_argument('-b', '--batch-size', type=int, default=DataSettings.batch_size, metavar='N',
-                       help='images of one step (default: %(default)s)')
-    group.add_argument('-j', '--workers', type=int, default=DataSettings.workers, metavar='N',
-                       help='processes that read images (default: %(default)s)')
-    group.add_argument('--crop-padding', type=int, default=None, metavar='PX',
-                       help='shift training images by up to PX pixels (default: 4 below 64 pixels, else 0: random '
-                            'resized crops)')
-    group.add_argument('--hflip', type=float, default=DataSettings.hflip, metavar='P',
-                       help='probability of a horizontal flip (default: %(default)s)')
-    group.add_argument('--distillation-steps', type=int, default=DistillationSettings.steps, metavar='N',
-                       help='(default: %(default)s)')
-    group.add_argument('--lr', type=float, default=DistillationSettings.lr, metavar='LR',
-                       help='peak learning rate (default: %(default)s)')
-    group.add_argument('--temperature', type=float, default=DistillationSettings.temperature, metavar='T',
-                       help='of the softmax of both networks (default: %(default)s)')
-    group.add_argument('--clip-grad', type=float, default=DistillationSettings.clip_grad, metavar='NORM',
-                       help='(default: %(default)s)')
-    group.add_argument('--eval-interval', type=int, default=DistillationSettings.eval_interval, metavar='N',
-                       help='steps between validations; the best predictor is kept (default: %(default)s)')
-
-    group = parser.add_argument_group('run')
-    group.add_argument('--output', required=True, metavar='DIR', help='folder of the artifact')
-    group.add_argument('--seed', type=int, default=0, metavar='N', help='(default: %(default)s)')
-    group.add_argument('--mixed-precision', choices=('no', 'bf16', 'fp16'), default=None,
-                       help="precision of the distilled networks (default: as 'accelerate launch' says)")
-    return parser
+    return arguments.build_parser(__doc__)
 
 
-def _settings(args: argparse.Namespace) -> Dict[str, Any]:
-    """Checked settings from arguments, before any work is done."""
-    coordinates = args.coordinates or ('path' if args.granularity == 'layer' else 'grid')
-    return dict(
-        ordering=OrderingConfig(args.granularity, coordinates),
-        encoding=EncodingConfig(
-            kind=args.encoding, num_frequencies=args.num_frequencies, layer_bandwidth=args.layer_bandwidth,
-            bandwidth=args.bandwidth, bandwidth_exponent=args.bandwidth_exponent, seed=args.seed),
-        rule=TargetRule(args.min_weights, tuple(args.include), tuple(args.exclude)),
-        reconstruction=ReconstructionSettings(
-            args.reconstruction_steps, args.reconstruction_batch_size, args.reconstruction_lr),
-        distillation=DistillationSettings(
-            args.distillation_steps, args.lr, args.temperature, args.clip_grad, args.eval_interval),
-        data=DataSettings(
-            args.data_dir, args.dataset, args.train_split, args.val_split, args.batch_size, args.workers,
-            args.crop_padding, args.hflip, args.dataset_download),
-    )
+def _open_checkpoints(args: argparse.Namespace, accelerator: Accelerator) -> Checkpoints:
+    """Raises SbsError where checkpoints of another run would be in the way."""
+    unchanging = {name: value for name, value in vars(args).items() if name not in MAY_CHANGE}
+    unchanging['mixed_precision'] = accelerator.mixed_precision
+    checkpoints = Checkpoints(
+        Path(args.output), accelerator, unchanging, args.checkpointing_steps, args.checkpoints_total_limit)
+    if checkpoints.found() and not args.resume:
+        raise SbsError(
+            f"'{args.output}' holds checkpoints of an earlier run. Go on from them with --resume latest, or choose "
+            f'another --output.')
+    return checkpoints
 
 
-def _check_output(output: str) -> Path:
-    """Make sure, before any long work, that the artifact can be written."""
-    folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / '.writable'
-        probe.touch()
-        probe.unlink()
-    except OSError as e:
-        raise SbsError(f"Cannot write to --output '{output}': {e}.") from e
-    return folder
+def _check_before_work(settings: Settings, original: torch.nn.Module) -> None:
+    """Raises SbsError for what would otherwise be found only when the second phase begins."""
+    for phase in (settings.reconstruction, settings.distillation):
+        make_optimizer([torch.nn.Parameter(torch.zeros(1))], phase)
+    if settings.distils and any(settings.distillation.feature_weight):
+        feature_modules(original, settings.distillation.feature_modules)
+    if settings.data_free == 'inversion':
+        batch_norms(original)
 
 
-def _describe_run(args: argparse.Namespace, accelerator: Accelerator) -> Dict[str, Any]:
-    """How the results came about: the part that is known before the work."""
-    if accelerator.device.type == 'cuda':
-        hardware = torch.cuda.get_device_name(accelerator.device)
-    else:
-        hardware = f'{accelerator.device.type}, {torch.get_num_threads()} threads, {platform.machine()}'
-    return {
-        'seed': args.seed,
-        'reconstruction_steps': args.reconstruction_steps,
-        'mixed_precision': accelerator.mixed_precision,
-        'versions': {'timm_sbs': timm_sbs.__version__, 'timm': timm.__version__, 'torch': torch.__version__},
-        'hardware': hardware,
-    }
+def _start_trackers(args: argparse.Namespace, accelerator: Accelerator) -> None:
+    started = {str(getattr(tracker, 'value', tracker)) for tracker in accelerator.log_with}
+    for name in args.report_to:
+        if name not in started | {'all'}:
+            raise SbsError(f"--report-to {name} needs a package that is not installed: pip install {name}")
+    accelerator.init_trackers('timm_sbs', config={
+        name: value if isinstance(value, (int, float, str)) else str(value) for name, value in vars(args).items()})
 
 
-def _distill(
-        fit: Fit,
-        original: torch.nn.Module,
-        loaders: Any,
-        settings: DistillationSettings,
-        results: Dict[str, Any],
-        output: Path,
-        accelerator: Accelerator,
-) -> Dict[str, Any]:
-    """Second phase: write the best artifact whenever validation finds one, and return its results."""
-    train, validation = loaders
-    original = original.to(accelerator.device)
-    student = GeneratedModel(fit.predictor, fit.plan, copy.deepcopy(original))
-    results['original_top1'] = evaluate(original, validation, 'original').top1
-    start = evaluate(student.materialize(), validation, 'reconstruction')
-    results.update(reconstruction_top1=start.top1, top1=start.top1, images=start.images, distillation_steps=0)
-    print(f"original {results['original_top1']:.2f} %, reconstruction alone {start.top1:.2f} %", flush=True)
-    best = dict(results)
-    save_artifact(output, fit.artifact(student.model, best))
-    validations = []
+def _start_fit(run: Run, original: torch.nn.Module, config: Any, pretrained_cfg: Any, specs: Any, seed: int) -> Fit:
+    """A fresh predictor over orderings that are found once in a run, however often it is resumed."""
+    def find() -> Dict[str, torch.Tensor]:
+        permutations = find_orderings(original, specs, config.ordering, run.accelerator)
+        return {f'{layer}.{part}': torch.from_numpy(rows)
+                for layer, parts in enumerate(permutations) for part, rows in enumerate(parts)}
 
-    def validate(step: int) -> None:
-        nonlocal best
-        top1 = evaluate(student.materialize(), validation).top1
-        validations.append(top1)
-        print(f'step {step}: top-1 {top1:.2f} %', flush=True)
-        if top1 > best['top1']:
-            best = {**best, 'top1': top1, 'distillation_steps': step}
-            save_artifact(output, fit.artifact(student.model, best))
-
-    distill(student, original, train, settings, accelerator, validate)
-    selection = {'validations': len(validations), 'last_top1': validations[-1]}
-    record_results(output, selection)
-    return {**best, **selection}
+    found = run.checkpoints.once('orderings', find)
+    parts = [sum(name.startswith(f'{layer}.') for name in found) for layer in range(len(specs))]
+    permutations = [
+        tuple(found[f'{layer}.{part}'].numpy() for part in range(count)) for layer, count in enumerate(parts)]
+    return start_fit(config, pretrained_cfg, specs, permutations, seed)
 
 
 def run(args: argparse.Namespace) -> Dict[str, Any]:
     """Fit a predictor as the arguments say.
 
     Returns:
-        Measured results, as they stand in config.json.
+        Measured results of the best artifact, as they stand in its config.json.
 
     Raises:
         SbsError: Something about the request is wrong; nothing half-written is left.
     """
-    settings = _settings(args)
-    output = _check_output(args.output)
-    try:
-        accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    except (ValueError, RuntimeError) as e:
-        raise SbsError(f'--mixed-precision {args.mixed_precision} does not work on this device: {e}') from e
-    if accelerator.num_processes > 1:
-        raise SbsError('Several processes are not supported yet. Use accelerate launch --num_processes 1.')
+    settings = settings_of(args)
+    accelerator = make_accelerator(
+        args.mixed_precision, log_with=list(args.report_to) or None, project_dir=args.output)
     original = load_original(args.model, args.initial_checkpoint, args.model_kwargs)
-    config, pretrained_cfg, specs = design(
-        original, args.model_kwargs, args.pct, settings['rule'], settings['ordering'], settings['encoding'],
-        args.linear_layers, args.activation, args.storage_dtype)
-    data = settings['data']
-    loaders = (train_loader(data, pretrained_cfg), eval_loader(data, pretrained_cfg)) if data.given else None
-
+    artifact = load_artifact(args.start_from) if args.start_from else None
+    if artifact:
+        config, pretrained_cfg, specs = artifact.config, artifact.pretrained_cfg, artifact.specs
+    else:
+        config, pretrained_cfg, specs = design(
+            original, args.model_kwargs, args.pct, settings.rule, settings.ordering, settings.encoding,
+            args.linear_layers, args.activation, args.storage_dtype, args.bytes)
+    _check_before_work(settings, original)
+    images = open_images(settings, pretrained_cfg, accelerator, args.seed)
+    if args.dry_run:
+        if accelerator.is_main_process:
+            print(describe_plan(args.model, original, config, pretrained_cfg, specs, settings, accelerator))
+        return {}
     total = sum(p.numel() for p in original.parameters())
     size = predictor_parameters(config, specs)
-    print(f'{args.model}: {len(specs)} of its weights are generated ({sum(s.num_weights for s in specs):,} of '
-          f'{total:,} parameters), by a predictor of {size:,} parameters ({100 * size / total:.1f} %).', flush=True)
+    if accelerator.is_main_process:
+        print(f'{args.model}: {len(specs)} of its weights are generated ({sum(s.num_weights for s in specs):,} of '
+              f'{total:,} parameters), by a predictor of {size:,} parameters ({100 * size / total:.1f} %).', flush=True)
 
-    started = time.monotonic()
-    fit = start_fit(config, pretrained_cfg, specs, find_orderings(original, specs, config.ordering), args.seed)
+    steps = settings.reconstruction.steps + settings.distils * settings.distillation.steps
+    kept_checkpoints = args.checkpoints_total_limit or steps // (args.checkpointing_steps or steps + 1)
+    output = prepare_output(args.output, sizes_of(config, pretrained_cfg, specs).total, kept_checkpoints)
+    checkpoints = _open_checkpoints(args, accelerator)
+    checkpoint = checkpoints.open(args.resume) if args.resume else None
+    if args.push_to_hub and accelerator.is_main_process:
+        hub.create_repository(args.hub_model_id, args.hub_private)
+    _start_trackers(args, accelerator)
+    if accelerator.is_main_process:
+        write_text(output / 'args.yaml', args_yaml(args))
+
+    results = {
+        'seed': args.seed, 'reconstruction_steps': settings.reconstruction.steps,
+        'mixed_precision': accelerator.mixed_precision, 'predictor_parameters': size, 'original_parameters': total,
+        **({'data_free': args.data_free} if args.data_free else {}),
+        **environment(accelerator.device, accelerator.num_processes)}
+    this_run = Run(output, accelerator, checkpoints, results, checkpoint)
+    if artifact:
+        fit = continue_fit(artifact, original)
+    else:
+        fit = _start_fit(this_run, original, config, pretrained_cfg, specs, args.seed)
     fit.predictor.to(accelerator.device)
-    results = {**_describe_run(args, accelerator), 'predictor_parameters': size, 'original_parameters': total}
-    results.update(reconstruct(
-        fit.predictor, fit.plan, original.state_dict(), settings['reconstruction'], args.seed))
-    results['reconstruction_seconds'] = round(time.monotonic() - started, 1)
-    save_artifact(output, fit.artifact(original, results))
-    print(f"reconstruction error {results['reconstruction_error']:.4f} after {results['reconstruction_seconds']} s",
-          flush=True)
-    if loaders:
-        results = _distill(fit, original, loaders, settings['distillation'], results, output, accelerator)
-        print(f"best top-1 {results['top1']:.2f} %, after the last step {results['last_top1']:.2f} % "
-              f"(original {results['original_top1']:.2f} %)")
-    print(f"wrote {output}; load it with timm.create_model('local-dir:{output}', pretrained=True)")
-    return results
+    if not this_run.is_in('distillation') and (settings.reconstruction.steps or not artifact):
+        reconstruction_phase(this_run, fit, original, settings, args.seed)
+    distillation_phase(this_run, fit, original, artifact.kept if artifact else None, images, settings, args.seed)
+    best = this_run.best
+    if accelerator.is_main_process:
+        if 'last_top1' in best:
+            print(f"best top-1 {best['top1']:.2f} %, after the last step {best['last_top1']:.2f} % "
+                  f"(original {best['original_top1']:.2f} %)")
+        print(f"wrote {output}; load it with timm.create_model('local-dir:{output}', pretrained=True)")
+        if args.push_to_hub:
+            print(f'uploaded to {hub.upload(output, args.hub_model_id)}')
+    accelerator.end_training()
+    return best
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    args = build_parser().parse_args(argv)
     try:
-        run(args)
+        run(parse_args(build_parser(), sys.argv[1:] if argv is None else argv))
     except SbsError as e:
         print(f'train_sbs.py: {e}', file=sys.stderr)
         return 2

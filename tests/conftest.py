@@ -1,5 +1,10 @@
 """Shared fixtures: a real network, the predictor that ships, and a small predictor fitted on the spot."""
+import copy
+import functools
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +14,9 @@ from PIL import Image
 
 import timm_sbs
 from timm_sbs.artifact import save_artifact
-from timm_sbs.demo import load_demo_images
+from timm_sbs.demo import demo_batches, load_demo_images
 from timm_sbs.training.fit import design, find_orderings, start_fit
+from timm_sbs.training.generated_model import GeneratedModel
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.settings import ReconstructionSettings
 
@@ -35,6 +41,28 @@ def fit_quickly(original, steps=20, pct=5., **settings):
     return fit.artifact(original, results)
 
 
+@functools.cache
+def _reconstructed(model):
+    config, cfg, specs = design(model, pct=20.)
+    fit = start_fit(config, cfg, specs, find_orderings(model, specs, config.ordering), seed=0)
+    reconstruct(fit.predictor, fit.plan, model.state_dict(), ReconstructionSettings(steps=100))
+    return fit
+
+
+def student_of(model, **settings):
+    """A generated model of one's own, after a hundred steps of reconstruction."""
+    fit = _reconstructed(model)
+    return GeneratedModel(copy.deepcopy(fit.predictor), fit.plan, copy.deepcopy(model), **settings)
+
+
+@pytest.fixture(scope='session')
+def images():
+    """The demo's 500 images, normalised [500, 3, 32, 32], and their classes."""
+    cfg = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
+    batches = list(demo_batches(load_demo_images(), cfg))
+    return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+
+
 @pytest.fixture(scope='session')
 def small_artifact(resnet20):
     return fit_quickly(resnet20)
@@ -56,6 +84,25 @@ def write_demo_images(root, splits):
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(demo.images[i]).save(folder / f'{i:03}.png')
     return root
+
+
+@pytest.fixture(scope='session')
+def image_folder(tmp_path_factory):
+    """The demo's images: 100 for validation, 400 for training."""
+    return write_demo_images(tmp_path_factory.mktemp('images'), {
+        'validation': range(0, 500, 5), 'train': [i for i in range(500) if i % 5]})
+
+
+def launch(processes, script, *args):
+    """Run a script with accelerate launch, one thread for each process, and return what it printed."""
+    several = ['--multi_gpu'] if processes > 1 else []  # accelerate's word for several processes, on the CPU too
+    done = subprocess.run(
+        [sys.executable, '-m', 'accelerate.commands.launch', '--num_processes', str(processes), *several,
+         '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0',
+         str(script), *map(str, args)],
+        env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope='session')

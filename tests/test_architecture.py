@@ -9,12 +9,19 @@ import timm_sbs
 PACKAGE = Path(timm_sbs.__file__).parent
 # From the ground up. A module may import those before it.
 ROOMS = [
-    'errors', '_timm', 'config', 'targets', 'packing', 'ordering', 'paths', 'encoding', 'predictor', 'generate',
-    'artifact', 'evaluation', 'hub', 'models.resnet_cifar', 'models._load', 'models.entries', 'models', '', 'demo',
-    'training', 'training.settings', 'training.losses', 'training.original', 'training.data', 'training.reconstruction',
-    'training.generated_model', 'training.distillation', 'training.fit', 'cli', '__main__',
+    'errors', '_timm', 'files', 'config', 'targets', 'packing', 'ordering', 'paths', 'encoding', 'predictor',
+    'generate', 'artifact', 'sizes', 'evaluation', 'hub', 'models.resnet_cifar', 'models._load', 'models.entries', 'models', '',
+    'demo', 'training', 'training.environment', 'training.settings', 'training.optimizer', 'training.sharing',
+    'training.losses', 'training.kept', 'training.feature_maps', 'training.original', 'training.batches',
+    'training.data', 'training.synthetic', 'training.configuration', 'training.arguments', 'training.monitor',
+    'training.reconstruction', 'training.generated_model', 'training.objective', 'training.distillation',
+    'training.fit', 'training.output', 'training.checkpoints', 'training.images', 'training.run', 'training.phases',
+    'training.plan', 'cli', '__main__',
 ]
-ONLY_IN = {'accelerate': ('training.',), 'numba': ('paths',), 'scipy': ('paths',), 'torchvision': ('training.data',)}
+ONLY_IN = {
+    'accelerate': ('training.',), 'numba': ('paths',), 'scipy': ('paths',), 'torchvision': ('training.data',),
+    'yaml': ('training.configuration',),
+}
 
 
 def name_of(path):

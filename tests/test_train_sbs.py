@@ -1,25 +1,24 @@
 """The trainer as users call it: train_sbs.main(argv)."""
+import csv
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
 
 import pytest
 import timm
 import torch
-from conftest import REPOSITORY, RESNET20, write_demo_images
+from conftest import REPOSITORY, RESNET20
+from hub_server import TOKEN, running_hub
+from safetensors.torch import load_file, save_file
 
 from timm_sbs.artifact import load_artifact
 from timm_sbs.evaluation import evaluate
 from timm_sbs.training.data import DataSettings, eval_loader
 
 RESNET = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20)]
-
-
-@pytest.fixture(scope='module')
-def image_folder(tmp_path_factory):
-    return write_demo_images(tmp_path_factory.mktemp('images'), {
-        'validation': range(0, 500, 5), 'train': [i for i in range(500) if i % 5]})
 
 
 def test_reconstruction_alone_writes_a_loadable_artifact(train_sbs, tmp_path, capsys):
@@ -32,7 +31,8 @@ def test_reconstruction_alone_writes_a_loadable_artifact(train_sbs, tmp_path, ca
     results = load_artifact(out).config.results
     assert f"reconstruction error {results['reconstruction_error']:.4f}" in printed
     assert results['predictor_parameters'] <= 26_972 and results['seed'] == 0 and 'top1' not in results
-    assert sorted(p.name for p in out.iterdir()) == ['config.json', 'model.safetensors']
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ['args.yaml', 'config.json', 'last', 'model.safetensors', 'summary.csv']
 
 
 def test_distillation_improves_and_keeps_the_best(train_sbs, tmp_path, image_folder, capsys):
@@ -70,8 +70,8 @@ def test_same_seed_same_file(train_sbs, tmp_path):
 def test_settings_reach_the_artifact(train_sbs, tmp_path):
     argv = [*RESNET, '--reconstruction-steps', '2', '--output', str(tmp_path), '--granularity', 'filter',
             '--activation', 'sine', '--linear-layers', '3', '--bandwidth', '2', '--bandwidth-exponent', '0.25',
-            '--num-frequencies', '16', '--layer-bandwidth', '1', '--storage-dtype', 'float32', '--exclude', 'layer1.*', '--seed', '5',
-            '--model-kwargs', 'drop_rate=0.1']
+            '--num-frequencies', '16', '--layer-bandwidth', '1', '--storage-dtype', 'float32', '--exclude', 'layer1.*',
+            '--seed', '5', '--model-kwargs', 'drop_rate=0.1']
     assert train_sbs.main(argv) == 0
     block = json.loads((tmp_path / 'config.json').read_text())['sbs']
     assert block['ordering'] == {'granularity': 'filter', 'coordinates': 'grid'}
@@ -88,7 +88,12 @@ def test_settings_reach_the_artifact(train_sbs, tmp_path):
     ([*RESNET, '--pct', '0.01'], 'cannot exist'),
     ([*RESNET, '--min-weights', '1000000'], 'no convolution weight to generate'),
     ([*RESNET, '--coordinates', 'path', '--granularity', 'axis'], "coordinates='path' needs"),
-    ([*RESNET, '--reconstruction-steps', '0'], 'must be larger than 0'),
+    ([*RESNET, '--reconstruction-steps', '-1'], 'must be 0 or more'),
+    ([*RESNET, '--start-from', 'nowhere'], "'nowhere' is no predictor"),
+    ([*RESNET, '--resume', 'nowhere'], "'nowhere' is no checkpoint"),
+    ([*RESNET, '--opt', 'adman', '--data-free', 'noise', '--reconstruction-steps', '1'], "no optimizer 'adman'"),
+    ([*RESNET, '--report-to', 'clearml'], '--report-to clearml'),
+    ([*RESNET, '--report-to', 'nothing'], 'Unsupported logging capability: nothing'),
     ([*RESNET, '--data-dir', 'nowhere'], 'No images could be read'),
     (['--model', 'mixer_s32_224', '--initial-checkpoint', str(RESNET20)], 'Cannot create'),
 ])
@@ -97,6 +102,137 @@ def test_bad_requests_are_one_line_and_leave_nothing(train_sbs, tmp_path, capsys
     captured = capsys.readouterr()
     assert says in captured.err and captured.err.startswith('train_sbs.py: ') and captured.err.count('\n') == 1
     assert not (tmp_path / 'out').exists() or not list((tmp_path / 'out').iterdir())
+
+
+def test_a_model_without_convolutions(train_sbs, tmp_path, capsys):
+    weights = tmp_path / 'vit.safetensors'
+    save_file(timm.create_model('test_vit').state_dict(), weights)
+    argv = ['--model', 'test_vit', '--initial-checkpoint', str(weights), '--output', str(tmp_path / 'out')]
+    assert train_sbs.main(argv) == 2
+    captured = capsys.readouterr()
+    assert 'has no convolution weight to generate' in captured.err and captured.err.count('\n') == 1
+
+
+def test_what_the_second_phase_would_refuse_is_refused_before_the_first(train_sbs, tmp_path, capsys):
+    argv = [*RESNET, '--output', str(tmp_path / 'out'), '--data-free', 'noise', '--feature-weight', '1']
+    assert train_sbs.main([*argv, '--feature-modules', 'layer7']) == 2
+    captured = capsys.readouterr()
+    assert "no module 'layer7'" in captured.err and not captured.out
+
+
+def test_data_free_improves_on_reconstruction(train_sbs, tmp_path, image_folder, capsys):
+    """Synthetic images, and a validation split that only measures."""
+    shutil.rmtree(shutil.copytree(image_folder, tmp_path / 'images') / 'train')
+    argv = [*RESNET, '--reconstruction-steps', '500', '--data-dir', str(tmp_path / 'images'),
+            '--data-free', 'inversion', '--synthetic-images', '128', '--synthetic-steps', '40',
+            '--distillation-steps', '40', '--eval-interval', '40', '--batch-size', '64', '--lr', '5e-4', '--workers', '0', '--output', str(tmp_path / 'out')]
+    assert train_sbs.main(argv) == 0
+    artifact = load_artifact(tmp_path / 'out')
+    results = artifact.config.results
+    assert results['data_free'] == 'inversion' and results['top1'] >= results['reconstruction_top1'] + 3
+    original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20)
+    assert torch.equal(artifact.kept['bn1.running_mean'], original.bn1.running_mean)  # not those of synthetic images
+    assert not torch.equal(artifact.kept['bn1.weight'], original.bn1.weight)
+
+
+def test_data_free_without_any_images_needs_no_validation(train_sbs, tmp_path):
+    argv = [*RESNET, '--reconstruction-steps', '5', '--data-free', 'noise', '--distillation-steps', '3', '-b', '8',
+            '--eval-interval', '2', '--workers', '0', '--output', str(tmp_path)]
+    assert train_sbs.main(argv) == 0
+    results = load_artifact(tmp_path).config.results
+    assert results['distillation_steps'] == 3 and 'top1' not in results
+    assert (tmp_path / 'last' / 'model.safetensors').read_bytes() == (tmp_path / 'model.safetensors').read_bytes()
+
+
+def test_going_on_from_an_artifact(train_sbs, tmp_path, image_folder):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    assert train_sbs.main([*RESNET, '--reconstruction-steps', '150', '--output', str(first)]) == 0
+    argv = [*RESNET, '--start-from', str(first), '--reconstruction-steps', '0', '--data-dir', str(image_folder),
+            '--no-aug', '--distillation-steps', '8', '--eval-interval', '8', '-b', '80', '--lr', '1e-3', '-j', '0']
+    assert train_sbs.main([*argv, '--output', str(second)]) == 0
+    before, after = load_artifact(first), load_artifact(second)
+    assert after.config.predictor == before.config.predictor
+    assert all((a[0] == b[0]).all() for a, b in zip(after.permutations, before.permutations))
+    assert after.config.results['top1'] > after.config.results['reconstruction_top1'] + 5
+    assert 'reconstruction_error' not in after.config.results
+
+
+def test_labels_alone_can_be_learned(train_sbs, tmp_path, image_folder):
+    argv = [*RESNET, '--reconstruction-steps', '150', '--data-dir', str(image_folder), '--distillation-steps', '10',
+            '--eval-interval', '10', '--output-weight', '0', '--label-weight', '1', '-b', '80', '--lr', '1e-3', '-j', '0']
+    assert train_sbs.main([*argv, '--output', str(tmp_path)]) == 0
+    results = load_artifact(tmp_path).config.results
+    assert results['top1'] > results['reconstruction_top1']
+
+
+def test_summary_and_arguments_are_written(train_sbs, tmp_path, image_folder):
+    argv = [*RESNET, '--reconstruction-steps', '20', '--data-dir', str(image_folder), '--distillation-steps', '4',
+            '--eval-interval', '2', '-b', '40', '-j', '0', '--output', str(tmp_path)]
+    assert train_sbs.main(argv) == 0
+    with open(tmp_path / 'summary.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [(row['phase'], row['step']) for row in rows] == [
+        ('reconstruction', '20'), ('distillation', '2'), ('distillation', '4')]
+    results = load_artifact(tmp_path / 'last').config.results
+    assert float(rows[-1]['top1']) == results['last_top1'] and float(rows[0]['loss']) > 0
+    again = train_sbs.parse_args(train_sbs.build_parser(), ['--config', str(tmp_path / 'args.yaml')])
+    assert again.distillation_steps == 4 and again.batch_size == 40
+
+
+def test_an_earlier_runs_checkpoints_are_not_mixed_with_a_new_one(train_sbs, tmp_path, capsys):
+    argv = [*RESNET, '--reconstruction-steps', '6', '--checkpointing-steps', '3', '--output', str(tmp_path)]
+    assert train_sbs.main(argv) == 0
+    assert train_sbs.main(argv) == 2
+    assert 'holds checkpoints of an earlier run. Go on from them with --resume latest' in capsys.readouterr().err
+    before = (tmp_path / 'model.safetensors').read_bytes()
+    assert train_sbs.main([*argv, '--resume', 'latest']) == 0
+    assert (tmp_path / 'model.safetensors').read_bytes() == before
+    assert train_sbs.main([*argv, '--resume', 'latest', '--pct', '10']) == 2
+    assert 'was made with --pct 20.0, but this run has 10.0' in capsys.readouterr().err
+
+
+def test_the_original_is_not_in_a_checkpoint(train_sbs, tmp_path, image_folder):
+    argv = [*RESNET, '--reconstruction-steps', '3', '--data-dir', str(image_folder), '--distillation-steps', '2',
+            '-b', '8', '-j', '0', '--checkpointing-steps', '2', '--pct', '3', '--output', str(tmp_path)]
+    assert train_sbs.main(argv) == 0
+    names = load_file(tmp_path / 'checkpoints' / 'checkpoint-0000005' / 'state.safetensors')
+    assert {'predictor.trunk.0.weight', 'kept.bn1.running_mean'} <= set(names)
+    assert not any('layer1.0.conv1' in name for name in names)
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
+    """Files may not grow beyond 60,000 bytes, as on a full disk: the artifact does not fit."""
+    run = subprocess.run(
+        [sys.executable, str(REPOSITORY / 'train_sbs.py'), *RESNET, '--reconstruction-steps', '3', '--output',
+         str(tmp_path / 'out'), '--checkpointing-steps', '2'], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)))
+    assert run.returncode == 2, run.stderr
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith('train_sbs.py: Cannot write') and 'Traceback' not in run.stderr
+    assert not [p.name for p in (tmp_path / 'out').rglob('*') if p.name.startswith('.')]
+
+
+def test_pushing_to_the_hub(tmp_path):
+    """Against a Hub on loopback: the repository comes first, the artifact last, and a bad token before the work."""
+    with running_hub() as hub:
+        def push(token):
+            return subprocess.run(
+                [sys.executable, str(REPOSITORY / 'train_sbs.py'), *RESNET, '--reconstruction-steps', '2', '--output',
+                 str(tmp_path / token), '--push-to-hub', '--hub-model-id', 'user/small', '--hub-private'],
+                capture_output=True, text=True, env={
+                    **os.environ, 'HF_ENDPOINT': hub.endpoint, 'HF_HUB_DISABLE_XET': '1', 'HF_TOKEN': token,
+                    'HF_HOME': str(tmp_path / 'home')})
+
+        refused = push('hf_wrong')
+        assert refused.returncode == 2 and 'Is the token valid' in refused.stderr
+        assert 'reconstruction error' not in refused.stdout and 'hf_wrong' not in refused.stderr + refused.stdout
+        done = push(TOKEN)
+        assert done.returncode == 0, done.stderr
+        assert f'uploaded to {hub.endpoint}/user/small/commit/' in done.stdout and hub.private['user/small']
+        assert TOKEN not in done.stdout + done.stderr + (tmp_path / TOKEN / 'args.yaml').read_text()
+        for name, data in hub.repositories['user/small'].items():
+            assert (tmp_path / TOKEN / name).read_bytes() == data
+        assert set(hub.repositories['user/small']) == {'config.json', 'model.safetensors'}
 
 
 def test_unwritable_output_is_found_before_the_work(train_sbs, tmp_path, capsys):

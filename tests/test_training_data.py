@@ -5,14 +5,15 @@ from conftest import write_demo_images
 
 from timm_sbs.demo import demo_batches, load_demo_images
 from timm_sbs.errors import ConfigError, SbsError
-from timm_sbs.training.data import DataSettings, eval_loader, train_loader
+from timm_sbs.training.data import DataSettings, eval_loader, train_batches
 
 CFG = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
 
 
 @pytest.fixture(scope='module')
 def image_folder(tmp_path_factory):
-    return write_demo_images(tmp_path_factory.mktemp('images'), dict.fromkeys(('train', 'validation'), range(0, 500, 10)))
+    splits = dict.fromkeys(('train', 'validation'), range(0, 500, 10))
+    return write_demo_images(tmp_path_factory.mktemp('images'), splits)
 
 
 def test_validation_images_are_the_originals_and_normalised(image_folder):
@@ -24,10 +25,10 @@ def test_validation_images_are_the_originals_and_normalised(image_folder):
 
 def test_training_images_are_shifted_and_flipped(image_folder):
     settings = DataSettings(str(image_folder), batch_size=25, workers=0)
-    loader = train_loader(settings, CFG)
-    images, labels = next(iter(loader))
-    assert images.shape == (25, 3, 32, 32) and labels.shape == (25,)
-    dataset = loader.dataset
+    batches = train_batches(settings, CFG)
+    images, labels, indices = next(batches.starting_at(0))
+    assert images.shape == (25, 3, 32, 32) and labels.shape == indices.shape == (25,)
+    dataset = batches.dataset
     assert len({dataset[3][0].numpy().tobytes() for _ in range(30)}) > 15
     plain = eval_loader(settings, CFG).dataset[3][0]
     black = (0 - torch.tensor(CFG['mean'])) / torch.tensor(CFG['std'])
@@ -37,22 +38,38 @@ def test_training_images_are_shifted_and_flipped(image_folder):
     assert any(torch.allclose(image, window, atol=1e-5) for window in windows)
 
 
+def transforms_of(**settings):
+    batches = train_batches(DataSettings(batch_size=25, workers=0, **settings), CFG)
+    return [type(t).__name__ for t in batches.dataset.transform.transforms]
+
+
 def test_no_padding_means_timms_own_augmentation(image_folder):
-    settings = DataSettings(str(image_folder), batch_size=25, workers=0, crop_padding=0)
-    names = [type(t).__name__ for t in train_loader(settings, CFG).dataset.transform.transforms]
-    assert 'RandomResizedCropAndInterpolation' in names
+    assert 'RandomResizedCropAndInterpolation' in transforms_of(data_dir=str(image_folder), crop_padding=0)
+
+
+def test_timms_augmentation_follows_the_shift(image_folder):
+    names = transforms_of(data_dir=str(image_folder), aa='rand-m9-mstd0.5', reprob=0.2, color_jitter=0.)
+    assert names[:2] == ['Resize', 'RandomCrop'] and {'RandAugment', 'RandomErasing'} <= set(names)
+    assert 'ColorJitter' in transforms_of(data_dir=str(image_folder), color_jitter=0.4)
+
+
+def test_without_augmentation_training_images_are_validation_images(image_folder):
+    settings = DataSettings(str(image_folder), batch_size=50, workers=0, no_aug=True)
+    images, _, indices = next(train_batches(settings, CFG).in_order())
+    assert indices.tolist() == list(range(50))
+    assert torch.equal(images, next(iter(eval_loader(settings, CFG)))[0])
 
 
 def test_fewer_images_than_a_batch(image_folder):
-    with pytest.raises(SbsError, match='holds 50 images, fewer than one batch of 64. Lower --batch-size'):
-        train_loader(DataSettings(str(image_folder), batch_size=64, workers=0), CFG)
+    with pytest.raises(SbsError, match='holds 50 images, fewer than one batch of 64 for each of 1 process'):
+        train_batches(DataSettings(str(image_folder), batch_size=64, workers=0), CFG)
 
 
 def test_folders_without_images(tmp_path):
     (tmp_path / 'train' / 'cat').mkdir(parents=True)
     for settings in (DataSettings(str(tmp_path), workers=0), DataSettings(str(tmp_path / 'nowhere'), workers=0)):
         with pytest.raises(SbsError, match="No images could be read from split 'train'"):
-            train_loader(settings, CFG)
+            train_batches(settings, CFG)
 
 
 def test_unknown_dataset_scheme():
@@ -64,3 +81,10 @@ def test_settings():
     assert not DataSettings().given and DataSettings(dataset='hfds/x').given
     with pytest.raises(ConfigError):
         DataSettings(batch_size=0)
+
+
+def test_datasets_of_other_schemes(image_folder):
+    settings = DataSettings(str(image_folder), dataset='torch/image_folder', batch_size=25, workers=0)
+    images, _, indices = next(train_batches(settings, CFG).starting_at(0))
+    assert images.shape == (25, 3, 32, 32) and len(set(indices.tolist())) == 25
+    assert len(eval_loader(settings, CFG).dataset) == 50

@@ -1,70 +1,46 @@
 import copy
 
 import pytest
-import timm
 import torch
 from accelerate import Accelerator
-from conftest import RESNET20
-from torch.utils.data import DataLoader, TensorDataset
+from conftest import student_of
+from torch.utils.data import TensorDataset
 
-from timm_sbs.demo import demo_batches, load_demo_images
 from timm_sbs.errors import SbsError
+from timm_sbs.training.batches import SampleBatches
 from timm_sbs.training.distillation import distill
-from timm_sbs.training.fit import design, find_orderings, start_fit
-from timm_sbs.training.generated_model import GeneratedModel
 from timm_sbs.training.losses import distillation_loss
-from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.settings import DistillationSettings, ReconstructionSettings
-
-
-@pytest.fixture(scope='module')
-def images():
-    cfg = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
-    batches = list(demo_batches(load_demo_images(), cfg))
-    return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+from timm_sbs.training.monitor import Monitor
+from timm_sbs.training.settings import DistillationSettings
 
 
 @pytest.fixture()
 def student(resnet20):
-    config, cfg, specs = design(resnet20, pct=20.)
-    fit = start_fit(config, cfg, specs, find_orderings(resnet20, specs, config.ordering), seed=0)
-    reconstruct(fit.predictor, fit.plan, resnet20.state_dict(), ReconstructionSettings(steps=100))
-    return GeneratedModel(fit.predictor, fit.plan, timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20))
+    return student_of(resnet20)
 
 
-def test_forward_is_that_of_the_materialized_model(student, images):
-    student.eval()
-    logits = student(images[0][:8])
-    plain = copy.deepcopy(student.materialize())
-    torch.testing.assert_close(plain(images[0][:8]), logits, rtol=1e-2, atol=2e-2)  # stored in float16
+@pytest.fixture()
+def batches(images):
+    return SampleBatches(TensorDataset(*images), 100, 0, seed=0)
 
 
-def test_gradient_of_the_loss_is_that_of_finite_differences(student, images):
-    student.eval()
-    parameter = student.predictor.heads['9'].bias
-    loss = student(images[0][:8]).square().mean()
-    loss.backward()
-    step = torch.zeros_like(parameter)
-    step[4] = 1e-2
-    with torch.no_grad():
-        parameter.add_(step)
-        up = student(images[0][:8]).square().mean()
-        parameter.sub_(2 * step)
-        down = student(images[0][:8]).square().mean()
-    assert float(up - down) / 2e-2 == pytest.approx(float(parameter.grad[4]), rel=0.05)
+class Notes(Monitor):
+    def __init__(self):
+        self.validated, self.done, self.logged = [], [], {}
+
+    def log(self, step, metrics):
+        self.logged[step] = metrics
+
+    def validate(self, step):
+        self.validated.append(step)
+
+    def step_done(self, step):
+        self.done.append(step)
 
 
-def test_generated_weights_of_the_base_are_no_parameters_of_their_own(student):
-    trained = {name for name, p in student.named_parameters() if p.requires_grad}
-    assert 'model.layer1.0.conv1.weight' not in trained
-    assert {'model.bn1.weight', 'model.linear.bias', 'predictor.trunk.0.weight'} <= trained
-
-
-def test_a_few_steps_bring_the_student_closer(student, resnet20, images):
+def test_a_few_steps_bring_the_student_closer(student, resnet20, images, batches):
     original = copy.deepcopy(resnet20)
-    teacher_before = {k: v.clone() for k, v in original.state_dict().items()}
-    loader = DataLoader(TensorDataset(*images), batch_size=100, shuffle=True)
-    seen = []
+    before_original = {k: v.clone() for k, v in original.state_dict().items()}
 
     def loss_now():
         with torch.no_grad():
@@ -73,16 +49,39 @@ def test_a_few_steps_bring_the_student_closer(student, resnet20, images):
     before = loss_now()
     variance = student.model.bn1.running_var.clone()
     settings = DistillationSettings(steps=12, lr=1e-3, eval_interval=5)
-    distill(student, original, loader, settings, Accelerator(cpu=True), seen.append)
-    assert seen == [5, 10, 12]
+    notes = Notes()
+    distill(student, original, batches, settings, Accelerator(cpu=True), notes)
+    assert notes.validated == [5, 10, 12] and notes.done == list(range(1, 13))
+    assert list(notes.logged) == [5, 10, 12] and notes.logged[12]['lr'] == settings.lr_at(11)
     assert loss_now() < 0.5 * before
     assert not torch.equal(student.model.bn1.running_var, variance)  # statistics follow the data
-    assert all(torch.equal(v, teacher_before[k]) for k, v in original.state_dict().items())
+    assert all(torch.equal(v, before_original[k]) for k, v in original.state_dict().items())
 
 
-def test_divergence_is_one_sentence(student, resnet20, images):
-    loader = DataLoader(TensorDataset(*images), batch_size=50)
+def test_two_half_batches_of_a_step_are_one_batch(resnet20, images):
+    results = []
+    for batch_size, accumulate in ((100, 1), (50, 2)):
+        student = student_of(resnet20)
+        # without BatchNorm's statistics of a batch, halves add up to the whole
+        student.train_kept = ('norm',)
+        settings = DistillationSettings(steps=3, lr=1e-3, grad_accum_steps=accumulate)
+        distill(student, copy.deepcopy(resnet20), SampleBatches(TensorDataset(*images), batch_size, 0, seed=0),
+                settings, Accelerator(cpu=True))
+        results.append(torch.cat([p.detach().flatten() for p in student.predictor.parameters()]))
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-5)
+
+
+def test_frozen_statistics_stay_and_frozen_parameters_too(resnet20, batches):
+    student = student_of(resnet20, train_kept=('classifier',))
+    before = {name: tensor.clone() for name, tensor in student.kept_state().items()}
+    distill(student, copy.deepcopy(resnet20), batches, DistillationSettings(steps=2), Accelerator(cpu=True))
+    changed = {name for name, tensor in student.kept_state().items() if not torch.equal(tensor, before[name])}
+    assert changed == {'linear.weight', 'linear.bias'}
+
+
+@pytest.mark.parametrize('steps', [2, 25])
+def test_divergence_is_one_sentence(student, resnet20, batches, steps):
     with torch.no_grad():
         student.predictor.heads['9'].bias.fill_(float('nan'))
-    with pytest.raises(SbsError, match='loss is nan at step 2. Lower --lr'):
-        distill(student, resnet20, loader, DistillationSettings(steps=2), Accelerator(cpu=True), lambda step: None)
+    with pytest.raises(SbsError, match=f'loss is nan at step {min(steps, 20)}. Lower --lr'):
+        distill(student, resnet20, batches, DistillationSettings(steps=steps, eval_interval=30), Accelerator(cpu=True))

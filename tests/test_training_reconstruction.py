@@ -3,15 +3,21 @@ import torch
 from conftest import fit_quickly
 
 from timm_sbs.config import EncodingConfig, OrderingConfig, TargetRule
-from timm_sbs.errors import ConfigError
+from timm_sbs.errors import ConfigError, SbsError
 from timm_sbs.generate import generate_weights
 from timm_sbs.training.fit import design, find_orderings, start_fit
 from timm_sbs.training.losses import relative_error
-from timm_sbs.training.reconstruction import group_targets, reconstruct, reconstruction_error, targets_rms
-from timm_sbs.training.settings import DistillationSettings, ReconstructionSettings
+from timm_sbs.training.reconstruction import _ShuffledKernels, group_targets, reconstruct, reconstruction_error, \
+    targets_rms
+from timm_sbs.training.settings import ReconstructionSettings
 
 NERN = dict(
     ordering=OrderingConfig('layer', 'grid'), encoding=EncodingConfig(kind='positional'), activation='relu')
+
+
+def fit_of(model, **settings):
+    config, cfg, specs = design(model, **settings)
+    return start_fit(config, cfg, specs, find_orderings(model, specs, config.ordering), seed=0)
 
 
 def error_of(artifact):
@@ -19,15 +25,14 @@ def error_of(artifact):
 
 
 def test_targets_are_the_kernels_in_place_order(resnet20):
-    config, cfg, specs = design(resnet20, pct=5.)
-    fit = start_fit(config, cfg, specs, find_orderings(resnet20, specs, config.ordering), seed=0)
+    fit = fit_of(resnet20, pct=5.)
     targets, = group_targets(fit.plan, resnet20.state_dict())
     kernels = targets[fit.plan.groups[0].place_of_kernel]
-    expected = torch.cat([resnet20.get_parameter(s.name).reshape(-1, 9) for s in specs])
+    expected = torch.cat([resnet20.get_parameter(s.name).reshape(-1, 9) for s in fit.specs])
     assert torch.equal(kernels, expected)
     assert float(targets_rms([targets])) == pytest.approx(float(expected.square().mean().sqrt()), rel=1e-5)
     # along the path, real kernels are close to their predecessors
-    last = targets[-specs[-1].num_kernels:]
+    last = targets[-fit.specs[-1].num_kernels:]
     assert (last[1:] - last[:-1]).square().sum() < 0.7 * 2 * last.square().sum()
 
 
@@ -69,8 +74,7 @@ def test_kernels_of_two_sizes_share_a_predictor():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.Conv2d(16, 16, 3), torch.nn.Conv2d(16, 16, 5))
     model.pretrained_cfg = dict(architecture='two_sizes', first_conv='0', num_classes=0, input_size=(3, 32, 32))
     model.num_classes = 0
-    config, cfg, specs = design(model, pct=60.)
-    fit = start_fit(config, cfg, specs, find_orderings(model, specs, config.ordering), seed=0)
+    fit = fit_of(model, pct=60.)
     assert set(fit.predictor.heads) == {'9', '25'}
     start = reconstruction_error(fit.predictor, fit.plan, model.state_dict())
     result = reconstruct(fit.predictor, fit.plan, model.state_dict(), ReconstructionSettings(steps=300, batch_size=100))
@@ -99,9 +103,18 @@ def test_predictor_larger_than_what_it_generates(resnet20):
     assert len(design(resnet20, pct=4.5, rule=rule)[2]) == 6
 
 
-@pytest.mark.parametrize('make', [
-    lambda: ReconstructionSettings(steps=0), lambda: ReconstructionSettings(lr=-1.),
-    lambda: DistillationSettings(temperature=0.), lambda: DistillationSettings(lr=float('nan'))])
-def test_settings_out_of_range(make):
-    with pytest.raises(ConfigError, match='must be larger than 0'):
-        make()
+def test_batches_of_kernels_are_the_same_wherever_one_starts():
+    def kernels(start, count):
+        stream = _ShuffledKernels(50, 16, seed=3).starting_at(start)
+        return [next(stream).tolist() for _ in range(count)]
+
+    whole = kernels(0, 12)
+    assert sorted(sum(whole[:4], [])) == list(range(50)) and whole[:4] != whole[4:8]
+    assert kernels(5, 7) == whole[5:]
+
+
+def test_divergence_is_one_sentence(resnet20):
+    with pytest.raises(SbsError, match='reconstruction loss is .* at step .* Lower --reconstruction-lr'):
+        fit = fit_of(resnet20)
+        weights = {k: v * (float('nan') if k.endswith('conv1.weight') else 1) for k, v in resnet20.state_dict().items()}
+        reconstruct(fit.predictor, fit.plan, weights, ReconstructionSettings(steps=3))

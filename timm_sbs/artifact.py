@@ -3,8 +3,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Mapping, Tuple, Union
@@ -17,13 +15,17 @@ from torch import Tensor
 
 from timm_sbs.config import FORMAT_VERSION, SbsConfig, from_dict, to_dict
 from timm_sbs.errors import ArtifactError, OrderingError
+from timm_sbs.files import replace_files
 from timm_sbs.generate import generate_weights, make_plan
 from timm_sbs.ordering import Permutations, check_permutations, permutation_shapes
 from timm_sbs.packing import pack, packed_bytes, unpack
 from timm_sbs.predictor import Predictor
 from timm_sbs.targets import ConvSpec, describe_base, is_counter, kept_names, specs_from_names
 
-__all__ = ['Artifact', 'as_stored', 'save_artifact', 'load_artifact', 'record_results', 'read_config']
+__all__ = [
+    'Artifact', 'as_stored', 'save_artifact', 'load_artifact', 'record_results', 'read_config', 'expected_layout',
+    'config_text',
+]
 
 CONFIG_NAME = 'config.json'
 WEIGHTS_NAME = 'model.safetensors'
@@ -104,10 +106,10 @@ def save_artifact(folder: Union[str, Path], artifact: Artifact) -> SbsConfig:
     tensors['ordering'] = torch.from_numpy(_pack_orderings(artifact))
     data = safetensors.torch.save(tensors)
     config = dataclasses.replace(artifact.config, weights_sha256=hashlib.sha256(data).hexdigest())
-    text = _config_text(config, artifact.pretrained_cfg)
+    text = config_text(config, artifact.pretrained_cfg)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace_files({folder / WEIGHTS_NAME: data, folder / CONFIG_NAME: text.encode()})
+        replace_files({folder / WEIGHTS_NAME: data, folder / CONFIG_NAME: text.encode()})
     except OSError as e:
         raise ArtifactError(f'Cannot write the artifact to {folder}: {e}.') from e
     return config
@@ -120,7 +122,8 @@ def record_results(folder: Union[str, Path], results: Mapping[str, Any]) -> None
     save_artifact(folder, dataclasses.replace(artifact, config=config))
 
 
-def _config_text(config: SbsConfig, pretrained_cfg: Mapping[str, Any]) -> str:
+def config_text(config: SbsConfig, pretrained_cfg: Mapping[str, Any]) -> str:
+    """Contents of config.json."""
     root = {
         'architecture': 'sbs',
         'num_classes': pretrained_cfg.get('num_classes'),
@@ -129,25 +132,6 @@ def _config_text(config: SbsConfig, pretrained_cfg: Mapping[str, Any]) -> str:
         'sbs': to_dict(config),
     }
     return json.dumps(root, indent=2, allow_nan=False) + '\n'
-
-
-def _replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Write all files under temporary names, and only when that has worked, rename them."""
-    written: Dict[Path, Path] = {}
-    try:
-        for path, data in contents.items():
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-            written[path] = Path(temporary)
-            with os.fdopen(handle, 'wb') as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-        for path, temporary in written.items():
-            os.replace(temporary, path)
-    finally:
-        for temporary in written.values():
-            temporary.unlink(missing_ok=True)
 
 
 def _pack_orderings(artifact: Artifact) -> np.ndarray:
@@ -211,7 +195,7 @@ def load_artifact(folder: Union[str, Path]) -> Artifact:
         raise ArtifactError(f"'{folder}' is incomplete: it has no {WEIGHTS_NAME}. Download or copy the folder again.")
     with torch.device('meta'):  # the structure, without memory for parameters
         predictor = Predictor(config.feature_width, [spec.token_size for spec in specs], config.predictor)
-    tensors = _read_tensors(path, config, _expected_layout(config, specs, predictor, base_state))
+    tensors = _read_tensors(path, config, expected_layout(config, specs, predictor, base_state))
     predictor.load_state_dict(
         {k: v.float() for k, v in _with_prefix(tensors, 'predictor.').items()}, assign=True)
     return Artifact(
@@ -230,7 +214,7 @@ def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor
     return {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _expected_layout(
+def expected_layout(
         config: SbsConfig,
         specs: Tuple[ConvSpec, ...],
         predictor: Predictor,

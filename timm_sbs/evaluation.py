@@ -22,7 +22,12 @@ class Accuracy:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[Tuple[Tensor, Tensor]], description: str = 'evaluation') -> Accuracy:
+def evaluate(
+        model: nn.Module,
+        batches: Iterable[Tuple[Tensor, Tensor]],
+        description: str = 'evaluation',
+        quiet: bool = False,
+) -> Accuracy:
     """Top-1 accuracy of a model in eval mode; the model is left in the mode it was in.
 
     Shapes:
@@ -32,7 +37,7 @@ def evaluate(model: nn.Module, batches: Iterable[Tuple[Tensor, Tensor]], descrip
     model.eval()
     device = next(model.parameters()).device
     correct = images = 0
-    for inputs, labels in tqdm(batches, desc=description, unit='batch', leave=False, disable=None):
+    for inputs, labels in tqdm(batches, desc=description, unit='batch', leave=False, disable=True if quiet else None):
         inputs = inputs.to(device, memory_format=torch.channels_last)
         correct += int((model(inputs).argmax(dim=1).cpu() == labels.cpu()).sum())
         images += len(labels)

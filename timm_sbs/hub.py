@@ -1,15 +1,17 @@
 """Predictors on the Hugging Face Hub."""
+import sys
 from pathlib import Path
 from typing import Optional, Union
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, \
-    OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+    LocalTokenNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import disable_progress_bars
 
 from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME
-from timm_sbs.errors import ArtifactError
+from timm_sbs.errors import ArtifactError, SbsError
 
-__all__ = ['download']
+__all__ = ['download', 'create_repository', 'upload']
 
 
 def download(repo: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
@@ -46,3 +48,46 @@ def download(repo: str, cache_dir: Optional[Union[str, Path]] = None) -> Path:
         raise ArtifactError(f"'{repo}' on the Hub is no predictor of timm_sbs: it has no {name}.") from e
     except (HfHubHTTPError, OSError) as e:
         raise ArtifactError(f"'{repo}' cannot be downloaded from the Hub: {e}") from e
+
+
+def create_repository(repo_id: str, private: bool = False) -> None:
+    """Create a model repository, or make sure that one's own exists. What is wrong with a login shows here.
+
+    Raises:
+        SbsError: The name is wrong, nobody is logged in, or the Hub refuses or cannot be reached.
+    """
+    try:
+        HfApi(library_name='timm_sbs').create_repo(repo_id, private=private, exist_ok=True)
+    except HFValidationError as e:
+        raise SbsError(f"'{repo_id}' is no repository name of the Hub: {e}") from e
+    except LocalTokenNotFoundError as e:
+        raise SbsError('Nobody is logged in to the Hub. Run: hf auth login, or set HF_TOKEN.') from e
+    except (HfHubHTTPError, OSError) as e:
+        raise SbsError(f"Repository '{repo_id}' cannot be created on the Hub: {_reason(e)} Is the token valid, and may "
+                       f'it write there?') from e
+
+
+def upload(folder: Union[str, Path], repo_id: str) -> str:
+    """Upload the files of an artifact to an existing repository, in one commit.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        SbsError: The Hub refuses or cannot be reached; the folder is as it was.
+    """
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        commit = HfApi(library_name='timm_sbs').upload_folder(
+            repo_id=repo_id, folder_path=folder, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME],
+            commit_message='Upload a predictor with timm_sbs')
+    except (HfHubHTTPError, OSError) as e:
+        raise SbsError(f"'{folder}' cannot be uploaded to '{repo_id}': {_reason(e)} The artifact is complete on disk; "
+                       f'upload it again later.') from e
+    return commit.commit_url
+
+
+def _reason(error: Exception) -> str:
+    """First line of a message of the Hub."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip('. ') + '.'

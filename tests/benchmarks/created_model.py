@@ -11,9 +11,10 @@ from typing import Callable, List, Tuple
 
 import timm
 import torch
-from common import RESNET20, environment, write_results
+from common import RESNET20, write_results
 
 from timm_sbs.demo import MODEL
+from timm_sbs.training.environment import environment
 
 REPEATS = 100
 

@@ -12,11 +12,12 @@ from typing import Any, Dict
 
 import timm
 import torch
-from common import RESNET20, environment, write_results
+from common import RESNET20, write_results
 
 from timm_sbs.config import EncodingConfig, OrderingConfig
 from timm_sbs.evaluation import evaluate
 from timm_sbs.training.data import DataSettings, eval_loader
+from timm_sbs.training.environment import environment
 from timm_sbs.training.fit import design, find_orderings, predictor_parameters, start_fit
 from timm_sbs.training.original import load_original
 from timm_sbs.training.reconstruction import reconstruct

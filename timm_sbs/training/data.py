@@ -1,30 +1,39 @@
 """Images for distillation and evaluation, through timm.data."""
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, Tuple, Union
 
 import torch
-from timm.data import create_dataset, create_loader, resolve_data_config
-from torch.utils.data import DataLoader
+from timm.data import create_dataset, create_loader, create_transform, resolve_data_config
+from torch.utils.data import DataLoader, IterableDataset
 from torchvision import transforms
 
 from timm_sbs.errors import ConfigError, SbsError
+from timm_sbs.training.batches import SampleBatches, StreamBatches
 
-__all__ = ['DataSettings', 'train_loader', 'eval_loader']
+__all__ = ['DataSettings', 'train_batches', 'eval_loader']
 
 SMALL_IMAGE = 64  # pixels; below, training images are shifted instead of being cropped and resized
+MAX_REASON = 300  # characters of another library's message
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """Where images are and how they are read. Names are those of timm's train.py."""
     data_dir: Optional[str] = None  # root of the data
-    dataset: str = ''  # timm dataset name with scheme ('torch/cifar10', 'hfds/...'); empty for an ImageFolder
+    dataset: str = ''  # timm dataset name with scheme ('torch/cifar10', 'hfds/...', 'wds/...'); empty: an ImageFolder
     train_split: str = 'train'
     val_split: str = 'validation'
-    batch_size: int = 128  # images
-    workers: int = 2  # processes that read images
+    batch_size: int = 128  # images of one batch, on each process
+    workers: int = 2  # processes that read images, for each process
+    no_aug: bool = False  # training images as validation images are: then the original's outputs are computed once
     crop_padding: Optional[int] = None  # pixels by which training images are shifted; None: 4 below 64 pixels
     hflip: float = 0.5  # probability of a horizontal flip in training
+    vflip: float = 0.  # probability of a vertical flip
+    scale: Tuple[float, float] = (0.08, 1.)  # part of the area that a random crop keeps
+    ratio: Tuple[float, float] = (3 / 4, 4 / 3)  # width over height of a random crop
+    color_jitter: float = 0.
+    aa: Optional[str] = None  # timm's AutoAugment policy, such as 'rand-m9-mstd0.5'
+    reprob: float = 0.  # probability of random erasing
     dataset_download: bool = False  # let torch/, hfds/ and tfds/ datasets download themselves
 
     def __post_init__(self) -> None:
@@ -38,27 +47,44 @@ class DataSettings:
 
 
 def _dataset(settings: DataSettings, split: str, is_training: bool) -> Any:
+    where = ' '.join(filter(None, [settings.dataset, settings.data_dir]))
     try:
         dataset = create_dataset(
             settings.dataset, root=settings.data_dir, split=split, is_training=is_training,
             download=settings.dataset_download, batch_size=settings.batch_size)
-        size = len(dataset)
-    except Exception as e:
-        where = ' '.join(filter(None, [settings.dataset, settings.data_dir]))
-        raise SbsError(f"No images could be read from split '{split}' of '{where}': {e}") from e
-    if not size:
-        raise SbsError(f"Split '{split}' of '{settings.data_dir}' holds no images.")
+        empty = not isinstance(dataset, IterableDataset) and not len(dataset)
+    except (Exception, SystemExit) as e:
+        reason = ' '.join(str(e).split())[:MAX_REASON]
+        raise SbsError(f"No images could be read from split '{split}' of '{where}': {reason}") from e
+    if empty:
+        raise SbsError(f"Split '{split}' of '{where}' holds no images.")
     return dataset
 
 
-def _loader(dataset: Any, settings: DataSettings, data_config: Mapping[str, Any], is_training: bool) -> DataLoader:
+def _train_transform(settings: DataSettings, data_config: Mapping[str, Any]) -> Any:
+    size = tuple(data_config['input_size'])
+    common = dict(interpolation=data_config['interpolation'], mean=data_config['mean'], std=data_config['std'])
+    if settings.no_aug:
+        return create_transform(
+            size, crop_pct=data_config['crop_pct'], crop_mode=data_config.get('crop_mode'), **common)
+    transform = create_transform(
+        size, is_training=True, scale=settings.scale, ratio=settings.ratio, hflip=settings.hflip, vflip=settings.vflip,
+        color_jitter=settings.color_jitter or None, auto_augment=settings.aa, re_prob=settings.reprob, **common)
+    padding = settings.crop_padding
+    if padding is None:
+        padding = 4 if max(size[1:]) < SMALL_IMAGE else 0
+    if padding:  # shifts instead of timm's first step, the random resized crop
+        shift = [transforms.Resize(size[1:]), transforms.RandomCrop(size[1:], padding=padding)]
+        transform = transforms.Compose([*shift, *transform.transforms[1:]])
+    return transform
+
+
+def _create_loader(dataset: Any, settings: DataSettings, data_config: Mapping[str, Any], training: bool) -> DataLoader:
     return create_loader(
         dataset,
-        input_size=data_config['input_size'],
+        input_size=tuple(data_config['input_size']),
         batch_size=settings.batch_size,
-        is_training=is_training,
-        hflip=settings.hflip,
-        color_jitter=0.,
+        is_training=training,
         interpolation=data_config['interpolation'],
         mean=data_config['mean'],
         std=data_config['std'],
@@ -71,39 +97,35 @@ def _loader(dataset: Any, settings: DataSettings, data_config: Mapping[str, Any]
     )
 
 
-def _shift_and_flip(data_config: Mapping[str, Any], padding: int, hflip: float) -> transforms.Compose:
-    """The usual augmentation of small images: pad, crop at random, flip."""
-    size = data_config['input_size'][1:]
-    return transforms.Compose([
-        transforms.Resize(size),
-        transforms.RandomCrop(size, padding=padding),
-        transforms.RandomHorizontalFlip(hflip),
-        transforms.ToTensor(),
-        transforms.Normalize(data_config['mean'], data_config['std']),
-    ])
-
-
-def train_loader(settings: DataSettings, pretrained_cfg: Mapping[str, Any]) -> DataLoader:
-    """Augmented training images, normalised as the original model expects: batches of ([B, C, H, W], [B]).
+def train_batches(
+        settings: DataSettings,
+        pretrained_cfg: Mapping[str, Any],
+        seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+) -> Union[SampleBatches, StreamBatches]:
+    """Augmented training images, normalised as the original model expects.
 
     Raises:
         SbsError: No images are found, or fewer than one batch.
     """
     data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    loader = _loader(_dataset(settings, settings.train_split, True), settings, data_config, is_training=True)
-    if not len(loader):
-        raise SbsError(
-            f"Split '{settings.train_split}' of '{settings.data_dir}' holds {len(loader.dataset)} images, fewer than "
-            f'one batch of {settings.batch_size}. Lower --batch-size.')
-    padding = settings.crop_padding
-    if padding is None:
-        padding = 4 if max(data_config['input_size'][1:]) < SMALL_IMAGE else 0
-    if padding:
-        loader.dataset.transform = _shift_and_flip(data_config, padding, settings.hflip)
-    return loader
+    dataset = _dataset(settings, settings.train_split, True)
+    if isinstance(dataset, IterableDataset):
+        loader = _create_loader(dataset, settings, data_config, training=True)
+        dataset.transform = _train_transform(settings, data_config)
+        return StreamBatches(loader)
+    dataset.transform = _train_transform(settings, data_config)
+    return SampleBatches(
+        dataset, settings.batch_size, settings.workers, seed, process_index, num_processes,
+        pin_memory=torch.cuda.is_available())
 
 
 def eval_loader(settings: DataSettings, pretrained_cfg: Mapping[str, Any]) -> DataLoader:
-    """Validation images, resized, cropped and normalised as the original model expects."""
+    """Validation images, resized, cropped and normalised as the original model expects.
+
+    Raises:
+        SbsError: No images are found.
+    """
     data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    return _loader(_dataset(settings, settings.val_split, False), settings, data_config, is_training=False)
+    return _create_loader(_dataset(settings, settings.val_split, False), settings, data_config, training=False)

@@ -1,83 +1,105 @@
 """Second phase: train predictor and kept tensors so that the generated model predicts what the original predicts."""
-from typing import Callable, Iterator, Tuple
+from typing import Iterator, Optional, Union
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from timm_sbs.errors import SbsError
+from timm_sbs.training.batches import Batch, SampleBatches, StreamBatches
 from timm_sbs.training.generated_model import GeneratedModel
-from timm_sbs.training.losses import distillation_loss
+from timm_sbs.training.monitor import Monitor
+from timm_sbs.training.objective import Objective
+from timm_sbs.training.optimizer import make_optimizer, set_lr
 from timm_sbs.training.settings import DistillationSettings
 
 __all__ = ['distill']
 
-
-def _endless(loader: DataLoader) -> Iterator[Tuple[Tensor, Tensor]]:
-    while True:
-        yield from loader
-
-
-def _trained_parameters(student: GeneratedModel) -> list:
-    """The predictor, and the kept parameters of the base model."""
-    for name, parameter in student.model.named_parameters():
-        if name not in student.plan.config.generated:
-            parameter.requires_grad_(True)
-    student.predictor.requires_grad_(True)
-    return [p for p in student.parameters() if p.requires_grad]
+LOG_INTERVAL = 20  # steps between looks at the loss, each of which waits for the device
 
 
 def distill(
         student: GeneratedModel,
         original: nn.Module,
-        loader: DataLoader,
+        batches: Union[SampleBatches, StreamBatches],
         settings: DistillationSettings,
         accelerator: Accelerator,
-        on_interval: Callable[[int], None],
+        monitor: Monitor = Monitor(),
+        cached_outputs: Optional[Tensor] = None,
 ) -> None:
     """Distil the original model into a generated one.
 
     Args:
-        student: Trained in place; BatchNorm statistics follow the training images.
+        student: Trained in place. With ``train_kept`` 'statistics', BatchNorm follows the training images.
         original: The teacher, in eval mode.
-        loader: Training images.
-        settings: Steps, learning rate, temperature and so on.
-        accelerator: Places models and data, and sets the precision.
-        on_interval: Called with the number of steps done, every ``eval_interval`` steps and after the last.
+        batches: Training images.
+        settings: Steps, learning rate, losses and so on.
+        accelerator: Devices, processes, precision.
+        monitor: Hears of every step, and restores the state of a run that is resumed.
+        cached_outputs: The original's logits of all training images, if they do not depend on augmentation.
 
     Raises:
         SbsError: The loss is no longer finite.
     """
-    optimizer = torch.optim.Adam(_trained_parameters(student), lr=settings.lr)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.lr, total_steps=settings.steps + 1, pct_start=0.05, cycle_momentum=False)
-    original = original.to(accelerator.device, memory_format=torch.channels_last)
-    student.to(memory_format=torch.channels_last)
-    model, optimizer, loader = accelerator.prepare(student, optimizer, loader)
-    batches = _endless(loader)
-    model.train()
-    with tqdm(total=settings.steps, desc='distillation', unit='step', disable=None) as progress:
-        for step in range(1, settings.steps + 1):
-            images, _ = next(batches)
-            images = images.to(memory_format=torch.channels_last)
-            with accelerator.autocast():
-                with torch.no_grad():
-                    original_logits = original(images)
-                logits = model(images)
-            loss = distillation_loss(logits, original_logits, settings.temperature)
-            optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), settings.clip_grad)
-            optimizer.step()
-            scheduler.step()
-            progress.update()
-            if step % 20 == 0 or step == settings.steps:
-                value = loss.item()
-                progress.set_postfix(loss=f'{value:.4f}')
-                if not torch.isfinite(loss):
-                    raise SbsError(f'The distillation loss is {value} at step {step}. Lower --lr.')
-            if step % settings.eval_interval == 0 or step == settings.steps:
-                on_interval(step)
-                model.train()
+    student.to(accelerator.device, memory_format=torch.channels_last)
+    original.to(accelerator.device, memory_format=torch.channels_last)
+    optimizer = accelerator.prepare(make_optimizer(student.trained_parameters, settings))
+    start = monitor.resume()
+    objective = Objective(student, original, settings, accelerator, cached_outputs)
+    stream = batches.starting_at(start * settings.grad_accum_steps)
+    student.train()
+    try:
+        with tqdm(total=settings.steps, initial=start, desc='distillation', unit='step',
+                  disable=None if accelerator.is_main_process else True) as progress:
+            for step in range(start, settings.steps):
+                set_lr(optimizer, settings.lr_at(step))
+                loss = _step(student, objective, stream, settings, accelerator, optimizer, step)
+                progress.update()
+                done = step + 1
+                due = done % settings.eval_interval == 0 or done == settings.steps
+                if done % LOG_INTERVAL == 0 or due:
+                    value = float(loss)
+                    progress.set_postfix(loss=f'{value:.4f}')
+                    monitor.log(done, {'loss': value, 'lr': settings.lr_at(step)})
+                    if not torch.isfinite(loss):
+                        raise SbsError(f'The distillation loss is {value} at step {done}. Lower --lr.')
+                if due:
+                    student.synchronize(accelerator)
+                    monitor.validate(done)
+                    student.train()
+                monitor.step_done(done)
+    finally:
+        objective.close()
+    student.eval()
+
+
+def _step(
+        student: GeneratedModel,
+        objective: Objective,
+        stream: Iterator[Batch],
+        settings: DistillationSettings,
+        accelerator: Accelerator,
+        optimizer: torch.optim.Optimizer,
+        step: int,
+) -> Tensor:
+    """One optimizer step: generate, run ``grad_accum_steps`` batches, and go back to the predictor."""
+    optimizer.zero_grad()
+    weights = student.generate(accelerator)
+    total = torch.zeros((), device=accelerator.device)
+    for _ in range(settings.grad_accum_steps):
+        loss = objective(_on_device(next(stream), accelerator), weights, step) / settings.grad_accum_steps
+        accelerator.backward(loss)
+        total += loss.detach()
+    student.backward(weights, accelerator)
+    accelerator.clip_grad_norm_(student.trained_parameters, settings.clip_grad)
+    optimizer.step()
+    return total
+
+
+def _on_device(batch: Batch, accelerator: Accelerator) -> Batch:
+    images, labels, indices = batch
+    device = accelerator.device
+    return (
+        images.to(device, non_blocking=True, memory_format=torch.channels_last),
+        labels.to(device, non_blocking=True), indices.to(device, non_blocking=True))

@@ -3,6 +3,8 @@ import dataclasses
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -13,10 +15,13 @@ from timm_sbs.errors import ConfigError
 from timm_sbs.generate import GenerationPlan, make_plan
 from timm_sbs.ordering import Permutations
 from timm_sbs.predictor import Predictor, num_predictor_parameters, width_for_budget
+from timm_sbs.sizes import artifact_sizes
 from timm_sbs.targets import ConvSpec, describe_base, kept_names, select_targets
 from timm_sbs.training.original import describe_original
 
-__all__ = ['Fit', 'design', 'predictor_parameters', 'find_orderings', 'start_fit']
+__all__ = ['Fit', 'design', 'predictor_parameters', 'find_orderings', 'start_fit', 'continue_fit']
+
+HEADER_GROWTH = 128  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,7 @@ def design(
         linear_layers: int = 5,
         activation: str = 'gelu',
         storage_dtype: str = 'float16',
+        max_bytes: Optional[int] = None,
 ) -> Tuple[SbsConfig, Dict[str, Any], List[ConvSpec]]:
     """Choose what is generated and the size of the predictor.
 
@@ -77,35 +83,67 @@ def design(
         linear_layers: Matrix products of the predictor.
         activation: Between them.
         storage_dtype: Number format of the stored predictor.
+        max_bytes: Size of both files of the artifact, which then decides instead of ``pct``.
 
     Returns:
         The configuration, timm's pretrained_cfg for the artifact, and the generated weights.
 
     Raises:
         TargetError: Nothing can be generated.
-        ConfigError: No predictor is as small as ``pct`` asks, or it would be larger than what it generates.
+        ConfigError: No predictor is as small as asked, or it would be larger than what it generates.
     """
     base, base_args, pretrained_cfg = describe_original(original, model_args)
     specs = select_targets(original, rule)
     token_sizes = [spec.token_size for spec in specs]
-    budget = int(pct / 100 * sum(p.numel() for p in original.parameters()))
     features = encoding.feature_width(1 + ordering.num_axes)
-    width = width_for_budget(budget, features, token_sizes, linear_layers)
     config = SbsConfig(
         base=base,
         base_args=base_args,
         generated=tuple(spec.name for spec in specs),
         ordering=ordering,
         encoding=encoding,
-        predictor=PredictorConfig(width, linear_layers, activation),
+        predictor=PredictorConfig(1, linear_layers, activation),
         storage_dtype=storage_dtype,
     )
+    if max_bytes is None:
+        budget = int(pct / 100 * sum(p.numel() for p in original.parameters()))
+    else:
+        budget = _parameters_within(max_bytes, config, pretrained_cfg, specs)
+    width = width_for_budget(budget, features, token_sizes, linear_layers)
+    config = dataclasses.replace(config, predictor=PredictorConfig(width, linear_layers, activation))
     size, generated = predictor_parameters(config, specs), sum(spec.num_weights for spec in specs)
     if size >= generated:
         raise ConfigError(
             f'A predictor of {size:,} parameters for the {generated:,} weights that it would generate saves nothing. '
-            f'Ask for less than {pct:g} %, or generate more weights.')
+            f'Ask for less than {pct:g} %, or generate more weights.' if max_bytes is None else
+            f'{max_bytes:,} bytes hold {size:,} parameters for the {generated:,} weights that they would generate, '
+            f'which saves nothing. Ask for fewer bytes.')
     return config, pretrained_cfg, specs
+
+
+def _parameters_within(
+        max_bytes: int,
+        config: SbsConfig,
+        pretrained_cfg: Mapping[str, Any],
+        specs: Sequence[ConvSpec],
+) -> int:
+    """Parameters for which there is room beside the ordering, the kept tensors, headers and config.json.
+
+    Raises:
+        ConfigError: There is room for none.
+    """
+    base_state = describe_base(config.base, config.base_args, pretrained_cfg)
+    sizes = artifact_sizes(config, pretrained_cfg, tuple(specs), base_state)
+    parameters = predictor_parameters(config, specs)
+    each = torch.finfo(getattr(torch, config.storage_dtype)).bits // 8
+    # The header grows by some digits with the predictor.
+    room = max_bytes - (sizes.total - sizes.predictor) - HEADER_GROWTH
+    if room < each * parameters:
+        raise ConfigError(
+            f'{max_bytes:,} bytes are too few: ordering ({sizes.ordering:,}), kept tensors ({sizes.kept:,}), headers '
+            f'and settings alone take {sizes.total - sizes.predictor:,}. A coarser --granularity makes the ordering '
+            f'smaller.')
+    return room // each
 
 
 def predictor_parameters(config: SbsConfig, specs: Sequence[ConvSpec]) -> int:
@@ -117,13 +155,22 @@ def find_orderings(
         original: nn.Module,
         specs: Sequence[ConvSpec],
         ordering: OrderingConfig,
+        accelerator: Optional[Accelerator] = None,
 ) -> Tuple[Permutations, ...]:
-    """Kernel orderings of all generated weights, from the original weights."""
+    """Kernel orderings of all generated weights, from the original weights.
+
+    With several processes the main one finds them, on all cores, and tells the others.
+    """
     from timm_sbs.paths import find_permutations  # needs the 'train' extra
 
-    return tuple(
-        find_permutations(original.get_parameter(spec.name), spec, ordering)
-        for spec in tqdm(specs, desc='ordering', unit='layer', disable=None))
+    found: List[Any] = [None]
+    if accelerator is None or accelerator.is_main_process:
+        found[0] = tuple(
+            find_permutations(original.get_parameter(spec.name), spec, ordering)
+            for spec in tqdm(specs, desc='ordering', unit='layer', disable=None))
+    if accelerator is not None and accelerator.num_processes > 1:
+        broadcast_object_list(found)
+    return found[0]
 
 
 def start_fit(
@@ -139,3 +186,18 @@ def start_fit(
     plan = make_plan(config, specs, permutations, frequencies)
     predictor = Predictor(config.feature_width, [spec.token_size for spec in specs], config.predictor)
     return Fit(config, pretrained_cfg, tuple(specs), tuple(permutations), plan, predictor)
+
+
+def continue_fit(artifact: Artifact, original: nn.Module) -> Fit:
+    """The predictor of an artifact, to be trained further.
+
+    Raises:
+        ConfigError: It was fitted to another architecture.
+    """
+    base, base_args, pretrained_cfg = describe_original(original, artifact.config.base_args)
+    if base != artifact.config.base:
+        raise ConfigError(f"The artifact was fitted to '{artifact.config.base}', but the original model is '{base}'.")
+    config = dataclasses.replace(artifact.config, results={}, weights_sha256='')
+    plan = make_plan(config, artifact.specs, artifact.permutations, artifact.frequencies)
+    predictor = artifact.predictor.requires_grad_(True)
+    return Fit(config, pretrained_cfg, artifact.specs, artifact.permutations, plan, predictor)

@@ -1,46 +1,123 @@
-"""A base model whose convolution weights are generated anew, with gradients, in each forward pass."""
-from typing import Dict
+"""A base model whose convolution weights are generated anew in each step, and trained through their generator."""
+from typing import Dict, List, Sequence
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from timm_sbs.artifact import as_stored
-from timm_sbs.generate import GenerationPlan, TokenGroup, generate_weights, split_weights
+from timm_sbs.generate import BLOCK, GenerationPlan, generate_weights, split_weights
 from timm_sbs.predictor import Predictor
+from timm_sbs.targets import kept_names, to_kernels
+from timm_sbs.training.kept import kept_parameters, set_statistics_mode
+from timm_sbs.training.settings import KEPT_PARTS
+from timm_sbs.training.sharing import average, gather_shares, share, sum_gradients
 
 __all__ = ['GeneratedModel']
 
 
-class GeneratedModel(nn.Module):
-    """Predictor and base model as one trainable module: images -> logits, gradients to the predictor.
+def _gradient(weight: Tensor) -> Tensor:
+    return torch.zeros_like(weight) if weight.grad is None else weight.grad
 
-    All generated weights come from a few matrix products, once a forward pass. The base model's own copies of them
-    get no gradient; they are what :meth:`materialize` writes to. Kept parameters (BatchNorm, stem, classifier) are
-    trained with the predictor, for they are stored in any case.
+
+class GeneratedModel(nn.Module):
+    """Predictor and base model as one trainable module.
+
+    A step has two stages. :meth:`generate` makes all weights with a few matrix products, without autograd;
+    :meth:`forward` runs the base model with them, on as many batches as one likes, and their gradients add up in
+    them; :meth:`backward` takes these to the predictor. Generation is thus paid once a step, its memory is that of one
+    block of kernels (activations are computed again, which is faster than to keep them all), and several processes
+    share it out.
+
+    The base model's own copies of generated weights get no gradient; they are what :meth:`materialize` writes to.
     """
 
-    def __init__(self, predictor: Predictor, plan: GenerationPlan, model: nn.Module) -> None:
+    def __init__(
+            self,
+            predictor: Predictor,
+            plan: GenerationPlan,
+            model: nn.Module,
+            train_kept: Sequence[str] = KEPT_PARTS,
+    ) -> None:
+        """
+        Args:
+            predictor: Trained in place.
+            plan: The generation.
+            model: The base model, with its kept tensors. Its parameters' ``requires_grad`` is set.
+            train_kept: Parts of the kept tensors that are trained too, of ``KEPT_PARTS``.
+        """
         super().__init__()
-        self.predictor = predictor
-        self.model = model
+        self.predictor = predictor.requires_grad_(True)
+        self.model = model.requires_grad_(False)
         self.plan = plan
+        self.train_kept = tuple(train_kept)
+        for parameter in kept_parameters(model, plan.config.generated, train_kept).values():
+            parameter.requires_grad_(True)
         for index, group in enumerate(plan.groups):
             self.register_buffer(f'features_{index}', plan.features(group), persistent=False)
             self.register_buffer(f'place_of_kernel_{index}', group.place_of_kernel, persistent=False)
-        for name in plan.config.generated:
-            model.get_parameter(name).requires_grad_(False)
+            self.register_buffer(
+                f'kernel_of_place_{index}', torch.argsort(group.place_of_kernel), persistent=False)
 
-    def _weights(self, index: int, group: TokenGroup) -> Dict[str, Tensor]:
-        features = getattr(self, f'features_{index}')
-        kernels = self.predictor(features, group.token_size)
-        return split_weights(kernels, group, getattr(self, f'place_of_kernel_{index}'))
+    def train(self, mode: bool = True) -> 'GeneratedModel':
+        """As in torch, but statistics that are not to be trained stay as they are, and are used."""
+        super().train(mode)
+        if mode and 'statistics' not in self.train_kept:
+            set_statistics_mode(self.model, training=False)
+        return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, enabled=False):  # few operations, and their rounding would add up
-            weights: Dict[str, Tensor] = {}
-            for index, group in enumerate(self.plan.groups):
-                weights.update(self._weights(index, group))
+    @property
+    def trained_parameters(self) -> List[nn.Parameter]:
+        """Parameters of the predictor, and kept parameters that are trained."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def kept_state(self) -> Dict[str, Tensor]:
+        """Entries of the base model's state dict that an artifact stores beside the predictor."""
+        state = self.model.state_dict()
+        return {name: state[name] for name in kept_names(state, self.plan.config.generated)}
+
+    @torch.no_grad()
+    def generate(self, accelerator: Accelerator) -> Dict[str, Tensor]:
+        """All generated weights by name, as leaves that collect gradients."""
+        weights: Dict[str, Tensor] = {}
+        for index, group in enumerate(self.plan.groups):
+            features = getattr(self, f'features_{index}')[share(group.num_kernels, accelerator)]
+            blocks = []
+            for block in features.split(BLOCK):
+                with accelerator.autocast():
+                    blocks.append(self.predictor(block, group.token_size).float())
+            kernels = gather_shares(torch.cat(blocks), group.num_kernels, accelerator)
+            weights.update(split_weights(kernels, group, getattr(self, f'place_of_kernel_{index}')))
+        return {name: weight.requires_grad_() for name, weight in weights.items()}
+
+    def forward(self, images: Tensor, weights: Dict[str, Tensor]) -> Tensor:
+        """Logits [B, classes] of the base model with these weights."""
         return torch.func.functional_call(self.model, weights, (images,))
+
+    def backward(self, weights: Dict[str, Tensor], accelerator: Accelerator) -> None:
+        """Second stage: from the gradients of the generated weights to those of the predictor.
+
+        Afterwards every process holds the same gradients: the mean over the processes' batches.
+        """
+        for index, group in enumerate(self.plan.groups):
+            gradients = [_gradient(weights[spec.name]) for spec in group.specs]
+            gradient = torch.cat([to_kernels(g, spec) for g, spec in zip(gradients, group.specs)])
+            gradient = gradient[getattr(self, f'kernel_of_place_{index}')]
+            gradient = accelerator.reduce(gradient, reduction='mean')
+            rows = share(group.num_kernels, accelerator)
+            features = getattr(self, f'features_{index}')[rows]
+            for block, block_gradient in zip(features.split(BLOCK), gradient[rows].split(BLOCK)):
+                with accelerator.autocast():
+                    kernels = self.predictor(block, group.token_size).float()
+                kernels.backward(block_gradient)
+        sum_gradients(self.predictor.parameters(), accelerator)
+        kept = [p for p in self.model.parameters() if p.requires_grad]
+        sum_gradients(kept, accelerator, scale=1 / accelerator.num_processes)
+
+    @torch.no_grad()
+    def synchronize(self, accelerator: Accelerator) -> None:
+        """Make BatchNorm statistics, which follow each process's own images, the same everywhere."""
+        average((buffer for buffer in self.model.buffers() if buffer.is_floating_point()), accelerator)
 
     @torch.no_grad()
     def materialize(self) -> nn.Module:

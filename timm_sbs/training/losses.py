@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ['reconstruction_loss', 'relative_error', 'distillation_loss']
+__all__ = ['reconstruction_loss', 'relative_error', 'distillation_loss', 'feature_loss']
 
 
 def reconstruction_loss(kernels: Tensor, targets: Tensor, target_rms: Tensor) -> Tensor:
@@ -33,3 +33,14 @@ def distillation_loss(logits: Tensor, original_logits: Tensor, temperature: floa
     log_student = torch.log_softmax(logits.float() / temperature, dim=1)
     log_original = torch.log_softmax(original_logits.float() / temperature, dim=1)
     return F.kl_div(log_student, log_original, reduction='batchmean', log_target=True) * temperature ** 2
+
+
+def feature_loss(maps: Sequence[Tensor], original_maps: Sequence[Tensor]) -> Tensor:
+    """Relative squared error of feature maps, the mean over maps.
+
+    Our choice: unlike the plain squared error it weighs early and late maps alike.
+    """
+    errors = [
+        (a.float() - b.float()).square().sum() / b.float().square().sum().clamp(min=1e-12)
+        for a, b in zip(maps, original_maps)]
+    return torch.stack(errors).mean()

@@ -1,18 +1,25 @@
 """First phase: fit the predictor to the kernels of the original model. Needs no data."""
 import math
-from typing import Dict, Iterator, List, Mapping, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from timm_sbs.errors import SbsError
 from timm_sbs.generate import GenerationPlan, TokenGroup, generate_kernels
 from timm_sbs.predictor import Predictor
 from timm_sbs.targets import to_kernels
 from timm_sbs.training.losses import reconstruction_loss, relative_error
+from timm_sbs.training.monitor import Monitor
+from timm_sbs.training.optimizer import make_optimizer, set_lr
 from timm_sbs.training.settings import ReconstructionSettings
+from timm_sbs.training.sharing import make_accelerator, share, sum_gradients
 
 __all__ = ['group_targets', 'targets_rms', 'reconstruct', 'reconstruction_error']
+
+LOG_INTERVAL = 50  # steps between looks at the loss, each of which waits for the device
 
 
 def group_targets(plan: GenerationPlan, weights: Mapping[str, Tensor]) -> List[Tensor]:
@@ -38,10 +45,22 @@ def reconstruction_error(predictor: Predictor, plan: GenerationPlan, weights: Ma
     return relative_error(kernels, group_targets(plan, weights))
 
 
-def _shuffled_batches(num_kernels: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+class _ShuffledKernels:
     """Endless batches of kernel indices; each pass visits every kernel once, in a new order."""
-    while True:
-        yield from torch.randperm(num_kernels, generator=generator).split(batch_size)
+
+    def __init__(self, num_kernels: int, batch_size: int, seed: int) -> None:
+        self.num_kernels = num_kernels
+        self.batch_size = batch_size
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def starting_at(self, step: int) -> Iterator[Tensor]:
+        """Batches from a step on, counted from 0. To be called once."""
+        skipped, in_pass = divmod(step, math.ceil(self.num_kernels / self.batch_size))
+        for _ in range(skipped):
+            torch.randperm(self.num_kernels, generator=self._generator)
+        while True:
+            yield from torch.randperm(self.num_kernels, generator=self._generator).split(self.batch_size)[in_pass:]
+            in_pass = 0
 
 
 def _batch_sizes(groups: Tuple[TokenGroup, ...], batch_size: int) -> List[int]:
@@ -56,48 +75,70 @@ def reconstruct(
         weights: Mapping[str, Tensor],
         settings: ReconstructionSettings,
         seed: int = 0,
+        accelerator: Optional[Accelerator] = None,
+        monitor: Monitor = Monitor(),
 ) -> Dict[str, float]:
-    """Fit a predictor to the original weights: Adam, one-cycle learning rate, batches of shuffled kernels.
+    """Fit a predictor to the original weights, by batches of shuffled kernels.
+
+    Several processes share out the kernels of each batch, so that their number changes nothing but the time.
 
     Args:
-        predictor: Trained in place; its output scale is set to that of the weights.
+        predictor: Trained in place, on the accelerator's device; its output scale is set to that of the weights.
         plan: The generation whose results should equal ``weights``.
         weights: Original weights by name.
-        settings: Steps, batch size, learning rate.
+        settings: Steps, batch size, optimizer.
         seed: Of the order of kernels.
+        accelerator: Devices and processes; default: this process alone.
+        monitor: Hears of every step, and restores the state of a run that is resumed.
 
     Returns:
         ``reconstruction_error``: squared error over squared norm, over all generated weights.
+
+    Raises:
+        SbsError: The loss is no longer finite.
     """
-    device = predictor.output_scale.device
+    accelerator = accelerator or make_accelerator()
+    device = accelerator.device
+    predictor.to(device)
     targets = group_targets(plan, weights)
     rms = targets_rms(targets).to(device)
     predictor.output_scale.copy_(rms)
     targets = [t.to(device) for t in targets]
     features = [plan.features(group).to(device) for group in plan.groups]
-    generator = torch.Generator().manual_seed(seed)
-    batches = [
-        _shuffled_batches(group.num_kernels, size, generator)
-        for group, size in zip(plan.groups, _batch_sizes(plan.groups, settings.batch_size))]
     values = sum(t.numel() for t in targets)
 
-    optimizer = torch.optim.Adam(predictor.parameters(), lr=settings.lr, betas=(0.9, 0.99))
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.lr, total_steps=settings.steps + 1, pct_start=0.05, cycle_momentum=False)
+    optimizer = accelerator.prepare(make_optimizer(predictor.parameters(), settings))
+    start = monitor.resume()
+    sizes = _batch_sizes(plan.groups, settings.batch_size)
+    streams = [
+        _ShuffledKernels(group.num_kernels, size, seed + index).starting_at(start)
+        for index, (group, size) in enumerate(zip(plan.groups, sizes))]
     predictor.train()
-    with tqdm(total=settings.steps, desc='reconstruction', unit='step', disable=None) as progress:
-        for step in range(settings.steps):
+    with tqdm(total=settings.steps, initial=start, desc='reconstruction', unit='step',
+              disable=None if accelerator.is_main_process else True) as progress:
+        for step in range(start, settings.steps):
+            set_lr(optimizer, settings.lr_at(step))
             loss = torch.zeros((), device=device)
-            for group, x, y, group_batches in zip(plan.groups, features, targets, batches):
-                rows = next(group_batches).to(device)
-                group_loss = reconstruction_loss(predictor(x[rows], group.token_size), y[rows], rms)
-                loss = loss + group_loss * (y.numel() / values)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            for group, x, y, stream in zip(plan.groups, features, targets, streams):
+                batch = next(stream)
+                rows = batch[share(len(batch), accelerator)].to(device)
+                if len(rows):
+                    part = (y.numel() / values) * (len(rows) / len(batch))
+                    kernels = predictor(x[rows], group.token_size)
+                    loss = loss + part * reconstruction_loss(kernels, y[rows], rms)
+            optimizer.zero_grad()
+            if loss.requires_grad:  # a process may have no kernel of a small batch
+                accelerator.backward(loss)
+            sum_gradients(predictor.parameters(), accelerator)
             optimizer.step()
-            scheduler.step()
             progress.update()
-            if step % 50 == 0:
-                progress.set_postfix(error=f'{loss.item():.4f}')
+            done = step + 1
+            if done % LOG_INTERVAL == 0 or done == settings.steps:
+                value = float(accelerator.reduce(loss.detach(), reduction='sum'))
+                progress.set_postfix(error=f'{value:.4f}')
+                monitor.log(done, {'loss': value, 'lr': settings.lr_at(step)})
+                if not math.isfinite(value):
+                    raise SbsError(f'The reconstruction loss is {value} at step {done}. Lower --reconstruction-lr.')
+            monitor.step_done(done)
     predictor.eval()
     return {'reconstruction_error': reconstruction_error(predictor, plan, weights)}

@@ -1,36 +1,114 @@
-"""Settings of the two training phases. Defaults were chosen by measurement on ResNet20."""
+"""Settings of the two training phases. Defaults were chosen by measurement on ResNet-20."""
+import math
 from dataclasses import dataclass
+from typing import Optional, Tuple
 
 from timm_sbs.errors import ConfigError
 
-__all__ = ['ReconstructionSettings', 'DistillationSettings']
+__all__ = ['SCHEDULES', 'KEPT_PARTS', 'PhaseSettings', 'ReconstructionSettings', 'DistillationSettings']
+
+SCHEDULES = ('one-cycle', 'cosine', 'constant')
+# What an artifact stores beside the predictor, and what may be trained with it.
+KEPT_PARTS = ('norm', 'statistics', 'stem', 'classifier', 'other')
 
 
 def _require_positive(owner: object, *names: str) -> None:
     for name in names:
-        if not getattr(owner, name) > 0:
-            raise ConfigError(f'{type(owner).__name__}.{name} is {getattr(owner, name)}, but must be larger than 0.')
+        value = getattr(owner, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f'{type(owner).__name__}.{name} is {value}, but must be larger than 0.')
 
 
 @dataclass(frozen=True)
-class ReconstructionSettings:
-    """Fitting the kernels themselves, without data."""
-    steps: int = 4000
-    batch_size: int = 4096  # kernels of one step
-    lr: float = 2e-2  # peak of the one-cycle schedule
+class PhaseSettings:
+    """What both phases have: a number of steps and an optimizer with its schedule."""
+    steps: int  # optimizer steps; 0 skips the phase
+    lr: float  # peak of the schedule
+    opt: str = 'adam'  # timm's name of the optimizer
+    betas: Optional[Tuple[float, ...]] = None  # of the optimizer; None: its own
+    weight_decay: float = 0.
+    sched: str = 'one-cycle'  # see lr_factor
+    warmup: float = 0.05  # part of the steps over which the learning rate rises
 
     def __post_init__(self) -> None:
-        _require_positive(self, 'steps', 'batch_size', 'lr')
+        _require_positive(self, 'lr')
+        if self.steps < 0:
+            raise ConfigError(f'{type(self).__name__}.steps is {self.steps}, but must be 0 or more.')
+        if self.sched not in SCHEDULES:
+            raise ConfigError(f"sched is '{self.sched}', but must be one of: {', '.join(SCHEDULES)}.")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f'warmup is {self.warmup}, but must be from 0 to below 1.')
+        if not self.weight_decay >= 0:
+            raise ConfigError(f'weight_decay is {self.weight_decay}, but must be 0 or more.')
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step, counted from 0: warm-up, then the schedule.
+
+        'one-cycle' (Smith and Topin, arXiv 1708.07120) rises from 1/25 of the peak along a cosine and falls along
+        another to 4e-6 of it. 'cosine' rises and falls likewise, but from and to 0. 'constant' stays at the peak.
+        It depends on nothing but the step, so it is right after a resume and on any number of processes.
+        """
+        low, end = (1 / 25, 1 / 25e4) if self.sched == 'one-cycle' else (0., 0.)
+        peak_at = self.warmup * (self.steps + 1) - 1  # torch's OneCycleLR with total_steps = steps + 1
+        if step < peak_at:
+            return self.lr * _cosine_between(low, 1., step / peak_at)
+        if self.sched == 'constant':
+            return self.lr
+        return self.lr * _cosine_between(1., end, (step - peak_at) / (self.steps - peak_at))
+
+
+def _cosine_between(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @dataclass(frozen=True)
-class DistillationSettings:
-    """Fitting the outputs of the original model on images, through all generated weights at once."""
+class ReconstructionSettings(PhaseSettings):
+    """Fitting the kernels themselves, without data."""
     steps: int = 4000
-    lr: float = 5e-4  # peak of the one-cycle schedule
-    temperature: float = 2.0  # of the softmax of both networks
+    lr: float = 2e-2
+    betas: Optional[Tuple[float, ...]] = (0.9, 0.99)
+    batch_size: int = 4096  # kernels of one step, over all processes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positive(self, 'batch_size')
+
+
+@dataclass(frozen=True)
+class DistillationSettings(PhaseSettings):
+    """Fitting the outputs of the original model on images, through all generated weights at once.
+
+    Each loss weight is a pair: its value at the first step and at the last, linear in between.
+    """
+    steps: int = 4000
+    lr: float = 5e-4
+    output_weight: Tuple[float, float] = (1., 1.)  # Kullback-Leibler divergence of the predictions
+    feature_weight: Tuple[float, float] = (0., 0.)  # relative squared error of feature maps
+    label_weight: Tuple[float, float] = (0., 0.)  # cross-entropy with the labels
+    temperature: float = 2.0  # of the softmax of both networks, for the divergence
+    feature_modules: Tuple[str, ...] = ()  # whose outputs are compared; empty: those that timm's features come from
+    train_kept: Tuple[str, ...] = KEPT_PARTS  # parts of the kept tensors that are trained too
     clip_grad: float = 1.0  # largest norm of the gradient
+    grad_accum_steps: int = 1  # batches of one step
     eval_interval: int = 500  # steps between validations; the best predictor so far is written at each
 
     def __post_init__(self) -> None:
-        _require_positive(self, 'steps', 'lr', 'temperature', 'clip_grad', 'eval_interval')
+        super().__post_init__()
+        _require_positive(self, 'temperature', 'clip_grad', 'grad_accum_steps', 'eval_interval')
+        weights = self.output_weight, self.feature_weight, self.label_weight
+        if any(not value >= 0 for pair in weights for value in pair):
+            raise ConfigError('Loss weights must be 0 or more.')
+        if self.steps and not any(map(any, weights)):
+            raise ConfigError('All loss weights are 0, so there is nothing to distil. Set one of them, or no steps.')
+        unknown = set(self.train_kept) - set(KEPT_PARTS)
+        if unknown:
+            raise ConfigError(
+                f"train_kept names '{sorted(unknown)[0]}', but kept tensors are: {', '.join(KEPT_PARTS)}.")
+
+    def weights_at(self, step: int) -> Tuple[float, float, float]:
+        """Weights of the output, feature and label loss at a step, counted from 0."""
+        progress = step / max(1, self.steps - 1)
+        output, feature, label = (
+            start + (end - start) * progress
+            for start, end in (self.output_weight, self.feature_weight, self.label_weight))
+        return output, feature, label

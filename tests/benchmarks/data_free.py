@@ -1,0 +1,61 @@
+"""ResNet-20 at 20 % without any image: reconstruction alone, then distillation on synthetic images of several kinds.
+
+    python tests/benchmarks/data_free.py --data-dir CIFAR10
+
+The 10,000 CIFAR-10 test images in CIFAR10/validation only measure. White noise is here as the baseline of NeRN's
+data-free runs. Runs train_sbs.main for each kind and seed. Takes about 25 minutes on 2 CPU cores.
+"""
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict
+
+import torch
+from common import RESNET20, write_results
+
+from timm_sbs.artifact import load_artifact
+from timm_sbs.training import images, synthetic
+from timm_sbs.training.environment import environment
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+import train_sbs  # noqa: E402
+
+
+class WhiteNoise(synthetic.NoiseImages):
+    def __getitem__(self, index: int) -> Any:
+        return torch.randn(self.data_config['input_size']), 0
+
+
+def fit(kind: str, seed: int, steps: int, data_dir: str) -> Dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        images.NoiseImages = WhiteNoise if kind == 'white noise' else synthetic.NoiseImages
+        status = train_sbs.main([
+            '--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20), '--pct', '20', '--seed', str(seed),
+            '--data-dir', data_dir, '--data-free', 'inversion' if kind == 'inversion' else 'noise',
+            '--distillation-steps', str(steps), '--eval-interval', str(steps), '--mixed-precision', 'bf16',
+            '--output', folder])
+        if status:
+            raise SystemExit(status)
+        results = load_artifact(Path(folder) / 'last').config.results
+    return {name: results[name] for name in ('reconstruction_error', 'reconstruction_top1', 'last_top1')}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data-dir', required=True)
+    parser.add_argument('--steps', type=int, default=1000)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    args = parser.parse_args()
+    kinds = ('white noise', 'noise', 'inversion')
+    runs = {kind: [fit(kind, seed, args.steps, args.data_dir) for seed in args.seeds] for kind in kinds}
+    results = {
+        'command': 'python tests/benchmarks/data_free.py --data-dir CIFAR10', 'steps': args.steps, 'seeds': args.seeds,
+        'pct': 20, **runs, **environment()}
+    write_results('data_free_resnet20', results)
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,153 @@
+"""NeRN's training loop in its own terms, beside ours: time until the weights are reconstructed to the same error.
+
+    python tests/benchmarks/nern_loop.py --weights-56 resnet56_cifar10.safetensors
+
+NeRN (arXiv 2212.13554, and the example configuration in its repository): five linear layers with ReLU, positional
+encoding of (layer, filter, channel) with base 0.76 and 40 levels, cross-filter order, Ranger (RAdam with Lookahead) at
+5e-3 with betas 0.5 and 0.999 and weight decay 1e-3, cosine schedule to 1e-6, loss the root of the mean squared error.
+In each step all kernels are predicted, 4,096 of them with gradients: drawn uniformly in four steps of five, in
+proportion to their norm in the fifth. The loss of all weights is taken back to the weights, and from there to the
+predictor ('two-stage backward'). Its forward passes of images, which it makes in each step for the other losses, are
+left out here: that favours it. Both predictors have 20 % of the network's parameters, and both networks the same path
+search.
+
+NeRN's loop runs --steps steps; ours is given as few as reach the same error or less. Takes about 15 minutes on 2 CPU
+cores.
+"""
+import argparse
+import itertools
+import random
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import torch
+from common import RESNET20, write_results
+from timm.optim import create_optimizer_v2
+from torch import Tensor
+
+from timm_sbs.config import EncodingConfig, OrderingConfig
+from timm_sbs.training.environment import environment
+from timm_sbs.training.fit import Fit, design, find_orderings, predictor_parameters, start_fit
+from timm_sbs.training.original import load_original
+from timm_sbs.training.reconstruction import group_targets, reconstruct, reconstruction_error
+from timm_sbs.training.settings import ReconstructionSettings
+
+BATCH = 4096
+NERN = dict(ordering=OrderingConfig('layer', 'grid'), encoding=EncodingConfig(kind='positional'), activation='relu')
+OUR_STEPS = (25, 50, 75, 100, 150, 200, 300, 400, 600, 800, 1200, 1600)
+
+
+class NernLoop:
+    """One step after another of the published loop, on a predictor of ours."""
+
+    def __init__(self, fit: Fit, targets: Tensor, steps: int, seed: int) -> None:
+        random.seed(seed)
+        torch.manual_seed(seed)
+        group, = fit.plan.groups
+        self.predictor, self.targets, self.token_size = fit.predictor.train(), targets, group.token_size
+        self.features = fit.plan.features(group)
+        self.places = [slice(a, b) for a, b in itertools.pairwise(itertools.accumulate(
+            (spec.num_kernels for spec in group.specs), initial=0))]
+        self.optimizer = create_optimizer_v2(
+            list(self.predictor.parameters()), 'lookahead_radam', lr=5e-3, betas=(0.5, 0.999), weight_decay=1e-3)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps, eta_min=1e-6)
+
+    def _drawn(self) -> Tuple[Tensor, Tensor]:
+        """Kernels with and without gradients of a step."""
+        count = len(self.targets)
+        if random.random() < 0.8:
+            order = torch.randperm(count)
+            return order[:BATCH], order[BATCH:]
+        norms = torch.cat([self.targets[place].norm(dim=1) for place in self.places])
+        drawn = torch.distributions.Categorical(norms).sample([BATCH])
+        others = torch.ones(count, dtype=torch.bool)
+        others[drawn] = False
+        return drawn, others.nonzero()[:, 0]
+
+    def step(self) -> None:
+        drawn, others = self._drawn()
+        kernels = torch.zeros(len(self.targets), self.token_size)
+        with_gradients = self.predictor(self.features[drawn], self.token_size)
+        kernels[drawn] = with_gradients
+        with torch.no_grad():
+            kernels[others] = torch.cat([
+                self.predictor(self.features[part], self.token_size) for part in others.split(BATCH)])
+        layers = [kernels[place] for place in self.places]
+        leaves = [layer.detach().requires_grad_() for layer in layers]  # the reconstructed network's parameters
+        squares = sum(((leaf - self.targets[place]) ** 2).sum() for leaf, place in zip(leaves, self.places))
+        loss = torch.sqrt(squares / self.targets.numel())
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.autograd.backward(layers, [leaf.grad for leaf in leaves])
+        self.optimizer.step()
+        self.schedule.step()
+
+
+def nern(original: torch.nn.Module, pct: float, steps: int, seed: int) -> Dict[str, Any]:
+    config, pretrained_cfg, specs = design(original, pct=pct, **NERN)
+    permutations = find_orderings(original, specs, config.ordering)
+    fit = start_fit(config, pretrained_cfg, specs, permutations, seed)
+    weights = original.state_dict()
+    targets, = group_targets(fit.plan, weights)
+    loop = NernLoop(fit, targets, steps, seed)
+    started = time.perf_counter()
+    for _ in range(steps):
+        loop.step()
+    seconds = time.perf_counter() - started
+    return {'steps': steps, 'seconds': seconds, 'error': reconstruction_error(fit.predictor, fit.plan, weights),
+            'parameters': predictor_parameters(config, specs)}
+
+
+def ours(original: torch.nn.Module, pct: float, error: float, seed: int) -> Dict[str, Any]:
+    """The shortest run, of those tried, that reaches the error."""
+    started = time.perf_counter()
+    config, pretrained_cfg, specs = design(original, pct=pct)
+    permutations = find_orderings(original, specs, config.ordering)
+    ordering_seconds = time.perf_counter() - started
+    for steps in OUR_STEPS:
+        fit = start_fit(config, pretrained_cfg, specs, permutations, seed)
+        started = time.perf_counter()
+        reached = reconstruct(
+            fit.predictor, fit.plan, original.state_dict(), ReconstructionSettings(steps), seed)['reconstruction_error']
+        seconds = time.perf_counter() - started
+        if reached <= error:
+            break
+    return {'steps': steps, 'seconds': seconds, 'ordering_seconds': ordering_seconds, 'error': reached,
+            'parameters': predictor_parameters(config, specs)}
+
+
+def compare(name: str, weights: Path, pct: float, steps: int, seeds: List[int]) -> Dict[str, Any]:
+    original = load_original(name, str(weights))
+    find_orderings(original, design(original)[2][:1], OrderingConfig())  # compiles the path search
+    runs = []
+    for seed in seeds:
+        theirs = nern(original, pct, steps, seed)
+        mine = ours(original, pct, theirs['error'], seed)
+        runs.append({'seed': seed, 'nern': theirs, 'ours': mine, 'speedup': theirs['seconds'] / mine['seconds'],
+                     'speedup_with_our_ordering': theirs['seconds'] / (mine['seconds'] + mine['ordering_seconds'])})
+        print(f"{name}, seed {seed}: error {theirs['error']:.3f} after {theirs['seconds']:.0f} s ({steps} steps) of "
+              f"NeRN's loop; {mine['error']:.3f} after {mine['seconds']:.1f} s ({mine['steps']} steps) of ours: "
+              f"{runs[-1]['speedup']:.0f} times, with our ordering {runs[-1]['speedup_with_our_ordering']:.0f} times",
+              flush=True)
+    return {'runs': runs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--weights-56', type=Path, required=True, help='published weights of ResNet-56')
+    parser.add_argument('--pct', type=float, default=20.)
+    parser.add_argument('--steps', type=int, nargs=2, default=[4000, 2000], help="NeRN's, for ResNet-20 and ResNet-56")
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    args = parser.parse_args()
+    results = {
+        'command': 'python tests/benchmarks/nern_loop.py --weights-56 FILE', 'pct': args.pct,
+        'resnet20': compare('resnet20_cifar10', RESNET20, args.pct, args.steps[0], args.seeds),
+        'resnet56': compare('resnet56_cifar10', args.weights_56, args.pct, args.steps[1], args.seeds),
+        **environment(),
+    }
+    write_results('nern_loop', results)
+
+
+if __name__ == '__main__':
+    main()

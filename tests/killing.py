@@ -1,0 +1,66 @@
+"""Runs of train_sbs.py that are killed at a moment and resumed, beside one that never was."""
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+SCRIPT = Path(__file__).parent.parent / 'train_sbs.py'
+
+
+def _start(argv: List[str], output: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *argv, '--output', str(output), '--resume', 'latest'],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for_work(process: subprocess.Popen, output: Path) -> None:
+    """Until the run has written its arguments: before, there is nothing to lose."""
+    while not (output / 'args.yaml').exists() and process.poll() is None:
+        time.sleep(0.01)
+
+
+def _finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate()
+    if process.returncode:
+        raise RuntimeError(errors)
+
+
+def _digests(output: Path) -> Dict[str, str]:
+    """Of the tensors of the best and of the last artifact."""
+    return {name: hashlib.sha256((output / name).read_bytes()).hexdigest()
+            for name in ('model.safetensors', 'last/model.safetensors')}
+
+
+def kill_and_resume(argv: List[str], folder: Path, kills: int, seed: int = 0) -> Dict[str, Any]:
+    """Run once without a kill, and ``kills`` times with a SIGKILL at a random moment and a resumption.
+
+    Returns:
+        Seconds of the uninterrupted run, and for each other its moment, the checkpoint that it went on from, and
+        whether its artifacts equal the uninterrupted run's, bit by bit.
+    """
+    whole = folder / 'whole'
+    process = _start(argv, whole)
+    _wait_for_work(process, whole)
+    started = time.monotonic()
+    _finish(process)
+    seconds = time.monotonic() - started
+    generator = random.Random(seed)
+    runs = []
+    for index in range(kills):
+        output = folder / f'killed{index}'
+        moment = generator.uniform(0.02, 0.95) * seconds
+        process = _start(argv, output)
+        _wait_for_work(process, output)
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        found = sorted(path.name for path in output.glob('checkpoints/checkpoint-*'))
+        _finish(_start(argv, output))
+        runs.append({
+            'killed_after_seconds': round(moment, 2), 'was_killed': process.returncode == -signal.SIGKILL,
+            'checkpoint': found[-1] if found else None, 'equal': _digests(output) == _digests(whole)})
+    return {'seconds': round(seconds, 2), 'runs': runs}

@@ -1,0 +1,36 @@
+import re
+
+import pytest
+from conftest import RESNET20
+
+RESNET = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20)]
+
+
+def plan_of(train_sbs, capsys, tmp_path, *argv):
+    assert train_sbs.main([*RESNET, '--dry-run', '--output', str(tmp_path / 'out'), *argv]) == 0
+    assert not (tmp_path / 'out').exists()
+    return capsys.readouterr().out
+
+
+def test_says_what_is_generated_and_kept_and_how_large(train_sbs, capsys, tmp_path):
+    text = plan_of(train_sbs, capsys, tmp_path, '--exclude', 'layer1.*')
+    assert 'layer2.0.conv1.weight  [32, 16, 3, 3]' in text and 'layer1' not in text
+    assert '12 weights, 28,160 kernels, 253,440 parameters (94.0 %)' in text
+    for part, count in (('stem', 432), ('norm', 1376), ('statistics', 1376), ('classifier', 650), ('other', 13824)):
+        assert re.search(rf'{part} +{count:,}\n', text), part
+    assert '53,433 parameters (19.8 %)' in text
+    assert re.search(r'ordering +\d+ s', text) and re.search(r'reconstruction +\d+ (s|min)', text)
+    assert 'distillation' not in text
+
+
+def test_estimates_distillation_where_there_are_images(train_sbs, capsys, tmp_path):
+    text = plan_of(train_sbs, capsys, tmp_path, '--data-free', 'noise', '-b', '8', '--distillation-steps', '1000')
+    assert re.search(r'distillation +\d+(\.\d)? (s|min|h)', text)
+
+
+@pytest.mark.parametrize('budget', ['150k', '100KiB'])
+def test_a_budget_in_bytes(train_sbs, capsys, tmp_path, budget):
+    text = plan_of(train_sbs, capsys, tmp_path, '--bytes', budget)
+    total = int(re.search(r'files: ([\d,]+) bytes', text)[1].replace(',', ''))
+    limit = {'150k': 150_000, '100KiB': 102_400}[budget]
+    assert 0.95 * limit < total <= limit

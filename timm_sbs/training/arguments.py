@@ -1,0 +1,197 @@
+"""The trainer's command line."""
+import argparse
+from typing import Any, Type
+
+from timm.utils import ParseKwargs
+
+from timm_sbs.config import ACTIVATIONS, COORDINATES, ENCODINGS, GRANULARITIES, STORAGE_DTYPES, EncodingConfig, \
+    TargetRule
+from timm_sbs.training.configuration import recipe_names
+from timm_sbs.training.data import DataSettings
+from timm_sbs.training.settings import KEPT_PARTS, SCHEDULES, DistillationSettings, PhaseSettings, \
+    ReconstructionSettings
+from timm_sbs.training.synthetic import DATA_FREE, InversionSettings
+
+__all__ = ['build_parser']
+
+_UNITS = {'': 1, 'k': 1000, 'm': 1000_000, 'ki': 1024, 'mi': 1024 ** 2}
+
+
+def _byte_count(text: str) -> int:
+    number = text.lower().removesuffix('b').rstrip('kmi')
+    unit = text.lower().removesuffix('b')[len(number):]
+    try:
+        count = int(float(number) * _UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of bytes, such as 64k, 1.5M or 49152") from None
+    return count
+
+
+def _add_phase(group: Any, prefix: str, defaults: Type[PhaseSettings]) -> None:
+    """Optimizer flags of a phase."""
+    name = f'--{prefix}'
+    group.add_argument(f'{name}lr', type=float, default=defaults.lr, metavar='LR',
+                       help='peak learning rate (default: %(default)s)')
+    group.add_argument(f'{name}opt', default=defaults.opt, metavar='NAME',
+                       help='optimizer, by its name in timm (default: %(default)s)')
+    group.add_argument(f'{name}opt-betas', type=float, nargs='+', default=defaults.betas, metavar='BETA',
+                       help="its betas (default: %(default)s; None are the optimizer's own)")
+    group.add_argument(f'{name}weight-decay', type=float, default=defaults.weight_decay, metavar='W',
+                       help='(default: %(default)s)')
+    group.add_argument(f'{name}sched', choices=SCHEDULES, default=defaults.sched, help='(default: %(default)s)')
+    group.add_argument(f'{name}warmup', type=float, default=defaults.warmup, metavar='PART',
+                       help='part of the steps over which the learning rate rises (default: %(default)s)')
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """All flags of train_sbs.py, with defaults from the settings' dataclasses."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add('--recipe', choices=recipe_names(), help='settings that were measured to work; other flags overrule them')
+    add('-c', '--config', metavar='FILE', help='YAML file of flags, such as the args.yaml of an earlier run; flags on '
+                                               'the command line overrule it')
+    add('--dry-run', action='store_true', help='say what would be generated and kept, how large the artifact would be '
+                                               'and how long it would take, and stop')
+    _add_original(parser)
+    _add_predictor(parser)
+    _add_reconstruction(parser)
+    _add_distillation(parser)
+    _add_data(parser)
+    _add_run(parser)
+    return parser
+
+
+def _add_original(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group('original model').add_argument
+    add('--model', required=True, metavar='NAME', help='timm model whose weights are to be generated')
+    add('--initial-checkpoint', default='', metavar='FILE',
+        help="its trained weights (default: timm's pretrained weights)")
+    add('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE',
+        help='further arguments of the architecture')
+
+
+def _add_predictor(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group('predictor').add_argument
+    add('--pct', type=float, default=20., metavar='P',
+        help="size: per cent of the original model's parameters (default: %(default)s)")
+    add('--bytes', type=_byte_count, metavar='SIZE', help="size of the artifact's two files, such as 150k, instead of "
+                                                          '--pct')
+    add('--start-from', metavar='DIR', help='go on from this artifact: its orderings, predictor and kept tensors, '
+                                            'whatever the flags of these two groups say')
+    add('--linear-layers', type=int, default=5, metavar='N',
+        help='matrix products from features to kernel (default: %(default)s)')
+    add('--activation', choices=ACTIVATIONS, default='gelu', help='(default: %(default)s)')
+    add('--storage-dtype', choices=STORAGE_DTYPES, default='float16',
+        help='number format of the stored predictor (default: %(default)s)')
+    add('--min-weights', type=int, default=TargetRule.min_weights, metavar='N',
+        help='keep convolution weights smaller than this (default: %(default)s)')
+    add('--include', nargs='*', default=(), metavar='PATTERN',
+        help='generate weights of these names although the rule keeps them')
+    add('--exclude', nargs='*', default=(), metavar='PATTERN', help='keep weights of these names')
+
+    add = parser.add_argument_group('ordering and encoding', 'The defaults are UOS with UOS-RFF. NeRN: --coordinates '
+                                    'grid --encoding positional --activation relu.').add_argument
+    add('--granularity', choices=GRANULARITIES, default='layer',
+        help='what one kernel path runs over (default: %(default)s)')
+    add('--coordinates', choices=COORDINATES, default=None,
+        help="place on the path, or row and column of a grid (default: path for 'layer', else grid)")
+    add('--encoding', choices=ENCODINGS, default='random_fourier', help='(default: %(default)s)')
+    add('--num-frequencies', type=int, default=EncodingConfig.num_frequencies, metavar='K',
+        help='random frequencies (default: %(default)s)')
+    add('--layer-bandwidth', type=float, default=EncodingConfig.layer_bandwidth, metavar='S',
+        help='cycles along the layers (default: %(default)s)')
+    add('--bandwidth', type=float, default=EncodingConfig.bandwidth, metavar='C',
+        help='c of s = c * n^p, cycles along an axis of n kernels (default: %(default)s)')
+    add('--bandwidth-exponent', type=float, default=EncodingConfig.bandwidth_exponent, metavar='P',
+        help='p of s = c * n^p; 0 is plain RFF (default: %(default)s)')
+
+
+def _add_reconstruction(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('reconstruction', 'First phase: fit the weights themselves. Needs no data.')
+    group.add_argument('--reconstruction-steps', type=int, default=ReconstructionSettings.steps, metavar='N',
+                       help='0 leaves the phase out (default: %(default)s)')
+    group.add_argument('--reconstruction-batch-size', type=int, default=ReconstructionSettings.batch_size, metavar='N',
+                       help='kernels of one step, over all processes (default: %(default)s)')
+    _add_phase(group, 'reconstruction-', ReconstructionSettings)
+
+
+def _add_distillation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        'distillation', "Second phase: fit the original's predictions on images, if there are any. Loss weights are "
+        'given for the whole phase, or for its first and its last step.')
+    add, d = group.add_argument, DistillationSettings
+    add('--distillation-steps', type=int, default=d.steps, metavar='N',
+        help='0 leaves the phase out (default: %(default)s)')
+    _add_phase(group, '', d)
+    for name, default, text in (
+            ('output', d.output_weight, 'Kullback-Leibler divergence of the predictions'),
+            ('feature', d.feature_weight, 'relative squared error of feature maps'),
+            ('label', d.label_weight, 'cross-entropy with the labels')):
+        add(f'--{name}-weight', type=float, nargs='+', default=[default[0]], metavar='W',
+            help=f'{text} (default: %(default)s)')
+    add('--feature-modules', nargs='*', default=(), metavar='NAME',
+        help="modules whose outputs are compared (default: those of timm's features)")
+    add('--temperature', type=float, default=d.temperature, metavar='T',
+        help='of the softmax of both networks (default: %(default)s)')
+    add('--train-kept', nargs='*', choices=KEPT_PARTS, default=None, metavar='PART',
+        help=f"kept tensors that are trained too: {', '.join(KEPT_PARTS)} (default: all; with --data-free all but "
+             f'the BatchNorm statistics)')
+    add('--clip-grad', type=float, default=d.clip_grad, metavar='NORM', help='(default: %(default)s)')
+    add('--grad-accum-steps', type=int, default=d.grad_accum_steps, metavar='N',
+        help='batches of one step; weights are generated once for all of them (default: %(default)s)')
+    add('--eval-interval', type=int, default=d.eval_interval, metavar='N',
+        help='steps between validations; the best predictor is kept (default: %(default)s)')
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    add, d = parser.add_argument_group('images').add_argument, DataSettings
+    add('--data-dir', default=None, metavar='DIR',
+        help='a folder with train/CLASS and validation/CLASS, or the root of --dataset')
+    add('--dataset', default='', metavar='NAME',
+        help="timm dataset name: 'torch/cifar10', 'hfds/...', 'wds/...' (default: ImageFolder)")
+    add('--dataset-download', action='store_true', help='let --dataset download itself')
+    add('--train-split', default=d.train_split, metavar='NAME', help='(default: %(default)s)')
+    add('--val-split', default=d.val_split, metavar='NAME', help='(default: %(default)s)')
+    add('--data-free', choices=DATA_FREE, default=None,
+        help="train on synthetic images: 'inversion' draws them to match the original's BatchNorm statistics, 'noise' "
+             'has the spectrum of photographs. --data-dir then needs a validation split alone, or may be missing')
+    add('--synthetic-images', type=int, default=InversionSettings.images, metavar='N',
+        help='images of --data-free inversion (default: %(default)s)')
+    add('--synthetic-steps', type=int, default=InversionSettings.steps, metavar='N',
+        help='steps in which they are drawn (default: %(default)s)')
+    add('-b', '--batch-size', type=int, default=d.batch_size, metavar='N',
+        help='images of one batch, on each process (default: %(default)s)')
+    add('-j', '--workers', type=int, default=d.workers, metavar='N',
+        help='processes that read images, for each process (default: %(default)s)')
+    add('--no-aug', action='store_true',
+        help="no augmentation; the original's outputs are then computed only once for each image")
+    add('--crop-padding', type=int, default=None, metavar='PX',
+        help='shift training images by up to PX pixels (default: 4 below 64 pixels, else 0: random resized crops)')
+    add('--hflip', type=float, default=d.hflip, metavar='P',
+        help='probability of a horizontal flip (default: %(default)s)')
+    add('--vflip', type=float, default=d.vflip, metavar='P', help='of a vertical flip (default: %(default)s)')
+    add('--scale', type=float, nargs=2, default=d.scale, metavar='PART',
+        help='smallest and largest area of a random crop (default: %(default)s)')
+    add('--ratio', type=float, nargs=2, default=d.ratio, metavar='R', help='width over height of a random crop')
+    add('--color-jitter', type=float, default=d.color_jitter, metavar='F', help='(default: %(default)s)')
+    add('--aa', default=None, metavar='NAME', help="timm's AutoAugment policy, such as 'rand-m9-mstd0.5'")
+    add('--reprob', type=float, default=d.reprob, metavar='P', help='of random erasing (default: %(default)s)')
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group('run').add_argument
+    add('--output', required=True, metavar='DIR',
+        help='folder of the best artifact, and of all else that a run writes')
+    add('--seed', type=int, default=0, metavar='N', help='(default: %(default)s)')
+    add('--mixed-precision', choices=('no', 'bf16', 'fp16'), default=None,
+        help="precision of distillation (default: as 'accelerate launch' says)")
+    add('--checkpointing-steps', type=int, default=None, metavar='N', help='steps between checkpoints (default: none)')
+    add('--checkpoints-total-limit', type=int, default=None, metavar='N', help='keep only so many (default: all)')
+    add('--resume', default=None, metavar='latest|DIR',
+        help="go on from a checkpoint as if the run had never stopped; 'latest' starts anew where there is none")
+    add('--report-to', nargs='*', default=(), metavar='TRACKER',
+        help="accelerate's trackers: tensorboard, wandb, ... (summary.csv is always written)")
+    add('--push-to-hub', action='store_true', help='upload the artifact; needs a login (hf auth login, or HF_TOKEN)')
+    add('--hub-model-id', default=None, metavar='USER/NAME', help='where to (created before training)')
+    add('--hub-private', action='store_true', help='create it as a private repository')

@@ -1,0 +1,156 @@
+"""From flags, recipes and configuration files to checked settings."""
+import argparse
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import yaml
+
+from timm_sbs.config import EncodingConfig, OrderingConfig, TargetRule
+from timm_sbs.errors import ConfigError
+from timm_sbs.training.data import DataSettings
+from timm_sbs.training.settings import KEPT_PARTS, DistillationSettings, ReconstructionSettings
+from timm_sbs.training.synthetic import InversionSettings
+
+__all__ = ['Settings', 'recipe_names', 'parse_args', 'args_yaml', 'settings_of']
+
+_RECIPES = files('timm_sbs') / 'recipes'
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run, checked."""
+    ordering: OrderingConfig
+    encoding: EncodingConfig
+    rule: TargetRule
+    reconstruction: ReconstructionSettings
+    distillation: DistillationSettings
+    data: DataSettings
+    data_free: Optional[str]  # of DATA_FREE
+    inversion: InversionSettings
+
+    @property
+    def distils(self) -> bool:
+        """Whether there is a second phase: there are images, and steps."""
+        return bool(self.distillation.steps and (self.data.given or self.data_free))
+
+
+def recipe_names() -> List[str]:
+    """Names of the recipes that ship."""
+    return sorted(Path(item.name).stem for item in _RECIPES.iterdir() if item.name.endswith('.yaml'))
+
+
+def _read_yaml(text: str, where: str) -> Dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{where} is no YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(values, dict):
+        raise ConfigError(f'{where} must be a YAML mapping from flags to values.')
+    return values
+
+
+def _as_argv(values: Mapping[str, Any], known: Container[str], where: str) -> List[str]:
+    """The command line that says the same, so that a file's values are checked as flags are."""
+    argv: List[str] = []
+    for name, value in values.items():
+        if str(name).replace('-', '_') not in known:
+            raise ConfigError(f"{where} sets '{name}', which is no flag of the trainer.")
+        flag = '--' + str(name).replace('_', '-')
+        if value is True:
+            argv.append(flag)
+        elif isinstance(value, dict):
+            argv += [flag, *(f'{k}={v}' for k, v in value.items())]
+        elif isinstance(value, (list, tuple)):
+            argv += [flag, *map(str, value)]
+        elif value is not None and value is not False:
+            argv.append(f'{flag}={value}')
+    return argv
+
+
+def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments from, each overruling the one before: defaults, the recipe, the configuration file, ``argv``.
+
+    Raises:
+        ConfigError: The configuration file cannot be read, or sets what is no flag.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument('--recipe')
+    first.add_argument('-c', '--config')
+    found, _ = first.parse_known_args(argv)
+    known = set(vars(parser.parse_args(['--model', '', '--output', '']))) - {'recipe', 'config'}
+    before: List[str] = []
+    if found.recipe in recipe_names():
+        text = (_RECIPES / f'{found.recipe}.yaml').read_text(encoding='utf-8')
+        before += _as_argv(_read_yaml(text, f'recipe {found.recipe}'), known, f'recipe {found.recipe}')
+    if found.config:
+        try:
+            text = Path(found.config).read_text(encoding='utf-8')
+        except (OSError, UnicodeDecodeError) as e:
+            raise ConfigError(f"--config '{found.config}' cannot be read: {e}.") from e
+        before += _as_argv(_read_yaml(text, found.config), known, f'--config {found.config}')
+    return parser.parse_args([*before, *argv])
+
+
+def args_yaml(args: argparse.Namespace) -> str:
+    """All arguments as YAML that ``--config`` reads back."""
+    values = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(args).items() if name not in ('config', 'recipe', 'dry_run')}
+    return yaml.safe_dump(values, default_flow_style=False)
+
+
+def _pair(values: Sequence[float], flag: str) -> Tuple[float, float]:
+    if len(values) > 2:
+        raise ConfigError(f'{flag} takes one value, or those of the first and the last step.')
+    return values[0], values[-1]
+
+
+def _phase(args: argparse.Namespace, prefix: str) -> Dict[str, Any]:
+    betas = getattr(args, f'{prefix}opt_betas')
+    return dict(
+        lr=getattr(args, f'{prefix}lr'), opt=getattr(args, f'{prefix}opt'),
+        betas=None if betas is None else tuple(betas), weight_decay=getattr(args, f'{prefix}weight_decay'),
+        sched=getattr(args, f'{prefix}sched'), warmup=getattr(args, f'{prefix}warmup'))
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """Checked settings from arguments.
+
+    Raises:
+        ConfigError: A value is out of range, or two do not go together.
+    """
+    coordinates = args.coordinates or ('path' if args.granularity == 'layer' else 'grid')
+    train_kept = args.train_kept
+    if train_kept is None:
+        train_kept = [part for part in KEPT_PARTS if not (args.data_free and part == 'statistics')]
+    if args.data_free == 'noise' and any(args.label_weight):
+        raise ConfigError('Noise has no labels: --label-weight does not go together with --data-free noise.')
+    if args.push_to_hub and not args.hub_model_id:
+        raise ConfigError('--push-to-hub needs --hub-model-id USER/NAME.')
+    for name in ('checkpointing_steps', 'checkpoints_total_limit'):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more.")
+    return Settings(
+        ordering=OrderingConfig(args.granularity, coordinates),
+        encoding=EncodingConfig(
+            kind=args.encoding, num_frequencies=args.num_frequencies, layer_bandwidth=args.layer_bandwidth,
+            bandwidth=args.bandwidth, bandwidth_exponent=args.bandwidth_exponent, seed=args.seed),
+        rule=TargetRule(args.min_weights, tuple(args.include), tuple(args.exclude)),
+        reconstruction=ReconstructionSettings(
+            steps=args.reconstruction_steps, batch_size=args.reconstruction_batch_size,
+            **_phase(args, 'reconstruction_')),
+        distillation=DistillationSettings(
+            steps=args.distillation_steps, output_weight=_pair(args.output_weight, '--output-weight'),
+            feature_weight=_pair(args.feature_weight, '--feature-weight'),
+            label_weight=_pair(args.label_weight, '--label-weight'), feature_modules=tuple(args.feature_modules),
+            temperature=args.temperature, train_kept=tuple(train_kept), clip_grad=args.clip_grad,
+            grad_accum_steps=args.grad_accum_steps, eval_interval=args.eval_interval, **_phase(args, '')),
+        data=DataSettings(
+            args.data_dir, args.dataset, args.train_split, args.val_split, args.batch_size, args.workers, args.no_aug,
+            args.crop_padding, args.hflip, args.vflip, tuple(args.scale), tuple(args.ratio), args.color_jitter, args.aa,
+            args.reprob, args.dataset_download),
+        data_free=args.data_free,
+        inversion=InversionSettings(args.synthetic_images, args.synthetic_steps),
+    )

@@ -1,0 +1,89 @@
+"""The images of a run: read or drawn, for training and for validation, on all processes."""
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Optional, Union
+
+import torch
+from accelerate import Accelerator
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from timm_sbs.evaluation import Accuracy, evaluate
+from timm_sbs.training.batches import SampleBatches, StreamBatches
+from timm_sbs.training.checkpoints import Checkpoints
+from timm_sbs.training.configuration import Settings
+from timm_sbs.training.data import eval_loader, train_batches
+from timm_sbs.training.synthetic import NoiseImages, SyntheticImages, invert
+
+__all__ = ['Images', 'open_images', 'synthetic_batches', 'measure']
+
+
+@dataclass(frozen=True)
+class Images:
+    """What there is at the start of a run.
+
+    Attributes:
+        train: Training images, unless there are none or they are drawn later.
+        validation: Labelled images on which top-1 is measured, if there are any.
+    """
+    train: Union[SampleBatches, StreamBatches, None]
+    validation: Optional[DataLoader]
+
+
+def open_images(
+        settings: Settings,
+        pretrained_cfg: Mapping[str, Any],
+        accelerator: Accelerator,
+        seed: int,
+) -> Images:
+    """Open the images that a run reads, so that a wrong folder is found before any work.
+
+    Raises:
+        SbsError: There are none where they should be, or fewer than one batch.
+    """
+    data, train, validation = settings.data, None, None
+    if data.given:
+        validation = eval_loader(data, pretrained_cfg)
+        if accelerator.num_processes > 1:
+            validation = accelerator.prepare_data_loader(validation)
+        if settings.data_free is None and settings.distillation.steps:
+            train = train_batches(data, pretrained_cfg, seed, accelerator.process_index, accelerator.num_processes)
+    return Images(train, validation)
+
+
+def synthetic_batches(
+        settings: Settings,
+        original: nn.Module,
+        pretrained_cfg: Mapping[str, Any],
+        accelerator: Accelerator,
+        checkpoints: Checkpoints,
+        seed: int,
+) -> SampleBatches:
+    """Training images for users who have none, as ``settings.data_free`` says."""
+    data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
+    if settings.data_free == 'noise':
+        dataset: Any = NoiseImages(data_config)
+    else:
+        def draw() -> Dict[str, Tensor]:
+            images, labels = invert(original, data_config, settings.inversion, accelerator, seed)
+            return {'images': images, 'labels': labels}
+
+        drawn = checkpoints.once('synthetic', draw)
+        dataset = SyntheticImages(drawn['images'], drawn['labels'])
+    return SampleBatches(
+        dataset, settings.data.batch_size, settings.data.workers, seed, accelerator.process_index,
+        accelerator.num_processes, pin_memory=torch.cuda.is_available())
+
+
+def measure(
+        model: nn.Module,
+        loader: DataLoader,
+        accelerator: Accelerator,
+        description: str = 'validation',
+) -> Accuracy:
+    """Top-1 accuracy over the images of all processes. Leaves random states as they were, for runs to be repeatable."""
+    with torch.random.fork_rng(devices=[]):
+        accuracy = evaluate(model, loader, description, quiet=not accelerator.is_main_process)
+    counts = torch.tensor([accuracy.correct, accuracy.images], device=accelerator.device)
+    correct, images = accelerator.reduce(counts, reduction='sum').tolist()
+    return Accuracy(correct, images)

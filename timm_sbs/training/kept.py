@@ -1,0 +1,56 @@
+"""Kept tensors: what an artifact stores as it is. Some or all of them are trained with the predictor."""
+from typing import Any, Dict, Iterable, Mapping, Sequence, Tuple
+
+from torch import nn
+
+__all__ = ['kept_parameters', 'part_of_parameters', 'set_statistics_mode']
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
+
+
+def _names(pretrained_cfg: Mapping[str, Any], key: str) -> Tuple[str, ...]:
+    names = pretrained_cfg.get(key) or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def part_of_parameters(model: nn.Module) -> Dict[str, str]:
+    """Part of the network that each parameter belongs to: 'norm', 'stem', 'classifier' or 'other'.
+
+    timm's ``pretrained_cfg`` names the stem's convolution ('first_conv') and the classifier.
+    """
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    stems, classifiers = _names(cfg, 'first_conv'), _names(cfg, 'classifier')
+    parts = {}
+    for module_name, module in model.named_modules():
+        if isinstance(module, _NORMS):
+            part = 'norm'
+        elif module_name in stems:
+            part = 'stem'
+        elif module_name in classifiers:
+            part = 'classifier'
+        else:
+            part = 'other'
+        for name, _ in module.named_parameters(module_name, recurse=False):
+            parts[name] = part
+    return parts
+
+
+def kept_parameters(
+        model: nn.Module,
+        generated: Iterable[str],
+        parts: Sequence[str],
+) -> Dict[str, nn.Parameter]:
+    """Parameters of some parts that are not generated, by name."""
+    generated = set(generated)
+    part_of = part_of_parameters(model)
+    return {
+        name: parameter for name, parameter in model.named_parameters()
+        if name not in generated and part_of[name] in parts}
+
+
+def set_statistics_mode(model: nn.Module, training: bool) -> None:
+    """Whether BatchNorm uses and follows the statistics of the batch, or keeps and uses its stored ones."""
+    for module in model.modules():
+        if isinstance(module, _BATCH_NORMS):
+            module.train(training)

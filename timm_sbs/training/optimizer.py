@@ -1,0 +1,35 @@
+"""Optimizers by timm's names."""
+from typing import Iterable, List
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from torch import nn
+
+from timm_sbs.errors import ConfigError
+from timm_sbs.training.settings import PhaseSettings
+
+__all__ = ['make_optimizer', 'set_lr']
+
+MAX_REASON = 200  # characters of another library's message
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], settings: PhaseSettings) -> torch.optim.Optimizer:
+    """The optimizer of a phase.
+
+    Raises:
+        ConfigError: timm has no such optimizer, or it does not take these settings.
+    """
+    known: List[str] = list_optimizers()
+    if settings.opt.lower().removeprefix('lookahead_') not in known:
+        raise ConfigError(f"timm has no optimizer '{settings.opt}'. List them with timm.optim.list_optimizers().")
+    betas = {} if settings.betas is None else {'betas': settings.betas}
+    try:
+        return create_optimizer_v2(
+            list(parameters), settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, **betas)
+    except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as e:
+        raise ConfigError(f"Optimizer '{settings.opt}' cannot be made: {' '.join(str(e).split())[:MAX_REASON]}") from e
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group['lr'] = lr

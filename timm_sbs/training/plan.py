@@ -1,0 +1,159 @@
+"""What a run would do, before it does it: what is generated and kept, bytes, and an estimate of the time."""
+import copy
+import dataclasses
+import time
+from typing import Any, Dict, Iterator, List, Mapping, Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from timm.data import resolve_data_config
+from torch import nn
+
+from timm_sbs.config import OrderingConfig, SbsConfig
+from timm_sbs.sizes import ArtifactSizes, artifact_sizes
+from timm_sbs.ordering import Permutations, permutation_shapes
+from timm_sbs.targets import ConvSpec, describe_base, kept_names
+from timm_sbs.training.batches import Batch
+from timm_sbs.training.configuration import Settings
+from timm_sbs.training.distillation import distill
+from timm_sbs.training.fit import Fit, find_orderings, predictor_parameters, start_fit
+from timm_sbs.training.generated_model import GeneratedModel
+from timm_sbs.training.kept import part_of_parameters
+from timm_sbs.training.reconstruction import reconstruct
+
+__all__ = ['sizes_of', 'describe_plan']
+
+ORDERING_SAMPLE = 4096  # kernels whose path is timed
+TIMED_STEPS = 4
+
+
+def sizes_of(config: SbsConfig, pretrained_cfg: Mapping[str, Any], specs: Sequence[ConvSpec]) -> ArtifactSizes:
+    """Bytes of the artifact that a run would write."""
+    base_state = describe_base(config.base, config.base_args, pretrained_cfg)
+    return artifact_sizes(config, pretrained_cfg, tuple(specs), base_state)
+
+
+def describe_plan(
+        name: str,
+        original: nn.Module,
+        config: SbsConfig,
+        pretrained_cfg: Mapping[str, Any],
+        specs: Sequence[ConvSpec],
+        settings: Settings,
+        accelerator: Accelerator,
+) -> str:
+    """The plan as text. Takes some steps of each phase, to time them."""
+    parameters = sum(p.numel() for p in original.parameters())
+    lines = [f'{name}: {parameters:,} parameters', '', 'generated']
+    width = max(len(spec.name) for spec in specs)
+    for spec in specs:
+        lines.append(f'  {spec.name:<{width}}  {str(list(spec.shape)):<20} {spec.num_weights:>12,}')
+    generated = sum(spec.num_weights for spec in specs)
+    kernels = sum(spec.num_kernels for spec in specs)
+    lines.append(f'  {len(specs)} weights, {kernels:,} kernels, {generated:,} parameters '
+                 f'({100 * generated / parameters:.1f} %)')
+    lines += ['', 'kept', *_kept_lines(original, config)]
+
+    size, sizes = predictor_parameters(config, specs), sizes_of(config, pretrained_cfg, specs)
+    original_bytes = sum(t.numel() * t.element_size() for t in original.state_dict().values())
+    lines += [
+        '', f'predictor: width {config.predictor.width}, {size:,} parameters ({100 * size / parameters:.1f} %)',
+        f'files: {sizes.total:,} bytes ({original_bytes / sizes.total:.1f} x smaller than {original_bytes:,})',
+        f'  predictor {sizes.predictor:,}, ordering {sizes.ordering:,}, kept {sizes.kept:,}, frequencies '
+        f'{sizes.frequencies:,}, headers {sizes.header:,}, config.json about {sizes.config:,}',
+        '', 'time, estimated from a few steps on this machine']
+    seconds = _estimate_seconds(original, config, pretrained_cfg, specs, settings, accelerator)
+    lines += [f'  {what:<16} {_duration(value)}' for what, value in seconds.items()]
+    return '\n'.join(lines)
+
+
+def _kept_lines(original: nn.Module, config: SbsConfig) -> List[str]:
+    """Number of kept values by the parts that --train-kept names."""
+    state, part_of = original.state_dict(), part_of_parameters(original)
+    counts: Dict[str, int] = {}
+    for name in kept_names(state, config.generated):
+        part = part_of.get(name, 'statistics')
+        counts[part] = counts.get(part, 0) + state[name].numel()
+    return [f'  {part:<12} {count:>12,}' for part, count in counts.items()]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'
+
+
+def _estimate_seconds(
+        original: nn.Module,
+        config: SbsConfig,
+        pretrained_cfg: Mapping[str, Any],
+        specs: Sequence[ConvSpec],
+        settings: Settings,
+        accelerator: Accelerator,
+) -> Dict[str, float]:
+    seconds = {'ordering': _ordering_seconds(specs, config.ordering)}
+    permutations = [_as_they_are(spec, config.ordering) for spec in specs]
+    fit = start_fit(config, dict(pretrained_cfg), specs, permutations, seed=0)
+    if settings.reconstruction.steps:
+        def rebuild(steps: int) -> None:
+            phase = dataclasses.replace(settings.reconstruction, steps=steps)
+            reconstruct(fit.predictor, fit.plan, original.state_dict(), phase, accelerator=accelerator)
+
+        seconds['reconstruction'] = settings.reconstruction.steps * _step_seconds(rebuild)
+    if settings.distils:
+        seconds['distillation'] = settings.distillation.steps * _step_seconds(
+            lambda steps: _distill_random_images(fit, original, settings, accelerator, steps))
+    return seconds
+
+
+def _step_seconds(run: Any) -> float:
+    """Time of one step, without what happens once."""
+    times = []
+    for steps in (1, 1, 1 + TIMED_STEPS):  # the first warms up
+        started = time.perf_counter()
+        run(steps)
+        times.append(time.perf_counter() - started)
+    return max(0., times[2] - times[1]) / TIMED_STEPS
+
+
+def _as_they_are(spec: ConvSpec, ordering: OrderingConfig) -> Permutations:
+    return tuple(np.tile(np.arange(n), (rows, 1)) for rows, n in permutation_shapes(spec, ordering))
+
+
+def _ordering_seconds(specs: Sequence[ConvSpec], ordering: OrderingConfig) -> float:
+    """The time of a path grows with the square of its kernels."""
+    paths = [(rows, n) for spec in specs for rows, n in permutation_shapes(spec, ordering)]
+    if not paths:
+        return 0.
+    longest = min(ORDERING_SAMPLE, max(n for _, n in paths))
+    sample = ConvSpec('0.weight', (1, longest, 3, 3))
+    model = nn.Sequential(nn.Conv2d(longest, 1, 3))
+    layer = OrderingConfig()
+    find_orderings(model, [sample], layer)  # compiles
+    started = time.perf_counter()
+    find_orderings(model, [sample], layer)
+    each = (time.perf_counter() - started) / longest ** 2
+    return each * sum(rows * n ** 2 for rows, n in paths)
+
+
+class _RandomImages:
+    """The same random images in every batch."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def starting_at(self, number: int) -> Iterator[Batch]:
+        while True:
+            yield self._batch
+
+
+def _distill_random_images(
+        fit: Fit, original: nn.Module, settings: Settings, accelerator: Accelerator, steps: int) -> None:
+    phase = dataclasses.replace(settings.distillation, steps=steps)
+    size = resolve_data_config(pretrained_cfg=dict(fit.pretrained_cfg))['input_size']
+    count = settings.data.batch_size
+    images = torch.randn(count, *size)
+    student = GeneratedModel(copy.deepcopy(fit.predictor), fit.plan, copy.deepcopy(original), phase.train_kept)
+    labels = torch.zeros(count, dtype=torch.long)
+    distill(student, original, _RandomImages((images, labels, labels)), phase, accelerator)

@@ -8,10 +8,11 @@ import time
 import pytest
 import timm
 import torch
-from conftest import RESNET20, SHIPPED
+from conftest import ALL_SHIPPED, RESNET20, SHIPPED
 
 from timm_sbs import SbsError
-from timm_sbs.artifact import load_artifact, save_artifact
+from timm_sbs.artifact import load_artifact, read_config, save_artifact
+from timm_sbs.evaluation import evaluate
 from timm_sbs.models import embedded_folder
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -259,3 +260,11 @@ def test_unknown_pretrained_cfg_field_is_named(small_artifact, tmp_path):
     with pytest.raises(SbsError, match="unknown pretrained_cfg field 'surprise'"):
         overlay = dict(file=str(tmp_path / 'a'))
         timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=overlay)
+
+
+@pytest.mark.parametrize('name', ALL_SHIPPED)
+def test_every_shipped_predictor_classifies_real_images(name, images):
+    model = timm.create_model(name, pretrained=True)
+    assert timm.is_model_pretrained(name) and model.pretrained_cfg['hf_hub_id'] == f'timm-sbs/{name}'
+    recorded = read_config(embedded_folder(name))[0].results
+    assert evaluate(model, [images]).top1 == pytest.approx(recorded['top1'], abs=4)  # on 500 of 10,000 images

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import REPOSITORY, SHIPPED
+import pytest
+from conftest import ALL_SHIPPED, REPOSITORY, SHIPPED
 
 from timm_sbs import cli
 from timm_sbs.artifact import read_config
@@ -49,7 +50,7 @@ def test_training_commands_are_understood(train_sbs):
     assert len(found) >= 3
     for words in found:
         argv = words[words.index('train_sbs.py') + 1:]
-        train_sbs.build_parser().parse_args(argv)
+        train_sbs.settings_of(train_sbs.parse_args(train_sbs.build_parser(), argv))
 
 
 def test_other_commands_are_understood():
@@ -62,22 +63,66 @@ def test_links_into_the_repository_exist():
         assert (REPOSITORY / target).exists(), target
 
 
-def test_figures_of_the_shipped_predictor():
-    results = read_config(embedded_folder(SHIPPED))[0].results
-    folder = embedded_folder(SHIPPED)
+@pytest.mark.parametrize('name', ALL_SHIPPED)
+def test_figures_of_the_shipped_predictors(name):
+    folder = embedded_folder(name)
+    results = read_config(folder)[0].results
     size = sum(path.stat().st_size for path in folder.iterdir())
-    for text in (
-            f"{results['top1']:.2f} %", f"{results['original_top1']:.2f} %", f"{results['last_top1']:.2f} %",
-            f"of {results['validations']} validated", f"{results['predictor_parameters']:,}", f'{size:,}'):
+    row = next(line for line in README.splitlines() if line.startswith(f'| `{name}` | {results["top1"]:.2f} %'))
+    share = 100 * results['predictor_parameters'] / results['original_parameters']
+    assert f"| {results['predictor_parameters']:,} ({share:.1f} %) | {size:,} (" in row
+    for text in (f"{results['original_top1']:.2f} %", f"{results['last_top1']:.2f} %"):
         assert text in README, text
 
 
-def test_training_command_of_the_shipped_predictor_is_the_one_that_made_it(train_sbs):
-    results = read_config(embedded_folder(SHIPPED))[0].results
-    words = next(words for words in commands('train_sbs.py') if 'resnet20_cifar10' in words)
-    args = train_sbs.build_parser().parse_args(words[words.index('train_sbs.py') + 1:])
+@pytest.mark.parametrize('name', ALL_SHIPPED)
+def test_training_commands_of_the_shipped_predictors_are_those_that_made_them(name, train_sbs):
+    config = read_config(embedded_folder(name))[0]
+    words = next(words for words in commands('train_sbs.py') if config.base in words)
+    args = train_sbs.parse_args(train_sbs.build_parser(), words[words.index('train_sbs.py') + 1:])
+    results = config.results
     assert args.reconstruction_steps == results['reconstruction_steps'] and args.seed == results['seed']
-    assert args.distillation_steps >= results['distillation_steps'] and args.pct == 20
+    assert args.distillation_steps == results['validations'] * args.eval_interval and args.pct == 20
+    assert args.mixed_precision == results['mixed_precision']
+
+
+def results_of(name):
+    results = json.loads((RESULTS / f'{name}.json').read_text())
+    assert results['command'] in README, results['command']
+    return results
+
+
+def test_figures_of_the_training_loop():
+    results = results_of('nern_loop')
+    for network in ('resnet20', 'resnet56'):
+        run = results[network]
+        assert run['ours']['error'] <= results['error'] and run['times_as_long'] >= 20 and not run['nern_reached']
+        ours, nern = (f"{r['error']:.3f} after {r['seconds']:{digits}f} s ({r['steps']:,} steps)"
+                      for r, digits in ((run['ours'], '.1'), (run['nern'], '.0')))
+        assert f'| ResNet-{network[6:]} | {ours} | {nern} |' in README
+
+
+def test_figures_of_the_distillation_step():
+    results = results_of('distillation_step')
+    assert results['step_over_sum'] <= 1.25
+    for text in (f"{results['step_over_sum']:.2f} times", f"{results['milliseconds']['step']:.0f} ms"):
+        assert text in README, text
+
+
+def test_figures_of_training_without_data():
+    results = results_of('data_free_resnet20')
+    for kind in ('white noise', 'noise', 'inversion'):
+        row = next(line for line in README.splitlines() if line.startswith(f'| {kind}'))
+        for run in results[kind]:
+            assert f"{run['last_top1']:.2f}" in row
+    assert min(run['last_top1'] for run in results['inversion']) >= 88
+
+
+def test_figures_of_killed_runs():
+    results = results_of('kill_and_resume')
+    assert results['equal'] == results['kills'] == len(results['runs']) == 10
+    assert sum(run['equal'] for run in results['runs']) == 10
+    assert results['killed'] == 10  # before their end
 
 
 def test_figures_of_reconstruction_alone():

@@ -157,6 +157,14 @@ def test_going_on_from_an_artifact(train_sbs, tmp_path, image_folder):
     assert 'reconstruction_error' not in after.config.results
 
 
+def test_images_without_labels_need_no_validation(train_sbs, tmp_path, image_folder):
+    argv = [*RESNET, '--reconstruction-steps', '3', '--data-dir', str(image_folder), '--val-split', '', '-b', '40',
+            '--distillation-steps', '2', '-j', '0', '--output', str(tmp_path)]
+    assert train_sbs.main(argv) == 0
+    results = load_artifact(tmp_path).config.results
+    assert 'top1' not in results and results['distillation_steps'] == 2
+
+
 def test_labels_alone_can_be_learned(train_sbs, tmp_path, image_folder):
     argv = [*RESNET, '--reconstruction-steps', '150', '--data-dir', str(image_folder), '--distillation-steps', '10',
             '--eval-interval', '10', '--output-weight', '0', '--label-weight', '1', '-b', '80', '--lr', '1e-3', '-j', '0']
@@ -218,7 +226,7 @@ def test_pushing_to_the_hub(tmp_path):
         def push(token):
             return subprocess.run(
                 [sys.executable, str(REPOSITORY / 'train_sbs.py'), *RESNET, '--reconstruction-steps', '2', '--output',
-                 str(tmp_path / token), '--push-to-hub', '--hub-model-id', 'user/small', '--hub-private'],
+                 str(tmp_path / 'out'), '--push-to-hub', '--hub-model-id', 'user/small', '--hub-private'],
                 capture_output=True, text=True, env={
                     **os.environ, 'HF_ENDPOINT': hub.endpoint, 'HF_HUB_DISABLE_XET': '1', 'HF_TOKEN': token,
                     'HF_HOME': str(tmp_path / 'home')})
@@ -229,9 +237,9 @@ def test_pushing_to_the_hub(tmp_path):
         done = push(TOKEN)
         assert done.returncode == 0, done.stderr
         assert f'uploaded to {hub.endpoint}/user/small/commit/' in done.stdout and hub.private['user/small']
-        assert TOKEN not in done.stdout + done.stderr + (tmp_path / TOKEN / 'args.yaml').read_text()
+        assert TOKEN not in done.stdout + done.stderr + (tmp_path / 'out' / 'args.yaml').read_text()
         for name, data in hub.repositories['user/small'].items():
-            assert (tmp_path / TOKEN / name).read_bytes() == data
+            assert (tmp_path / 'out' / name).read_bytes() == data
         assert set(hub.repositories['user/small']) == {'config.json', 'model.safetensors'}
 
 

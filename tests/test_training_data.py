@@ -72,6 +72,19 @@ def test_folders_without_images(tmp_path):
             train_batches(settings, CFG)
 
 
+def test_a_split_that_is_not_there(image_folder):
+    """timm itself would take all images of all splits."""
+    with pytest.raises(SbsError, match="has no split 'test2', but train and validation. Check --train-split"):
+        eval_loader(DataSettings(str(image_folder), val_split='test2', workers=0), CFG)
+    assert len(eval_loader(DataSettings(str(image_folder), val_split='val', workers=0), CFG).dataset) == 50
+    assert len(eval_loader(DataSettings(str(image_folder / 'train'), workers=0), CFG).dataset) == 50
+
+
+def test_labels_that_cannot_be_right(image_folder):
+    with pytest.raises(SbsError, match="Split 'validation' of '.*' holds 10 classes, but the model has 1000"):
+        eval_loader(DataSettings(str(image_folder), workers=0), {**CFG, 'num_classes': 1000})
+
+
 def test_unknown_dataset_scheme():
     with pytest.raises(SbsError, match="'torch/cifar11 /nowhere'"):
         eval_loader(DataSettings('/nowhere', dataset='torch/cifar11', workers=0), CFG)

@@ -3,7 +3,7 @@
     python tests/benchmarks/data_free.py --data-dir CIFAR10
 
 The 10,000 CIFAR-10 test images in CIFAR10/validation only measure. White noise is here as the baseline of NeRN's
-data-free runs. Runs train_sbs.main for each kind and seed. Takes about 25 minutes on 2 CPU cores.
+data-free runs. Runs train_sbs.main for each kind and seed. Takes about 6 minutes on 2 CPU cores.
 """
 import argparse
 import json
@@ -45,8 +45,8 @@ def fit(kind: str, seed: int, steps: int, data_dir: str) -> Dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-dir', required=True)
-    parser.add_argument('--steps', type=int, default=1000)
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    parser.add_argument('--steps', type=int, default=400)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     args = parser.parse_args()
     kinds = ('white noise', 'noise', 'inversion')
     runs = {kind: [fit(kind, seed, args.steps, args.data_dir) for seed in args.seeds] for kind in kinds}

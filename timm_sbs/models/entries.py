@@ -20,6 +20,7 @@ def _cifar10_cfg(name: str) -> Dict[str, Any]:
 
 default_cfgs = generate_default_cfgs({
     'sbs_resnet20_cifar10_20pct': _cifar10_cfg('sbs_resnet20_cifar10_20pct'),
+    'sbs_resnet56_cifar10_20pct': _cifar10_cfg('sbs_resnet56_cifar10_20pct'),
     'sbs': {},
 })
 
@@ -28,6 +29,12 @@ default_cfgs = generate_default_cfgs({
 def sbs_resnet20_cifar10_20pct(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNet-20 for CIFAR-10 from a predictor of 20 % of its parameters, which ships inside the package."""
     return create_generated('sbs_resnet20_cifar10_20pct', 'resnet20_cifar10', pretrained, **kwargs)
+
+
+@register_model
+def sbs_resnet56_cifar10_20pct(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-56 for CIFAR-10 from a predictor of 20 % of its parameters, which ships inside the package."""
+    return create_generated('sbs_resnet56_cifar10_20pct', 'resnet56_cifar10', pretrained, **kwargs)
 
 
 @register_model

@@ -152,7 +152,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help="timm dataset name: 'torch/cifar10', 'hfds/...', 'wds/...' (default: ImageFolder)")
     add('--dataset-download', action='store_true', help='let --dataset download itself')
     add('--train-split', default=d.train_split, metavar='NAME', help='(default: %(default)s)')
-    add('--val-split', default=d.val_split, metavar='NAME', help='(default: %(default)s)')
+    add('--val-split', default=d.val_split, metavar='NAME',
+        help="'' if there are no labelled images to measure on (default: %(default)s)")
     add('--data-free', choices=DATA_FREE, default=None,
         help="train on synthetic images: 'inversion' draws them to match the original's BatchNorm statistics, 'noise' "
              'has the spectrum of photographs. --data-dir then needs a validation split alone, or may be missing')

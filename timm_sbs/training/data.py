@@ -1,5 +1,6 @@
 """Images for distillation and evaluation, through timm.data."""
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Mapping, Optional, Tuple, Union
 
 import torch
@@ -14,6 +15,8 @@ __all__ = ['DataSettings', 'train_batches', 'eval_loader']
 
 SMALL_IMAGE = 64  # pixels; below, training images are shifted instead of being cropped and resized
 MAX_REASON = 300  # characters of another library's message
+# Names of splits that timm takes for each other, and one more that folders often have.
+_SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'), ('test',))
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class DataSettings:
     data_dir: Optional[str] = None  # root of the data
     dataset: str = ''  # timm dataset name with scheme ('torch/cifar10', 'hfds/...', 'wds/...'); empty: an ImageFolder
     train_split: str = 'train'
-    val_split: str = 'validation'
+    val_split: str = 'validation'  # empty: there are no images to measure on
     batch_size: int = 128  # images of one batch, on each process
     workers: int = 2  # processes that read images, for each process
     no_aug: bool = False  # training images as validation images are: then the original's outputs are computed once
@@ -46,8 +49,25 @@ class DataSettings:
         return bool(self.data_dir or self.dataset)
 
 
+def _check_split(settings: DataSettings, split: str) -> None:
+    """timm takes the whole folder for a split that it does not find; not where there are others.
+
+    Raises:
+        SbsError: There is no such split, but another.
+    """
+    folder = Path(settings.data_dir or '')
+    if settings.dataset.split('/')[0] in ('hfds', 'hfids', 'wds', 'tfds') or not folder.is_dir():
+        return
+    synonyms = next((names for names in _SPLITS if split in names), (split,))
+    found = [path.name for path in sorted(folder.iterdir()) if any(path.name in names for names in _SPLITS)]
+    if found and not any((folder / name).exists() for name in (split.split('[')[0], *synonyms)):
+        raise SbsError(f"'{folder}' has no split '{split}', but {' and '.join(found)}. Check --train-split and "
+                       f'--val-split.')
+
+
 def _dataset(settings: DataSettings, split: str, is_training: bool) -> Any:
     where = ' '.join(filter(None, [settings.dataset, settings.data_dir]))
+    _check_split(settings, split)
     try:
         dataset = create_dataset(
             settings.dataset, root=settings.data_dir, split=split, is_training=is_training,
@@ -125,7 +145,18 @@ def eval_loader(settings: DataSettings, pretrained_cfg: Mapping[str, Any]) -> Da
     """Validation images, resized, cropped and normalised as the original model expects.
 
     Raises:
-        SbsError: No images are found.
+        SbsError: No images are found, or their classes are not as many as the model's.
     """
     data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    return _create_loader(_dataset(settings, settings.val_split, False), settings, data_config, training=False)
+    dataset = _dataset(settings, settings.val_split, False)
+    _check_classes(dataset, settings, pretrained_cfg.get('num_classes'))
+    return _create_loader(dataset, settings, data_config, training=False)
+
+
+def _check_classes(dataset: Any, settings: DataSettings, num_classes: Optional[int]) -> None:
+    """Raises SbsError where labels cannot be the model's, for a class is missing or surplus."""
+    classes = getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None)
+    if classes and num_classes and len(classes) != num_classes:
+        raise SbsError(
+            f"Split '{settings.val_split}' of '{settings.data_dir}' holds {len(classes)} classes, but the model has "
+            f'{num_classes}. There must be a folder for every class.')

@@ -42,12 +42,12 @@ def open_images(
         SbsError: There are none where they should be, or fewer than one batch.
     """
     data, train, validation = settings.data, None, None
-    if data.given:
+    if data.given and data.val_split:
         validation = eval_loader(data, pretrained_cfg)
         if accelerator.num_processes > 1:
             validation = accelerator.prepare_data_loader(validation)
-        if settings.data_free is None and settings.distillation.steps:
-            train = train_batches(data, pretrained_cfg, seed, accelerator.process_index, accelerator.num_processes)
+    if data.given and settings.distils and not settings.data_free:
+        train = train_batches(data, pretrained_cfg, seed, accelerator.process_index, accelerator.num_processes)
     return Images(train, validation)
 
 

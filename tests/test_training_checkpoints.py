@@ -110,6 +110,9 @@ def test_once_computes_once_when_checkpoints_are_written(tmp_path, accelerator):
             tensors = Checkpoints(tmp_path / str(every), accelerator, SETTINGS, every).once('orderings', compute)
             assert torch.equal(tensors['a'], torch.arange(3))
         assert len(calls) == expected
+    other = {**SETTINGS, 'seed': 1}  # of another run, which was killed before its first checkpoint
+    Checkpoints(tmp_path / '10', accelerator, other, 10).once('orderings', compute)
+    assert len(calls) == 2
     (tmp_path / '10' / 'checkpoints' / 'orderings.safetensors').write_bytes(b'x')
     with pytest.raises(SbsError, match='Remove it, and resume again'):
         Checkpoints(tmp_path / '10', accelerator, SETTINGS, 10).once('orderings', compute)

@@ -4,6 +4,7 @@ A checkpoint is a folder: ``progress.json`` (phase, steps done, results so far),
 kept tensors), and accelerate's own files (optimizer, gradient scaler, random states of each process). Neither the
 original model nor a generated weight is in it. accelerate's files are pickled: resume from your own checkpoints only.
 """
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional
 
 import safetensors.torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from timm_sbs.errors import SbsError
@@ -155,21 +156,26 @@ class Checkpoints:
     def once(self, name: str, compute: Callable[[], Dict[str, Tensor]]) -> Dict[str, Tensor]:
         """Tensors that a run computes only once, such as orderings: a resumed run finds them beside its checkpoints.
 
+        They carry a digest of the run's settings. What another run has left in the same folder is computed anew.
+
         Args:
             name: Of their file.
             compute: Computes them, on every process alike.
         """
         path = self.folder / f'{name}.safetensors'
+        settings = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
         if path.is_file():
             try:
-                return safetensors.torch.load_file(path)
+                with safe_open(path, framework='pt') as file:
+                    if (file.metadata() or {}).get('settings') == settings:
+                        return {key: file.get_tensor(key).clone() for key in file.keys()}
             except (OSError, SafetensorError) as e:
                 raise SbsError(f'{path} cannot be read: {e}. Remove it, and resume again.') from e
         tensors = compute()
         if self.every and self.accelerator.is_main_process:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                replace_files({path: safetensors.torch.save(tensors)})
+                replace_files({path: safetensors.torch.save(tensors, {'settings': settings})})
             except OSError as e:
                 raise SbsError(f'Cannot write {path}: {e}.') from e
         self.accelerator.wait_for_everyone()

@@ -80,7 +80,7 @@ def distillation_phase(
         results.update(reconstruction_top1=start.top1, top1=start.top1, images=start.images)
         _print(accelerator, f"original {results['original_top1']:.2f} %, reconstruction alone {start.top1:.2f} %")
     if not goes_on:
-        run.keep(lambda r: fit.artifact(student.materialize(), r))
+        run.keep(lambda r: fit.artifact(student.model, r))
     if not settings.distils:
         return
 
@@ -98,7 +98,7 @@ def distillation_phase(
             results['top1'] = measure(student.materialize(), images.validation, accelerator).top1
             results['validations'] = results.get('validations', 0) + 1
             _print(accelerator, f"step {step}: top-1 {results['top1']:.2f} %")
-        run.keep(lambda r: fit.artifact(student.materialize(), r))
+        run.keep(lambda r: fit.artifact(student.model, r))
         return {'top1': results['top1']} if images.validation else {}
 
     def load(tensors: Mapping[str, Tensor]) -> None:

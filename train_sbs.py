@@ -12,28 +12,34 @@ the generated model predicts what the original predicts (distillation); --data-f
     model = timm.create_model('local-dir:out/resnet20', pretrained=True)
 """
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from accelerate import Accelerator
 
 from timm_sbs import hub
-from timm_sbs.artifact import load_artifact
+from timm_sbs.artifact import Artifact, load_artifact
+from timm_sbs.config import GRANULARITIES, SbsConfig
 from timm_sbs.errors import SbsError
+from timm_sbs.targets import ConvSpec
 from timm_sbs.training import arguments
-from timm_sbs.training.checkpoints import Checkpoints
+from timm_sbs.training.budget import TRIAL_BITS, divide_budget
+from timm_sbs.training.checkpoints import Checkpoint, Checkpoints
 from timm_sbs.training.configuration import Settings, args_yaml, parse_args, settings_of
 from timm_sbs.training.environment import environment
 from timm_sbs.training.feature_maps import feature_modules
 from timm_sbs.training.fit import Fit, continue_fit, design, find_orderings, predictor_parameters, start_fit
-from timm_sbs.training.images import open_images
+from timm_sbs.training.forecast import forecast_sizes
+from timm_sbs.training.images import Images, open_images
 from timm_sbs.training.optimizer import make_optimizer
 from timm_sbs.training.original import load_original
 from timm_sbs.training.output import prepare_output, write_text
-from timm_sbs.training.phases import distillation_phase, reconstruction_phase
-from timm_sbs.training.plan import describe_plan, sizes_of
+from timm_sbs.training.phases import image_phase, quantization_phase, reconstruction_phase, \
+    training_images
+from timm_sbs.training.plan import describe_plan
 from timm_sbs.training.run import Run
 from timm_sbs.training.sharing import make_accelerator
 from timm_sbs.training.synthetic import batch_norms
@@ -63,10 +69,10 @@ def _open_checkpoints(args: argparse.Namespace, accelerator: Accelerator) -> Che
 
 
 def _check_before_work(settings: Settings, original: torch.nn.Module) -> None:
-    """Raises SbsError for what would otherwise be found only when the second phase begins."""
-    for phase in (settings.reconstruction, settings.distillation):
+    """Raises SbsError for what would otherwise be found only when a later phase begins."""
+    for phase in (settings.reconstruction, settings.distillation, settings.quantization):
         make_optimizer([torch.nn.Parameter(torch.zeros(1))], phase)
-    if settings.distils and any(settings.distillation.feature_weight):
+    if settings.trains_on_images and any(settings.distillation.feature_weight):
         feature_modules(original, settings.distillation.feature_modules)
     if settings.data_free == 'inversion':
         batch_norms(original)
@@ -79,6 +85,33 @@ def _start_trackers(args: argparse.Namespace, accelerator: Accelerator) -> None:
             raise SbsError(f"--report-to {name} needs a package that is not installed: pip install {name}")
     accelerator.init_trackers('timm_sbs', config={
         name: value if isinstance(value, (int, float, str)) else str(value) for name, value in vars(args).items()})
+
+
+def _design(
+        args: argparse.Namespace,
+        settings: Settings,
+        original: torch.nn.Module,
+        accelerator: Accelerator,
+        checkpoint: Optional[Checkpoint],
+) -> Tuple[SbsConfig, Dict[str, Any], List[ConvSpec], Optional[float]]:
+    """Configuration, timm's pretrained_cfg, generated weights, and bits of a packed predictor.
+
+    A resumed run keeps the division of the budget that it began with.
+    """
+    def choose(granularity: str, bits: Optional[float]) -> Dict[str, Any]:
+        return {'model_args': args.model_kwargs, **settings.predictor.arguments(granularity, bits)}
+
+    granularity, bits = args.granularity, args.bits
+    if checkpoint and args.bytes:
+        granularity, bits = (checkpoint.progress['results'][name] for name in ('granularity', 'bits'))
+    if args.bytes and not (granularity and bits):
+        config, pretrained_cfg, specs = divide_budget(
+            original, args.bytes, choose, [granularity] if granularity else GRANULARITIES, [bits] if bits else TRIAL_BITS,
+            accelerator, say=lambda text: print(text, flush=True) if accelerator.is_main_process else None)
+        return config, pretrained_cfg, specs, config.quantization.layer_bits[0]
+    granularity = granularity or 'layer'
+    return *design(
+        original, pct=args.pct, bits=bits, max_bytes=args.bytes, **choose(granularity, bits)), bits
 
 
 def _start_fit(run: Run, original: torch.nn.Module, config: Any, pretrained_cfg: Any, specs: Any, seed: int) -> Fit:
@@ -95,6 +128,30 @@ def _start_fit(run: Run, original: torch.nn.Module, config: Any, pretrained_cfg:
     return start_fit(config, pretrained_cfg, specs, permutations, seed)
 
 
+def _run_phases(
+        this_run: Run,
+        fit: Fit,
+        original: torch.nn.Module,
+        artifact: Optional[Artifact],
+        images: Images,
+        settings: Settings,
+        seed: int,
+) -> None:
+    """All phases that are asked for and not yet done."""
+    kept = artifact.kept if artifact else None
+    later = this_run.is_in('distillation') or this_run.is_in('quantization')
+    if not later and (settings.reconstruction.steps or not artifact):
+        reconstruction_phase(this_run, fit, original, settings.reconstruction, seed)
+    training = None
+    if settings.trains_on_images:
+        training = training_images(this_run, fit, original, images, settings, seed)
+    if not this_run.is_in('quantization') and (settings.distils or not settings.quantizes):
+        kept = image_phase(
+            this_run, fit, original, kept, images, training if settings.distils else None, settings)
+    if settings.quantizes:
+        quantization_phase(this_run, fit, original, kept, images, training, settings, seed)
+
+
 def run(args: argparse.Namespace) -> Dict[str, Any]:
     """Fit a predictor as the arguments say.
 
@@ -109,12 +166,15 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         args.mixed_precision, log_with=list(args.report_to) or None, project_dir=args.output)
     original = load_original(args.model, args.initial_checkpoint, args.model_kwargs)
     artifact = load_artifact(args.start_from) if args.start_from else None
+    checkpoints = _open_checkpoints(args, accelerator)
+    checkpoint = checkpoints.open(args.resume) if args.resume else None
     if artifact:
         config, pretrained_cfg, specs = artifact.config, artifact.pretrained_cfg, artifact.specs
+        bits = args.bits
     else:
-        config, pretrained_cfg, specs = design(
-            original, args.model_kwargs, args.pct, settings.rule, settings.ordering, settings.encoding,
-            args.linear_layers, args.activation, args.storage_dtype, args.bytes)
+        config, pretrained_cfg, specs, bits = _design(args, settings, original, accelerator, checkpoint)
+    if bits:
+        settings = settings.with_bits(bits)
     _check_before_work(settings, original)
     images = open_images(settings, pretrained_cfg, accelerator, args.seed)
     if args.dry_run:
@@ -123,11 +183,11 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         return {}
     total = sum(p.numel() for p in original.parameters())
     size = predictor_parameters(config, specs)
-    steps = settings.reconstruction.steps + settings.distils * settings.distillation.steps
+    steps = settings.steps_before('end')
     kept_checkpoints = args.checkpoints_total_limit or steps // (args.checkpointing_steps or steps + 1)
-    output = prepare_output(args.output, sizes_of(config, pretrained_cfg, specs).total, kept_checkpoints)
-    checkpoints = _open_checkpoints(args, accelerator)
-    checkpoint = checkpoints.open(args.resume) if args.resume else None
+    float_config = dataclasses.replace(config, quantization=None)
+    largest = forecast_sizes(float_config, pretrained_cfg, specs, original.state_dict())['total']
+    output = prepare_output(args.output, largest, kept_checkpoints)
     if args.push_to_hub and accelerator.is_main_process:
         hub.create_repository(args.hub_model_id, args.hub_private)
     _start_trackers(args, accelerator)
@@ -138,18 +198,18 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
 
     results = {
         'seed': args.seed, 'reconstruction_steps': settings.reconstruction.steps,
-        'mixed_precision': accelerator.mixed_precision, 'predictor_parameters': size, 'original_parameters': total,
+        'granularity': config.ordering.granularity, **({'bits': bits} if bits else {}),
+        **({'max_bytes': args.bytes} if args.bytes else {}), 'mixed_precision': accelerator.mixed_precision,
+        'predictor_parameters': size, 'original_parameters': total,
         **({'data_free': args.data_free} if args.data_free else {}),
         **environment(accelerator.device, accelerator.num_processes)}
     this_run = Run(output, accelerator, checkpoints, results, checkpoint)
     if artifact:
         fit = continue_fit(artifact, original)
     else:
-        fit = _start_fit(this_run, original, config, pretrained_cfg, specs, args.seed)
+        fit = _start_fit(this_run, original, float_config, pretrained_cfg, specs, args.seed)
     fit.predictor.to(accelerator.device)
-    if not this_run.is_in('distillation') and (settings.reconstruction.steps or not artifact):
-        reconstruction_phase(this_run, fit, original, settings, args.seed)
-    distillation_phase(this_run, fit, original, artifact.kept if artifact else None, images, settings, args.seed)
+    _run_phases(this_run, fit.quantized(None), original, artifact, images, settings, args.seed)
     best = this_run.best
     if accelerator.is_main_process:
         if 'last_top1' in best:

@@ -1,49 +1,56 @@
+import json
 from pathlib import Path
 
 import pytest
-from conftest import SHIPPED, fit_quickly
+import safetensors.torch
+from conftest import ALL_SHIPPED, fit_quickly
 
-from timm_sbs.artifact import load_artifact, save_artifact
+from timm_sbs.artifact import artifact_sizes, load_artifact, read_config, save_artifact
 from timm_sbs.config import OrderingConfig
-from timm_sbs.errors import ConfigError
 from timm_sbs.models import embedded_folder
-from timm_sbs.sizes import artifact_sizes
-from timm_sbs.training.fit import design, predictor_parameters
+from timm_sbs.sizes import num_bytes
 
 
-def sizes_and_files(folder):
-    artifact = load_artifact(folder)
-    sizes = artifact_sizes(artifact.config, artifact.pretrained_cfg, artifact.specs, artifact.base_state)
-    return sizes, {path.name: path.stat().st_size for path in Path(folder).iterdir()}
+def files_of(folder):
+    return {path.name: path.stat().st_size for path in Path(folder).iterdir()}
 
 
-def test_of_the_shipped_predictor():
-    sizes, files = sizes_and_files(embedded_folder(SHIPPED))
-    assert sizes.total - sizes.config == files['model.safetensors']
-    assert sizes.config >= files['config.json']
+@pytest.mark.parametrize('name', ALL_SHIPPED)
+def test_the_ledger_in_a_shipped_predictor_is_that_of_its_files(name):
+    folder = embedded_folder(name)
+    sizes, files = read_config(folder)[0].sizes, files_of(folder)
+    parts = sum(sizes[part] for part in ('predictor', 'ordering', 'kept', 'frequencies', 'header'))
+    assert parts == sizes['file'] == files['model.safetensors']
+    tensors = safetensors.torch.load_file(folder / 'model.safetensors')
+    assert num_bytes(tensors) == sizes['file'] - sizes['header']
+    assert num_bytes({'': tensors['ordering']}) == sizes['ordering']
 
 
 @pytest.mark.parametrize('settings', [
-    dict(storage_dtype='float32'), dict(storage_dtype='bfloat16', linear_layers=3),
-    dict(ordering=OrderingConfig('filter', 'grid')), dict(ordering=OrderingConfig('none', 'grid'))])
-def test_header_and_tensors_are_exact(resnet20, tmp_path, settings):
-    save_artifact(tmp_path, fit_quickly(resnet20, steps=1, **settings))
-    sizes, files = sizes_and_files(tmp_path)
-    assert sizes.total - sizes.config == files['model.safetensors']
+    dict(storage_dtype='float32'), dict(storage_dtype='bfloat16', linear_layers=3), dict(bits=5.),
+    dict(ordering=OrderingConfig('filter', 'grid')), dict(ordering=OrderingConfig('none', 'grid'), bits=4)])
+def test_sizes_are_known_before_writing(resnet20, tmp_path, settings):
+    artifact = fit_quickly(resnet20, steps=1, **settings)
+    expected = artifact_sizes(artifact)
+    config = save_artifact(tmp_path, artifact)
+    files = files_of(tmp_path)
+    assert expected['file'] == files['model.safetensors'] and expected['config'] == files['config.json']
+    assert expected['total'] == sum(files.values())
+    assert config.sizes == {k: v for k, v in expected.items() if k not in ('config', 'total')}
+    assert json.loads((tmp_path / 'config.json').read_text())['sbs']['sizes'] == config.sizes
 
 
-@pytest.mark.parametrize('budget', [100_000, 171_000, 300_000])
-def test_a_budget_of_bytes_is_used_and_kept(resnet20, tmp_path, budget):
-    config, _, specs = design(resnet20, max_bytes=budget)
-    artifact = fit_quickly(resnet20, steps=1, max_bytes=budget)
-    assert predictor_parameters(artifact.config, artifact.specs) == predictor_parameters(config, specs)
-    save_artifact(tmp_path, artifact)
-    size = sum(path.stat().st_size for path in tmp_path.iterdir())
-    assert 0.95 * budget < size <= budget
+def test_what_the_ledger_compares_with(resnet20, tmp_path):
+    sizes = save_artifact(tmp_path, fit_quickly(resnet20, steps=1)).sizes
+    values = sum(t.numel() for t in resnet20.state_dict().values() if t.is_floating_point())
+    assert sizes['original_values'] == values and sizes['original'] == 4 * values
+    assert sizes['percent'] == pytest.approx(100 * sizes['file'] / sizes['original'], abs=0.01)
+    assert sizes['bits_per_weight'] == pytest.approx(8 * sizes['file'] / values, abs=0.001)
+    assert sizes['predictor_parameters'] == sum(
+        p.numel() for p in load_artifact(tmp_path).predictor.parameters())
 
 
-def test_too_few_bytes(resnet20):
-    with pytest.raises(ConfigError, match=r'50,000 bytes are too few: ordering \(37,640\), kept tensors \(15,336\)'):
-        design(resnet20, max_bytes=50_000)
-    with pytest.raises(ConfigError, match='which saves nothing. Ask for fewer bytes'):
-        design(resnet20, max_bytes=2_000_000)
+def test_packing_makes_kept_tensors_and_headers_small(resnet20, tmp_path):
+    floats = save_artifact(tmp_path, fit_quickly(resnet20, steps=1)).sizes
+    packed = save_artifact(tmp_path, fit_quickly(resnet20, steps=1, bits=5)).sizes
+    assert packed['kept'] < floats['kept'] / 3.5 and packed['header'] < 400 < floats['header']

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Mapping, Tuple, Union
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,26 +16,21 @@ from timm_sbs.config import FORMAT_VERSION, SbsConfig, from_dict, to_dict
 from timm_sbs.errors import ArtifactError, OrderingError
 from timm_sbs.files import replace_files
 from timm_sbs.generate import generate_weights, make_plan
-from timm_sbs.ordering import Permutations, check_permutations, permutation_shapes
-from timm_sbs.packing import pack, packed_bytes, unpack
-from timm_sbs.predictor import Predictor
-from timm_sbs.targets import ConvSpec, describe_base, is_counter, kept_names, specs_from_names
+from timm_sbs.layout import Contents, Slot, from_tensors, slots, to_tensors
+from timm_sbs.ordering import Permutations
+from timm_sbs.predictor import Predictor, num_predictor_parameters
+from timm_sbs.quantization import rounded_predictor
+from timm_sbs.sizes import ledger
+from timm_sbs.targets import ConvSpec, describe_base, is_counter, specs_from_names
 
 __all__ = [
-    'Artifact', 'as_stored', 'save_artifact', 'load_artifact', 'record_results', 'read_config', 'expected_layout',
+    'Artifact', 'as_stored', 'save_artifact', 'load_artifact', 'artifact_sizes', 'record_results', 'read_config',
     'config_text',
 ]
 
 CONFIG_NAME = 'config.json'
 WEIGHTS_NAME = 'model.safetensors'
 MAX_CONFIG_BYTES = 4 << 20
-
-# How safetensors names torch's dtypes in a file's header.
-_DTYPE_CODES = {
-    torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.bool: 'BOOL',
-    torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8',
-}
-
 
 @dataclass(frozen=True)
 class Artifact:
@@ -74,38 +68,45 @@ class Artifact:
 def as_stored(predictor: Predictor, config: SbsConfig) -> Predictor:
     """The predictor that a reader of the artifact will have: a float32 copy, rounded as storage rounds."""
     stored = copy.deepcopy(predictor)
-    stored.load_state_dict(_stored_state(predictor, config))
+    state = predictor.state_dict()
+    if config.quantization:
+        state.update(rounded_predictor(state, config.quantization))
+    else:
+        state = {name: tensor.to(getattr(torch, config.storage_dtype)) for name, tensor in state.items()}
+    stored.load_state_dict(state)
     return stored.requires_grad_(False).eval()
 
 
-def _stored_state(predictor: Predictor, config: SbsConfig) -> Dict[str, Tensor]:
-    dtype = getattr(torch, config.storage_dtype)
-    return {name: tensor.to(dtype) for name, tensor in predictor.state_dict().items()}
+def _file_bytes(artifact: Artifact) -> Tuple[bytes, Dict[str, Any]]:
+    """Contents of model.safetensors, and its size ledger."""
+    contents = Contents(artifact.predictor.state_dict(), artifact.frequencies, artifact.permutations, artifact.kept)
+    tensors = to_tensors(contents, artifact.config, artifact.specs)
+    data = safetensors.torch.save(tensors)
+    return data, ledger(tensors, len(data), artifact.predictor, artifact.base_state)
+
+
+def artifact_sizes(artifact: Artifact) -> Dict[str, Any]:
+    """The size ledger of the file that :func:`save_artifact` would write, with ``config`` (bytes of config.json) and
+    ``total`` (of both files)."""
+    data, sizes = _file_bytes(artifact)
+    config = dataclasses.replace(artifact.config, sizes=sizes, weights_sha256='0' * 64)
+    text = config_text(config, artifact.pretrained_cfg).encode()
+    return {**sizes, 'config': len(text), 'total': len(data) + len(text)}
 
 
 def save_artifact(folder: Union[str, Path], artifact: Artifact) -> SbsConfig:
     """Write an artifact. Files appear complete or not at all, and replace older ones.
 
     Returns:
-        The configuration as written, with the checksum of the tensors.
+        The configuration as written, with the checksum of the tensors and the size ledger.
 
     Raises:
         ArtifactError: A tensor is not finite, or the folder cannot be written.
         OrderingError: An ordering is not a permutation of its layer's kernels.
     """
     folder = Path(folder)
-    tensors = {f'predictor.{k}': v for k, v in _stored_state(artifact.predictor, artifact.config).items()}
-    tensors.update({f'kept.{k}': v for k, v in artifact.kept.items()})
-    tensors['frequencies'] = artifact.frequencies.float()
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ArtifactError(
-                f"Tensor '{name}' holds values that are not finite in {tensor.dtype}, so the artifact was not written. "
-                f"Did training diverge, or does storage_dtype='{artifact.config.storage_dtype}' overflow?")
-    tensors['ordering'] = torch.from_numpy(_pack_orderings(artifact))
-    data = safetensors.torch.save(tensors)
-    config = dataclasses.replace(artifact.config, weights_sha256=hashlib.sha256(data).hexdigest())
+    data, sizes = _file_bytes(artifact)
+    config = dataclasses.replace(artifact.config, sizes=sizes, weights_sha256=hashlib.sha256(data).hexdigest())
     text = config_text(config, artifact.pretrained_cfg)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,9 +118,12 @@ def save_artifact(folder: Union[str, Path], artifact: Artifact) -> SbsConfig:
 
 def record_results(folder: Union[str, Path], results: Mapping[str, Any]) -> None:
     """Add measured results to a written artifact, whose tensors stay as they are."""
-    artifact = load_artifact(folder)
-    config = dataclasses.replace(artifact.config, results={**artifact.config.results, **results})
-    save_artifact(folder, dataclasses.replace(artifact, config=config))
+    config, pretrained_cfg = read_config(folder)
+    config = dataclasses.replace(config, results={**config.results, **results})
+    try:
+        replace_files({Path(folder) / CONFIG_NAME: config_text(config, pretrained_cfg).encode()})
+    except OSError as e:
+        raise ArtifactError(f'Cannot write {Path(folder) / CONFIG_NAME}: {e}.') from e
 
 
 def config_text(config: SbsConfig, pretrained_cfg: Mapping[str, Any]) -> str:
@@ -132,14 +136,6 @@ def config_text(config: SbsConfig, pretrained_cfg: Mapping[str, Any]) -> str:
         'sbs': to_dict(config),
     }
     return json.dumps(root, indent=2, allow_nan=False) + '\n'
-
-
-def _pack_orderings(artifact: Artifact) -> np.ndarray:
-    parts = []
-    for permutations, spec in zip(artifact.permutations, artifact.specs):
-        check_permutations(permutations, spec, artifact.config.ordering)
-        parts.extend(pack(rows) for rows in permutations)
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint8)
 
 
 def read_config(folder: Union[str, Path]) -> Tuple[SbsConfig, Dict[str, Any]]:
@@ -193,52 +189,45 @@ def load_artifact(folder: Union[str, Path]) -> Artifact:
     specs = tuple(specs_from_names(config.generated, base_state, config.base))
     if not path.is_file():
         raise ArtifactError(f"'{folder}' is incomplete: it has no {WEIGHTS_NAME}. Download or copy the folder again.")
-    with torch.device('meta'):  # the structure, without memory for parameters
-        predictor = Predictor(config.feature_width, [spec.token_size for spec in specs], config.predictor)
-    tensors = _read_tensors(path, config, expected_layout(config, specs, predictor, base_state))
-    predictor.load_state_dict(
-        {k: v.float() for k, v in _with_prefix(tensors, 'predictor.').items()}, assign=True)
+    predictor = _structure(config, specs)
+    expected = slots(config, specs, predictor, base_state)
+    tensors = _read_tensors(path, config, expected)
+    try:
+        contents = from_tensors(tensors, config, specs, predictor, base_state)
+    except (ArtifactError, OrderingError) as e:
+        raise type(e)(f'{path}: {e}') from None
+    predictor.load_state_dict(contents.predictor, assign=True)
     return Artifact(
         config=config,
         pretrained_cfg=dict(pretrained_cfg),
         specs=specs,
         predictor=predictor.requires_grad_(False).eval(),
-        frequencies=tensors['frequencies'],
-        permutations=_unpack_orderings(tensors['ordering'].numpy(), specs, config, path),
-        kept=_with_prefix(tensors, 'kept.'),
+        frequencies=contents.frequencies,
+        permutations=contents.permutations,
+        kept=contents.kept,
         base_state=base_state,
     )
 
 
-def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
-    return {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def _structure(config: SbsConfig, specs: Tuple[ConvSpec, ...]) -> Predictor:
+    """The predictor without memory for parameters. Its size is limited by what it generates."""
+    token_sizes = [spec.token_size for spec in specs]
+    size = num_predictor_parameters(config.feature_width, token_sizes, config.predictor)
+    generated = sum(spec.num_weights for spec in specs)
+    if size > generated:
+        raise ArtifactError(
+            f"{CONFIG_NAME} describes a predictor of {size:,} parameters, more than the {generated:,} weights that it "
+            f"generates for '{config.base}', so it is not one that timm_sbs makes.")
+    with torch.device('meta'):
+        return Predictor(config.feature_width, token_sizes, config.predictor)
 
 
-def expected_layout(
-        config: SbsConfig,
-        specs: Tuple[ConvSpec, ...],
-        predictor: Predictor,
-        base_state: Mapping[str, Tensor],
-) -> Dict[str, Tuple[Tuple[int, ...], str]]:
-    """Shape and dtype code of every tensor that model.safetensors must hold."""
-    code = _DTYPE_CODES[getattr(torch, config.storage_dtype)]
-    layout = {f'predictor.{k}': (tuple(v.shape), code) for k, v in predictor.state_dict().items()}
-    layout.update({
-        f'kept.{name}': (tuple(base_state[name].shape), _DTYPE_CODES.get(base_state[name].dtype, 'unknown'))
-        for name in kept_names(base_state, config.generated)})
-    layout['frequencies'] = (config.frequencies_shape, 'F32')
-    ordering = sum(packed_bytes(shape) for spec in specs for shape in permutation_shapes(spec, config.ordering))
-    layout['ordering'] = ((ordering,), 'U8')
-    return layout
-
-
-def _read_tensors(path: Path, config: SbsConfig, layout: Dict[str, Tuple[Tuple[int, ...], str]]) -> Dict[str, Tensor]:
+def _read_tensors(path: Path, config: SbsConfig, expected: Mapping[str, Slot]) -> Dict[str, Tensor]:
     digest = hashlib.sha256()
     try:
         with safe_open(path, framework='pt') as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
-            found = {name: (tuple(view.get_shape()), view.get_dtype()) for name, view in slices.items()}
-            _check_layout(path, config, layout, found)
+            views = {name: file.get_slice(name) for name in file.keys()}
+            _check_slots(path, config, expected, views)
             with open(path, 'rb') as raw:
                 while chunk := raw.read(1 << 20):
                     digest.update(chunk)
@@ -247,50 +236,21 @@ def _read_tensors(path: Path, config: SbsConfig, layout: Dict[str, Tuple[Tuple[i
                     f'{path} is damaged or belongs to another {CONFIG_NAME}: its checksum is not the recorded one. '
                     f'Download or copy the folder again.')
             # Copies, since a mapped tensor would change with the file.
-            tensors = {name: file.get_tensor(name).clone() for name in layout}
+            return {name: file.get_tensor(name).clone() for name in expected}
     except (SafetensorError, OSError) as e:
         raise ArtifactError(
             f'{path} cannot be read: {e}. It may be truncated; download or copy the folder again.') from e
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ArtifactError(f"Tensor '{name}' in {path} holds values that are not finite.")
-    return tensors
 
 
-def _check_layout(
-        path: Path,
-        config: SbsConfig,
-        expected: Mapping[str, Tuple[Tuple[int, ...], str]],
-        found: Mapping[str, Tuple[Tuple[int, ...], str]],
-) -> None:
-    for name, (shape, dtype) in expected.items():
+def _check_slots(path: Path, config: SbsConfig, expected: Mapping[str, Slot], found: Mapping[str, Any]) -> None:
+    for name, slot in expected.items():
         if name not in found:
             raise ArtifactError(f"{path} lacks tensor '{name}', which '{config.base}' needs.")
-        if found[name] != (shape, dtype):
+        shape, dtype = found[name].get_shape(), found[name].get_dtype()
+        if not slot.holds(shape, dtype):
             raise ArtifactError(
-                f"Tensor '{name}' in {path} is {found[name][1]} of shape {list(found[name][0])}, but {dtype} of shape "
-                f"{list(shape)} follows from {CONFIG_NAME} and '{config.base}'.")
+                f"Tensor '{name}' in {path} is {dtype} of shape {list(shape)}, but {slot} follows from {CONFIG_NAME} "
+                f"and '{config.base}'.")
     surplus = sorted(set(found) - set(expected))
     if surplus:
         raise ArtifactError(f"{path} holds tensor '{surplus[0]}', which no predictor of '{config.base}' has.")
-
-
-def _unpack_orderings(
-        packed: np.ndarray,
-        specs: Tuple[ConvSpec, ...],
-        config: SbsConfig,
-        path: Path,
-) -> Tuple[Permutations, ...]:
-    start = 0
-    layers = []
-    for spec in specs:
-        rows = []
-        for shape in permutation_shapes(spec, config.ordering):
-            stop = start + packed_bytes(shape)
-            try:
-                rows.append(unpack(packed[start:stop], shape))
-            except OrderingError as e:
-                raise OrderingError(f"{path}, ordering of '{spec.name}': {e}") from None
-            start = stop
-        layers.append(tuple(rows))
-    return tuple(layers)

@@ -3,6 +3,7 @@ import argparse
 import sys
 from typing import List, Optional
 
+from timm_sbs.config import byte_count
 from timm_sbs.errors import SbsError
 
 __all__ = ['main']
@@ -18,6 +19,29 @@ def build_parser() -> argparse.ArgumentParser:
         description='Create sbs_resnet20_cifar10_20pct from the predictor inside the package, and classify 500 '
                     'CIFAR-10 test images with it. Downloads nothing.')
     demo.set_defaults(run=_demo)
+
+    info = commands.add_parser(
+        'info', help='what a predictor is, and where its bytes go',
+        description="A predictor's settings, accuracy and size ledger.")
+    info.add_argument('model', help="folder of an artifact, a name such as sbs_resnet20_cifar10_20pct, or "
+                                    "hf-hub:USER/NAME")
+    info.set_defaults(run=_info)
+
+    pack = commands.add_parser(
+        'pack', help='round a predictor to fewer bits, without data',
+        description='Write a packed copy of an artifact: rounded to integers, with more bits for the layers where '
+                    'errors matter more, and entropy-coded. Needs no data, and does not train; train_sbs.py --bits '
+                    'trains with rounding, and is more accurate at few bits.')
+    pack.add_argument('folder', help='folder of an artifact, packed or not')
+    pack.add_argument('output', help='folder of the copy')
+    pack.add_argument('--bits', type=float, default=None, metavar='B',
+                      help='bits of a predictor weight, the mean over its layers (default: 7, or the most that fit '
+                           'into --bytes)')
+    pack.add_argument('--kept-bits', type=int, default=8, metavar='B',
+                      help='bits of kept tensors (default: %(default)s)')
+    pack.add_argument('--bytes', type=byte_count, default=None, metavar='SIZE',
+                      help='largest size of both files, such as 64k')
+    pack.set_defaults(run=_pack)
 
     evaluation = commands.add_parser(
         'eval', help='top-1 accuracy of a model on a folder of images',
@@ -52,6 +76,23 @@ def _demo(args: argparse.Namespace) -> None:
     width = max(len(row[0]) for row in rows)
     for label, original, generated in rows:
         print(f'  {label:<{width}}  {original:>10}  {generated:>10}')
+
+
+def _info(args: argparse.Namespace) -> None:
+    from timm_sbs.info import describe_artifact, find_folder
+
+    print(describe_artifact(find_folder(args.model)))
+
+
+def _pack(args: argparse.Namespace) -> None:
+    from timm_sbs.info import describe_artifact, find_folder
+    from timm_sbs.repack import repack
+
+    folder = find_folder(args.folder)
+    results = repack(folder, args.output, args.bits, args.kept_bits, args.bytes)
+    print(describe_artifact(find_folder(args.output)))
+    print(f"the generated weights change by {100 * results['packing_error']:.3g} % of their squared norm; measure the "
+          f"accuracy with: timm-sbs eval local-dir:{args.output} --data-dir DIR")
 
 
 def _eval(args: argparse.Namespace) -> None:

@@ -1,13 +1,14 @@
 """Settings of a predictor: frozen dataclasses, checked on construction, and their JSON form. Imports no torch."""
 import dataclasses
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Tuple, Type, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Dict, Mapping, Optional, Tuple, Type, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from timm_sbs.errors import ConfigError
 
 __all__ = [
-    'FORMAT_VERSION', 'OrderingConfig', 'EncodingConfig', 'PredictorConfig', 'TargetRule', 'SbsConfig',
-    'to_dict', 'from_dict',
+    'FORMAT_VERSION', 'OrderingConfig', 'EncodingConfig', 'PredictorConfig', 'TargetRule',
+    'QuantizationConfig', 'SbsConfig', 'byte_count', 'to_dict', 'from_dict',
 ]
 
 # Version of the artifact's layout. A reader refuses what is newer than itself.
@@ -18,6 +19,8 @@ COORDINATES = ('path', 'grid')
 ENCODINGS = ('random_fourier', 'positional')
 ACTIVATIONS = ('gelu', 'relu', 'sine')
 STORAGE_DTYPES = ('float32', 'float16', 'bfloat16')
+
+_UNITS = {'': 1, 'k': 1000, 'm': 1000_000, 'ki': 1024, 'mi': 1024 ** 2}
 
 ConfigT = TypeVar('ConfigT')
 
@@ -119,6 +122,24 @@ class TargetRule:
 
 
 @dataclass(frozen=True)
+class QuantizationConfig:
+    """How finely a packed artifact rounds its numbers to integers, which are then entropy-coded.
+
+    The step of a row of predictor weights is its root mean square times 2^(2.05 - bits), so that a row of normally
+    distributed weights takes ``bits`` each (the entropy of a normal distribution in steps of that size).
+    """
+    layer_bits: Tuple[float, ...]  # of the predictor's layers: trunk, then heads from the smallest kernel size on
+    bias_bits: int = 8  # the predictor's biases, rounded to 2^bits steps over the range of each layer's
+    kept_bits: int = 8  # kept tensors, rounded to 2^bits steps over the range of each row
+
+    def __post_init__(self) -> None:
+        for bits in self.layer_bits:
+            _require_range('quantization.layer_bits', bits, 1, 12)
+        _require_range('quantization.bias_bits', self.bias_bits, 4, 12)
+        _require_range('quantization.kept_bits', self.kept_bits, 4, 12)
+
+
+@dataclass(frozen=True)
 class SbsConfig:
     """All that is needed, beside tensors, to build the predictor of an artifact and to generate weights with it."""
     base: str  # timm name of the architecture whose weights are generated
@@ -127,8 +148,10 @@ class SbsConfig:
     ordering: OrderingConfig = field(default_factory=OrderingConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
-    storage_dtype: str = 'float32'  # dtype of the stored predictor and kept tensors
+    storage_dtype: str = 'float32'  # dtype of the stored predictor, unless it is quantized
+    quantization: Optional[QuantizationConfig] = None  # None: predictor and kept tensors are stored as floats
     weights_sha256: str = ''  # checksum of model.safetensors
+    sizes: Dict[str, Any] = field(default_factory=dict)  # the size ledger of model.safetensors
     results: Dict[str, Any] = field(default_factory=dict)  # measured figures, and how they were measured
     format_version: int = FORMAT_VERSION
 
@@ -140,6 +163,10 @@ class SbsConfig:
         if len(set(self.generated)) != len(self.generated):
             raise ConfigError('generated names a weight twice.')
         _require_choice('storage_dtype', self.storage_dtype, STORAGE_DTYPES)
+        if self.quantization and len(self.quantization.layer_bits) < self.predictor.linear_layers:
+            raise ConfigError(
+                f'quantization.layer_bits has {len(self.quantization.layer_bits)} entries, but the predictor has '
+                f'{self.predictor.linear_layers} layers or more.')
 
     @property
     def num_coordinates(self) -> int:
@@ -153,6 +180,20 @@ class SbsConfig:
     @property
     def frequencies_shape(self) -> Tuple[int, int]:
         return self.encoding.frequencies_shape(self.num_coordinates)
+
+
+def byte_count(text: str) -> int:
+    """Number of bytes in words such as 64k, 1.5M or 49152; k is 1,000 and Ki is 1,024.
+
+    Raises:
+        ArgumentTypeError: The text is no such number.
+    """
+    number = text.lower().removesuffix('b').rstrip('kmi')
+    unit = text.lower().removesuffix('b')[len(number):]
+    try:
+        return int(float(number) * _UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise ArgumentTypeError(f"'{text}' is no number of bytes, such as 64k, 1.5M or 49152") from None
 
 
 def to_dict(config: Any) -> Dict[str, Any]:
@@ -201,13 +242,15 @@ def from_dict(cls: Type[ConfigT], data: Any, where: str) -> ConfigT:
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
+    if get_origin(hint) is Union:  # Optional[X] is Union[X, None]
+        return None if value is None else _typed(get_args(hint)[0], value, where)
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)
     origin = get_origin(hint) or hint
     if origin is tuple:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(v, get_args(hint)[0]) for v in value):
+        if not isinstance(value, (list, tuple)):
             raise ConfigError(f'{where} must be a list of {get_args(hint)[0].__name__}.')
-        return tuple(value)
+        return tuple(_typed(get_args(hint)[0], v, f'{where}, entry {i}') for i, v in enumerate(value))
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)

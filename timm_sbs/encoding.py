@@ -10,17 +10,20 @@ from timm_sbs.config import EncodingConfig, OrderingConfig
 from timm_sbs.ordering import places
 from timm_sbs.targets import ConvSpec
 
-__all__ = ['draw_frequencies', 'coordinates', 'encode']
+__all__ = ['FREQUENCY_STEPS', 'draw_frequencies', 'coordinates', 'encode']
+
+FREQUENCY_STEPS = 32  # frequencies are multiples of 1/32
 
 
 def draw_frequencies(config: EncodingConfig, num_coordinates: int) -> Tensor:
     """Random frequencies b ~ N(0, 1) of UOS-RFF and RFF: [num_frequencies, num_coordinates], float32.
 
-    They are drawn once, when a predictor is made, and stored in the artifact. Random streams may differ between
+    They are multiples of 1/32 up to 127/32 (four standard deviations), so that a byte stores each of them exactly. They are drawn once, when a predictor is made, and stored in the artifact. Random streams may differ between
     library versions, so nobody has to draw them again. 'positional' has none: [0, num_coordinates].
     """
     generator = torch.Generator().manual_seed(config.seed)
-    return torch.randn(config.frequencies_shape(num_coordinates), generator=generator)
+    drawn = torch.randn(config.frequencies_shape(num_coordinates), generator=generator)
+    return (drawn * FREQUENCY_STEPS).round().clamp(-127, 127) / FREQUENCY_STEPS
 
 
 def coordinates(specs: Sequence[ConvSpec], ordering: OrderingConfig, encoding: EncodingConfig) -> Tensor:

@@ -4,34 +4,22 @@ from typing import Any, Type
 
 from timm.utils import ParseKwargs
 
-from timm_sbs.config import ACTIVATIONS, COORDINATES, ENCODINGS, GRANULARITIES, STORAGE_DTYPES, EncodingConfig, \
-    TargetRule
+from timm_sbs.config import ACTIVATIONS, COORDINATES, ENCODINGS, GRANULARITIES, STORAGE_DTYPES, TargetRule, \
+    byte_count
 from timm_sbs.training.configuration import recipe_names
 from timm_sbs.training.data import DataSettings
-from timm_sbs.training.settings import KEPT_PARTS, SCHEDULES, DistillationSettings, PhaseSettings, \
-    ReconstructionSettings
+from timm_sbs.training.settings import ENCODING_DEFAULTS, KEPT_PARTS, LINEAR_LAYERS, PACKED_LINEAR_LAYERS, SCHEDULES, \
+    DistillationSettings, PhaseSettings, QuantizationSettings, ReconstructionSettings
 from timm_sbs.training.synthetic import DATA_FREE, InversionSettings
 
 __all__ = ['build_parser']
-
-_UNITS = {'': 1, 'k': 1000, 'm': 1000_000, 'ki': 1024, 'mi': 1024 ** 2}
-
-
-def _byte_count(text: str) -> int:
-    number = text.lower().removesuffix('b').rstrip('kmi')
-    unit = text.lower().removesuffix('b')[len(number):]
-    try:
-        count = int(float(number) * _UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of bytes, such as 64k, 1.5M or 49152") from None
-    return count
-
 
 def _add_phase(group: Any, prefix: str, defaults: Type[PhaseSettings]) -> None:
     """Optimizer flags of a phase."""
     name = f'--{prefix}'
     group.add_argument(f'{name}lr', type=float, default=defaults.lr, metavar='LR',
-                       help='peak learning rate (default: %(default)s)')
+                       help='peak learning rate' + (', of predictors up to a width of 128; wider ones get less in '
+                            'proportion' if prefix.startswith('recon') else '') + ' (default: %(default)s)')
     group.add_argument(f'{name}opt', default=defaults.opt, metavar='NAME',
                        help='optimizer, by its name in timm (default: %(default)s)')
     group.add_argument(f'{name}opt-betas', type=float, nargs='+', default=defaults.betas, metavar='BETA',
@@ -57,6 +45,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     _add_predictor(parser)
     _add_reconstruction(parser)
     _add_distillation(parser)
+    _add_quantization(parser)
     _add_data(parser)
     _add_run(parser)
     return parser
@@ -75,15 +64,17 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group('predictor').add_argument
     add('--pct', type=float, default=20., metavar='P',
         help="size: per cent of the original model's parameters (default: %(default)s)")
-    add('--bytes', type=_byte_count, metavar='SIZE', help="size of the artifact's two files, such as 150k, instead of "
-                                                          '--pct')
+    add('--bytes', type=byte_count, metavar='SIZE',
+        help="size of the artifact's two files, such as 64k, instead of --pct: packs the predictor, and divides the "
+             'bytes between ordering, width and bits, by a short search that it explains')
     add('--start-from', metavar='DIR', help='go on from this artifact: its orderings, predictor and kept tensors, '
                                             'whatever the flags of these two groups say')
-    add('--linear-layers', type=int, default=5, metavar='N',
-        help='matrix products from features to kernel (default: %(default)s)')
+    add('--linear-layers', type=int, default=None, metavar='N',
+        help=f'matrix products from features to kernel (default: {LINEAR_LAYERS}, or {PACKED_LINEAR_LAYERS} if the '
+             f'predictor is packed)')
     add('--activation', choices=ACTIVATIONS, default='gelu', help='(default: %(default)s)')
     add('--storage-dtype', choices=STORAGE_DTYPES, default='float16',
-        help='number format of the stored predictor (default: %(default)s)')
+        help='number format of a predictor that is not packed (default: %(default)s)')
     add('--min-weights', type=int, default=TargetRule.min_weights, metavar='N',
         help='keep convolution weights smaller than this (default: %(default)s)')
     add('--include', nargs='*', default=(), metavar='PATTERN',
@@ -92,19 +83,20 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group('ordering and encoding', 'The defaults are UOS with UOS-RFF. NeRN: --coordinates '
                                     'grid --encoding positional --activation relu.').add_argument
-    add('--granularity', choices=GRANULARITIES, default='layer',
-        help='what one kernel path runs over (default: %(default)s)')
+    add('--granularity', choices=GRANULARITIES, default=None,
+        help='what one kernel path runs over: all kernels of a layer, those of each filter, the two axes of a layer, '
+             'nothing; the finer, the more bytes it takes (default: layer; with --bytes: chosen by the search)')
     add('--coordinates', choices=COORDINATES, default=None,
         help="place on the path, or row and column of a grid (default: path for 'layer', else grid)")
     add('--encoding', choices=ENCODINGS, default='random_fourier', help='(default: %(default)s)')
-    add('--num-frequencies', type=int, default=EncodingConfig.num_frequencies, metavar='K',
-        help='random frequencies (default: %(default)s)')
-    add('--layer-bandwidth', type=float, default=EncodingConfig.layer_bandwidth, metavar='S',
-        help='cycles along the layers (default: %(default)s)')
-    add('--bandwidth', type=float, default=EncodingConfig.bandwidth, metavar='C',
-        help='c of s = c * n^p, cycles along an axis of n kernels (default: %(default)s)')
-    add('--bandwidth-exponent', type=float, default=EncodingConfig.bandwidth_exponent, metavar='P',
-        help='p of s = c * n^p; 0 is plain RFF (default: %(default)s)')
+    for name, kind, metavar, text in (
+            ('num_frequencies', int, 'K', 'random frequencies'),
+            ('layer_bandwidth', float, 'S', 'cycles along the layers'),
+            ('bandwidth', float, 'C', 'c of s = c * n^p, cycles along an axis of n kernels'),
+            ('bandwidth_exponent', float, 'P', 'p of s = c * n^p; 0 is plain RFF')):
+        path, grid = (getattr(ENCODING_DEFAULTS[coordinates], name) for coordinates in ('path', 'grid'))
+        add(f"--{name.replace('_', '-')}", type=kind, default=None, metavar=metavar,
+            help=f'{text} (default: {path:g} on a path, {grid:g} on a grid)')
 
 
 def _add_reconstruction(parser: argparse.ArgumentParser) -> None:
@@ -142,6 +134,21 @@ def _add_distillation(parser: argparse.ArgumentParser) -> None:
         help='batches of one step; weights are generated once for all of them (default: %(default)s)')
     add('--eval-interval', type=int, default=d.eval_interval, metavar='N',
         help='steps between validations; the best predictor is kept (default: %(default)s)')
+
+
+def _add_quantization(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        'quantization', 'Third phase: go on with everything rounded as in the packed artifact, on images as in '
+                        'distillation, or without images as in reconstruction.')
+    add, q = group.add_argument, QuantizationSettings
+    add('--bits', type=float, default=None, metavar='B',
+        help='pack the predictor with so many bits for a weight, the mean over its layers, which get more the more '
+             'errors in them matter (default: do not pack; with --bytes: chosen by a search)')
+    add('--kept-bits', type=int, default=q.kept_bits, metavar='B',
+        help='bits of kept tensors in a packed artifact (default: %(default)s)')
+    add('--quantization-steps', type=int, default=q.steps, metavar='N',
+        help='0 rounds without training (default: %(default)s)')
+    _add_phase(group, 'quantization-', q)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

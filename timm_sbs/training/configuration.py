@@ -1,39 +1,103 @@
 """From flags, recipes and configuration files to checked settings."""
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import yaml
 
-from timm_sbs.config import EncodingConfig, OrderingConfig, TargetRule
+from timm_sbs.config import OrderingConfig, TargetRule
 from timm_sbs.errors import ConfigError
 from timm_sbs.training.data import DataSettings
-from timm_sbs.training.settings import KEPT_PARTS, DistillationSettings, ReconstructionSettings
+from timm_sbs.training.settings import ENCODING_DEFAULTS, KEPT_PARTS, LINEAR_LAYERS, PACKED_LINEAR_LAYERS, \
+    DistillationSettings, QuantizationSettings, ReconstructionSettings
 from timm_sbs.training.synthetic import InversionSettings
 
-__all__ = ['Settings', 'recipe_names', 'parse_args', 'args_yaml', 'settings_of']
+__all__ = ['PredictorOptions', 'Settings', 'recipe_names', 'parse_args', 'args_yaml', 'settings_of']
 
 _RECIPES = files('timm_sbs') / 'recipes'
 
 
 @dataclass(frozen=True)
+class PredictorOptions:
+    """What the flags say about the predictor. None is left to the granularity and to whether it is packed."""
+    rule: TargetRule
+    kind: str  # of EncodingConfig, as all up to the seed
+    seed: int
+    activation: str
+    storage_dtype: str
+    kept_bits: int
+    granularity: Optional[str] = None
+    coordinates: Optional[str] = None
+    num_frequencies: Optional[int] = None
+    layer_bandwidth: Optional[float] = None
+    bandwidth: Optional[float] = None
+    bandwidth_exponent: Optional[float] = None
+    linear_layers: Optional[int] = None
+
+    def arguments(self, granularity: str, bits: Optional[float]) -> Dict[str, Any]:
+        """Arguments of :func:`timm_sbs.training.fit.design`, apart from the size.
+
+        Raises:
+            ConfigError: A value is out of range, or two do not go together.
+        """
+        coordinates = self.coordinates or ('path' if granularity == 'layer' else 'grid')
+        ordering = OrderingConfig(granularity, coordinates)
+        given = {
+            name: getattr(self, name)
+            for name in ('num_frequencies', 'layer_bandwidth', 'bandwidth', 'bandwidth_exponent')
+            if getattr(self, name) is not None}
+        return dict(
+            rule=self.rule, ordering=ordering, activation=self.activation, storage_dtype=self.storage_dtype,
+            encoding=replace(ENCODING_DEFAULTS[coordinates], kind=self.kind, seed=self.seed, **given),
+            linear_layers=self.linear_layers or (PACKED_LINEAR_LAYERS if bits else LINEAR_LAYERS),
+            kept_bits=self.kept_bits)
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of a run, checked."""
-    ordering: OrderingConfig
-    encoding: EncodingConfig
-    rule: TargetRule
+    predictor: PredictorOptions
     reconstruction: ReconstructionSettings
     distillation: DistillationSettings
+    quantization: QuantizationSettings
     data: DataSettings
     data_free: Optional[str]  # of DATA_FREE
     inversion: InversionSettings
 
     @property
+    def has_images(self) -> bool:
+        """Whether there is something to distil on."""
+        return bool(self.data.given or self.data_free)
+
+    @property
     def distils(self) -> bool:
         """Whether there is a second phase: there are images, and steps."""
-        return bool(self.distillation.steps and (self.data.given or self.data_free))
+        return bool(self.distillation.steps and self.has_images)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether there is a third phase. With a budget there is, even before bits are chosen."""
+        return self.quantization.bits is not None or self.quantization.max_bytes is not None
+
+    def with_bits(self, bits: float) -> 'Settings':
+        """The same settings with the bits that a search has chosen."""
+        return replace(self, quantization=replace(self.quantization, bits=bits))
+
+    def steps_before(self, phase: str) -> int:
+        """Steps of the run before a phase ('distillation', 'quantization') or before its 'end'."""
+        steps = self.reconstruction.steps
+        if phase != 'distillation':
+            steps += self.distils * self.distillation.steps
+        if phase == 'end':
+            steps += self.quantizes * self.quantization.steps
+        return steps
+
+    @property
+    def trains_on_images(self) -> bool:
+        """Whether a phase takes steps on images."""
+        return self.distils or bool(self.has_images and self.quantizes and self.quantization.steps)
 
 
 def recipe_names() -> List[str]:
@@ -121,7 +185,6 @@ def settings_of(args: argparse.Namespace) -> Settings:
     Raises:
         ConfigError: A value is out of range, or two do not go together.
     """
-    coordinates = args.coordinates or ('path' if args.granularity == 'layer' else 'grid')
     train_kept = args.train_kept
     if train_kept is None:
         train_kept = [part for part in KEPT_PARTS if not (args.data_free and part == 'statistics')]
@@ -132,12 +195,13 @@ def settings_of(args: argparse.Namespace) -> Settings:
     for name in ('checkpointing_steps', 'checkpoints_total_limit'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more.")
+    predictor = PredictorOptions(
+        TargetRule(args.min_weights, tuple(args.include), tuple(args.exclude)), args.encoding, args.seed,
+        args.activation, args.storage_dtype, args.kept_bits, args.granularity, args.coordinates, args.num_frequencies,
+        args.layer_bandwidth, args.bandwidth, args.bandwidth_exponent, args.linear_layers)
+    predictor.arguments(args.granularity or 'layer', args.bits)  # checks
     return Settings(
-        ordering=OrderingConfig(args.granularity, coordinates),
-        encoding=EncodingConfig(
-            kind=args.encoding, num_frequencies=args.num_frequencies, layer_bandwidth=args.layer_bandwidth,
-            bandwidth=args.bandwidth, bandwidth_exponent=args.bandwidth_exponent, seed=args.seed),
-        rule=TargetRule(args.min_weights, tuple(args.include), tuple(args.exclude)),
+        predictor=predictor,
         reconstruction=ReconstructionSettings(
             steps=args.reconstruction_steps, batch_size=args.reconstruction_batch_size,
             **_phase(args, 'reconstruction_')),
@@ -147,6 +211,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
             label_weight=_pair(args.label_weight, '--label-weight'), feature_modules=tuple(args.feature_modules),
             temperature=args.temperature, train_kept=tuple(train_kept), clip_grad=args.clip_grad,
             grad_accum_steps=args.grad_accum_steps, eval_interval=args.eval_interval, **_phase(args, '')),
+        quantization=QuantizationSettings(
+            steps=args.quantization_steps, bits=args.bits, kept_bits=args.kept_bits, max_bytes=args.bytes,
+            **_phase(args, 'quantization_')),
         data=DataSettings(
             args.data_dir, args.dataset, args.train_split, args.val_split, args.batch_size, args.workers, args.no_aug,
             args.crop_padding, args.hflip, args.vflip, tuple(args.scale), tuple(args.ratio), args.color_jitter, args.aa,

@@ -27,6 +27,8 @@ def distill(
         accelerator: Accelerator,
         monitor: Monitor = Monitor(),
         cached_outputs: Optional[Tensor] = None,
+        name: str = 'distillation',
+        batches_before: int = 0,
 ) -> None:
     """Distil the original model into a generated one.
 
@@ -38,6 +40,8 @@ def distill(
         accelerator: Devices, processes, precision.
         monitor: Hears of every step, and restores the state of a run that is resumed.
         cached_outputs: The original's logits of all training images, if they do not depend on augmentation.
+        name: Of the phase, for the progress bar.
+        batches_before: Batches that an earlier phase has had, after which this one begins.
 
     Raises:
         SbsError: The loss is no longer finite.
@@ -47,10 +51,10 @@ def distill(
     optimizer = accelerator.prepare(make_optimizer(student.trained_parameters, settings))
     start = monitor.resume()
     objective = Objective(student, original, settings, accelerator, cached_outputs)
-    stream = batches.starting_at(start * settings.grad_accum_steps)
+    stream = batches.starting_at(batches_before + start * settings.grad_accum_steps)
     student.train()
     try:
-        with tqdm(total=settings.steps, initial=start, desc='distillation', unit='step',
+        with tqdm(total=settings.steps, initial=start, desc=name, unit='step',
                   disable=None if accelerator.is_main_process else True) as progress:
             for step in range(start, settings.steps):
                 set_lr(optimizer, settings.lr_at(step))
@@ -63,7 +67,7 @@ def distill(
                     progress.set_postfix(loss=f'{value:.4f}')
                     monitor.log(done, {'loss': value, 'lr': settings.lr_at(step)})
                     if not torch.isfinite(loss):
-                        raise SbsError(f'The distillation loss is {value} at step {done}. Lower --lr.')
+                        raise SbsError(f'The loss of {name} is {value} at step {done}. Lower its learning rate.')
                 if due:
                     student.synchronize(accelerator)
                     monitor.validate(done)

@@ -9,19 +9,20 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from timm_sbs.artifact import Artifact
-from timm_sbs.config import EncodingConfig, OrderingConfig, PredictorConfig, SbsConfig, TargetRule
+from timm_sbs.config import EncodingConfig, OrderingConfig, PredictorConfig, QuantizationConfig, SbsConfig, TargetRule
 from timm_sbs.encoding import draw_frequencies
 from timm_sbs.errors import ConfigError
 from timm_sbs.generate import GenerationPlan, make_plan
 from timm_sbs.ordering import Permutations
 from timm_sbs.predictor import Predictor, num_predictor_parameters, width_for_budget
-from timm_sbs.sizes import artifact_sizes
 from timm_sbs.targets import ConvSpec, describe_base, kept_names, select_targets
+from timm_sbs.training.forecast import forecast_sizes
 from timm_sbs.training.original import describe_original
 
-__all__ = ['Fit', 'design', 'predictor_parameters', 'find_orderings', 'start_fit', 'continue_fit']
+__all__ = ['Design', 'Fit', 'design', 'predictor_parameters', 'find_orderings', 'start_fit', 'continue_fit']
 
-HEADER_GROWTH = 128  # bytes
+Design = Tuple[SbsConfig, Dict[str, Any], List[ConvSpec]]  # configuration, timm's pretrained_cfg, generated weights
+FORECAST_MARGIN = 0.01  # of a budget: by how much a quantized predictor may come out larger than forecast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Fit:
     permutations: Tuple[Permutations, ...]
     plan: GenerationPlan
     predictor: Predictor
+
+    def quantized(self, quantization: Optional[QuantizationConfig]) -> 'Fit':
+        """The same predictor, to be rounded in this way; with None, to be stored as floats."""
+        config = dataclasses.replace(self.config, quantization=quantization)
+        return dataclasses.replace(self, config=config, plan=dataclasses.replace(self.plan, config=config))
 
     def artifact(self, model: nn.Module, results: Mapping[str, Any]) -> Artifact:
         """What is to be stored: the predictor as it is now, and the kept tensors of ``model``."""
@@ -69,8 +75,10 @@ def design(
         linear_layers: int = 5,
         activation: str = 'gelu',
         storage_dtype: str = 'float16',
+        bits: Optional[float] = None,
+        kept_bits: int = 8,
         max_bytes: Optional[int] = None,
-) -> Tuple[SbsConfig, Dict[str, Any], List[ConvSpec]]:
+) -> Design:
     """Choose what is generated and the size of the predictor.
 
     Args:
@@ -82,7 +90,9 @@ def design(
         encoding: From coordinates to features.
         linear_layers: Matrix products of the predictor.
         activation: Between them.
-        storage_dtype: Number format of the stored predictor.
+        storage_dtype: Number format of the stored predictor, unless it is quantized.
+        bits: Bits of a weight of a quantized predictor, the mean over its layers; None stores floats.
+        kept_bits: Bits of kept tensors beside a quantized predictor.
         max_bytes: Size of both files of the artifact, which then decides instead of ``pct``.
 
     Returns:
@@ -104,13 +114,15 @@ def design(
         encoding=encoding,
         predictor=PredictorConfig(1, linear_layers, activation),
         storage_dtype=storage_dtype,
+        quantization=bits and QuantizationConfig(
+            (float(bits),) * (linear_layers - 1 + len(set(token_sizes))), kept_bits=kept_bits),
     )
     if max_bytes is None:
         budget = int(pct / 100 * sum(p.numel() for p in original.parameters()))
+        width = width_for_budget(budget, features, token_sizes, linear_layers)
+        config = dataclasses.replace(config, predictor=PredictorConfig(width, linear_layers, activation))
     else:
-        budget = _parameters_within(max_bytes, config, pretrained_cfg, specs)
-    width = width_for_budget(budget, features, token_sizes, linear_layers)
-    config = dataclasses.replace(config, predictor=PredictorConfig(width, linear_layers, activation))
+        config = _widest_within(max_bytes, config, pretrained_cfg, specs, original)
     size, generated = predictor_parameters(config, specs), sum(spec.num_weights for spec in specs)
     if size >= generated:
         raise ConfigError(
@@ -121,29 +133,42 @@ def design(
     return config, pretrained_cfg, specs
 
 
-def _parameters_within(
+def _widest_within(
         max_bytes: int,
         config: SbsConfig,
         pretrained_cfg: Mapping[str, Any],
         specs: Sequence[ConvSpec],
-) -> int:
-    """Parameters for which there is room beside the ordering, the kept tensors, headers and config.json.
+        original: nn.Module,
+) -> SbsConfig:
+    """The configuration with the widest predictor whose artifact is no larger than ``max_bytes``.
 
     Raises:
-        ConfigError: There is room for none.
+        ConfigError: None is.
     """
-    base_state = describe_base(config.base, config.base_args, pretrained_cfg)
-    sizes = artifact_sizes(config, pretrained_cfg, tuple(specs), base_state)
-    parameters = predictor_parameters(config, specs)
-    each = torch.finfo(getattr(torch, config.storage_dtype)).bits // 8
-    # The header grows by some digits with the predictor.
-    room = max_bytes - (sizes.total - sizes.predictor) - HEADER_GROWTH
-    if room < each * parameters:
+    def forecast(config: SbsConfig) -> Dict[str, Any]:
+        return forecast_sizes(config, pretrained_cfg, specs, original.state_dict())
+
+    def with_width(width: int) -> SbsConfig:
+        return dataclasses.replace(config, predictor=dataclasses.replace(config.predictor, width=width))
+
+    usable = max_bytes * (1 - FORECAST_MARGIN) if config.quantization else max_bytes
+    smallest = forecast(with_width(1))
+    rest = smallest['total'] - smallest['predictor']
+    if smallest['total'] > usable:
         raise ConfigError(
-            f'{max_bytes:,} bytes are too few: ordering ({sizes.ordering:,}), kept tensors ({sizes.kept:,}), headers '
-            f'and settings alone take {sizes.total - sizes.predictor:,}. A coarser --granularity makes the ordering '
-            f'smaller.')
-    return room // each
+            f"{max_bytes:,} bytes are too few: ordering ({smallest['ordering']:,}), kept tensors "
+            f"({smallest['kept']:,}), headers and settings alone take {rest:,}. A coarser --granularity makes the "
+            f"ordering smaller.")
+    each = torch.finfo(getattr(torch, config.storage_dtype)).bits
+    if config.quantization:
+        each = sum(config.quantization.layer_bits) / len(config.quantization.layer_bits)
+    room = int((usable - rest) * 8 / each)
+    token_sizes = [spec.token_size for spec in specs]
+    size = predictor_parameters(with_width(1), specs)
+    width = width_for_budget(max(room, size), config.feature_width, token_sizes, config.predictor.linear_layers)
+    while width > 1 and forecast(with_width(width))['total'] > usable:
+        width -= 1
+    return with_width(width)
 
 
 def predictor_parameters(config: SbsConfig, specs: Sequence[ConvSpec]) -> int:

@@ -1,13 +1,18 @@
 """A base model whose convolution weights are generated anew in each step, and trained through their generator."""
-from typing import Dict, List, Sequence
+import copy
+import dataclasses
+from typing import Dict, List, Optional, Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from timm_sbs.artifact import as_stored
+from timm_sbs.config import QuantizationConfig
 from timm_sbs.generate import BLOCK, GenerationPlan, generate_weights, split_weights
 from timm_sbs.predictor import Predictor
+from timm_sbs.quantization import rounded_kept, rounded_predictor
 from timm_sbs.targets import kept_names, to_kernels
 from timm_sbs.training.kept import kept_parameters, set_statistics_mode
 from timm_sbs.training.settings import KEPT_PARTS
@@ -29,6 +34,9 @@ class GeneratedModel(nn.Module):
     block of kernels (activations are computed again, which is faster than to keep them all), and several processes
     share it out.
 
+    With a quantization, both stages use the predictor as its artifact will round it, and so does the base model with
+    its kept tensors; gradients go to the numbers before rounding (straight-through estimation).
+
     The base model's own copies of generated weights get no gradient; they are what :meth:`materialize` writes to.
     """
 
@@ -38,6 +46,7 @@ class GeneratedModel(nn.Module):
             plan: GenerationPlan,
             model: nn.Module,
             train_kept: Sequence[str] = KEPT_PARTS,
+            quantization: Optional[QuantizationConfig] = None,
     ) -> None:
         """
         Args:
@@ -45,12 +54,14 @@ class GeneratedModel(nn.Module):
             plan: The generation.
             model: The base model, with its kept tensors. Its parameters' ``requires_grad`` is set.
             train_kept: Parts of the kept tensors that are trained too, of ``KEPT_PARTS``.
+            quantization: How everything will be rounded, if training is to know of it.
         """
         super().__init__()
         self.predictor = predictor.requires_grad_(True)
         self.model = model.requires_grad_(False)
         self.plan = plan
         self.train_kept = tuple(train_kept)
+        self.quantization = quantization
         for parameter in kept_parameters(model, plan.config.generated, train_kept).values():
             parameter.requires_grad_(True)
         for index, group in enumerate(plan.groups):
@@ -76,29 +87,42 @@ class GeneratedModel(nn.Module):
         state = self.model.state_dict()
         return {name: state[name] for name in kept_names(state, self.plan.config.generated)}
 
+    def _predictor_parameters(self) -> Dict[str, Tensor]:
+        """Parameters that kernels are generated with."""
+        parameters = dict(self.predictor.named_parameters())
+        return rounded_predictor(parameters, self.quantization) if self.quantization else parameters
+
     @torch.no_grad()
     def generate(self, accelerator: Accelerator) -> Dict[str, Tensor]:
         """All generated weights by name, as leaves that collect gradients."""
         weights: Dict[str, Tensor] = {}
+        parameters = self._predictor_parameters()
         for index, group in enumerate(self.plan.groups):
             features = getattr(self, f'features_{index}')[share(group.num_kernels, accelerator)]
             blocks = []
             for block in features.split(BLOCK):
                 with accelerator.autocast():
-                    blocks.append(self.predictor(block, group.token_size).float())
+                    blocks.append(functional_call(self.predictor, parameters, (block, group.token_size)).float())
             kernels = gather_shares(torch.cat(blocks), group.num_kernels, accelerator)
             weights.update(split_weights(kernels, group, getattr(self, f'place_of_kernel_{index}')))
         return {name: weight.requires_grad_() for name, weight in weights.items()}
 
     def forward(self, images: Tensor, weights: Dict[str, Tensor]) -> Tensor:
         """Logits [B, classes] of the base model with these weights."""
-        return torch.func.functional_call(self.model, weights, (images,))
+        kept = {}
+        if self.quantization:
+            kept = {
+                name: rounded_kept(name, parameter, self.quantization)
+                for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return functional_call(self.model, {**weights, **kept}, (images,))
 
     def backward(self, weights: Dict[str, Tensor], accelerator: Accelerator) -> None:
         """Second stage: from the gradients of the generated weights to those of the predictor.
 
         Afterwards every process holds the same gradients: the mean over the processes' batches.
         """
+        parameters = self._predictor_parameters()
+        leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
         for index, group in enumerate(self.plan.groups):
             gradients = [_gradient(weights[spec.name]) for spec in group.specs]
             gradient = torch.cat([to_kernels(g, spec) for g, spec in zip(gradients, group.specs)])
@@ -108,8 +132,10 @@ class GeneratedModel(nn.Module):
             features = getattr(self, f'features_{index}')[rows]
             for block, block_gradient in zip(features.split(BLOCK), gradient[rows].split(BLOCK)):
                 with accelerator.autocast():
-                    kernels = self.predictor(block, group.token_size).float()
+                    kernels = functional_call(self.predictor, leaves, (block, group.token_size)).float()
                 kernels.backward(block_gradient)
+        used = [name for name, leaf in leaves.items() if leaf.grad is not None]
+        torch.autograd.backward([parameters[name] for name in used], [leaves[name].grad for name in used])
         sum_gradients(self.predictor.parameters(), accelerator)
         kept = [p for p in self.model.parameters() if p.requires_grad]
         sum_gradients(kept, accelerator, scale=1 / accelerator.num_processes)
@@ -121,11 +147,18 @@ class GeneratedModel(nn.Module):
 
     @torch.no_grad()
     def materialize(self) -> nn.Module:
-        """Write the generated weights into the base model and return it: the network that users of the artifact get.
+        """Generate all weights and return the network that users of the artifact get.
 
-        The predictor is rounded as its artifact stores it, so that what is measured is what is shipped.
+        Predictor and kept tensors are rounded as the artifact stores them, so that what is measured is what is shipped.
+        Without a quantization this is the base model itself, with one it is a copy.
         """
-        stored = as_stored(self.predictor, self.plan.config)
+        stored = as_stored(self.predictor, dataclasses.replace(self.plan.config, quantization=self.quantization))
+        model = self.model
+        if self.quantization:
+            model = copy.deepcopy(model)
+            model.load_state_dict({
+                name: rounded_kept(name, tensor, self.quantization) for name, tensor in self.kept_state().items()},
+                strict=False)
         for name, weight in generate_weights(stored, self.plan).items():
-            self.model.get_parameter(name).copy_(weight)
-        return self.model
+            model.get_parameter(name).copy_(weight)
+        return model

@@ -46,7 +46,7 @@ def open_images(
         validation = eval_loader(data, pretrained_cfg)
         if accelerator.num_processes > 1:
             validation = accelerator.prepare_data_loader(validation)
-    if data.given and settings.distils and not settings.data_free:
+    if data.given and settings.trains_on_images and not settings.data_free:
         train = train_batches(data, pretrained_cfg, seed, accelerator.process_index, accelerator.num_processes)
     return Images(train, validation)
 

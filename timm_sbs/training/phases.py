@@ -1,12 +1,17 @@
-"""The two phases of a run, each with its checkpoints, measurements and artifacts."""
+"""The phases of a run, each with its checkpoints, measurements and artifacts."""
 import copy
-from typing import Mapping, Optional
+import dataclasses
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from timm_sbs.artifact import record_results
+from timm_sbs.bits import divide_bits, lower_bits_to_fit, measure_influence
+from timm_sbs.config import QuantizationConfig
+from timm_sbs.layout import with_prefix, without_prefix
 from timm_sbs.training.batches import SampleBatches
+from timm_sbs.training.configuration import Settings
 from timm_sbs.training.distillation import distill
 from timm_sbs.training.fit import Fit
 from timm_sbs.training.generated_model import GeneratedModel
@@ -14,17 +19,11 @@ from timm_sbs.training.images import Images, measure, synthetic_batches
 from timm_sbs.training.objective import original_outputs
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.run import LAST, PhaseMonitor, Run
-from timm_sbs.training.configuration import Settings
+from timm_sbs.training.settings import DistillationSettings, PhaseSettings, ReconstructionSettings
 
-__all__ = ['reconstruction_phase', 'distillation_phase']
+__all__ = ['reconstruction_phase', 'image_phase', 'quantization_phase']
 
-
-def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    return {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+SELECTION_BYTES = 128  # by which config.json grows when a phase has ended
 
 
 def _print(accelerator: Accelerator, text: str) -> None:
@@ -32,89 +31,172 @@ def _print(accelerator: Accelerator, text: str) -> None:
         print(text, flush=True)
 
 
-def reconstruction_phase(run: Run, fit: Fit, original: nn.Module, settings: Settings, seed: int) -> None:
+def _with_phase(settings: PhaseSettings, phase: PhaseSettings) -> Any:
+    """``settings`` with steps, learning rate and optimizer of another phase."""
+    return dataclasses.replace(settings, **{
+        field.name: getattr(phase, field.name) for field in dataclasses.fields(PhaseSettings)})
+
+
+def reconstruction_phase(
+        run: Run,
+        fit: Fit,
+        original: nn.Module,
+        settings: ReconstructionSettings,
+        seed: int,
+        name: str = 'reconstruction',
+        steps_before: int = 0,
+) -> None:
     """Fit the weights themselves. Without steps, a fresh predictor still learns the scale of the weights."""
     accelerator = run.accelerator
     monitor = PhaseMonitor(
-        run, 'reconstruction',
-        tensors=lambda: _with_prefix('predictor.', fit.predictor.state_dict()),
-        load=lambda tensors: fit.predictor.load_state_dict(_without_prefix('predictor.', tensors)))
+        run, name,
+        tensors=lambda: with_prefix('predictor.', fit.predictor.state_dict()),
+        load=lambda tensors: fit.predictor.load_state_dict(without_prefix('predictor.', tensors)),
+        steps_before=steps_before)
     run.results.update(reconstruct(
-        fit.predictor, fit.plan, original.state_dict(), settings.reconstruction, seed, accelerator, monitor))
-    run.results['reconstruction_seconds'] = round(run.seconds, 1)
-    run.add_row({'phase': 'reconstruction', 'step': settings.reconstruction.steps, **monitor.last})
-    _print(accelerator, f"reconstruction error {run.results['reconstruction_error']:.4f} after "
-                        f"{run.results['reconstruction_seconds']} s")
+        fit.predictor, fit.plan, original.state_dict(), settings, seed, accelerator, monitor,
+        fit.config.quantization if name == 'quantization' else None))
+    run.results[f'{name}_seconds'] = round(run.seconds, 1)
+    run.add_row({'phase': name, 'step': settings.steps, **monitor.last})
+    _print(accelerator, f"{name}: error {run.results['reconstruction_error']:.4f} after "
+                        f"{run.results[f'{name}_seconds']} s")
     accelerator.free_memory()  # the optimizer
 
 
-def distillation_phase(
+def training_images(
+        run: Run,
+        fit: Fit,
+        original: nn.Module,
+        images: Images,
+        settings: Settings,
+        seed: int,
+) -> Tuple[Any, Optional[Tensor]]:
+    """Training batches, and the original's logits on all of them where augmentation lets these be computed once."""
+    original.to(run.accelerator.device)
+    batches = images.train
+    if settings.data_free:
+        batches = synthetic_batches(settings, original, fit.pretrained_cfg, run.accelerator, run.checkpoints, seed)
+    cached = None
+    if settings.data.no_aug and isinstance(batches, SampleBatches) and not any(settings.distillation.feature_weight):
+        cached = original_outputs(original, batches.in_order(), len(batches.dataset), run.accelerator)
+    return batches, cached
+
+
+def image_phase(
         run: Run,
         fit: Fit,
         original: nn.Module,
         kept: Optional[Mapping[str, Tensor]],
         images: Images,
+        training: Optional[Tuple[Any, Optional[Tensor]]],
         settings: Settings,
-        seed: int,
-) -> None:
-    """Fit the predictions of the original, keeping the best and the last artifact.
+        name: str = 'distillation',
+) -> Dict[str, Tensor]:
+    """Fit the predictions of the original, keeping the best and the last artifact. Without steps, only keep one.
 
     Args:
         run: The run.
-        fit: The predictor.
+        fit: The predictor. With a quantization, everything is rounded, in training, measuring and keeping.
         original: The original model.
         kept: Kept tensors to start from; None: the original's.
         images: Images that were opened.
+        training: What :func:`training_images` returns; None: only measure and keep.
         settings: Of the run.
-        seed: Of the order of images and their augmentation.
+        name: 'distillation' or 'quantization'.
+
+    Returns:
+        The kept tensors after the last step.
     """
     accelerator, results = run.accelerator, run.results
+    phase: DistillationSettings = settings.distillation
+    batches_before = 0
+    if name == 'quantization':
+        batches_before = settings.distils * phase.steps * phase.grad_accum_steps
+        phase = _with_phase(phase, settings.quantization)
     original.to(accelerator.device)
     base = copy.deepcopy(original)
     base.load_state_dict(kept or {}, strict=False)
-    student = GeneratedModel(fit.predictor, fit.plan, base, settings.distillation.train_kept).to(accelerator.device)
-    goes_on = run.is_in('distillation')
-    if images.validation and not goes_on:
-        results['original_top1'] = measure(original, images.validation, accelerator, 'original').top1
-        start = measure(student.materialize(), images.validation, accelerator, 'reconstruction')
-        results.update(reconstruction_top1=start.top1, top1=start.top1, images=start.images)
-        _print(accelerator, f"original {results['original_top1']:.2f} %, reconstruction alone {start.top1:.2f} %")
-    if not goes_on:
-        run.keep(lambda r: fit.artifact(student.model, r))
-    if not settings.distils:
-        return
+    student = GeneratedModel(
+        fit.predictor, fit.plan, base, phase.train_kept, fit.config.quantization).to(accelerator.device)
 
-    batches = images.train
-    if settings.data_free:
-        batches = synthetic_batches(
-            settings, original, fit.pretrained_cfg, accelerator, run.checkpoints, seed)
-    cached = None
-    if settings.data.no_aug and isinstance(batches, SampleBatches) and not any(settings.distillation.feature_weight):
-        cached = original_outputs(original, batches.in_order(), len(batches.dataset), accelerator)
+    def keep() -> None:
+        run.keep(lambda r: fit.quantized(student.quantization).artifact(student.model, r))
+
+    def fit_into_budget() -> None:
+        if student.quantization and settings.quantization.max_bytes:
+            student.quantization = lower_bits_to_fit(
+                fit.quantized(student.quantization).artifact(student.model, results),
+                settings.quantization.max_bytes - SELECTION_BYTES)
+            results['layer_bits'] = list(student.quantization.layer_bits)
+
+    if not run.is_in(name):
+        fit_into_budget()
+        if images.validation:
+            if 'original_top1' not in results:
+                results['original_top1'] = measure(original, images.validation, accelerator, 'original').top1
+                _print(accelerator, f"original {results['original_top1']:.2f} %")
+            start = measure(student.materialize(), images.validation, accelerator, 'before training')
+            results.update(top1=start.top1, images=start.images)
+            results.setdefault('reconstruction_top1', start.top1)
+            _print(accelerator, f'before {name}: top-1 {start.top1:.2f} %')
+        keep()
+    if not training or not phase.steps:
+        return student.kept_state()
 
     def validate(step: int) -> Mapping[str, float]:
-        results['distillation_steps'] = step
+        results[f'{name}_steps'] = step
+        fit_into_budget()
         if images.validation:
             results['top1'] = measure(student.materialize(), images.validation, accelerator).top1
             results['validations'] = results.get('validations', 0) + 1
             _print(accelerator, f"step {step}: top-1 {results['top1']:.2f} %")
-        run.keep(lambda r: fit.artifact(student.model, r))
+        keep()
         return {'top1': results['top1']} if images.validation else {}
 
     def load(tensors: Mapping[str, Tensor]) -> None:
-        student.predictor.load_state_dict(_without_prefix('predictor.', tensors))
-        student.model.load_state_dict(_without_prefix('kept.', tensors), strict=False)
+        student.predictor.load_state_dict(without_prefix('predictor.', tensors))
+        student.model.load_state_dict(without_prefix('kept.', tensors), strict=False)
 
     monitor = PhaseMonitor(
-        run, 'distillation',
+        run, name,
         tensors=lambda: {
-            **_with_prefix('predictor.', student.predictor.state_dict()),
-            **_with_prefix('kept.', student.kept_state())},
-        load=load, steps_before=settings.reconstruction.steps, validate=validate)
-    distill(student, original, batches, settings.distillation, accelerator, monitor, cached)
+            **with_prefix('predictor.', student.predictor.state_dict()),
+            **with_prefix('kept.', student.kept_state())},
+        load=load, steps_before=settings.steps_before(name), validate=validate)
+    batches, cached = training
+    distill(student, original, batches, phase, accelerator, monitor, cached, name, batches_before)
     accelerator.free_memory()
     if images.validation and accelerator.is_main_process:
         selection = {'validations': results['validations'], 'last_top1': results['top1']}
         for folder in (run.output, run.output / LAST):
             record_results(folder, selection)
         run.best.update(selection)
+    return student.kept_state()
+
+
+def quantization_phase(
+        run: Run,
+        fit: Fit,
+        original: nn.Module,
+        kept: Optional[Mapping[str, Tensor]],
+        images: Images,
+        training: Optional[Tuple[Any, Optional[Tensor]]],
+        settings: Settings,
+        seed: int,
+) -> None:
+    """Divide the bits between the predictor's layers, and go on with everything rounded."""
+    name = 'quantization'
+    if run.is_in(name):
+        bits = tuple(run.results['layer_bits'])
+    else:
+        bits = divide_bits(measure_influence(fit.predictor, fit.plan), settings.quantization.bits)
+        run.results['layer_bits'] = list(bits)
+        run.best = {}  # what is larger does not compete
+        names = ', '.join(f'{b:.2f}' for b in bits)
+        _print(run.accelerator, f'bits of each layer, by the error that rounding it makes: {names}')
+    fit = fit.quantized(QuantizationConfig(bits, kept_bits=settings.quantization.kept_bits))
+    if not settings.has_images and settings.quantization.steps:
+        reconstruction_phase(
+            run, fit, original, _with_phase(settings.reconstruction, settings.quantization), seed, name,
+            settings.steps_before(name))
+    image_phase(run, fit, original, kept, images, training, settings, name)

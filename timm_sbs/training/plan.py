@@ -4,34 +4,28 @@ import dataclasses
 import time
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from timm.data import resolve_data_config
 from torch import nn
 
 from timm_sbs.config import OrderingConfig, SbsConfig
-from timm_sbs.sizes import ArtifactSizes, artifact_sizes
-from timm_sbs.ordering import Permutations, permutation_shapes
-from timm_sbs.targets import ConvSpec, describe_base, kept_names
+from timm_sbs.sizes import num_bytes
+from timm_sbs.ordering import permutation_shapes
+from timm_sbs.targets import ConvSpec, kept_names
 from timm_sbs.training.batches import Batch
 from timm_sbs.training.configuration import Settings
 from timm_sbs.training.distillation import distill
+from timm_sbs.training.forecast import forecast_sizes, random_orderings
 from timm_sbs.training.fit import Fit, find_orderings, predictor_parameters, start_fit
 from timm_sbs.training.generated_model import GeneratedModel
 from timm_sbs.training.kept import part_of_parameters
 from timm_sbs.training.reconstruction import reconstruct
 
-__all__ = ['sizes_of', 'describe_plan']
+__all__ = ['describe_plan']
 
 ORDERING_SAMPLE = 4096  # kernels whose path is timed
 TIMED_STEPS = 4
-
-
-def sizes_of(config: SbsConfig, pretrained_cfg: Mapping[str, Any], specs: Sequence[ConvSpec]) -> ArtifactSizes:
-    """Bytes of the artifact that a run would write."""
-    base_state = describe_base(config.base, config.base_args, pretrained_cfg)
-    return artifact_sizes(config, pretrained_cfg, tuple(specs), base_state)
 
 
 def describe_plan(
@@ -55,13 +49,15 @@ def describe_plan(
                  f'({100 * generated / parameters:.1f} %)')
     lines += ['', 'kept', *_kept_lines(original, config)]
 
-    size, sizes = predictor_parameters(config, specs), sizes_of(config, pretrained_cfg, specs)
-    original_bytes = sum(t.numel() * t.element_size() for t in original.state_dict().values())
+    size = predictor_parameters(config, specs)
+    sizes = forecast_sizes(config, pretrained_cfg, specs, original.state_dict())
+    original_bytes = num_bytes(original.state_dict())
+    bits = f', {config.quantization.layer_bits[0]:g} bits a weight' if config.quantization else ''
     lines += [
-        '', f'predictor: width {config.predictor.width}, {size:,} parameters ({100 * size / parameters:.1f} %)',
-        f'files: {sizes.total:,} bytes ({original_bytes / sizes.total:.1f} x smaller than {original_bytes:,})',
-        f'  predictor {sizes.predictor:,}, ordering {sizes.ordering:,}, kept {sizes.kept:,}, frequencies '
-        f'{sizes.frequencies:,}, headers {sizes.header:,}, config.json about {sizes.config:,}',
+        '', f'predictor: width {config.predictor.width}, {size:,} parameters ({100 * size / parameters:.1f} %){bits}',
+        f"files: {sizes['total']:,} bytes ({original_bytes / sizes['total']:.1f} x smaller than {original_bytes:,})",
+        f"  predictor {sizes['predictor']:,}, ordering {sizes['ordering']:,}, kept {sizes['kept']:,}, frequencies "
+        f"{sizes['frequencies']:,}, headers {sizes['header']:,}, config.json about {sizes['config']:,}",
         '', 'time, estimated from a few steps on this machine']
     seconds = _estimate_seconds(original, config, pretrained_cfg, specs, settings, accelerator)
     lines += [f'  {what:<16} {_duration(value)}' for what, value in seconds.items()]
@@ -93,8 +89,7 @@ def _estimate_seconds(
         accelerator: Accelerator,
 ) -> Dict[str, float]:
     seconds = {'ordering': _ordering_seconds(specs, config.ordering)}
-    permutations = [_as_they_are(spec, config.ordering) for spec in specs]
-    fit = start_fit(config, dict(pretrained_cfg), specs, permutations, seed=0)
+    fit = start_fit(config, dict(pretrained_cfg), specs, random_orderings(specs, config), seed=0)
     if settings.reconstruction.steps:
         def rebuild(steps: int) -> None:
             phase = dataclasses.replace(settings.reconstruction, steps=steps)
@@ -103,6 +98,9 @@ def _estimate_seconds(
         seconds['reconstruction'] = settings.reconstruction.steps * _step_seconds(rebuild)
     if settings.distils:
         seconds['distillation'] = settings.distillation.steps * _step_seconds(
+            lambda steps: _distill_random_images(fit.quantized(None), original, settings, accelerator, steps))
+    if settings.quantizes and settings.quantization.steps and settings.has_images:
+        seconds['quantization'] = settings.quantization.steps * _step_seconds(
             lambda steps: _distill_random_images(fit, original, settings, accelerator, steps))
     return seconds
 
@@ -115,10 +113,6 @@ def _step_seconds(run: Callable[[int], None]) -> float:
         run(steps)
         times.append(time.perf_counter() - started)
     return max(0., times[2] - times[1]) / TIMED_STEPS
-
-
-def _as_they_are(spec: ConvSpec, ordering: OrderingConfig) -> Permutations:
-    return tuple(np.tile(np.arange(n), (rows, 1)) for rows, n in permutation_shapes(spec, ordering))
 
 
 def _ordering_seconds(specs: Sequence[ConvSpec], ordering: OrderingConfig) -> float:
@@ -154,6 +148,7 @@ def _distill_random_images(
     size = resolve_data_config(pretrained_cfg=dict(fit.pretrained_cfg))['input_size']
     count = settings.data.batch_size
     images = torch.randn(count, *size)
-    student = GeneratedModel(copy.deepcopy(fit.predictor), fit.plan, copy.deepcopy(original), phase.train_kept)
+    student = GeneratedModel(
+        copy.deepcopy(fit.predictor), fit.plan, copy.deepcopy(original), phase.train_kept, fit.config.quantization)
     labels = torch.zeros(count, dtype=torch.long)
     distill(student, original, _RandomImages((images, labels, labels)), phase, accelerator)

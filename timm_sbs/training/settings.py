@@ -1,11 +1,15 @@
-"""Settings of the two training phases. Defaults were chosen by measurement on ResNet-20."""
+"""Settings of the three training phases. Defaults were chosen by measurement on ResNet-20."""
 import math
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
+from timm_sbs.config import EncodingConfig
 from timm_sbs.errors import ConfigError
 
-__all__ = ['SCHEDULES', 'KEPT_PARTS', 'PhaseSettings', 'ReconstructionSettings', 'DistillationSettings']
+__all__ = [
+    'SCHEDULES', 'KEPT_PARTS', 'ENCODING_DEFAULTS', 'LINEAR_LAYERS', 'PACKED_LINEAR_LAYERS', 'PhaseSettings', 'ReconstructionSettings', 'DistillationSettings',
+    'QuantizationSettings',
+]
 
 SCHEDULES = ('one-cycle', 'cosine', 'constant')
 # What an artifact stores beside the predictor, and what may be trained with it.
@@ -19,9 +23,19 @@ def _require_positive(owner: object, *names: str) -> None:
             raise ConfigError(f'{type(owner).__name__}.{name} is {value}, but must be larger than 0.')
 
 
+# Encodings that were measured to work, by the coordinates of kernels. A grid's axes are shorter than a path, and its
+# features have to tell apart kernels that are no neighbours.
+ENCODING_DEFAULTS = {
+    'path': EncodingConfig(),
+    'grid': EncodingConfig(num_frequencies=128, layer_bandwidth=12., bandwidth=1.5),
+}
+# Matrix products of a predictor: rounding errors grow from one to the next.
+LINEAR_LAYERS, PACKED_LINEAR_LAYERS = 5, 4
+
+
 @dataclass(frozen=True)
 class PhaseSettings:
-    """What both phases have: a number of steps and an optimizer with its schedule."""
+    """What all phases have: a number of steps and an optimizer with its schedule."""
     steps: int  # optimizer steps; 0 skips the phase
     lr: float  # peak of the schedule
     opt: str = 'adam'  # timm's name of the optimizer
@@ -112,3 +126,14 @@ class DistillationSettings(PhaseSettings):
             start + (end - start) * progress
             for start, end in (self.output_weight, self.feature_weight, self.label_weight))
         return output, feature, label
+
+
+@dataclass(frozen=True)
+class QuantizationSettings(PhaseSettings):
+    """Training on, with everything rounded as the artifact will round it: like distillation if there are images, else
+    like reconstruction."""
+    steps: int = 2000
+    lr: float = 5e-4
+    bits: Optional[float] = None  # of a weight of the predictor, the mean over its layers; None stores floats
+    kept_bits: int = 8  # of kept tensors
+    max_bytes: Optional[int] = None  # of both files; bits are lowered during training if they turn out to be larger

@@ -1,0 +1,60 @@
+import dataclasses
+
+import pytest
+from conftest import fit_quickly
+
+from timm_sbs.artifact import artifact_sizes, as_stored
+from timm_sbs.bits import FEWEST, MOST, Influence, divide_bits, lower_bits_to_fit, measure_influence
+from timm_sbs.config import QuantizationConfig
+from timm_sbs.generate import generate_weights, make_plan
+
+
+def total(influence, bits):
+    return sum(b * layer.weights for b, layer in zip(bits, influence))
+
+
+@pytest.mark.parametrize('mean', [2., 3.3, 5., 6.7, 8.])
+def test_the_mean_is_what_was_asked(mean):
+    influence = [Influence(1000, 4.), Influence(5000, 0.1), Influence(100, 3.)]
+    bits = divide_bits(influence, mean)
+    assert all(FEWEST <= b <= MOST and (16 * b).is_integer() for b in bits)
+    assert mean - 0.1 <= total(influence, bits) / 6100 <= mean + 1e-9
+
+
+def test_sixteen_times_the_error_for_each_weight_gets_two_bits_more():
+    bits = divide_bits([Influence(1000, 16.), Influence(1000, 1.), Influence(2000, 2.)], 5.)
+    assert bits[0] - bits[1] == pytest.approx(2, abs=0.1) and bits[1] == pytest.approx(bits[2], abs=0.1)
+
+
+@pytest.fixture(scope='module')
+def trained(resnet20):
+    return fit_quickly(resnet20, steps=300, pct=10., linear_layers=4, bits=5.)
+
+
+def error(artifact, bits):
+    plan = make_plan(artifact.config, artifact.specs, artifact.permutations, artifact.frequencies)
+    config = dataclasses.replace(artifact.config, quantization=QuantizationConfig(bits))
+    exact = generate_weights(artifact.predictor, plan)
+    found = generate_weights(as_stored(artifact.predictor, config), plan)
+    return sum(float((found[name] - exact[name]).square().sum()) for name in exact)
+
+
+def test_divided_bits_are_better_than_equal_ones(trained):
+    """On real weights, at no more bits in total."""
+    plan = make_plan(trained.config, trained.specs, trained.permutations, trained.frequencies)
+    influence = measure_influence(trained.predictor, plan)
+    names = [name for name, p in trained.predictor.named_parameters() if p.dim() == 2]
+    assert [layer.weights for layer in influence] == [trained.predictor.get_parameter(n).numel() for n in names]
+    bits = divide_bits(influence, 5.)
+    assert total(influence, bits) <= total(influence, [5.] * 4)
+    assert error(trained, bits) < 0.95 * error(trained, (5.,) * 4)
+
+
+def test_bits_are_lowered_until_both_files_fit(trained):
+    full = artifact_sizes(trained)['total']
+    for limit in (full, full - 1000, full - 5000):
+        quantization = lower_bits_to_fit(trained, limit)
+        config = dataclasses.replace(trained.config, quantization=quantization)
+        assert limit - 500 < artifact_sizes(dataclasses.replace(trained, config=config))['total'] <= limit
+    assert lower_bits_to_fit(trained, full) is trained.config.quantization
+    assert set(lower_bits_to_fit(trained, 100).layer_bits) == {FEWEST}

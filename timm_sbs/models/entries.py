@@ -19,22 +19,38 @@ def _cifar10_cfg(name: str) -> Dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs({
-    'sbs_resnet20_cifar10_20pct': _cifar10_cfg('sbs_resnet20_cifar10_20pct'),
-    'sbs_resnet56_cifar10_20pct': _cifar10_cfg('sbs_resnet56_cifar10_20pct'),
+    **{name: _cifar10_cfg(name) for name in (
+        'sbs_resnet20_cifar10_34pct',
+        'sbs_resnet20_cifar10_26pct',
+        'sbs_resnet20_cifar10_21pct',
+        'sbs_resnet56_cifar10_25pct',
+    )},
     'sbs': {},
 })
 
 
 @register_model
-def sbs_resnet20_cifar10_20pct(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-20 for CIFAR-10 from a predictor of 20 % of its parameters, which ships inside the package."""
-    return create_generated('sbs_resnet20_cifar10_20pct', 'resnet20_cifar10', pretrained, **kwargs)
+def sbs_resnet20_cifar10_34pct(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-20 for CIFAR-10 from a predictor of 34 % of its parameters, in 80 kB that ship inside the package."""
+    return create_generated('sbs_resnet20_cifar10_34pct', 'resnet20_cifar10', pretrained, **kwargs)
 
 
 @register_model
-def sbs_resnet56_cifar10_20pct(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-56 for CIFAR-10 from a predictor of 20 % of its parameters, which ships inside the package."""
-    return create_generated('sbs_resnet56_cifar10_20pct', 'resnet56_cifar10', pretrained, **kwargs)
+def sbs_resnet20_cifar10_26pct(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-20 for CIFAR-10 from a predictor of 26 % of its parameters, in 64 kB that ship inside the package."""
+    return create_generated('sbs_resnet20_cifar10_26pct', 'resnet20_cifar10', pretrained, **kwargs)
+
+
+@register_model
+def sbs_resnet20_cifar10_21pct(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-20 for CIFAR-10 from a predictor of 21 % of its parameters, in 49 kB that ship inside the package."""
+    return create_generated('sbs_resnet20_cifar10_21pct', 'resnet20_cifar10', pretrained, **kwargs)
+
+
+@register_model
+def sbs_resnet56_cifar10_25pct(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-56 for CIFAR-10 from a predictor of 25 % of its parameters, in 195 kB that ship inside the package."""
+    return create_generated('sbs_resnet56_cifar10_25pct', 'resnet56_cifar10', pretrained, **kwargs)
 
 
 @register_model

@@ -202,6 +202,7 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         **({'max_bytes': args.bytes} if args.bytes else {}), 'mixed_precision': accelerator.mixed_precision,
         'predictor_parameters': size, 'original_parameters': total,
         **({'data_free': args.data_free} if args.data_free else {}),
+        **({'started_from': artifact.config.results} if artifact else {}),
         **environment(accelerator.device, accelerator.num_processes)}
     this_run = Run(output, accelerator, checkpoints, results, checkpoint)
     if artifact:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from timm_sbs.config import EncodingConfig, OrderingConfig
-from timm_sbs.encoding import coordinates, draw_frequencies, encode
+from timm_sbs.encoding import FREQUENCY_STEPS, coordinates, draw_frequencies, encode
 from timm_sbs.targets import ConvSpec
 
 PATH, GRID = OrderingConfig('layer', 'path'), OrderingConfig('none', 'grid')
@@ -62,3 +62,15 @@ def test_angles_stay_exact_on_the_longest_paths():
     assert turns.abs().max() > 1000
     exact = [math.sin(2 * math.pi * math.fmod(float(t), 1)) for t in turns]
     assert encode(x, frequencies, config)[0, :4].tolist() == pytest.approx(exact, abs=1e-6)
+
+
+def test_frequencies_are_finer_than_the_longest_path_needs():
+    """Along 262,144 kernels, at c = 1 and p = 0.5, features must not repeat: no two kernels have the same ones."""
+    config = EncodingConfig()
+    frequencies = draw_frequencies(config, 2)
+    steps = frequencies * FREQUENCY_STEPS
+    assert torch.equal(steps, steps.round())
+    assert 262_144 ** 0.5 / FREQUENCY_STEPS < 0.5  # cycles along the path, of the smallest frequency
+    half = torch.tensor([[0., 0.], [0., 0.5 * 4096 ** 0.5]], dtype=torch.float64)  # path of 4,096: its start, its middle
+    start, middle = encode(half, frequencies, config)
+    assert (start - middle).abs().max() > 0.5

@@ -77,13 +77,22 @@ def test_figures_of_the_shipped_predictors(name):
 
 @pytest.mark.parametrize('name', ALL_SHIPPED)
 def test_training_commands_of_the_shipped_predictors_are_those_that_made_them(name, train_sbs):
+    """A predictor that was made by two commands, distilled and then packed, has the results of both."""
     config = read_config(embedded_folder(name))[0]
-    words = next(words for words in commands('train_sbs.py') if config.base in words)
-    args = train_sbs.parse_args(train_sbs.build_parser(), words[words.index('train_sbs.py') + 1:])
-    results = config.results
-    assert args.reconstruction_steps == results['reconstruction_steps'] and args.seed == results['seed']
-    assert args.distillation_steps == results['validations'] * args.eval_interval and args.pct == 20
-    assert args.mixed_precision == results['mixed_precision']
+    runs = [run for run in (config.results.get('started_from'), config.results) if run]
+    made = []
+    for words in commands('train_sbs.py'):
+        if config.base in words:
+            made.append(train_sbs.parse_args(train_sbs.build_parser(), words[words.index('train_sbs.py') + 1:]))
+    for run in runs:
+        matching = [
+            args for args in made
+            if (args.bytes, args.bits, args.reconstruction_steps, args.mixed_precision, args.seed) == (
+                run.get('max_bytes'), run.get('bits'), run['reconstruction_steps'], run['mixed_precision'], run['seed'])
+            and args.granularity == (run['granularity'] if not args.start_from else None)]
+        assert len(matching) == 1, run
+        for phase in ('distillation', 'quantization'):
+            assert f'{phase}_steps' not in run or run[f'{phase}_steps'] == getattr(matching[0], f'{phase}_steps')
 
 
 def results_of(name):

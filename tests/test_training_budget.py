@@ -22,14 +22,13 @@ def said(monkeypatch):
 
 
 def test_the_best_division_is_chosen_and_explained(resnet20, said):
-    """On real weights, 64 kB: an ordering of all kernels would take more than half of it."""
     config, pretrained_cfg, specs = divide_budget(
         resnet20, 64_000, choose, ['layer', 'axis'], [5., 7.], say=said.append)
     trials = [line for line in said if 'parameters, error' in line]
     assert len(trials) == 3  # both orderings at 5 bits, then the better one at 7
     errors = {tuple(line.split()[:2]): float(line.split()[-1]) for line in trials}
     chosen = (config.ordering.granularity, f'{config.quantization.layer_bits[0]:g}')
-    assert errors[chosen] == min(errors.values()) and chosen[0] == 'axis'
+    assert errors[chosen] == min(errors.values())
     assert said[-1].startswith(f"chosen: granularity '{chosen[0]}', {chosen[1]} bits")
     orderings = find_orderings(resnet20, specs, config.ordering)
     fit = start_fit(config, pretrained_cfg, specs, orderings, seed=0)

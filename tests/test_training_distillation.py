@@ -53,7 +53,7 @@ def test_a_few_steps_bring_the_student_closer(student, resnet20, images, batches
     distill(student, original, batches, settings, Accelerator(cpu=True), notes)
     assert notes.validated == [5, 10, 12] and notes.done == list(range(1, 13))
     assert list(notes.logged) == [5, 10, 12] and notes.logged[12]['lr'] == settings.lr_at(11)
-    assert loss_now() < 0.5 * before
+    assert loss_now() < 0.6 * before
     assert not torch.equal(student.model.bn1.running_var, variance)  # statistics follow the data
     assert all(torch.equal(v, before_original[k]) for k, v in original.state_dict().items())
 
@@ -83,5 +83,5 @@ def test_frozen_statistics_stay_and_frozen_parameters_too(resnet20, batches):
 def test_divergence_is_one_sentence(student, resnet20, batches, steps):
     with torch.no_grad():
         student.predictor.heads['9'].bias.fill_(float('nan'))
-    with pytest.raises(SbsError, match=f'loss is nan at step {min(steps, 20)}. Lower --lr'):
+    with pytest.raises(SbsError, match=f'loss of distillation is nan at step {min(steps, 20)}. Lower its learning rate'):
         distill(student, resnet20, batches, DistillationSettings(steps=steps, eval_interval=30), Accelerator(cpu=True))

@@ -114,7 +114,7 @@ def test_batches_of_kernels_are_the_same_wherever_one_starts():
 
 
 def test_divergence_is_one_sentence(resnet20):
-    with pytest.raises(SbsError, match='reconstruction loss is .* at step .* Lower --reconstruction-lr'):
+    with pytest.raises(SbsError, match='reconstruction loss is .* at step .* Lower its learning rate'):
         fit = fit_of(resnet20)
         weights = {k: v * (float('nan') if k.endswith('conv1.weight') else 1) for k, v in resnet20.state_dict().items()}
         reconstruct(fit.predictor, fit.plan, weights, ReconstructionSettings(steps=3))

@@ -10,20 +10,23 @@ from timm_sbs.config import EncodingConfig, OrderingConfig
 from timm_sbs.ordering import places
 from timm_sbs.targets import ConvSpec
 
-__all__ = ['FREQUENCY_STEPS', 'draw_frequencies', 'coordinates', 'encode']
+__all__ = ['FREQUENCY_STEPS', 'FREQUENCY_LIMIT', 'draw_frequencies', 'coordinates', 'encode']
 
-FREQUENCY_STEPS = 32  # frequencies are multiples of 1/32
+FREQUENCY_STEPS = 4096  # frequencies are multiples of 1/4096
+FREQUENCY_LIMIT = 32767  # of these steps
 
 
 def draw_frequencies(config: EncodingConfig, num_coordinates: int) -> Tensor:
     """Random frequencies b ~ N(0, 1) of UOS-RFF and RFF: [num_frequencies, num_coordinates], float32.
 
-    They are multiples of 1/32 up to 127/32 (four standard deviations), so that a byte stores each of them exactly. They are drawn once, when a predictor is made, and stored in the artifact. Random streams may differ between
-    library versions, so nobody has to draw them again. 'positional' has none: [0, num_coordinates].
+    They are multiples of 1/4096, which 16 bits store exactly. Coarser ones would not do: along a path of 4,096 kernels
+    a step of 1/32 is two whole cycles, so that the features of its first and second half would be the same. They are
+    drawn once, when a predictor is made, and stored in the artifact. Random streams may differ between library
+    versions, so nobody has to draw them again. 'positional' has none: [0, num_coordinates].
     """
     generator = torch.Generator().manual_seed(config.seed)
     drawn = torch.randn(config.frequencies_shape(num_coordinates), generator=generator)
-    return (drawn * FREQUENCY_STEPS).round().clamp(-127, 127) / FREQUENCY_STEPS
+    return (drawn * FREQUENCY_STEPS).round().clamp(-FREQUENCY_LIMIT, FREQUENCY_LIMIT) / FREQUENCY_STEPS
 
 
 def coordinates(specs: Sequence[ConvSpec], ordering: OrderingConfig, encoding: EncodingConfig) -> Tensor:

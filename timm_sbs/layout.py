@@ -2,7 +2,7 @@
 
 Unquantized, every tensor of predictor and kept tensors stands under its own name, as floats. Packed, all of the
 predictor is one run of bytes and all kept tensors are another (see :mod:`timm_sbs.quantization`); only kept tensors
-that are no floats stay as they are. Orderings are one run of bytes, and frequencies are bytes, in both.
+that are no floats stay as they are. Orderings are one run of bytes, and frequencies 16-bit integers, in both.
 """
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from timm_sbs.config import QuantizationConfig, SbsConfig
-from timm_sbs.encoding import FREQUENCY_STEPS
+from timm_sbs.encoding import FREQUENCY_LIMIT, FREQUENCY_STEPS
 from timm_sbs.entropy import decode_integers, encode_integers
 from timm_sbs.errors import ArtifactError
 from timm_sbs.ordering import Permutations, check_permutations, permutation_shapes
@@ -91,7 +91,7 @@ def slots(
         found = {f'predictor.{name}': Slot(tuple(tensor.shape), code) for name, tensor in state.items()}
     for name, tensor in kept.items():
         found[f'kept.{name}'] = Slot(tuple(tensor.shape), _DTYPE_CODES.get(tensor.dtype, 'unknown'))
-    found['frequencies'] = Slot(config.frequencies_shape, 'I8')
+    found['frequencies'] = Slot(config.frequencies_shape, 'I16')
     found['ordering'] = Slot((most_packed_bytes(_permutation_shapes(config, specs)),), 'U8', coded=True)
     return found
 
@@ -108,7 +108,7 @@ def to_tensors(contents: Contents, config: SbsConfig, specs: Sequence[ConvSpec])
     """Contents as the tensors of a file.
 
     Raises:
-        ArtifactError: A number is not finite, or a frequency no multiple of 1/32.
+        ArtifactError: A number is not finite, or a frequency no multiple of 1/4096.
         OrderingError: An ordering is not a permutation of its layer's kernels.
     """
     _check_finite({**with_prefix('predictor.', contents.predictor), **with_prefix('kept.', contents.kept)}, '')
@@ -124,11 +124,11 @@ def to_tensors(contents: Contents, config: SbsConfig, specs: Sequence[ConvSpec])
         tensors.update(with_prefix('kept.', contents.kept))
         _check_finite(tensors, f" in {config.storage_dtype}")
     steps = contents.frequencies.double() * FREQUENCY_STEPS
-    if not torch.equal(steps, steps.round().clamp(-127, 127)):
+    if not torch.equal(steps, steps.round().clamp(-FREQUENCY_LIMIT, FREQUENCY_LIMIT)):
         raise ArtifactError(
-            f'The frequencies are not multiples of 1/{FREQUENCY_STEPS} up to {127 / FREQUENCY_STEPS:g}, as '
+            f'The frequencies are not multiples of 1/{FREQUENCY_STEPS} up to {FREQUENCY_LIMIT / FREQUENCY_STEPS:g}, as '
             f'draw_frequencies makes them, so they cannot be stored.')
-    tensors['frequencies'] = steps.to(torch.int8)
+    tensors['frequencies'] = steps.to(torch.int16)
     for permutations, spec in zip(contents.permutations, specs):
         check_permutations(permutations, spec, config.ordering)
     tensors['ordering'] = torch.from_numpy(pack([rows for layer in contents.permutations for rows in layer]))

@@ -106,8 +106,9 @@ def _design(
         granularity, bits = (checkpoint.progress['results'][name] for name in ('granularity', 'bits'))
     if args.bytes and not (granularity and bits):
         config, pretrained_cfg, specs = divide_budget(
-            original, args.bytes, choose, [granularity] if granularity else GRANULARITIES, [bits] if bits else TRIAL_BITS,
-            accelerator, say=lambda text: print(text, flush=True) if accelerator.is_main_process else None)
+            original, args.bytes, choose, [granularity] if granularity else GRANULARITIES,
+            [bits] if bits else TRIAL_BITS, accelerator,
+            say=lambda text: print(text, flush=True) if accelerator.is_main_process else None)
         return config, pretrained_cfg, specs, config.quantization.layer_bits[0]
     granularity = granularity or 'layer'
     return *design(

@@ -71,6 +71,6 @@ def test_frequencies_are_finer_than_the_longest_path_needs():
     steps = frequencies * FREQUENCY_STEPS
     assert torch.equal(steps, steps.round())
     assert 262_144 ** 0.5 / FREQUENCY_STEPS < 0.5  # cycles along the path, of the smallest frequency
-    half = torch.tensor([[0., 0.], [0., 0.5 * 4096 ** 0.5]], dtype=torch.float64)  # path of 4,096: its start, its middle
+    half = torch.tensor([[0., 0.], [0., 0.5 * 4096 ** 0.5]], dtype=torch.float64)
     start, middle = encode(half, frequencies, config)
     assert (start - middle).abs().max() > 0.5

@@ -29,7 +29,7 @@ def test_reconstruction_alone_writes_a_loadable_artifact(train_sbs, tmp_path, ca
     model = timm.create_model(f'local-dir:{out}', pretrained=True).eval()
     assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
     results = load_artifact(out).config.results
-    assert f"reconstruction error {results['reconstruction_error']:.4f}" in printed
+    assert f"reconstruction: error {results['reconstruction_error']:.4f}" in printed
     assert results['predictor_parameters'] <= 26_972 and results['seed'] == 0 and 'top1' not in results
     names = sorted(path.name for path in out.iterdir())
     assert names == ['args.yaml', 'config.json', 'last', 'model.safetensors', 'summary.csv']
@@ -125,7 +125,8 @@ def test_data_free_improves_on_reconstruction(train_sbs, tmp_path, image_folder,
     shutil.rmtree(shutil.copytree(image_folder, tmp_path / 'images') / 'train')
     argv = [*RESNET, '--reconstruction-steps', '500', '--data-dir', str(tmp_path / 'images'),
             '--data-free', 'inversion', '--synthetic-images', '128', '--synthetic-steps', '40',
-            '--distillation-steps', '40', '--eval-interval', '40', '--batch-size', '64', '--lr', '5e-4', '--workers', '0', '--output', str(tmp_path / 'out')]
+            '--distillation-steps', '40', '--eval-interval', '40', '--batch-size', '64', '--lr', '5e-4', '--workers', '0',
+            '--output', str(tmp_path / 'out')]
     assert train_sbs.main(argv) == 0
     artifact = load_artifact(tmp_path / 'out')
     results = artifact.config.results
@@ -262,3 +263,33 @@ def test_script_runs_by_itself_and_its_help_teaches():
         env={**os.environ, 'COLUMNS': '120'})
     for text in ('accelerate launch train_sbs.py', 'local-dir:', '--pct', 'original model', 'distillation'):
         assert text in shown.stdout
+
+
+def test_a_budget_of_bytes_gives_a_packed_artifact_of_that_size(train_sbs, tmp_path, image_folder, capsys):
+    """All three phases, and what was measured is what was written."""
+    argv = [*RESNET, '--bytes', '60k', '--bits', '6', '--granularity', 'axis', '--reconstruction-steps', '300',
+            '--data-dir', str(image_folder), '--distillation-steps', '16', '--quantization-steps', '8', '--eval-interval',
+            '8', '--batch-size', '80', '--lr', '1e-3', '--workers', '0', '--output', str(tmp_path)]
+    assert train_sbs.main(argv) == 0
+    assert 'bits of each layer, by the error that rounding it makes' in capsys.readouterr().out
+    assert 54_000 < sum((tmp_path / name).stat().st_size for name in ('config.json', 'model.safetensors')) <= 60_000
+    artifact = load_artifact(tmp_path)
+    assert artifact.config.quantization and artifact.config.results['quantization_steps'] in (8, 16)
+    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+    loader = eval_loader(DataSettings(str(image_folder), batch_size=80, workers=0), model.pretrained_cfg)
+    assert evaluate(model, loader).top1 == artifact.config.results['top1']
+    with open(tmp_path / 'summary.csv', newline='') as file:
+        assert [row['phase'] for row in csv.DictReader(file)] == [
+            'reconstruction', 'distillation', 'distillation', 'quantization']
+
+
+def test_packing_without_images_trains_on_the_weights(train_sbs, tmp_path):
+    common = [*RESNET, '--pct', '10', '--bits', '4', '--granularity', 'axis', '--reconstruction-steps', '200']
+    errors = {}
+    for steps in (0, 200):
+        out = tmp_path / str(steps)
+        assert train_sbs.main([*common, '--quantization-steps', str(steps), '--output', str(out)]) == 0
+        artifact, original = load_artifact(out), load_file(RESNET20)
+        state = artifact.state_dict()
+        errors[steps] = sum(float((state[n] - original[n]).square().sum()) for n in artifact.config.generated)
+    assert errors[200] < errors[0]

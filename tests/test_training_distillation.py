@@ -83,5 +83,5 @@ def test_frozen_statistics_stay_and_frozen_parameters_too(resnet20, batches):
 def test_divergence_is_one_sentence(student, resnet20, batches, steps):
     with torch.no_grad():
         student.predictor.heads['9'].bias.fill_(float('nan'))
-    with pytest.raises(SbsError, match=f'loss of distillation is nan at step {min(steps, 20)}. Lower its learning rate'):
+    with pytest.raises(SbsError, match=f'is nan at step {min(steps, 20)}. Lower its learning rate'):
         distill(student, resnet20, batches, DistillationSettings(steps=steps, eval_interval=30), Accelerator(cpu=True))

@@ -36,7 +36,7 @@ def test_a_budget_of_bytes_is_used_and_kept(resnet20, budget, settings):
 
 
 def test_too_few_bytes(resnet20):
-    with pytest.raises(ConfigError, match=r'50,000 bytes are too few: ordering \(36,[0-9]{3}\), kept tensors \(15,336\)'):
+    with pytest.raises(ConfigError, match=r'50,000 bytes are too few: ordering \(36,\d+\), kept tensors \(15,336\)'):
         design(resnet20, max_bytes=50_000)
     with pytest.raises(ConfigError, match='which saves nothing. Ask for fewer bytes'):
         design(resnet20, max_bytes=2_000_000)

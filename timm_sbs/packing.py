@@ -108,7 +108,7 @@ def _symbols(permutations: NDArray[np.int64]) -> NDArray[np.int64]:
     places, sizes, choices = _block_places(n)
     widest = places.shape[1]
     inside = np.take(values, np.minimum(places, n - 1), axis=1) - places[:, :1]
-    inside[:, sizes < widest, -1] = widest - 1  # a smaller block is filled up with its largest value, which costs nothing
+    inside[:, sizes < widest, -1] = widest - 1  # fills a smaller block up, and costs nothing
     counts = _lehmer(inside.reshape(-1, widest)).reshape(rows, *places.shape)
     symbols.append(counts[:, choices > 1])
     return np.concatenate(symbols, axis=1).reshape(-1)

@@ -137,15 +137,16 @@ def shuffled(loader: Any) -> Iterator[Tuple[Tensor, Tensor]]:
 def nern(network: str, weights: Path, images: Batches, args: argparse.Namespace) -> Iterator[Dict[str, Any]]:
     with tempfile.TemporaryDirectory() as out:
         flags = [
-            '--model', f'{network}_cifar10', '--initial-checkpoint', str(weights), '--pct', '20', '--granularity', 'layer',
-            '--coordinates', 'grid', '--encoding', 'positional', '--activation', 'relu', '--data-dir', args.data_dir,
+            '--model', f'{network}_cifar10', '--initial-checkpoint', str(weights), '--pct', '20',
+            '--granularity', 'layer', '--coordinates', 'grid', '--encoding', 'positional', '--activation', 'relu', '--data-dir', args.data_dir,
             '--distillation-steps', str(args.nern_steps), '--eval-interval', str(args.nern_steps), '--lr', '3e-4',
             '--feature-weight', '1', '--mixed-precision', 'bf16', '--output', out]
         if train_sbs.main(flags):
             raise SystemExit('training of the NeRN configuration failed')
         size = sum((Path(out) / name).stat().st_size for name in ('config.json', 'model.safetensors'))
         model = timm.create_model(f'local-dir:{out}', pretrained=True).eval()
-        yield point("NeRN's configuration", f'20 %, float16, {args.nern_steps} steps', size, top1(model, images, 'NeRN'))
+        setting = f'20 %, float16, {args.nern_steps} steps'
+        yield point("NeRN's configuration", setting, size, top1(model, images, 'NeRN'))
 
 
 def bytes_at(points: List[Mapping[str, Any]], method: str, accuracy: float) -> Any:

@@ -7,7 +7,8 @@ from timm_sbs.config import EncodingConfig
 from timm_sbs.errors import ConfigError
 
 __all__ = [
-    'SCHEDULES', 'KEPT_PARTS', 'ENCODING_DEFAULTS', 'LINEAR_LAYERS', 'PACKED_LINEAR_LAYERS', 'PhaseSettings', 'ReconstructionSettings', 'DistillationSettings',
+    'SCHEDULES', 'KEPT_PARTS', 'ENCODING_DEFAULTS', 'LINEAR_LAYERS', 'PACKED_LINEAR_LAYERS', 'PhaseSettings',
+    'ReconstructionSettings', 'DistillationSettings',
     'QuantizationSettings',
 ]
 

@@ -125,8 +125,8 @@ def test_data_free_improves_on_reconstruction(train_sbs, tmp_path, image_folder,
     shutil.rmtree(shutil.copytree(image_folder, tmp_path / 'images') / 'train')
     argv = [*RESNET, '--reconstruction-steps', '500', '--data-dir', str(tmp_path / 'images'),
             '--data-free', 'inversion', '--synthetic-images', '128', '--synthetic-steps', '40',
-            '--distillation-steps', '40', '--eval-interval', '40', '--batch-size', '64', '--lr', '5e-4', '--workers', '0',
-            '--output', str(tmp_path / 'out')]
+            '--distillation-steps', '40', '--eval-interval', '40', '--batch-size', '64', '--lr', '5e-4',
+            '--workers', '0', '--output', str(tmp_path / 'out')]
     assert train_sbs.main(argv) == 0
     artifact = load_artifact(tmp_path / 'out')
     results = artifact.config.results
@@ -268,8 +268,8 @@ def test_script_runs_by_itself_and_its_help_teaches():
 def test_a_budget_of_bytes_gives_a_packed_artifact_of_that_size(train_sbs, tmp_path, image_folder, capsys):
     """All three phases, and what was measured is what was written."""
     argv = [*RESNET, '--bytes', '60k', '--bits', '6', '--granularity', 'axis', '--reconstruction-steps', '300',
-            '--data-dir', str(image_folder), '--distillation-steps', '16', '--quantization-steps', '8', '--eval-interval',
-            '8', '--batch-size', '80', '--lr', '1e-3', '--workers', '0', '--output', str(tmp_path)]
+            '--data-dir', str(image_folder), '--distillation-steps', '16', '--quantization-steps', '8',
+            '--eval-interval', '8', '--batch-size', '80', '--lr', '1e-3', '--workers', '0', '--output', str(tmp_path)]
     assert train_sbs.main(argv) == 0
     assert 'bits of each layer, by the error that rounding it makes' in capsys.readouterr().out
     assert 54_000 < sum((tmp_path / name).stat().st_size for name in ('config.json', 'model.safetensors')) <= 60_000

@@ -13,7 +13,7 @@ the 10,000 test images, in float32:
 - NNCodec (MPEG Neural Network Coding), a sweep of its quantization parameter;
 - onnxruntime: static int8 quantization, calibrated on 512 training images.
 
-Prints a table, and writes results/accuracy_over_bytes.json and .png. Takes about 30 minutes on two cores.
+Prints a table, and writes results/accuracy_over_bytes.json and .png.
 """
 import argparse
 import json
@@ -138,7 +138,8 @@ def nern(network: str, weights: Path, images: Batches, args: argparse.Namespace)
     with tempfile.TemporaryDirectory() as out:
         flags = [
             '--model', f'{network}_cifar10', '--initial-checkpoint', str(weights), '--pct', '20',
-            '--granularity', 'layer', '--coordinates', 'grid', '--encoding', 'positional', '--activation', 'relu', '--data-dir', args.data_dir,
+            '--granularity', 'layer', '--coordinates', 'grid', '--encoding', 'positional', '--activation', 'relu',
+            '--data-dir', args.data_dir,
             '--distillation-steps', str(args.nern_steps), '--eval-interval', str(args.nern_steps), '--lr', '3e-4',
             '--feature-weight', '1', '--mixed-precision', 'bf16', '--output', out]
         if train_sbs.main(flags):

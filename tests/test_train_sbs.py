@@ -293,3 +293,15 @@ def test_packing_without_images_trains_on_the_weights(train_sbs, tmp_path):
         state = artifact.state_dict()
         errors[steps] = sum(float((state[n] - original[n]).square().sum()) for n in artifact.config.generated)
     assert errors[200] < errors[0]
+
+
+def test_packing_without_images_can_be_resumed(train_sbs, tmp_path):
+    """Killed in the third phase: the resumed run writes the same packed artifact."""
+    argv = [*RESNET, '--pct', '10', '--bits', '5', '--granularity', 'axis', '--reconstruction-steps', '20',
+            '--quantization-steps', '20', '--checkpointing-steps', '10', '--output', str(tmp_path)]
+    assert train_sbs.main(argv) == 0
+    uninterrupted = (tmp_path / 'model.safetensors').read_bytes()
+    shutil.rmtree(tmp_path / 'checkpoints' / 'checkpoint-0000040')
+    (tmp_path / 'model.safetensors').unlink()
+    assert train_sbs.main([*argv, '--resume', 'latest']) == 0
+    assert (tmp_path / 'model.safetensors').read_bytes() == uninterrupted

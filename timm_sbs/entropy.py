@@ -79,7 +79,7 @@ class _Alphabet:
 
 def _alphabet_of(values: NDArray[np.int64]) -> _Alphabet:
     """The cheaper of a table of counts and none."""
-    low = int(values.min(initial=0) if not len(values) else values.min())
+    low = int(values.min()) if len(values) else 0
     size = max(2, int(values.max(initial=low)) - low + 1)
     counts = np.bincount(values - low, minlength=size)
     present = counts > 0

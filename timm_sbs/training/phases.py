@@ -129,7 +129,7 @@ def image_phase(
                 settings.quantization.max_bytes - SELECTION_BYTES)
             results['layer_bits'] = list(student.quantization.layer_bits)
 
-    if not run.is_in(name):
+    if not run.is_in(name) or not training:
         fit_into_budget()
         if images.validation:
             if 'original_top1' not in results:

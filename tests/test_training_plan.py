@@ -30,7 +30,7 @@ def test_estimates_distillation_where_there_are_images(train_sbs, capsys, tmp_pa
 
 @pytest.mark.parametrize('budget', ['150k', '100KiB'])
 def test_a_budget_in_bytes(train_sbs, capsys, tmp_path, budget):
-    text = plan_of(train_sbs, capsys, tmp_path, '--bytes', budget)
+    text = plan_of(train_sbs, capsys, tmp_path, '--bytes', budget, '--granularity', 'axis', '--bits', '6')
     total = int(re.search(r'files: ([\d,]+) bytes', text)[1].replace(',', ''))
     limit = {'150k': 150_000, '100KiB': 102_400}[budget]
     assert 0.95 * limit < total <= limit

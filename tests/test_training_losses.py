@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from timm_sbs.training.losses import distillation_loss, reconstruction_loss, relative_error
+from timm_sbs.generate import relative_error
+from timm_sbs.training.losses import distillation_loss, reconstruction_loss
 
 
 def test_reconstruction_loss_over_everything_is_the_relative_error():

@@ -12,7 +12,10 @@ from timm_sbs.ordering import Permutations, stack_kernel_indices
 from timm_sbs.predictor import Predictor
 from timm_sbs.targets import ConvSpec, from_kernels
 
-__all__ = ['TokenGroup', 'GenerationPlan', 'make_plan', 'generate_kernels', 'split_weights', 'generate_weights']
+__all__ = [
+    'TokenGroup', 'GenerationPlan', 'make_plan', 'generate_kernels', 'split_weights', 'generate_weights',
+    'relative_error',
+]
 
 # Kernels of one matrix product while loading: keeps the activations of a block in the processor's caches.
 BLOCK = 8192
@@ -101,3 +104,9 @@ def generate_weights(predictor: Predictor, plan: GenerationPlan) -> Dict[str, Te
     for group in plan.groups:
         weights.update(split_weights(generate_kernels(predictor, plan, group), group, group.place_of_kernel))
     return {name: weights[name] for name in plan.config.generated}
+
+
+def relative_error(kernels: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+    """Squared error over squared norm, over all tensors of both sequences, summed in float64."""
+    squares = sum(float((k - t).double().square().sum()) for k, t in zip(kernels, targets))
+    return squares / sum(float(t.double().square().sum()) for t in targets)

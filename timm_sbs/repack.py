@@ -1,15 +1,13 @@
 """Rounding an artifact to fewer bits, without data and without training."""
 import dataclasses
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Union
-
-from torch import Tensor
+from typing import Any, Callable, Dict, Optional, Union
 
 from timm_sbs.artifact import Artifact, artifact_sizes, as_stored, load_artifact, save_artifact
 from timm_sbs.bits import FEWEST, MOST, divide_bits, measure_influence
 from timm_sbs.config import QuantizationConfig
 from timm_sbs.errors import ConfigError
-from timm_sbs.generate import generate_weights, make_plan
+from timm_sbs.generate import generate_weights, make_plan, relative_error
 
 __all__ = ['DEFAULT_BITS', 'repack']
 
@@ -61,7 +59,7 @@ def repack(
         copy = _most_bits_within(max_bytes - RESERVE, mean_bits, packed)
     before = generate_weights(artifact.predictor, plan)
     after = generate_weights(as_stored(copy.predictor, copy.config), plan)
-    results['packing_error'] = float(f'{_relative_error(after, before):.3g}')
+    results['packing_error'] = float(f'{relative_error([after[n] for n in before], [*before.values()]):.3g}')
     save_artifact(output, copy)
     return results
 
@@ -87,8 +85,3 @@ def _most_bits_within(max_bytes: int, most: float, packed: Callable[[float], Art
         else:
             high = middle
     return packed(low)
-
-
-def _relative_error(weights: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> float:
-    squares = sum(float((weights[name] - exact[name]).double().square().sum()) for name in exact)
-    return squares / sum(float(tensor.double().square().sum()) for tensor in exact.values())

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ['reconstruction_loss', 'relative_error', 'distillation_loss', 'feature_loss']
+__all__ = ['reconstruction_loss', 'distillation_loss', 'feature_loss']
 
 
 def reconstruction_loss(kernels: Tensor, targets: Tensor, target_rms: Tensor) -> Tensor:
@@ -14,12 +14,6 @@ def reconstruction_loss(kernels: Tensor, targets: Tensor, target_rms: Tensor) ->
     Over all kernels this is the relative error: squared error over squared norm.
     """
     return F.mse_loss(kernels / target_rms, targets / target_rms)
-
-
-def relative_error(kernels: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
-    """Squared error over squared norm, over all tensors of both sequences, summed in float64."""
-    squares = sum(float((k - t).double().square().sum()) for k, t in zip(kernels, targets))
-    return squares / sum(float(t.double().square().sum()) for t in targets)
 
 
 def distillation_loss(logits: Tensor, original_logits: Tensor, temperature: float) -> Tensor:

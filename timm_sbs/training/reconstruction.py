@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 from timm_sbs.artifact import as_stored
 from timm_sbs.config import QuantizationConfig
 from timm_sbs.errors import SbsError
-from timm_sbs.generate import GenerationPlan, TokenGroup, generate_kernels
+from timm_sbs.generate import GenerationPlan, TokenGroup, generate_kernels, relative_error
 from timm_sbs.predictor import Predictor
 from timm_sbs.quantization import rounded_predictor
 from timm_sbs.targets import to_kernels
-from timm_sbs.training.losses import reconstruction_loss, relative_error
+from timm_sbs.training.losses import reconstruction_loss
 from timm_sbs.training.monitor import Monitor
 from timm_sbs.training.optimizer import make_optimizer, set_lr
 from timm_sbs.training.settings import ReconstructionSettings

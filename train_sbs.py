@@ -33,12 +33,11 @@ from timm_sbs.training.environment import environment
 from timm_sbs.training.feature_maps import feature_modules
 from timm_sbs.training.fit import Fit, continue_fit, design, find_orderings, predictor_parameters, start_fit
 from timm_sbs.training.forecast import forecast_sizes
-from timm_sbs.training.images import Images, open_images
+from timm_sbs.training.images import open_images
 from timm_sbs.training.optimizer import make_optimizer
 from timm_sbs.training.original import load_original
 from timm_sbs.training.output import prepare_output, write_text
-from timm_sbs.training.phases import image_phase, quantization_phase, reconstruction_phase, \
-    training_images
+from timm_sbs.training.phases import Task, image_phase, quantization_phase, reconstruction_phase, training_images
 from timm_sbs.training.plan import describe_plan
 from timm_sbs.training.run import Run
 from timm_sbs.training.sharing import make_accelerator
@@ -129,28 +128,18 @@ def _start_fit(run: Run, original: torch.nn.Module, config: Any, pretrained_cfg:
     return start_fit(config, pretrained_cfg, specs, permutations, seed)
 
 
-def _run_phases(
-        this_run: Run,
-        fit: Fit,
-        original: torch.nn.Module,
-        artifact: Optional[Artifact],
-        images: Images,
-        settings: Settings,
-        seed: int,
-) -> None:
+def _run_phases(task: Task, fit: Fit, artifact: Optional[Artifact]) -> None:
     """All phases that are asked for and not yet done."""
+    settings, this_run = task.settings, task.run
     kept = artifact.kept if artifact else None
     later = this_run.is_in('distillation') or this_run.is_in('quantization')
     if not later and (settings.reconstruction.steps or not artifact):
-        reconstruction_phase(this_run, fit, original, settings.reconstruction, seed)
-    training = None
-    if settings.trains_on_images:
-        training = training_images(this_run, fit, original, images, settings, seed)
+        reconstruction_phase(task, fit, settings.reconstruction)
+    training = training_images(task, fit) if settings.trains_on_images else None
     if not this_run.is_in('quantization') and (settings.distils or not settings.quantizes):
-        kept = image_phase(
-            this_run, fit, original, kept, images, training if settings.distils else None, settings)
+        kept = image_phase(task, fit, kept, training if settings.distils else None)
     if settings.quantizes:
-        quantization_phase(this_run, fit, original, kept, images, training, settings, seed)
+        quantization_phase(task, fit, kept, training)
 
 
 def run(args: argparse.Namespace) -> Dict[str, Any]:
@@ -211,7 +200,7 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     else:
         fit = _start_fit(this_run, original, float_config, pretrained_cfg, specs, args.seed)
     fit.predictor.to(accelerator.device)
-    _run_phases(this_run, fit.quantized(None), original, artifact, images, settings, args.seed)
+    _run_phases(Task(this_run, original, images, settings, args.seed), fit.quantized(None), artifact)
     best = this_run.best
     if accelerator.is_main_process:
         if 'last_top1' in best:

@@ -305,3 +305,20 @@ def test_packing_without_images_can_be_resumed(train_sbs, tmp_path):
     (tmp_path / 'model.safetensors').unlink()
     assert train_sbs.main([*argv, '--resume', 'latest']) == 0
     assert (tmp_path / 'model.safetensors').read_bytes() == uninterrupted
+
+
+def test_rounded_training_on_images_can_be_resumed(train_sbs, tmp_path, image_folder):
+    """A packed predictor takes all image steps rounded; killed among them, it ends with the same two artifacts."""
+    argv = [*RESNET, '--bytes', '50k', '--bits', '5', '--granularity', 'axis', '--reconstruction-steps', '100',
+            '--data-dir', str(image_folder), '--distillation-steps', '12', '--eval-interval', '4', '-b', '40', '-j', '0',
+            '--lr', '1e-3', '--checkpointing-steps', '4', '--output', str(tmp_path)]
+    assert train_sbs.main(argv) == 0
+    files = [tmp_path / 'model.safetensors', tmp_path / 'last' / 'model.safetensors']
+    uninterrupted = [file.read_bytes() for file in files]
+    with open(tmp_path / 'summary.csv', newline='') as file:
+        assert [row['phase'] for row in csv.DictReader(file)] == ['reconstruction', *['quantization'] * 3]
+    for step in (108, 112):
+        shutil.rmtree(tmp_path / 'checkpoints' / f'checkpoint-0000{step}')
+    files[1].unlink()
+    assert train_sbs.main([*argv, '--resume', 'latest']) == 0
+    assert [file.read_bytes() for file in files] == uninterrupted

@@ -6,7 +6,7 @@ import yaml
 from timm_sbs.errors import ConfigError
 from timm_sbs.training.arguments import build_parser
 from timm_sbs.training.configuration import args_yaml, parse_args, recipe_names, settings_of
-from timm_sbs.training.settings import DistillationSettings, ReconstructionSettings
+from timm_sbs.training.settings import DistillationSettings, QuantizationSettings, ReconstructionSettings
 
 NEEDED = ['--model', 'resnet20_cifar10', '--output', 'out']
 
@@ -32,6 +32,20 @@ def test_phases_have_optimizers_of_their_own():
         'lion', 0., (0.9, 0.99), 'constant', 0.05)
     assert (second.opt, second.weight_decay, second.betas, second.sched, second.warmup) == (
         'adamw', 0.1, (0.8, 0.9), 'one-cycle', 0.2)
+
+
+def test_a_packed_predictor_is_rounded_from_the_first_image_unless_told():
+    images, packed = ['--data-dir', 'x', '--distillation-steps', '700', '--lr', '3e-4', '--opt', 'adamw'], ['--bits', '5']
+    floats = settings_of(parsed(*images))
+    assert (floats.distillation.steps, floats.quantizes) == (700, False)
+    for rounded in (settings_of(parsed(*images, *packed)), settings_of(parsed(*images, '--bytes', '64k'))):
+        assert not rounded.distils and rounded.trains_on_images
+        assert (rounded.quantization.steps, rounded.quantization.lr, rounded.quantization.opt) == (700, 3e-4, 'adamw')
+        assert rounded.steps_before('quantization') == rounded.reconstruction.steps
+    both = settings_of(parsed(*images, *packed, '--quantization-steps', '50', '--quantization-lr', '1e-4'))
+    assert (both.distillation.steps, both.quantization.steps, both.quantization.lr) == (700, 50, 1e-4)
+    without_images = settings_of(parsed(*packed))
+    assert without_images.quantization.steps == QuantizationSettings.steps and not without_images.trains_on_images
 
 
 def test_loss_weights_may_move():
@@ -66,6 +80,7 @@ def test_bad_flags_are_named(argv, capsys):
     (['--push-to-hub'], '--push-to-hub needs --hub-model-id'),
     (['--checkpointing-steps', '0'], '--checkpointing-steps must be 1 or more'),
     (['--granularity', 'axis', '--coordinates', 'path'], "coordinates='path' needs"),
+    (['--start-from', 'x', '--bytes', '64k'], '--start-from keeps the width of its predictor'),
     (['--synthetic-images', '0', '--data-free', 'inversion'], 'larger than 0'),
 ])
 def test_what_does_not_go_together(argv, says):

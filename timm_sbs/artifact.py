@@ -127,7 +127,7 @@ def record_results(folder: Union[str, Path], results: Mapping[str, Any]) -> None
 
 
 def config_text(config: SbsConfig, pretrained_cfg: Mapping[str, Any]) -> str:
-    """Contents of config.json."""
+    """Contents of config.json, without spaces: users download it too, and ``timm-sbs info`` is how to read it."""
     root = {
         'architecture': 'sbs',
         'num_classes': pretrained_cfg.get('num_classes'),
@@ -135,7 +135,7 @@ def config_text(config: SbsConfig, pretrained_cfg: Mapping[str, Any]) -> str:
         'pretrained_cfg': dict(pretrained_cfg),
         'sbs': to_dict(config),
     }
-    return json.dumps(root, indent=2, allow_nan=False) + '\n'
+    return json.dumps(root, separators=(',', ':'), allow_nan=False) + '\n'
 
 
 def read_config(folder: Union[str, Path]) -> Tuple[SbsConfig, Dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The trainer's command line."""
 import argparse
-from typing import Any, Type
+from typing import Any, Optional, Type
 
 from timm.utils import ParseKwargs
 
@@ -14,21 +14,24 @@ from timm_sbs.training.synthetic import DATA_FREE, InversionSettings
 
 __all__ = ['build_parser']
 
-def _add_phase(group: Any, prefix: str, defaults: Type[PhaseSettings]) -> None:
-    """Optimizer flags of a phase."""
+
+def _add_phase(group: Any, prefix: str, defaults: Optional[Type[PhaseSettings]]) -> None:
+    """Optimizer flags of a phase; without defaults, those of distillation hold."""
     name = f'--{prefix}'
-    group.add_argument(f'{name}lr', type=float, default=defaults.lr, metavar='LR',
-                       help='peak learning rate' + (', of predictors up to a width of 128; wider ones get less in '
-                            'proportion' if prefix.startswith('recon') else '') + ' (default: %(default)s)')
-    group.add_argument(f'{name}opt', default=defaults.opt, metavar='NAME',
-                       help='optimizer, by its name in timm (default: %(default)s)')
-    group.add_argument(f'{name}opt-betas', type=float, nargs='+', default=defaults.betas, metavar='BETA',
-                       help="its betas (default: %(default)s; None are the optimizer's own)")
-    group.add_argument(f'{name}weight-decay', type=float, default=defaults.weight_decay, metavar='W',
-                       help='(default: %(default)s)')
-    group.add_argument(f'{name}sched', choices=SCHEDULES, default=defaults.sched, help='(default: %(default)s)')
-    group.add_argument(f'{name}warmup', type=float, default=defaults.warmup, metavar='PART',
-                       help='part of the steps over which the learning rate rises (default: %(default)s)')
+    narrower = ', of predictors up to a width of 128; wider ones get less in proportion' \
+        if prefix == 'reconstruction-' else ''
+
+    def add(flag: str, field: str, text: str, **kwargs: Any) -> None:
+        default = getattr(defaults, field) if defaults else None
+        shown = '%(default)s' if defaults else f"distillation's --{flag}"
+        group.add_argument(f'{name}{flag}', default=default, help=f'{text} (default: {shown})'.lstrip(), **kwargs)
+
+    add('lr', 'lr', f'peak learning rate{narrower}', type=float, metavar='LR')
+    add('opt', 'opt', 'optimizer, by its name in timm', metavar='NAME')
+    add('opt-betas', 'betas', "its betas; None are the optimizer's own", type=float, nargs='+', metavar='BETA')
+    add('weight-decay', 'weight_decay', '', type=float, metavar='W')
+    add('sched', 'sched', '', choices=SCHEDULES)
+    add('warmup', 'warmup', 'part of the steps over which the learning rate rises', type=float, metavar='PART')
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -114,7 +117,8 @@ def _add_distillation(parser: argparse.ArgumentParser) -> None:
         'given for the whole phase, or for its first and its last step.')
     add, d = group.add_argument, DistillationSettings
     add('--distillation-steps', type=int, default=d.steps, metavar='N',
-        help='0 leaves the phase out (default: %(default)s)')
+        help='0 leaves the phase out. A packed predictor takes these steps in the third phase, unless that has steps '
+             'of its own (default: %(default)s)')
     _add_phase(group, '', d)
     for name, default, text in (
             ('output', d.output_weight, 'Kullback-Leibler divergence of the predictions'),
@@ -146,9 +150,10 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
              'errors in them matter (default: do not pack; with --bytes: chosen by a search)')
     add('--kept-bits', type=int, default=q.kept_bits, metavar='B',
         help='bits of kept tensors in a packed artifact (default: %(default)s)')
-    add('--quantization-steps', type=int, default=q.steps, metavar='N',
-        help='0 rounds without training (default: %(default)s)')
-    _add_phase(group, 'quantization-', q)
+    add('--quantization-steps', type=int, default=None, metavar='N',
+        help='0 rounds without training. Given a number, distillation comes first, as if nothing were to be rounded '
+             f"(default: all steps of distillation, which is better; without images {q.steps})")
+    _add_phase(group, 'quantization-', None)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

@@ -85,6 +85,12 @@ class Settings:
         """The same settings with the bits that a search has chosen."""
         return replace(self, quantization=replace(self.quantization, bits=bits))
 
+    def rounded_from_the_first_image(self) -> 'Settings':
+        """The same settings with all steps of distillation taken in the third phase."""
+        return replace(
+            self, distillation=replace(self.distillation, steps=0),
+            quantization=replace(self.quantization, steps=self.distillation.steps))
+
     def steps_before(self, phase: str) -> int:
         """Steps of the run before a phase ('distillation', 'quantization') or before its 'end'."""
         steps = self.reconstruction.steps
@@ -172,11 +178,15 @@ def _pair(values: Sequence[float], flag: str) -> Tuple[float, float]:
 
 
 def _phase(args: argparse.Namespace, prefix: str) -> Dict[str, Any]:
-    betas = getattr(args, f'{prefix}opt_betas')
+    """Optimizer and schedule of a phase. Those of quantization are distillation's where they are not given."""
+    def value(name: str) -> Any:
+        given = getattr(args, prefix + name)
+        return getattr(args, name) if given is None and prefix == 'quantization_' else given
+
+    betas = value('opt_betas')
     return dict(
-        lr=getattr(args, f'{prefix}lr'), opt=getattr(args, f'{prefix}opt'),
-        betas=None if betas is None else tuple(betas), weight_decay=getattr(args, f'{prefix}weight_decay'),
-        sched=getattr(args, f'{prefix}sched'), warmup=getattr(args, f'{prefix}warmup'))
+        lr=value('lr'), opt=value('opt'), betas=None if betas is None else tuple(betas),
+        weight_decay=value('weight_decay'), sched=value('sched'), warmup=value('warmup'))
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -195,25 +205,31 @@ def settings_of(args: argparse.Namespace) -> Settings:
     for name in ('checkpointing_steps', 'checkpoints_total_limit'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more.")
+    if args.start_from and args.bytes and not args.bits:
+        raise ConfigError(
+            '--start-from keeps the width of its predictor, so --bytes alone leaves nothing to search. Say --bits; '
+            '--bytes then lowers them as far as it must.')
     predictor = PredictorOptions(
         TargetRule(args.min_weights, tuple(args.include), tuple(args.exclude)), args.encoding, args.seed,
         args.activation, args.storage_dtype, args.kept_bits, args.granularity, args.coordinates, args.num_frequencies,
         args.layer_bandwidth, args.bandwidth, args.bandwidth_exponent, args.linear_layers)
     predictor.arguments(args.granularity or 'layer', args.bits)  # checks
-    return Settings(
+    distillation = DistillationSettings(
+        steps=args.distillation_steps, output_weight=_pair(args.output_weight, '--output-weight'),
+        feature_weight=_pair(args.feature_weight, '--feature-weight'),
+        label_weight=_pair(args.label_weight, '--label-weight'), feature_modules=tuple(args.feature_modules),
+        temperature=args.temperature, train_kept=tuple(train_kept), clip_grad=args.clip_grad,
+        grad_accum_steps=args.grad_accum_steps, eval_interval=args.eval_interval, **_phase(args, ''))
+    quantization = QuantizationSettings(
+        steps=QuantizationSettings.steps if args.quantization_steps is None else args.quantization_steps,
+        bits=args.bits, kept_bits=args.kept_bits, max_bytes=args.bytes, **_phase(args, 'quantization_'))
+    settings = Settings(
         predictor=predictor,
         reconstruction=ReconstructionSettings(
             steps=args.reconstruction_steps, batch_size=args.reconstruction_batch_size,
             **_phase(args, 'reconstruction_')),
-        distillation=DistillationSettings(
-            steps=args.distillation_steps, output_weight=_pair(args.output_weight, '--output-weight'),
-            feature_weight=_pair(args.feature_weight, '--feature-weight'),
-            label_weight=_pair(args.label_weight, '--label-weight'), feature_modules=tuple(args.feature_modules),
-            temperature=args.temperature, train_kept=tuple(train_kept), clip_grad=args.clip_grad,
-            grad_accum_steps=args.grad_accum_steps, eval_interval=args.eval_interval, **_phase(args, '')),
-        quantization=QuantizationSettings(
-            steps=args.quantization_steps, bits=args.bits, kept_bits=args.kept_bits, max_bytes=args.bytes,
-            **_phase(args, 'quantization_')),
+        distillation=distillation,
+        quantization=quantization,
         data=DataSettings(
             args.data_dir, args.dataset, args.train_split, args.val_split, args.batch_size, args.workers, args.no_aug,
             args.crop_padding, args.hflip, args.vflip, tuple(args.scale), tuple(args.ratio), args.color_jitter, args.aa,
@@ -221,3 +237,6 @@ def settings_of(args: argparse.Namespace) -> Settings:
         data_free=args.data_free,
         inversion=InversionSettings(args.synthetic_images, args.synthetic_steps),
     )
+    if settings.quantizes and settings.has_images and args.quantization_steps is None:
+        return settings.rounded_from_the_first_image()
+    return settings

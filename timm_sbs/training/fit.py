@@ -22,7 +22,7 @@ from timm_sbs.training.original import describe_original
 __all__ = ['Design', 'Fit', 'design', 'predictor_parameters', 'find_orderings', 'start_fit', 'continue_fit']
 
 Design = Tuple[SbsConfig, Dict[str, Any], List[ConvSpec]]  # configuration, timm's pretrained_cfg, generated weights
-FORECAST_MARGIN = 0.01  # of a budget: by how much a quantized predictor may come out larger than forecast
+FORECAST_MARGIN = 0.005  # of a budget: by how much a quantized predictor may come out larger than forecast
 
 
 @dataclasses.dataclass(frozen=True)

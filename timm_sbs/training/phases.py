@@ -1,6 +1,7 @@
 """The phases of a run, each with its checkpoints, measurements and artifacts."""
 import copy
 import dataclasses
+from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from accelerate import Accelerator
@@ -21,9 +22,23 @@ from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.run import LAST, PhaseMonitor, Run
 from timm_sbs.training.settings import DistillationSettings, PhaseSettings, ReconstructionSettings
 
-__all__ = ['reconstruction_phase', 'image_phase', 'quantization_phase']
+__all__ = ['Task', 'reconstruction_phase', 'training_images', 'image_phase', 'quantization_phase']
 
 SELECTION_BYTES = 128  # by which config.json grows when a phase has ended
+BUDGET_INTERVAL = 100  # steps between looks at the size; a step lower than at the end would come too late to train with
+
+# Training batches, and the original's logits on all of them where augmentation lets these be computed once.
+TrainingImages = Tuple[Any, Optional[Tensor]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all phases of a run work on."""
+    run: Run
+    original: nn.Module
+    images: Images
+    settings: Settings
+    seed: int
 
 
 def _print(accelerator: Accelerator, text: str) -> None:
@@ -38,23 +53,21 @@ def _with_phase(settings: PhaseSettings, phase: PhaseSettings) -> Any:
 
 
 def reconstruction_phase(
-        run: Run,
+        task: Task,
         fit: Fit,
-        original: nn.Module,
         settings: ReconstructionSettings,
-        seed: int,
         name: str = 'reconstruction',
         steps_before: int = 0,
 ) -> None:
     """Fit the weights themselves. Without steps, a fresh predictor still learns the scale of the weights."""
-    accelerator = run.accelerator
+    run, accelerator = task.run, task.run.accelerator
     monitor = PhaseMonitor(
         run, name,
         tensors=lambda: with_prefix('predictor.', fit.predictor.state_dict()),
         load=lambda tensors: fit.predictor.load_state_dict(without_prefix('predictor.', tensors)),
         steps_before=steps_before)
     run.results.update(reconstruct(
-        fit.predictor, fit.plan, original.state_dict(), settings, seed, accelerator, monitor,
+        fit.predictor, fit.plan, task.original.state_dict(), settings, task.seed, accelerator, monitor,
         fit.config.quantization if name == 'quantization' else None))
     run.results[f'{name}_seconds'] = round(run.seconds, 1)
     run.add_row({'phase': name, 'step': settings.steps, **monitor.last})
@@ -63,19 +76,14 @@ def reconstruction_phase(
     accelerator.free_memory()  # the optimizer
 
 
-def training_images(
-        run: Run,
-        fit: Fit,
-        original: nn.Module,
-        images: Images,
-        settings: Settings,
-        seed: int,
-) -> Tuple[Any, Optional[Tensor]]:
-    """Training batches, and the original's logits on all of them where augmentation lets these be computed once."""
+def training_images(task: Task, fit: Fit) -> TrainingImages:
+    """Batches of the images that a run reads or draws."""
+    run, settings, original = task.run, task.settings, task.original
     original.to(run.accelerator.device)
-    batches = images.train
+    batches = task.images.train
     if settings.data_free:
-        batches = synthetic_batches(settings, original, fit.pretrained_cfg, run.accelerator, run.checkpoints, seed)
+        batches = synthetic_batches(
+            settings, original, fit.pretrained_cfg, run.accelerator, run.checkpoints, task.seed)
     cached = None
     if settings.data.no_aug and isinstance(batches, SampleBatches) and not any(settings.distillation.feature_weight):
         cached = original_outputs(original, batches.in_order(), len(batches.dataset), run.accelerator)
@@ -83,36 +91,31 @@ def training_images(
 
 
 def image_phase(
-        run: Run,
+        task: Task,
         fit: Fit,
-        original: nn.Module,
         kept: Optional[Mapping[str, Tensor]],
-        images: Images,
-        training: Optional[Tuple[Any, Optional[Tensor]]],
-        settings: Settings,
+        training: Optional[TrainingImages],
         name: str = 'distillation',
 ) -> Dict[str, Tensor]:
     """Fit the predictions of the original, keeping the best and the last artifact. Without steps, only keep one.
 
     Args:
-        run: The run.
+        task: The run, its original, its images and settings.
         fit: The predictor. With a quantization, everything is rounded, in training, measuring and keeping.
-        original: The original model.
         kept: Kept tensors to start from; None: the original's.
-        images: Images that were opened.
         training: What :func:`training_images` returns; None: only measure and keep.
-        settings: Of the run.
         name: 'distillation' or 'quantization'.
 
     Returns:
         The kept tensors after the last step.
     """
+    run, original, validation = task.run, task.original, task.images.validation
     accelerator, results = run.accelerator, run.results
-    phase: DistillationSettings = settings.distillation
+    phase: DistillationSettings = task.settings.distillation
     batches_before = 0
     if name == 'quantization':
-        batches_before = settings.distils * phase.steps * phase.grad_accum_steps
-        phase = _with_phase(phase, settings.quantization)
+        batches_before = task.settings.distils * phase.steps * phase.grad_accum_steps
+        phase = _with_phase(phase, task.settings.quantization)
     original.to(accelerator.device)
     base = copy.deepcopy(original)
     base.load_state_dict(kept or {}, strict=False)
@@ -123,19 +126,19 @@ def image_phase(
         run.keep(lambda r: fit.quantized(student.quantization).artifact(student.model, r))
 
     def fit_into_budget() -> None:
-        if student.quantization and settings.quantization.max_bytes:
+        if student.quantization and task.settings.quantization.max_bytes:
             student.quantization = lower_bits_to_fit(
                 fit.quantized(student.quantization).artifact(student.model, results),
-                settings.quantization.max_bytes - SELECTION_BYTES)
+                task.settings.quantization.max_bytes - SELECTION_BYTES)
             results['layer_bits'] = list(student.quantization.layer_bits)
 
     if not run.is_in(name) or not training:
         fit_into_budget()
-        if images.validation:
+        if validation:
             if 'original_top1' not in results:
-                results['original_top1'] = measure(original, images.validation, accelerator, 'original').top1
+                results['original_top1'] = measure(original, validation, accelerator, 'original').top1
                 _print(accelerator, f"original {results['original_top1']:.2f} %")
-            start = measure(student.materialize(), images.validation, accelerator, 'before training')
+            start = measure(student.materialize(), validation, accelerator, 'before training')
             results.update(top1=start.top1, images=start.images)
             results.setdefault('reconstruction_top1', start.top1)
             _print(accelerator, f'before {name}: top-1 {start.top1:.2f} %')
@@ -146,12 +149,12 @@ def image_phase(
     def validate(step: int) -> Mapping[str, float]:
         results[f'{name}_steps'] = step
         fit_into_budget()
-        if images.validation:
-            results['top1'] = measure(student.materialize(), images.validation, accelerator).top1
+        if validation:
+            results['top1'] = measure(student.materialize(), validation, accelerator).top1
             results['validations'] = results.get('validations', 0) + 1
             _print(accelerator, f"step {step}: top-1 {results['top1']:.2f} %")
         keep()
-        return {'top1': results['top1']} if images.validation else {}
+        return {'top1': results['top1']} if validation else {}
 
     def load(tensors: Mapping[str, Tensor]) -> None:
         student.predictor.load_state_dict(without_prefix('predictor.', tensors))
@@ -162,11 +165,12 @@ def image_phase(
         tensors=lambda: {
             **with_prefix('predictor.', student.predictor.state_dict()),
             **with_prefix('kept.', student.kept_state())},
-        load=load, steps_before=settings.steps_before(name), validate=validate)
+        load=load, steps_before=task.settings.steps_before(name), validate=validate,
+        adjust=lambda step: fit_into_budget() if step % BUDGET_INTERVAL == 0 else None)
     batches, cached = training
     distill(student, original, batches, phase, accelerator, monitor, cached, name, batches_before)
     accelerator.free_memory()
-    if images.validation and accelerator.is_main_process:
+    if validation and accelerator.is_main_process:
         selection = {'validations': results['validations'], 'last_top1': results['top1']}
         for folder in (run.output, run.output / LAST):
             record_results(folder, selection)
@@ -175,17 +179,13 @@ def image_phase(
 
 
 def quantization_phase(
-        run: Run,
+        task: Task,
         fit: Fit,
-        original: nn.Module,
         kept: Optional[Mapping[str, Tensor]],
-        images: Images,
-        training: Optional[Tuple[Any, Optional[Tensor]]],
-        settings: Settings,
-        seed: int,
+        training: Optional[TrainingImages],
 ) -> None:
     """Divide the bits between the predictor's layers, and go on with everything rounded."""
-    name = 'quantization'
+    name, run, settings = 'quantization', task.run, task.settings
     if run.is_in(name):
         bits = tuple(run.results['layer_bits'])
     else:
@@ -197,6 +197,5 @@ def quantization_phase(
     fit = fit.quantized(QuantizationConfig(bits, kept_bits=settings.quantization.kept_bits))
     if not settings.has_images and settings.quantization.steps:
         reconstruction_phase(
-            run, fit, original, _with_phase(settings.reconstruction, settings.quantization), seed, name,
-            settings.steps_before(name))
-    image_phase(run, fit, original, kept, images, training, settings, name)
+            task, fit, _with_phase(settings.reconstruction, settings.quantization), name, settings.steps_before(name))
+    image_phase(task, fit, kept, training, name)

@@ -107,15 +107,17 @@ class PhaseMonitor(Monitor):
             load: Callable[[Mapping[str, Tensor]], None],
             steps_before: int = 0,
             validate: Optional[Callable[[int], Mapping[str, float]]] = None,
+            adjust: Optional[Callable[[int], None]] = None,
     ) -> None:
         """
         Args:
             run: The run.
-            phase: 'reconstruction' or 'distillation'.
+            phase: 'reconstruction', 'distillation' or 'quantization'.
             tensors: What a checkpoint has to hold of the model.
             load: Its inverse.
             steps_before: Steps of the phases before.
             validate: Measures and keeps the model after a number of steps; returns figures.
+            adjust: Called after every step, before its checkpoint.
         """
         self._run = run
         self._phase = phase
@@ -123,6 +125,7 @@ class PhaseMonitor(Monitor):
         self._load = load
         self._steps_before = steps_before
         self._validate = validate
+        self._adjust = adjust
         self.last: Dict[str, float] = {}  # figures of the last logged step
 
     def resume(self) -> int:
@@ -146,6 +149,8 @@ class PhaseMonitor(Monitor):
         self.log(step, {**self.last, **figures})
 
     def step_done(self, step: int) -> None:
+        if self._adjust is not None:
+            self._adjust(step)
         every = self._run.checkpoints.every
         if every and step % every == 0:
             self._run.save_checkpoint(self._phase, step, self._steps_before + step, self._tensors())

@@ -131,8 +131,8 @@ class DistillationSettings(PhaseSettings):
 
 @dataclass(frozen=True)
 class QuantizationSettings(PhaseSettings):
-    """Training on, with everything rounded as the artifact will round it: like distillation if there are images, else
-    like reconstruction."""
+    """Training with everything rounded as the artifact will round it: like distillation if there are images, else like
+    reconstruction."""
     steps: int = 2000
     lr: float = 5e-4
     bits: Optional[float] = None  # of a weight of the predictor, the mean over its layers; None stores floats

@@ -107,7 +107,8 @@ def _design(
         config, pretrained_cfg, specs = divide_budget(
             original, args.bytes, choose, [granularity] if granularity else GRANULARITIES,
             [bits] if bits else TRIAL_BITS, accelerator,
-            say=lambda text: print(text, flush=True) if accelerator.is_main_process else None)
+            say=lambda text: print(text, flush=True) if accelerator.is_main_process else None,
+            images_follow=settings.trains_on_images and not granularity)
         return config, pretrained_cfg, specs, config.quantization.layer_bits[0]
     granularity = granularity or 'layer'
     return *design(

@@ -22,9 +22,9 @@ from timm_sbs.training.settings import ReconstructionSettings
 
 REPOSITORY = Path(__file__).parent.parent
 RESNET20 = Path(__file__).parent / 'data' / 'resnet20_cifar10.safetensors'
-SHIPPED = 'sbs_resnet20_cifar10_29pct'
+SHIPPED = 'sbs_resnet20_cifar10_42pct'
 ALL_SHIPPED = [
-    SHIPPED, 'sbs_resnet20_cifar10_23pct', 'sbs_resnet20_cifar10_18pct', 'sbs_resnet56_cifar10_25pct']
+    SHIPPED, 'sbs_resnet20_cifar10_33pct', 'sbs_resnet20_cifar10_24pct', 'sbs_resnet56_cifar10_27pct']
 assert SHIPPED in timm.list_models(), f'importing timm_sbs {timm_sbs.__version__} registers no models'
 
 

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 import timm
 from conftest import SHIPPED
 
@@ -33,12 +34,16 @@ def test_shipped_predictor_classifies_real_images():
     assert result.artifact_bytes < result.original_bytes / 13
 
 
-def test_shipped_predictor_has_the_accuracy_and_size_that_its_name_promises():
-    config, _ = read_config(embedded_folder(SHIPPED))
+@pytest.mark.parametrize('name, top1, largest', [
+    ('sbs_resnet20_cifar10_42pct', 91.4, 80_000), ('sbs_resnet20_cifar10_33pct', 91.0, 64_000),
+    ('sbs_resnet20_cifar10_24pct', 90.2, 49_000), ('sbs_resnet56_cifar10_27pct', 93.0, 160_000)])
+def test_shipped_predictors_have_the_accuracy_and_size_that_they_promise(name, top1, largest):
+    config, _ = read_config(embedded_folder(name))
     results = config.results
-    assert results['images'] == 10_000 and results['top1'] >= 91.0 and results['original_top1'] == 91.73
-    assert round(100 * results['predictor_parameters'] / results['original_parameters']) == 29
-    assert sum(path.stat().st_size for path in embedded_folder(SHIPPED).iterdir()) <= 80_000
+    assert results['images'] == 10_000 and results['top1'] >= top1
+    assert results['original_top1'] == {'resnet20_cifar10': 91.73, 'resnet56_cifar10': 93.39}[config.base]
+    assert f"_{round(100 * results['predictor_parameters'] / results['original_parameters'])}pct" in name
+    assert sum(path.stat().st_size for path in embedded_folder(name).iterdir()) <= largest
 
 
 def test_demo_command_prints_both_networks(capsys):

@@ -91,8 +91,17 @@ def test_training_commands_of_the_shipped_predictors_are_those_that_made_them(na
                 run.get('max_bytes'), run.get('bits'), run['reconstruction_steps'], run['mixed_precision'], run['seed'])
             and args.granularity == (run['granularity'] if not args.start_from else None)]
         assert len(matching) == 1, run
+        settings = train_sbs.settings_of(matching[0])
         for phase in ('distillation', 'quantization'):
-            assert f'{phase}_steps' not in run or run[f'{phase}_steps'] == getattr(matching[0], f'{phase}_steps')
+            assert run.get(f'{phase}_steps', 0) == getattr(settings, phase).steps
+
+
+def test_where_the_bytes_are():
+    folder = embedded_folder(SHIPPED)
+    sizes = read_config(folder)[0].sizes
+    parts = [sizes[part] for part in ('predictor', 'ordering', 'kept', 'frequencies', 'header')]
+    row = ' | '.join(f'{size:,}' for size in [*parts, (folder / 'config.json').stat().st_size])
+    assert f'timm-sbs info {SHIPPED}' in README and f'| {row} |' in README
 
 
 def results_of(name):
@@ -125,6 +134,24 @@ def test_figures_of_training_without_data():
         for run in results[kind]:
             assert f"{run['last_top1']:.2f}" in row
     assert min(run['last_top1'] for run in results['inversion']) >= 88
+
+
+def test_figures_of_accuracy_over_bytes():
+    results = results_of('accuracy_over_bytes')
+    for network, entry in results['networks'].items():
+        points = entry['points']
+        ours = {point['setting']: point for point in points if point['method'] == 'ours'}
+        assert set(ours) == {name for name in ALL_SHIPPED if network in name}
+        for name, point in ours.items():
+            folder = embedded_folder(name)
+            assert point['bytes'] == sum(path.stat().st_size for path in folder.iterdir())
+            assert point['top1'] == pytest.approx(read_config(folder)[0].results['top1'], abs=0.03)
+            assert f"{point['nncodec_bytes_at_its_accuracy']:,} ({point['times_smaller_than_nncodec']:.2f} x)" in README
+        for method in {point['method'] for point in points} - {'ours'}:
+            assert any(
+                f"{point['bytes']:,} | {point['top1']:.2f} %" in README for point in points
+                if point['method'] == method), method
+    assert '(tests/benchmarks/results/accuracy_over_bytes.png)' in README
 
 
 def test_figures_of_killed_runs():

@@ -65,7 +65,7 @@ def test_describe_base_takes_no_memory_and_matches_the_model():
 
 @pytest.mark.parametrize('base, args, cfg, says', [
     ('resnet19', {}, {}, "'resnet19' is no architecture"),
-    ('sbs_resnet20_cifar10_29pct', {}, {}, 'is no architecture'),
+    ('sbs_resnet20_cifar10_42pct', {}, {}, 'is no architecture'),
     ('resnet18', {'pretrained': True}, {}, "'pretrained'"),
     ('resnet18', {'checkpoint_path': 'x'}, {}, "'checkpoint_path'"),
     ('resnet18', {'block_args': {'a': 1}}, {}, "'block_args'"),

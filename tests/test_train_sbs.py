@@ -168,7 +168,8 @@ def test_images_without_labels_need_no_validation(train_sbs, tmp_path, image_fol
 
 def test_labels_alone_can_be_learned(train_sbs, tmp_path, image_folder):
     argv = [*RESNET, '--reconstruction-steps', '150', '--data-dir', str(image_folder), '--distillation-steps', '10',
-            '--eval-interval', '10', '--output-weight', '0', '--label-weight', '1', '-b', '80', '--lr', '1e-3', '-j', '0']
+            '--eval-interval', '10', '--output-weight', '0', '--label-weight', '1', '-b', '80', '--lr', '1e-3',
+            '-j', '0']
     assert train_sbs.main([*argv, '--output', str(tmp_path)]) == 0
     results = load_artifact(tmp_path).config.results
     assert results['top1'] > results['reconstruction_top1']
@@ -263,62 +264,3 @@ def test_script_runs_by_itself_and_its_help_teaches():
         env={**os.environ, 'COLUMNS': '120'})
     for text in ('accelerate launch train_sbs.py', 'local-dir:', '--pct', 'original model', 'distillation'):
         assert text in shown.stdout
-
-
-def test_a_budget_of_bytes_gives_a_packed_artifact_of_that_size(train_sbs, tmp_path, image_folder, capsys):
-    """All three phases, and what was measured is what was written."""
-    argv = [*RESNET, '--bytes', '60k', '--bits', '6', '--granularity', 'axis', '--reconstruction-steps', '300',
-            '--data-dir', str(image_folder), '--distillation-steps', '16', '--quantization-steps', '8',
-            '--eval-interval', '8', '--batch-size', '80', '--lr', '1e-3', '--workers', '0', '--output', str(tmp_path)]
-    assert train_sbs.main(argv) == 0
-    assert 'bits of each layer, by the error that rounding it makes' in capsys.readouterr().out
-    assert 54_000 < sum((tmp_path / name).stat().st_size for name in ('config.json', 'model.safetensors')) <= 60_000
-    artifact = load_artifact(tmp_path)
-    assert artifact.config.quantization and artifact.config.results['quantization_steps'] in (8, 16)
-    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
-    loader = eval_loader(DataSettings(str(image_folder), batch_size=80, workers=0), model.pretrained_cfg)
-    assert evaluate(model, loader).top1 == artifact.config.results['top1']
-    with open(tmp_path / 'summary.csv', newline='') as file:
-        assert [row['phase'] for row in csv.DictReader(file)] == [
-            'reconstruction', 'distillation', 'distillation', 'quantization']
-
-
-def test_packing_without_images_trains_on_the_weights(train_sbs, tmp_path):
-    common = [*RESNET, '--pct', '10', '--bits', '4', '--granularity', 'axis', '--reconstruction-steps', '200']
-    errors = {}
-    for steps in (0, 200):
-        out = tmp_path / str(steps)
-        assert train_sbs.main([*common, '--quantization-steps', str(steps), '--output', str(out)]) == 0
-        artifact, original = load_artifact(out), load_file(RESNET20)
-        state = artifact.state_dict()
-        errors[steps] = sum(float((state[n] - original[n]).square().sum()) for n in artifact.config.generated)
-    assert errors[200] < errors[0]
-
-
-def test_packing_without_images_can_be_resumed(train_sbs, tmp_path):
-    """Killed in the third phase: the resumed run writes the same packed artifact."""
-    argv = [*RESNET, '--pct', '10', '--bits', '5', '--granularity', 'axis', '--reconstruction-steps', '20',
-            '--quantization-steps', '20', '--checkpointing-steps', '10', '--output', str(tmp_path)]
-    assert train_sbs.main(argv) == 0
-    uninterrupted = (tmp_path / 'model.safetensors').read_bytes()
-    shutil.rmtree(tmp_path / 'checkpoints' / 'checkpoint-0000040')
-    (tmp_path / 'model.safetensors').unlink()
-    assert train_sbs.main([*argv, '--resume', 'latest']) == 0
-    assert (tmp_path / 'model.safetensors').read_bytes() == uninterrupted
-
-
-def test_rounded_training_on_images_can_be_resumed(train_sbs, tmp_path, image_folder):
-    """A packed predictor takes all image steps rounded; killed among them, it ends with the same two artifacts."""
-    argv = [*RESNET, '--bytes', '50k', '--bits', '5', '--granularity', 'axis', '--reconstruction-steps', '100',
-            '--data-dir', str(image_folder), '--distillation-steps', '12', '--eval-interval', '4', '-b', '40', '-j', '0',
-            '--lr', '1e-3', '--checkpointing-steps', '4', '--output', str(tmp_path)]
-    assert train_sbs.main(argv) == 0
-    files = [tmp_path / 'model.safetensors', tmp_path / 'last' / 'model.safetensors']
-    uninterrupted = [file.read_bytes() for file in files]
-    with open(tmp_path / 'summary.csv', newline='') as file:
-        assert [row['phase'] for row in csv.DictReader(file)] == ['reconstruction', *['quantization'] * 3]
-    for step in (108, 112):
-        shutil.rmtree(tmp_path / 'checkpoints' / f'checkpoint-0000{step}')
-    files[1].unlink()
-    assert train_sbs.main([*argv, '--resume', 'latest']) == 0
-    assert [file.read_bytes() for file in files] == uninterrupted

@@ -41,3 +41,13 @@ def test_what_does_not_fit_is_left_out(resnet20, said):
     assert any('layer' in line and 'too few' in line for line in said)
     with pytest.raises(ConfigError, match='4,000 bytes are too few'):
         divide_budget(resnet20, 4000, choose, ['axis', 'none'], [5.], say=said.append)
+
+
+def test_images_rule_out_orderings_that_take_much_of_the_budget(resnet20, said):
+    """The path of a layer takes 36 kB, which images could not train; the axes take 660 bytes."""
+    config, _, _ = divide_budget(
+        resnet20, 80_000, choose, ['layer', 'axis'], [5.], say=said.append, images_follow=True)
+    assert config.ordering.granularity == 'axis'
+    assert [line.split()[0] for line in said[1:]] == ['layer', 'axis', 'chosen:'] and 'left out' in said[1]
+    with pytest.raises(ConfigError, match="ordering 'layer' would take 3[67],... of 80,000 bytes"):
+        divide_budget(resnet20, 80_000, choose, ['layer'], [5.], say=said.append, images_follow=True)

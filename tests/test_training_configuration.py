@@ -35,7 +35,8 @@ def test_phases_have_optimizers_of_their_own():
 
 
 def test_a_packed_predictor_is_rounded_from_the_first_image_unless_told():
-    images, packed = ['--data-dir', 'x', '--distillation-steps', '700', '--lr', '3e-4', '--opt', 'adamw'], ['--bits', '5']
+    images = ['--data-dir', 'x', '--distillation-steps', '700', '--lr', '3e-4', '--opt', 'adamw']
+    packed = ['--bits', '5']
     floats = settings_of(parsed(*images))
     assert (floats.distillation.steps, floats.quantizes) == (700, False)
     for rounded in (settings_of(parsed(*images, *packed)), settings_of(parsed(*images, '--bytes', '64k'))):

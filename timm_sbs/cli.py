@@ -16,14 +16,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         'demo', help='load the shipped ResNet-20 and classify the shipped test images',
-        description='Create sbs_resnet20_cifar10_29pct from the predictor inside the package, and classify 500 '
+        description='Create sbs_resnet20_cifar10_42pct from the predictor inside the package, and classify 500 '
                     'CIFAR-10 test images with it. Downloads nothing.')
     demo.set_defaults(run=_demo)
 
     info = commands.add_parser(
         'info', help='what a predictor is, and where its bytes go',
         description="A predictor's settings, accuracy and size ledger.")
-    info.add_argument('model', help="folder of an artifact, a name such as sbs_resnet20_cifar10_29pct, or "
+    info.add_argument('model', help="folder of an artifact, a name such as sbs_resnet20_cifar10_42pct, or "
                                     "hf-hub:USER/NAME")
     info.set_defaults(run=_info)
 
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation = commands.add_parser(
         'eval', help='top-1 accuracy of a model on a folder of images',
         description='Top-1 accuracy of any timm model, generated or not, on labelled images.')
-    evaluation.add_argument('model', help="timm model name, such as sbs_resnet20_cifar10_29pct or local-dir:FOLDER")
+    evaluation.add_argument('model', help="timm model name, such as sbs_resnet20_cifar10_42pct or local-dir:FOLDER")
     evaluation.add_argument('--checkpoint', default='', metavar='FILE', help='weights, instead of the pretrained ones')
     evaluation.add_argument('--data-dir', metavar='DIR', help='folder with SPLIT/CLASS, or the root of --dataset')
     evaluation.add_argument('--dataset', default='', metavar='NAME', help="timm dataset name, such as 'torch/cifar10'")

@@ -25,7 +25,7 @@ INFO_NAME = 'cifar10_500.json'
 COLUMNS = 25  # images in a row of the sheet
 SIZE = 32  # pixels of an image
 BATCH = 100
-MODEL = 'sbs_resnet20_cifar10_29pct'
+MODEL = 'sbs_resnet20_cifar10_42pct'
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,7 @@ def repack(
         config = dataclasses.replace(artifact.config, quantization=quantization, results=results)
         return dataclasses.replace(artifact, config=config)
 
-    copy = packed(mean_bits)
-    if max_bytes:
-        copy = _most_bits_within(max_bytes - RESERVE, mean_bits, packed)
+    copy = _most_bits_within(max_bytes - RESERVE, mean_bits, packed) if max_bytes else packed(mean_bits)
     before = generate_weights(artifact.predictor, plan)
     after = generate_weights(as_stored(copy.predictor, copy.config), plan)
     results['packing_error'] = float(f'{relative_error([after[n] for n in before], [*before.values()]):.3g}')

@@ -10,6 +10,9 @@ the 10,000 test images, in float32:
 - the predictors that ship: both files, config.json included;
 - NeRN's configuration at 20 %: float16, trained here with as many steps as --nern-steps says;
 - rounding to 3 .. 8 bits by output channel, entropy-coded with the coder that we use, all else in float16;
+- trained rounding: the weights that ours generates, rounded by output channel and distilled with the losses of the
+  cifar10 recipe for as many steps as --trained-steps says, entropy-coded as ours, all else at 7 bits; no header is
+  counted (see rounded_model.py);
 - NNCodec (MPEG Neural Network Coding), a sweep of its quantization parameter;
 - onnxruntime: static int8 quantization, calibrated on 512 training images.
 
@@ -27,20 +30,28 @@ import numpy as np
 import timm
 import torch
 from common import HERE, RESNET20, write_results
+from rounded_model import RoundedModel
 from safetensors.torch import load_file
 from torch import Tensor
 
+from timm_sbs.artifact import read_config
 from timm_sbs.entropy import encode_integers
 from timm_sbs.evaluation import evaluate
 from timm_sbs.models import embedded_folder
-from timm_sbs.training.data import DataSettings, eval_loader
+from timm_sbs.training.data import DataSettings, eval_loader, train_batches
+from timm_sbs.training.distillation import distill
 from timm_sbs.training.environment import environment
+from timm_sbs.training.settings import DistillationSettings
+from timm_sbs.training.sharing import make_accelerator
 
 sys.path.insert(0, str(HERE.parent.parent))
 import train_sbs  # noqa: E402
 
 NAME = 'accuracy_over_bytes'
-QPS = {'resnet20': (-32, -30, -28, -26, -24, -22, -20, -18), 'resnet56': (-34, -32, -30, -28, -26, -24)}
+QPS = {'resnet20': range(-32, -16, 2), 'resnet56': (-32, -30, -28, -26, -25, -24, -23, -22)}
+TRAINED_BITS = {'resnet20': (1.6,), 'resnet56': (1.5,)}
+TRAINED_RATE = 5e-4  # the recipe's rate is for predictors
+KEPT_BITS = 7  # beside trained rounding, as beside ours
 Batches = List[Tuple[Tensor, Tensor]]
 
 
@@ -82,6 +93,22 @@ def rounded(network: str, state: Mapping[str, Tensor], images: Batches) -> Itera
             other += 2 * len(rows)
         size = len(encode_integers(arrays)) + other
         yield point('rounding + coding', f'{bits} bits by channel', size, top1(
+            with_state(network, decoded), images, f'{bits} bits'))
+
+
+def trained_rounding(
+        network: str, state: Mapping[str, Tensor], images: Batches, args: argparse.Namespace,
+) -> Iterator[Dict[str, Any]]:
+    original, steps = with_state(network, state), args.trained_steps[network == 'resnet56']
+    config, _ = read_config(embedded_folder(timm.list_models(f'sbs_{network}_*')[0]))
+    settings = DistillationSettings(
+        steps=steps, lr=TRAINED_RATE, feature_weight=(1., 1.), eval_interval=steps)
+    for bits in TRAINED_BITS[network]:
+        student = RoundedModel(original, list(config.generated), bits, KEPT_BITS)
+        batches = train_batches(DataSettings(args.data_dir), original.pretrained_cfg)
+        distill(student, original, batches, settings, make_accelerator('bf16'), name=f'{bits} bits')
+        decoded, size = student.stored()
+        yield point('trained rounding', f'{bits} bits by channel, {steps} steps', size, top1(
             with_state(network, decoded), images, f'{bits} bits'))
 
 
@@ -169,6 +196,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import StrMethodFormatter
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
     for axis, (network, entry) in zip(axes, results['networks'].items()):
@@ -179,10 +207,11 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             axis.plot(*zip(*curve), 'o-' if len(curve) > 1 else 'o', label=method, zorder=3 if mine else 2,
                       linewidth=2.5 if mine else 1.2, markersize=7 if mine else 4)
         axis.axhline(entry['original']['top1'], color='grey', linewidth=0.8, linestyle=':')
-        axis.set_xscale('log')
+        axis.set_xscale('log', base=2)
+        axis.xaxis.set_major_formatter(StrMethodFormatter('{x:,.0f}'))
         axis.set_ylim(entry['original']['top1'] - 4, entry['original']['top1'] + 0.4)
         axis.set_xlabel('whole file, kB')
-        axis.set_title(f"{network} ({entry['original']['bytes'] / 1000:,.0f} kB, {entry['original']['top1']:.2f} %)")
+        axis.set_title(f"ResNet-{network.removeprefix('resnet')} ({entry['original']['bytes'] / 1000:,.0f} kB, {entry['original']['top1']:.2f} %)")
         axis.grid(alpha=0.3, which='both')
     axes[0].set_ylabel('CIFAR-10 top-1, %')
     axes[0].legend(loc='lower right', fontsize=8)
@@ -195,6 +224,7 @@ def main() -> None:
     parser.add_argument('--weights-56', required=True, type=Path)
     parser.add_argument('--nncodec', required=True, metavar='PYTHON')
     parser.add_argument('--nern-steps', type=int, default=300)
+    parser.add_argument('--trained-steps', type=int, nargs=2, default=(4000, 600), metavar=('RESNET20', 'RESNET56'))
     parser.add_argument('--without', nargs='*', default=(), help='methods to take from the last results file')
     args = parser.parse_args()
     last = HERE / 'results' / f'{NAME}.json'
@@ -211,6 +241,7 @@ def main() -> None:
         methods = {
             'ours': lambda: ours(network, images),
             'rounding + coding': lambda: rounded(network, state, images),
+            'trained rounding': lambda: trained_rounding(network, state, images, args),
             'NNCodec': lambda: nncodec(network, weights, args.nncodec, images),
             'onnxruntime int8': lambda: onnx_int8(network, state, images, args.data_dir),
             "NeRN's configuration": lambda: nern(network, weights, images, args)}
@@ -230,7 +261,8 @@ def main() -> None:
         networks[network] = entry
     results = {
         'command': f'python tests/benchmarks/{NAME}.py --data-dir CIFAR10 --weights-56 FILE --nncodec PYTHON',
-        'images': 10_000, 'seed': 0, 'nern_steps': args.nern_steps, **environment(torch.device('cpu'), 1),
+        'images': 10_000, 'seed': 0, 'nern_steps': args.nern_steps, 'trained_steps': list(args.trained_steps),
+        **environment(torch.device('cpu'), 1),
         'networks': networks}
     write_results(NAME, results)
     draw(results, HERE / 'results' / f'{NAME}.png')

@@ -25,7 +25,7 @@ from timm_sbs.training.settings import DistillationSettings, PhaseSettings, Reco
 __all__ = ['Task', 'reconstruction_phase', 'training_images', 'image_phase', 'quantization_phase']
 
 SELECTION_BYTES = 128  # by which config.json grows when a phase has ended
-BUDGET_INTERVAL = 100  # steps between looks at the size; a step lower than at the end would come too late to train with
+BUDGET_INTERVAL = 100  # steps between looks at the size; bits that are lowered after the last step are not trained with
 
 # Training batches, and the original's logits on all of them where augmentation lets these be computed once.
 TrainingImages = Tuple[Any, Optional[Tensor]]

@@ -1,0 +1,92 @@
+"""A trained quantizer, for accuracy_over_bytes.py: the original's own weights, rounded by channel, distilled like ours.
+
+It takes the place of the generated model in our distillation, so that images, losses, optimizer and rounding of all
+kept tensors are the same. Weights are rounded by output channel and entropy-coded, as the rows of a predictor are.
+"""
+import copy
+from typing import Dict, List, Mapping, Tuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from timm_sbs.config import QuantizationConfig
+from timm_sbs.entropy import encode_integers
+from timm_sbs.quantization import dequantize, is_quantized, quantize_kept, quantize_predictor, rounded_kept, \
+    rounded_predictor
+
+__all__ = ['RoundedModel']
+
+
+class RoundedModel(nn.Module):
+    """A network whose convolutions are rounded to ``bits`` by output channel, with straight-through gradients."""
+
+    def __init__(self, original: nn.Module, generated: List[str], bits: float, kept_bits: int) -> None:
+        """
+        Args:
+            original: Copied.
+            generated: Names of the weights that are rounded to ``bits``: those that ours generates.
+            bits: Of these weights, as those of a predictor's rows.
+            kept_bits: Of all other tensors.
+        """
+        super().__init__()
+        self.model = copy.deepcopy(original).requires_grad_(True)
+        self.generated = generated
+        self.quantization = QuantizationConfig((bits,) * len(generated), kept_bits=kept_bits)
+
+    @property
+    def trained_parameters(self) -> List[nn.Parameter]:
+        return list(self.model.parameters())
+
+    def _rows(self) -> Dict[str, Tensor]:
+        """The weights as those of a predictor's layers: [channels, values], with biases of zero."""
+        state = {}
+        for index, name in enumerate(self.generated):
+            rows = self.model.get_parameter(name).flatten(1)
+            state.update({f'layer.{index}.weight': rows, f'layer.{index}.bias': rows.new_zeros(1)})
+        return state
+
+    def _weights(self) -> Dict[str, Tensor]:
+        rounded = rounded_predictor(self._rows(), self.quantization)
+        return {
+            name: rounded[f'layer.{index}.weight'].view_as(self.model.get_parameter(name))
+            for index, name in enumerate(self.generated)}
+
+    @torch.no_grad()
+    def generate(self, accelerator: Accelerator) -> Dict[str, Tensor]:
+        """Rounded weights, as leaves that collect gradients."""
+        return {name: weight.clone().requires_grad_() for name, weight in self._weights().items()}
+
+    def forward(self, images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        kept = {
+            name: rounded_kept(name, parameter, self.quantization)
+            for name, parameter in self.model.named_parameters() if name not in weights}
+        return functional_call(self.model, {**weights, **kept}, (images,))
+
+    def backward(self, weights: Mapping[str, Tensor], accelerator: Accelerator) -> None:
+        """Gradients of the rounded weights go to those before rounding."""
+        for name, weight in weights.items():
+            self.model.get_parameter(name).grad = weight.grad
+
+    def synchronize(self, accelerator: Accelerator) -> None:
+        """Nothing, for there is one process."""
+
+    @torch.no_grad()
+    def stored(self) -> Tuple[Dict[str, Tensor], int]:
+        """The state dict that a reader would have, and its bytes, without any header."""
+        state, weights = self.model.state_dict(), self._weights()
+        integers = list(quantize_predictor(self._rows(), self.quantization).items())
+        arrays = [part.values for name, part in integers if name.endswith('.weight')]
+        steps = [part.codes for name, part in integers if name.endswith('.weight')]
+        values: List[Tensor] = []
+        for name, tensor in state.items():
+            if name in weights:
+                state[name] = weights[name]
+            elif is_quantized(tensor):
+                part = quantize_kept(name, tensor, self.quantization)
+                state[name] = dequantize(part).view_as(tensor)
+                steps.append(part.codes)
+                values += [] if part.values is None else [part.values]
+        pools = [torch.cat([part.flatten() for part in parts]) for parts in (values, steps)]
+        return state, len(encode_integers([array.long().numpy() for array in [*arrays, *pools]]))

@@ -1,0 +1,33 @@
+"""Record the logits of the shipped predictors on the demo's first images, for tests/test_logits.py.
+
+    python tests/data/make_logits.py
+
+To be run where a predictor is replaced, never to make the test pass.
+"""
+import json
+import sys
+from pathlib import Path
+
+import timm
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from conftest import ALL_SHIPPED  # noqa: E402
+
+from timm_sbs.demo import demo_batches, load_demo_images  # noqa: E402
+
+IMAGES = 8
+
+
+def main() -> None:
+    images, _ = next(demo_batches(load_demo_images(), timm.get_pretrained_cfg('resnet20_cifar10').to_dict()))
+    recorded = {}
+    with torch.inference_mode():
+        for name in ALL_SHIPPED:
+            logits = timm.create_model(name, pretrained=True).eval()(images[:IMAGES])
+            recorded[name] = [[round(value, 6) for value in row] for row in logits.tolist()]
+    (Path(__file__).parent / 'logits.json').write_text(json.dumps(recorded, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()

@@ -24,17 +24,18 @@ from timm_sbs import hub
 from timm_sbs.artifact import Artifact, load_artifact
 from timm_sbs.config import GRANULARITIES, SbsConfig
 from timm_sbs.errors import SbsError
-from timm_sbs.targets import ConvSpec
+from timm_sbs.targets import TargetSpec
 from timm_sbs.training import arguments
 from timm_sbs.training.budget import TRIAL_BITS, divide_budget
 from timm_sbs.training.checkpoints import Checkpoint, Checkpoints
 from timm_sbs.training.configuration import Settings, args_yaml, parse_args, settings_of
 from timm_sbs.training.environment import environment
 from timm_sbs.training.feature_maps import feature_modules
-from timm_sbs.training.fit import Fit, continue_fit, design, find_orderings, predictor_parameters, start_fit
+from timm_sbs.training.fit import Fit, continue_fit, design, predictor_parameters, start_fit
 from timm_sbs.training.forecast import forecast_sizes
 from timm_sbs.training.images import open_images
 from timm_sbs.training.optimizer import make_optimizer
+from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.original import load_original
 from timm_sbs.training.output import prepare_output, write_text
 from timm_sbs.training.phases import Task, image_phase, quantization_phase, reconstruction_phase, training_images
@@ -92,7 +93,7 @@ def _design(
         original: torch.nn.Module,
         accelerator: Accelerator,
         checkpoint: Optional[Checkpoint],
-) -> Tuple[SbsConfig, Dict[str, Any], List[ConvSpec], Optional[float]]:
+) -> Tuple[SbsConfig, Dict[str, Any], List[TargetSpec], Optional[float]]:
     """Configuration, timm's pretrained_cfg, generated weights, and bits of a packed predictor.
 
     A resumed run keeps the division of the budget that it began with.

@@ -15,8 +15,9 @@ from PIL import Image
 import timm_sbs
 from timm_sbs.artifact import save_artifact
 from timm_sbs.demo import demo_batches, load_demo_images
-from timm_sbs.training.fit import design, find_orderings, start_fit
+from timm_sbs.training.fit import design, start_fit
 from timm_sbs.training.generated_model import GeneratedModel
+from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.settings import ReconstructionSettings
 
@@ -26,6 +27,12 @@ SHIPPED = 'sbs_resnet20_cifar10_42pct'
 ALL_SHIPPED = [
     SHIPPED, 'sbs_resnet20_cifar10_33pct', 'sbs_resnet20_cifar10_24pct', 'sbs_resnet56_cifar10_27pct']
 assert SHIPPED in timm.list_models(), f'importing timm_sbs {timm_sbs.__version__} registers no models'
+
+
+@pytest.fixture(scope='session', autouse=True)
+def own_cache(tmp_path_factory):
+    """No test reads or fills the user's cache."""
+    os.environ['TIMM_SBS_CACHE'] = str(tmp_path_factory.mktemp('cache'))
 
 
 @pytest.fixture(scope='session')

@@ -8,7 +8,8 @@ import time
 
 import torch
 
-from timm_sbs.training.fit import design, find_orderings, start_fit
+from timm_sbs.training.fit import design, start_fit
+from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.original import load_original
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.settings import ReconstructionSettings

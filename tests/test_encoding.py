@@ -5,10 +5,10 @@ import torch
 
 from timm_sbs.config import EncodingConfig, OrderingConfig
 from timm_sbs.encoding import FREQUENCY_STEPS, coordinates, draw_frequencies, encode
-from timm_sbs.targets import ConvSpec
+from timm_sbs.targets import TargetSpec
 
 PATH, GRID = OrderingConfig('layer', 'path'), OrderingConfig('none', 'grid')
-SPECS = [ConvSpec('a', (4, 4, 3, 3)), ConvSpec('b', (8, 4, 3, 3))]
+SPECS = [TargetSpec('a', (4, 4, 3, 3)), TargetSpec('b', (8, 4, 3, 3))]
 
 
 def test_uos_rff_follows_the_stated_formula():
@@ -54,7 +54,7 @@ def test_frequencies_come_from_the_seed():
 
 def test_angles_stay_exact_on_the_longest_paths():
     """Thousands of turns: float32 angles would be off by about 1e-3."""
-    specs = [ConvSpec('large', (512, 512, 3, 3))]
+    specs = [TargetSpec('large', (512, 512, 3, 3))]
     config = EncodingConfig(bandwidth_exponent=0.75, num_frequencies=4)
     frequencies = draw_frequencies(config, 2)
     x = coordinates(specs, PATH, config)[-1:]

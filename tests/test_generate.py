@@ -11,9 +11,9 @@ from timm_sbs.errors import ConfigError
 from timm_sbs.generate import generate_weights, make_plan, split_weights
 from timm_sbs.ordering import kernel_at_place, permutation_shapes
 from timm_sbs.predictor import Predictor
-from timm_sbs.targets import ConvSpec, to_kernels
+from timm_sbs.targets import TargetSpec, to_kernels
 
-SPECS = [ConvSpec('a', (4, 3, 3, 3)), ConvSpec('deep', (6, 1, 5, 5)), ConvSpec('b', (2, 5, 3, 3))]
+SPECS = [TargetSpec('a', (4, 3, 3, 3)), TargetSpec('deep', (6, 1, 5, 5)), TargetSpec('b', (2, 5, 3, 3))]
 
 
 def make(ordering=OrderingConfig(), encoding=EncodingConfig(num_frequencies=6)):

@@ -5,12 +5,12 @@ import torch
 from timm_sbs.config import OrderingConfig
 from timm_sbs.errors import OrderingError
 from timm_sbs.ordering import check_permutations, kernel_at_place, permutation_shapes, places, stack_kernel_indices
-from timm_sbs.targets import ConvSpec
+from timm_sbs.targets import TargetSpec
 
 CONFIGS = [
     OrderingConfig('layer', 'path'), OrderingConfig('layer', 'grid'), OrderingConfig('filter', 'grid'),
     OrderingConfig('axis', 'grid'), OrderingConfig('none', 'grid')]
-SPECS = [ConvSpec('a', (4, 3, 3, 3)), ConvSpec('b', (5, 1, 3, 3)), ConvSpec('c', (2, 6, 3, 3))]
+SPECS = [TargetSpec('a', (4, 3, 3, 3)), TargetSpec('b', (5, 1, 3, 3)), TargetSpec('c', (2, 6, 3, 3))]
 
 
 def random_permutations(spec, config, seed=0):

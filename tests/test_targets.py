@@ -1,11 +1,23 @@
+import math
+
 import pytest
 import timm
 import torch
+from torch import nn
 
 from timm_sbs.config import TargetRule
+from timm_sbs.base_model import kept_names, named_state
 from timm_sbs.errors import TargetError
-from timm_sbs.targets import ConvSpec, canonical_args, describe_base, from_kernels, kept_names, select_targets, \
-    specs_from_names, to_kernels
+from timm_sbs.targets import TargetSpec, explain_targets, from_kernels, select_targets, specs_from_names, to_kernels
+
+
+def names_of(model, **rule):
+    return [spec.name for spec in select_targets(model, TargetRule(**rule))]
+
+
+def build(name):
+    with torch.device('meta'):
+        return timm.create_model(name)
 
 
 def test_resnet20_generates_all_but_stem_norms_and_classifier(resnet20):
@@ -13,80 +25,111 @@ def test_resnet20_generates_all_but_stem_norms_and_classifier(resnet20):
     assert len(specs) == 18
     assert sum(spec.num_weights for spec in specs) == 267_264
     assert [spec.name for spec in specs][:2] == ['layer1.0.conv1.weight', 'layer1.0.conv2.weight']
-    kept = kept_names(resnet20.state_dict(), [spec.name for spec in specs])
+    kept = kept_names(named_state(resnet20), [spec.name for spec in specs])
     assert {'conv1.weight', 'bn1.running_var', 'linear.bias'} <= set(kept)
     assert not any(name.endswith('num_batches_tracked') for name in kept)
 
 
-def test_resnet18_keeps_its_stem_although_it_is_large():
-    names = [spec.name for spec in select_targets(timm.create_model('resnet18'))]
-    assert 'conv1.weight' not in names and 'layer4.1.conv2.weight' in names
-    assert not any('downsample' in name for name in names)  # 1x1
+def test_resnet18_keeps_its_stem_and_generates_its_shortcuts():
+    names = names_of(build('resnet18'))
+    assert 'conv1.weight' not in names and 'fc.weight' not in names
+    assert 'layer4.1.conv2.weight' in names and 'layer2.0.downsample.0.weight' in names
+
+
+@pytest.mark.parametrize('name, generated, kept', [
+    ('convnext_atto', ['stages.0.blocks.0.conv_dw.weight', 'stages.0.blocks.0.mlp.fc1.weight'],
+     ['stem.0.weight', 'head.fc.weight', 'stages.0.blocks.0.conv_dw.bias']),
+    ('tf_efficientnet_lite0', ['blocks.6.0.conv_dw.weight', 'conv_head.weight'], ['conv_stem.weight']),
+    ('resnext26ts', ['stages.0.0.conv2_kxk.conv.weight'], []),
+    ('efficientnet_cc_b0_4e', ['blocks.3.0.conv_pw.weight'], []),
+    ('vit_tiny_patch16_224', ['blocks.0.attn.qkv.weight', 'blocks.11.mlp.fc2.weight'],
+     ['pos_embed', 'patch_embed.proj.weight']),
+    ('mobilevit_xxs', ['stages.2.1.conv_kxk.conv.weight'],  # attention beside convolutions
+     ['stages.2.1.transformer.0.attn.qkv.weight']),
+    ('nf_regnet_b0', ['stages.0.0.conv1.weight'], ['stages.0.0.conv1.gain']),  # weight-standardized
+])
+def test_the_rule_on_real_networks(name, generated, kept):
+    reasons = explain_targets(build(name))
+    assert all(reasons[weight] == '' for weight in generated)
+    assert all(reasons[weight] for weight in kept)
+
+
+def test_every_reason_is_given():
+    reasons = explain_targets(build('mobilevit_xxs'), TargetRule(min_weights=2000, exclude=('stages.4.*',)))
+    assert {reason for reason in reasons.values()} == {
+        '', 'stem', 'classifier', 'below 2000 weights', 'linear, beside attention and convolutions',
+        'excluded by name', 'norms, biases and others'}
 
 
 def test_rule_can_be_overruled_by_name(resnet20):
-    names = {s.name for s in select_targets(resnet20, TargetRule(include=('conv1.*',), exclude=('layer1.*',)))}
+    names = names_of(resnet20, include=('conv1.*',), exclude=('layer1.*',))
     assert 'conv1.weight' in names and 'layer2.0.conv1.weight' in names
     assert not any(name.startswith('layer1') for name in names)
     large = select_targets(resnet20, TargetRule(min_weights=36_864))
     assert len(large) == 5 and all(spec.num_weights == 36_864 for spec in large)
+    hybrid = build('mobilevit_xxs')
+    assert 'stages.2.1.transformer.0.attn.qkv.weight' in names_of(hybrid, include=('*.qkv.*',))
+    assert not any(name.endswith('.bias') for name in names_of(hybrid, include=('*.qkv.*',)))
 
 
-def test_model_without_spatial_convolutions_is_refused():
-    with pytest.raises(TargetError, match='no convolution weight to generate'):
-        select_targets(torch.nn.Sequential(torch.nn.Conv2d(64, 64, 1), torch.nn.Linear(64, 64)))
+@pytest.mark.parametrize('option', ['include', 'exclude'])
+def test_a_pattern_that_names_nothing_is_refused(resnet20, option):
+    with pytest.raises(TargetError, match=f"--{option} 'layer9.*' matches no weight of ResNet"):
+        names_of(resnet20, **{option: ('layer9.*',)})
 
 
-@pytest.mark.parametrize('shape', [(1, 1, 1, 1), (4, 3, 3, 3), (8, 1, 5, 5), (2, 7, 1, 3), (3, 2, 7, 2)])
-def test_kernels_and_back(shape):
+def test_model_with_nothing_to_generate_is_refused():
+    with pytest.raises(TargetError, match='has no weight to generate'):
+        select_targets(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(2048)))
+
+
+def test_a_shared_weight_is_generated_once():
+    shared = nn.Conv2d(32, 32, 3)
+    tied = nn.Conv2d(32, 32, 3)
+    tied.weight = shared.weight
+    model = nn.ModuleDict({'a': shared, 'b': nn.Sequential(shared), 'c': tied})
+    assert names_of(model) == ['a.weight']
+    assert kept_names(named_state(model), ['a.weight']) == ['a.bias', 'c.bias']
+
+
+@pytest.mark.parametrize('shape, token_size, tokens', [
+    ((8, 4, 3, 3), 9, 32), ((8, 1, 5, 5), 25, 8), ((8, 4, 1, 7), 7, 32), ((8, 2, 11, 1), 11, 16), ((4, 3, 7, 7), 49, 12),
+    ((4, 1, 31, 31), 31, 124), ((2, 3, 65, 1), 8, 50), ((8, 16, 1, 1), 8, 16), ((8, 12, 1, 1), 8, 16), ((5, 3), 8, 5),
+    ((2, 100), 8, 26), ((4, 2, 3), 3, 8), ((2, 3, 2, 2, 2), 8, 6), ((1, 1, 1, 1), 8, 1),
+])
+def test_tokens_of_all_kinds_of_weights(shape, token_size, tokens):
     weight = torch.randn(shape)
-    spec = ConvSpec('w', shape)
+    spec = TargetSpec('w', shape)
+    assert (spec.token_size, spec.num_kernels, spec.num_weights) == (token_size, tokens, math.prod(shape))
     kernels = to_kernels(weight, spec)
-    assert kernels.shape == (shape[0] * shape[1], shape[2] * shape[3])
-    assert torch.equal(kernels[shape[1] - 1], weight[0, -1].flatten())
+    assert kernels.shape == (tokens, token_size)
     assert torch.equal(from_kernels(kernels, spec), weight)
+    assert kernels.count_nonzero() == weight.count_nonzero()  # what is filled up is zero
+
+
+def test_a_token_is_a_kernel_or_successive_channels():
+    weight = torch.randn(6, 5, 3, 3)
+    assert torch.equal(to_kernels(weight, TargetSpec('w', weight.shape))[9], weight[1, 4].flatten())
+    weight = torch.randn(6, 16, 1, 1)
+    assert torch.equal(to_kernels(weight, TargetSpec('w', weight.shape))[3], weight[1, 8:, 0, 0])
+    assert torch.equal(to_kernels(weight, TargetSpec('w', weight.shape, 4))[3], weight[0, 12:, 0, 0])
+    weight = torch.randn(3, 2, 31, 31)
+    assert torch.equal(to_kernels(weight, TargetSpec('w', weight.shape))[2 * 31 + 4], weight[1, 0, 4])
 
 
 def test_wrong_shapes_name_the_layer_and_both_shapes():
-    spec = ConvSpec('stage.conv.weight', (4, 3, 3, 3))
+    spec = TargetSpec('stage.conv.weight', (4, 3, 3, 3))
     with pytest.raises(TargetError, match=r'stage\.conv\.weight.*\[4, 2, 3, 3\].*\[4, 3, 3, 3\]'):
         to_kernels(torch.zeros(4, 2, 3, 3), spec)
     with pytest.raises(TargetError, match='12 kernels of 9 values'):
         from_kernels(torch.zeros(11, 9), spec)
 
 
-def test_describe_base_takes_no_memory_and_matches_the_model():
-    cfg = dict(num_classes=7, input_size=[1, 32, 32])
-    state = describe_base('resnet20_cifar10', {}, cfg)
-    expected = timm.create_model('resnet20_cifar10', num_classes=7, in_chans=1).state_dict()
-    assert list(state) == list(expected)
-    assert all(t.is_meta and t.shape == expected[k].shape and t.dtype == expected[k].dtype for k, t in state.items())
-
-
-@pytest.mark.parametrize('base, args, cfg, says', [
-    ('resnet19', {}, {}, "'resnet19' is no architecture"),
-    ('sbs_resnet20_cifar10_42pct', {}, {}, 'is no architecture'),
-    ('resnet18', {'pretrained': True}, {}, "'pretrained'"),
-    ('resnet18', {'checkpoint_path': 'x'}, {}, "'checkpoint_path'"),
-    ('resnet18', {'block_args': {'a': 1}}, {}, "'block_args'"),
-    ('resnet18', {'no_such_argument': 1}, {}, 'cannot build'),
-    ('resnet18', {}, {'num_classes': -1}, 'num_classes'),
-    ('resnet18', {}, {'num_classes': 10 ** 9}, 'num_classes'),
-    ('resnet18', {}, {'input_size': [3]}, 'input_size'),
-])
-def test_bases_that_cannot_be_built(base, args, cfg, says):
-    with pytest.raises(TargetError, match=says):
-        describe_base(base, args, {'num_classes': 10, 'input_size': [3, 32, 32], **cfg})
-
-
-def test_canonical_args_join_classes_and_channels():
-    cfg = dict(num_classes=5, input_size=(4, 8, 8))
-    assert canonical_args({'drop_rate': 0.5}, cfg) == dict(drop_rate=0.5, num_classes=5, in_chans=4)
-
-
-def test_specs_from_names_refuses_what_is_no_convolution():
-    state = {'fc.weight': torch.zeros(3, 4)}
-    with pytest.raises(TargetError, match='no convolution weight'):
-        specs_from_names(['fc.weight'], state, 'base')
-    with pytest.raises(TargetError, match="no weight 'conv.weight'"):
-        specs_from_names(['conv.weight'], state, 'base')
+def test_specs_from_names_refuses_what_can_not_be_generated():
+    tensor = torch.zeros(4, 4)
+    state = {'fc.weight': tensor, 'tied.weight': tensor, 'fc.bias': torch.zeros(4), 'index': torch.zeros(4, 4).long()}
+    assert specs_from_names(['fc.weight'], state, 'base', 2) == [TargetSpec('fc.weight', (4, 4), 2)]
+    for name, says in (('conv.weight', "no weight 'conv.weight'"), ('tied.weight', "another name of 'fc.weight'"),
+                       ('fc.bias', 'no weight of kernels'), ('index', 'no weight of kernels')):
+        with pytest.raises(TargetError, match=says):
+            specs_from_names([name], state, 'base')

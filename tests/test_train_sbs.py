@@ -14,7 +14,7 @@ from conftest import REPOSITORY, RESNET20
 from hub_server import TOKEN, running_hub
 from safetensors.torch import load_file, save_file
 
-from timm_sbs.artifact import load_artifact
+from timm_sbs.artifact import load_artifact, read_config
 from timm_sbs.evaluation import evaluate
 from timm_sbs.training.data import DataSettings, eval_loader
 
@@ -86,7 +86,7 @@ def test_settings_reach_the_artifact(train_sbs, tmp_path):
     (['--model', 'resnet19'], "no model 'resnet19'"),
     ([*RESNET[:2], '--initial-checkpoint', 'nowhere.pth'], "'nowhere.pth' is no file"),
     ([*RESNET, '--pct', '0.01'], 'cannot exist'),
-    ([*RESNET, '--min-weights', '1000000'], 'no convolution weight to generate'),
+    ([*RESNET, '--min-weights', '1000000'], 'has no weight to generate'),
     ([*RESNET, '--coordinates', 'path', '--granularity', 'axis'], "coordinates='path' needs"),
     ([*RESNET, '--reconstruction-steps', '-1'], 'must be 0 or more'),
     ([*RESNET, '--start-from', 'nowhere'], "'nowhere' is no predictor"),
@@ -104,13 +104,18 @@ def test_bad_requests_are_one_line_and_leave_nothing(train_sbs, tmp_path, capsys
     assert not (tmp_path / 'out').exists() or not list((tmp_path / 'out').iterdir())
 
 
-def test_a_model_without_convolutions(train_sbs, tmp_path, capsys):
+def test_a_transformer_is_generated_too_unless_it_is_excluded(train_sbs, tmp_path, capsys):
     weights = tmp_path / 'vit.safetensors'
     save_file(timm.create_model('test_vit').state_dict(), weights)
     argv = ['--model', 'test_vit', '--initial-checkpoint', str(weights), '--output', str(tmp_path / 'out')]
-    assert train_sbs.main(argv) == 2
+    assert train_sbs.main([*argv, '--exclude', '*']) == 2
     captured = capsys.readouterr()
-    assert 'has no convolution weight to generate' in captured.err and captured.err.count('\n') == 1
+    assert 'has no weight to generate' in captured.err and captured.err.count('\n') == 1
+    assert train_sbs.main([*argv, '--exclude', '*.attn.*', '--pointwise-size', '4', '--reconstruction-steps', '2']) == 0
+    config, _ = read_config(tmp_path / 'out')
+    assert config.generated and config.pointwise_size == 4
+    assert all('.mlp.' in name for name in config.generated)
+    timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
 
 
 def test_what_the_second_phase_would_refuse_is_refused_before_the_first(train_sbs, tmp_path, capsys):

@@ -5,7 +5,8 @@ from timm_sbs.config import OrderingConfig
 from timm_sbs.errors import ConfigError
 from timm_sbs.training import budget
 from timm_sbs.training.budget import divide_budget
-from timm_sbs.training.fit import find_orderings, start_fit
+from timm_sbs.training.fit import start_fit
+from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.settings import ENCODING_DEFAULTS
 
 

@@ -5,7 +5,8 @@ from conftest import fit_quickly
 from timm_sbs.config import EncodingConfig, OrderingConfig, TargetRule
 from timm_sbs.errors import ConfigError, SbsError
 from timm_sbs.generate import generate_weights, relative_error
-from timm_sbs.training.fit import design, find_orderings, start_fit
+from timm_sbs.training.fit import design, start_fit
+from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.reconstruction import _ShuffledKernels, group_targets, reconstruct, reconstruction_error, \
     targets_rms
 from timm_sbs.training.settings import ReconstructionSettings

@@ -61,8 +61,8 @@ def test_whole_runs_on_two_processes(tmp_path, image_folder):
         out = tmp_path / str(processes)
         launch(
             processes, REPOSITORY / 'train_sbs.py', '--model', 'resnet20_cifar10', '--initial-checkpoint', RESNET20,
-            '--reconstruction-steps', 100, '--data-dir', image_folder, '--distillation-steps', 10, '--eval-interval', 5,
-            '--lr', '1e-3', '--batch-size', 80 // processes, '--workers', 0, '--train-kept', 'norm', '--output', out,
+            '--reconstruction-steps', 200, '--data-dir', image_folder, '--distillation-steps', 10, '--eval-interval', 5,
+            '--lr', '3e-4', '--batch-size', 80 // processes, '--workers', 0, '--train-kept', 'norm', '--output', out,
             '--checkpointing-steps', 5)
         results.append(json.loads((out / 'config.json').read_text())['sbs']['results'])
     one, two = results

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from timm_sbs.base_model import describe_base, first_names, is_counter
 from timm_sbs.config import FORMAT_VERSION, SbsConfig, from_dict, to_dict
 from timm_sbs.errors import ArtifactError, OrderingError
 from timm_sbs.files import replace_files
@@ -21,7 +22,7 @@ from timm_sbs.ordering import Permutations
 from timm_sbs.predictor import Predictor, num_predictor_parameters
 from timm_sbs.quantization import rounded_predictor
 from timm_sbs.sizes import ledger
-from timm_sbs.targets import ConvSpec, describe_base, is_counter, specs_from_names
+from timm_sbs.targets import TargetSpec, specs_from_names
 
 __all__ = [
     'Artifact', 'as_stored', 'save_artifact', 'load_artifact', 'artifact_sizes', 'record_results', 'read_config',
@@ -48,7 +49,7 @@ class Artifact:
     """
     config: SbsConfig
     pretrained_cfg: Dict[str, Any]
-    specs: Tuple[ConvSpec, ...]
+    specs: Tuple[TargetSpec, ...]
     predictor: Predictor
     frequencies: Tensor
     permutations: Tuple[Permutations, ...]
@@ -62,7 +63,7 @@ class Artifact:
         for name in self.base_state:
             if is_counter(name):
                 tensors[name] = torch.zeros((), dtype=torch.long)
-        return {name: tensors[name] for name in self.base_state}
+        return {name: tensors[first] for name, first in first_names(self.base_state).items()}
 
 
 def as_stored(predictor: Predictor, config: SbsConfig) -> Predictor:
@@ -186,7 +187,7 @@ def load_artifact(folder: Union[str, Path]) -> Artifact:
     config, pretrained_cfg = read_config(folder)
     path = Path(folder) / WEIGHTS_NAME
     base_state = describe_base(config.base, config.base_args, pretrained_cfg)
-    specs = tuple(specs_from_names(config.generated, base_state, config.base))
+    specs = tuple(specs_from_names(config.generated, base_state, config.base, config.pointwise_size))
     if not path.is_file():
         raise ArtifactError(f"'{folder}' is incomplete: it has no {WEIGHTS_NAME}. Download or copy the folder again.")
     predictor = _structure(config, specs)
@@ -209,7 +210,7 @@ def load_artifact(folder: Union[str, Path]) -> Artifact:
     )
 
 
-def _structure(config: SbsConfig, specs: Tuple[ConvSpec, ...]) -> Predictor:
+def _structure(config: SbsConfig, specs: Tuple[TargetSpec, ...]) -> Predictor:
     """The predictor without memory for parameters. Its size is limited by what it generates."""
     token_sizes = [spec.token_size for spec in specs]
     size = num_predictor_parameters(config.feature_width, token_sizes, config.predictor)

@@ -7,12 +7,14 @@ from typing import Any, Dict, Mapping, Optional, Tuple, Type, TypeVar, Union, ge
 from timm_sbs.errors import ConfigError
 
 __all__ = [
-    'FORMAT_VERSION', 'OrderingConfig', 'EncodingConfig', 'PredictorConfig', 'TargetRule',
+    'FORMAT_VERSION', 'POINTWISE_SIZE', 'OrderingConfig', 'EncodingConfig', 'PredictorConfig', 'TargetRule',
     'QuantizationConfig', 'SbsConfig', 'byte_count', 'to_dict', 'from_dict',
 ]
 
 # Version of the artifact's layout. A reader refuses what is newer than itself.
 FORMAT_VERSION = 1
+# Input channels that form one token where kernels have a single value: 1x1 convolutions and linear layers.
+POINTWISE_SIZE = 8
 
 GRANULARITIES = ('layer', 'filter', 'axis', 'none')
 COORDINATES = ('path', 'grid')
@@ -103,21 +105,30 @@ class PredictorConfig:
     width: int = 64
     linear_layers: int = 5  # matrix products from features to kernel, the last one included
     activation: str = 'gelu'
+    extra: int = 0  # units that the last hidden layer has more, with which a budget is met closely
 
     def __post_init__(self) -> None:
         _require_range('predictor.width', self.width, 1, 1 << 20)
+        _require_range('predictor.extra', self.extra, 0, 1 << 20)
         _require_range('predictor.linear_layers', self.linear_layers, 2, 64)
         _require_choice('predictor.activation', self.activation, ACTIVATIONS)
+
+    @property
+    def hidden_widths(self) -> Tuple[int, ...]:
+        """Units of each hidden layer."""
+        return (self.width,) * (self.linear_layers - 2) + (self.width + self.extra,)
 
 
 @dataclass(frozen=True)
 class TargetRule:
-    """Which convolution weights are generated. All others, and every other tensor, are kept as they are."""
-    min_weights: int = 1024  # smaller convolution weights are kept
+    """Which weights are generated, and what a token is. Every other tensor is kept as it is."""
+    min_weights: int = 1024  # smaller weights are kept
     include: Tuple[str, ...] = ()  # glob patterns of weight names that are generated although the rule keeps them
     exclude: Tuple[str, ...] = ()  # glob patterns of weight names that are kept although the rule generates them
+    pointwise_size: int = POINTWISE_SIZE  # input channels in a token of 1x1 convolutions and linear layers
 
     def __post_init__(self) -> None:
+        _require_range('targets.pointwise_size', self.pointwise_size, 1, 1024)
         _require_range('targets.min_weights', self.min_weights, 0, 1 << 62)
 
 
@@ -148,6 +159,7 @@ class SbsConfig:
     ordering: OrderingConfig = field(default_factory=OrderingConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    pointwise_size: int = POINTWISE_SIZE  # input channels in a token of 1x1 convolutions and linear layers
     storage_dtype: str = 'float32'  # dtype of the stored predictor, unless it is quantized
     quantization: Optional[QuantizationConfig] = None  # None: predictor and kept tensors are stored as floats
     weights_sha256: str = ''  # checksum of model.safetensors
@@ -162,6 +174,7 @@ class SbsConfig:
             raise ConfigError('generated is empty, but must name at least one weight.')
         if len(set(self.generated)) != len(self.generated):
             raise ConfigError('generated names a weight twice.')
+        _require_range('pointwise_size', self.pointwise_size, 1, 1024)
         _require_choice('storage_dtype', self.storage_dtype, STORAGE_DTYPES)
         if self.quantization and len(self.quantization.layer_bits) < self.predictor.linear_layers:
             raise ConfigError(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from timm_sbs.config import EncodingConfig, OrderingConfig
 from timm_sbs.ordering import places
-from timm_sbs.targets import ConvSpec
+from timm_sbs.targets import TargetSpec
 
 __all__ = ['FREQUENCY_STEPS', 'FREQUENCY_LIMIT', 'draw_frequencies', 'coordinates', 'encode']
 
@@ -29,7 +29,7 @@ def draw_frequencies(config: EncodingConfig, num_coordinates: int) -> Tensor:
     return (drawn * FREQUENCY_STEPS).round().clamp(-FREQUENCY_LIMIT, FREQUENCY_LIMIT) / FREQUENCY_STEPS
 
 
-def coordinates(specs: Sequence[ConvSpec], ordering: OrderingConfig, encoding: EncodingConfig) -> Tensor:
+def coordinates(specs: Sequence[TargetSpec], ordering: OrderingConfig, encoding: EncodingConfig) -> Tensor:
     """Coordinates of every place of every layer, as :func:`encode` takes them: [sum of N, D], float64.
 
     positional (NeRN, arXiv 2212.13554): the integer indices (layer, place) or (layer, row, column).

@@ -10,7 +10,7 @@ from timm_sbs.encoding import coordinates, encode
 from timm_sbs.errors import ConfigError
 from timm_sbs.ordering import Permutations, stack_kernel_indices
 from timm_sbs.predictor import Predictor
-from timm_sbs.targets import ConvSpec, from_kernels
+from timm_sbs.targets import TargetSpec, from_kernels
 
 __all__ = [
     'TokenGroup', 'GenerationPlan', 'make_plan', 'generate_kernels', 'split_weights', 'generate_weights',
@@ -30,7 +30,7 @@ class TokenGroup:
         place_of_kernel [N]: row of ``coordinates`` that generates each kernel
     """
     token_size: int
-    specs: Tuple[ConvSpec, ...]
+    specs: Tuple[TargetSpec, ...]
     coordinates: Tensor
     place_of_kernel: Tensor
 
@@ -53,7 +53,7 @@ class GenerationPlan:
 
 def make_plan(
         config: SbsConfig,
-        specs: Sequence[ConvSpec],
+        specs: Sequence[TargetSpec],
         permutations: Sequence[Permutations],
         frequencies: Tensor,
 ) -> GenerationPlan:

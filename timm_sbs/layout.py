@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from timm_sbs.base_model import kept_names
 from timm_sbs.config import QuantizationConfig, SbsConfig
 from timm_sbs.encoding import FREQUENCY_LIMIT, FREQUENCY_STEPS
 from timm_sbs.entropy import decode_integers, encode_integers
@@ -22,7 +23,7 @@ from timm_sbs.packing import most_packed_bytes, pack, unpack
 from timm_sbs.predictor import Predictor
 from timm_sbs.quantization import Integers, dequantize, is_quantized, kept_kind, layer_names, quantize_kept, \
     quantize_predictor
-from timm_sbs.targets import ConvSpec, kept_names
+from timm_sbs.targets import TargetSpec
 
 __all__ = ['Contents', 'Slot', 'slots', 'to_tensors', 'from_tensors', 'with_prefix', 'without_prefix']
 
@@ -73,7 +74,7 @@ def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> Dict[str, Tens
 
 def slots(
         config: SbsConfig,
-        specs: Sequence[ConvSpec],
+        specs: Sequence[TargetSpec],
         predictor: Predictor,
         base_state: Mapping[str, Tensor],
 ) -> Dict[str, Slot]:
@@ -100,11 +101,11 @@ def _coded(tensors: Sequence[Tensor]) -> Slot:
     return Slot((_BYTES_PER_INTEGER * sum(tensor.numel() for tensor in tensors) + _TABLES,), 'U8', coded=True)
 
 
-def _permutation_shapes(config: SbsConfig, specs: Sequence[ConvSpec]) -> List[Tuple[int, int]]:
+def _permutation_shapes(config: SbsConfig, specs: Sequence[TargetSpec]) -> List[Tuple[int, int]]:
     return [shape for spec in specs for shape in permutation_shapes(spec, config.ordering)]
 
 
-def to_tensors(contents: Contents, config: SbsConfig, specs: Sequence[ConvSpec]) -> Dict[str, Tensor]:
+def to_tensors(contents: Contents, config: SbsConfig, specs: Sequence[TargetSpec]) -> Dict[str, Tensor]:
     """Contents as the tensors of a file.
 
     Raises:
@@ -146,7 +147,7 @@ def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 def from_tensors(
         tensors: Mapping[str, Tensor],
         config: SbsConfig,
-        specs: Sequence[ConvSpec],
+        specs: Sequence[TargetSpec],
         predictor: Predictor,
         base_state: Mapping[str, Tensor],
 ) -> Contents:

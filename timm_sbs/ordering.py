@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from timm_sbs.config import OrderingConfig
 from timm_sbs.errors import OrderingError
 from timm_sbs.packing import are_permutations
-from timm_sbs.targets import ConvSpec
+from timm_sbs.targets import TargetSpec
 
 __all__ = [
     'Permutations', 'permutation_shapes', 'check_permutations', 'kernel_at_place', 'places', 'stack_kernel_indices',
@@ -17,7 +17,7 @@ __all__ = [
 Permutations = Tuple[NDArray[np.int64], ...]
 
 
-def permutation_shapes(spec: ConvSpec, config: OrderingConfig) -> List[Tuple[int, int]]:
+def permutation_shapes(spec: TargetSpec, config: OrderingConfig) -> List[Tuple[int, int]]:
     """Shapes [rows, n] of the permutations that order the kernels of a layer.
 
     layer: one over all kernels. filter: one for each filter. axis: one over filters, one over channels. none: nothing.
@@ -30,7 +30,7 @@ def permutation_shapes(spec: ConvSpec, config: OrderingConfig) -> List[Tuple[int
     }[config.granularity]
 
 
-def check_permutations(permutations: Permutations, spec: ConvSpec, config: OrderingConfig) -> None:
+def check_permutations(permutations: Permutations, spec: TargetSpec, config: OrderingConfig) -> None:
     """Raises OrderingError unless the arrays have the right shapes and every row is a permutation."""
     shapes = permutation_shapes(spec, config)
     if [p.shape for p in permutations] != shapes:
@@ -42,7 +42,7 @@ def check_permutations(permutations: Permutations, spec: ConvSpec, config: Order
             raise OrderingError(f"The ordering of '{spec.name}' is not a permutation: a kernel is missing or doubled.")
 
 
-def kernel_at_place(permutations: Permutations, spec: ConvSpec, config: OrderingConfig) -> NDArray[np.int64]:
+def kernel_at_place(permutations: Permutations, spec: TargetSpec, config: OrderingConfig) -> NDArray[np.int64]:
     """Index of the kernel (row-major over filter and channel) that stands at each place of a layer: [num_kernels].
 
     Places run along the path (granularity 'layer'), or row by row over the (filter, channel) grid.
@@ -57,7 +57,7 @@ def kernel_at_place(permutations: Permutations, spec: ConvSpec, config: Ordering
     return np.arange(spec.num_kernels)
 
 
-def places(spec: ConvSpec, config: OrderingConfig) -> Tuple[NDArray[np.int64], Tuple[int, ...]]:
+def places(spec: TargetSpec, config: OrderingConfig) -> Tuple[NDArray[np.int64], Tuple[int, ...]]:
     """Integer coordinates of every place inside its layer, and the number of places along each.
 
     Shapes: path -> [N, 1], sizes (N,); grid -> [N, 2] (row, column), sizes (filters, channels).
@@ -71,7 +71,7 @@ def places(spec: ConvSpec, config: OrderingConfig) -> Tuple[NDArray[np.int64], T
 
 def stack_kernel_indices(
         permutations: Sequence[Permutations],
-        specs: Sequence[ConvSpec],
+        specs: Sequence[TargetSpec],
         config: OrderingConfig,
 ) -> NDArray[np.int64]:
     """Place of every kernel over several layers laid end to end: the inverse of the layers' orderings, [sum of N].

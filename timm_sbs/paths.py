@@ -1,4 +1,8 @@
-"""Short paths through kernels: nearest neighbours first, then 2-opt and Or-opt moves. Needs the 'train' extra."""
+"""Short paths through kernels: greedy edges first, then 2-opt and Or-opt moves. Needs the 'train' extra.
+
+The time grows little faster than the number of kernels: candidates are the near neighbours of each kernel, from a k-d
+tree that may err by a factor of two in the distance.
+"""
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -6,27 +10,32 @@ from torch import Tensor
 from timm_sbs.config import OrderingConfig
 from timm_sbs.errors import MissingExtraError
 from timm_sbs.ordering import Permutations
-from timm_sbs.targets import ConvSpec, to_kernels
+from timm_sbs.path_search import follow, improve, join_greedily
+from timm_sbs.targets import TargetSpec, to_kernels
 
 try:
-    from numba import njit
     from scipy.spatial import cKDTree
 except ImportError as e:
     raise MissingExtraError(
-        "Ordering kernels needs numba and scipy. Install them with: pip install 'timm_sbs[train]'") from e
+        "Ordering kernels needs scipy. Install it with: pip install 'timm_sbs[train]'") from e
 
-__all__ = ['find_permutations', 'short_path', 'path_length']
+__all__ = ['find_permutations', 'short_path', 'path_length', 'VERSION']
 
-NEIGHBOURS = 12  # candidates of a move; more shortens the paths of real kernels by less than 0.1 %
-MAX_PASSES = 50  # passes of improvement; the search ends sooner when a pass finds nothing
-LONGEST_MOVED = 3  # longest segment that Or-opt moves
+VERSION = 2  # of the search: another one finds other paths
+NEIGHBOURS = 10  # candidates of a move
+INEXACTNESS = 1.0  # a neighbour may be so much farther away, relatively, than the one that it is taken for
+MOST_DIMENSIONS = 512  # of points: more are projected on their principal components
+FEW = 8192  # points whose distances are all computed
+BLOCK = 1024  # points whose distances to all others are computed at once
+TREE_DIMENSIONS = 12  # of the k-d tree, which more would slow down; candidates are then sorted by their true distance
+FRAGMENT_NEIGHBOURS = 8  # ends of fragments that an end may be joined to
 
 
-def find_permutations(weight: Tensor, spec: ConvSpec, config: OrderingConfig) -> Permutations:
+def find_permutations(weight: Tensor, spec: TargetSpec, config: OrderingConfig) -> Permutations:
     """Order the kernels of one layer so that successive ones are close.
 
     Args:
-        weight: The layer's weight [out, in // groups, kh, kw].
+        weight: The layer's weight.
         spec: Its spec.
         config: The granularity: one path over all kernels (UOS), one in each filter (NeRN's 'in-filter'), one over
             filters and one over input channels as wholes ('axis'), or none.
@@ -34,7 +43,7 @@ def find_permutations(weight: Tensor, spec: ConvSpec, config: OrderingConfig) ->
     Returns:
         The layer's permutations, as in :func:`timm_sbs.ordering.permutation_shapes`.
     """
-    kernels = to_kernels(weight, spec).detach().double().cpu().numpy()
+    kernels = to_kernels(weight.detach(), spec).double().cpu().numpy()
     grid = kernels.reshape(spec.num_filters, spec.num_channels, spec.token_size)
     if config.granularity == 'layer':
         return (short_path(kernels)[None],)
@@ -48,14 +57,12 @@ def find_permutations(weight: Tensor, spec: ConvSpec, config: OrderingConfig) ->
 
 def short_path(points: NDArray[np.float64]) -> NDArray[np.int64]:
     """A short open path through all points: [n, d] -> permutation [n]. Deterministic."""
-    points = np.ascontiguousarray(points, dtype=np.float64)
+    points = np.asarray(points, dtype=np.float64)
     if len(points) < 3:
         return np.arange(len(points))
-    start = int(((points - points.mean(0)) ** 2).sum(1).argmax())
-    path = _nearest_neighbour_path(points, start)
-    # With a tie, such as a doubled kernel, a point need not be its own first neighbour: drop one column in any case.
-    neighbours = cKDTree(points).query(points, k=min(NEIGHBOURS + 1, len(points)), workers=-1)[1][:, 1:]
-    return _improve(points, np.ascontiguousarray(neighbours, dtype=np.int64), path)
+    points = _principal_components(points, MOST_DIMENSIONS)
+    neighbours = _neighbours(points, min(NEIGHBOURS, len(points) - 1))
+    return improve(points, neighbours, _greedy_path(points, neighbours))
 
 
 def path_length(points: NDArray[np.float64], path: NDArray[np.int64]) -> float:
@@ -63,145 +70,68 @@ def path_length(points: NDArray[np.float64], path: NDArray[np.int64]) -> float:
     return float(np.linalg.norm(np.diff(points[path], axis=0), axis=1).sum())
 
 
-@njit(cache=True)
-def _distance(points, a, b):
-    total = 0.0
-    for k in range(points.shape[1]):
-        total += (points[a, k] - points[b, k]) ** 2
-    return total ** 0.5
-
-
-@njit(cache=True)
-def _nearest_neighbour_path(points, start):
+def _principal_components(points: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Points [n, d] in the coordinates in which they vary most: [n, min(n, d, most)]; as they are where d is small."""
     n, d = points.shape
-    left = np.arange(n)
-    remaining = points.copy()  # points[left], kept together so that the search reads memory in order
-    path = np.empty(n, np.int64)
-    path[0] = start
-    left[start] = left[n - 1]
-    remaining[start] = remaining[n - 1]
-    for count in range(1, n):
-        last = points[path[count - 1]]
-        best, best_square = 0, np.inf
-        for i in range(n - count):
-            square = 0.0
-            for k in range(d):
-                square += (remaining[i, k] - last[k]) ** 2
-            if square < best_square:
-                best, best_square = i, square
-        path[count] = left[best]
-        left[best] = left[n - count - 1]
-        remaining[best] = remaining[n - count - 1]
-    return path
+    if d <= most:
+        return np.ascontiguousarray(points)
+    centred = points - points.mean(0)
+    if d <= n:
+        return centred @ np.linalg.eigh(centred.T @ centred)[1][:, :-most - 1:-1]
+    squares, vectors = np.linalg.eigh(centred @ centred.T)  # of inner products, which say all about distances
+    return np.ascontiguousarray((vectors * np.sqrt(np.maximum(squares, 0)))[:, :-most - 1:-1])
 
 
-@njit(cache=True)
-def _improve(points, neighbours, path):
-    position = np.empty(len(path), np.int64)
-    position[path] = np.arange(len(path))
-    for _ in range(MAX_PASSES):
-        moves = _two_opt_pass(points, neighbours, path, position)
-        moves += _or_opt_pass(points, neighbours, path, position)
-        if moves == 0:
-            break
-    return path
+def _neighbours(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Near points of each point, nearest first: [n, count]."""
+    n, d = points.shape
+    if d > TREE_DIMENSIONS and n <= FEW:
+        return _exact_neighbours(points, count)
+    reduced = _principal_components(points, TREE_DIMENSIONS)
+    wanted = min(n, (count if d <= TREE_DIMENSIONS else 2 * count) + 1)
+    found = cKDTree(reduced).query(reduced, k=wanted, eps=INEXACTNESS, workers=-1)[1]
+    own = found == np.arange(n)[:, None]
+    own[~own.any(axis=1), -1] = True  # with a tie, such as a doubled kernel, a point need not be among its neighbours
+    found = found[~own].reshape(n, wanted - 1)
+    if d > TREE_DIMENSIONS:
+        distances = np.stack([((points[column] - points) ** 2).sum(axis=1) for column in found.T], axis=1)
+        found = np.take_along_axis(found, np.argsort(distances, axis=1, kind='stable')[:, :count], axis=1)
+    return np.ascontiguousarray(found)
 
 
-@njit(cache=True)
-def _two_opt_pass(points, neighbours, path, position):
-    """Replace edges (a, b) and (c, d) by (a, c) and (b, d), reversing what lies between, where that is shorter."""
-    n, moves = len(path), 0
-    for a in range(n):
-        for step in (1, -1):
-            i = position[a]
-            if not 0 <= i + step < n:
-                continue
-            b = path[i + step]
-            edge = _distance(points, a, b)
-            for c in neighbours[a]:
-                joined = _distance(points, a, c)
-                if joined >= edge:
-                    break
-                j = position[c]
-                gain = edge - joined
-                if 0 <= j + step < n:
-                    d = path[j + step]
-                    gain += _distance(points, c, d) - _distance(points, b, d)
-                if gain > 1e-9:
-                    low, high = min(i, j), max(i, j)
-                    if step == 1:
-                        low += 1
-                    else:
-                        high -= 1
-                    path[low:high + 1] = path[low:high + 1][::-1].copy()
-                    for k in range(low, high + 1):
-                        position[path[k]] = k
-                    moves += 1
-                    break
-    return moves
+def _exact_neighbours(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    squares = (points ** 2).sum(axis=1)
+    found = np.empty((len(points), count), dtype=np.int64)
+    for start in range(0, len(points), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(points)))
+        distances = squares - 2 * points[rows] @ points.T  # short of a constant for each row
+        distances[np.arange(len(rows)), rows] = np.inf
+        nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
+        order = np.argsort(np.take_along_axis(distances, nearest, axis=1), axis=1, kind='stable')
+        found[rows] = np.take_along_axis(nearest, order, axis=1)
+    return found
 
 
-@njit(cache=True)
-def _or_opt_pass(points, neighbours, path, position):
-    """Move segments of up to LONGEST_MOVED points next to a neighbour of their first point, where that is shorter."""
-    n, moves = len(path), 0
-    for first in range(n):
-        for size in range(1, LONGEST_MOVED + 1):
-            begin = position[first]
-            end = begin + size - 1
-            if end >= n:
-                break
-            removed = _removal_gain(points, path, begin, end)
-            best, best_gain, best_step = -1, 1e-9, 0
-            for c in neighbours[first]:
-                joined = _distance(points, first, c)
-                if joined >= removed:
-                    break
-                for step in (1, -1):  # the segment goes behind c, or, reversed, before it
-                    j = position[c]
-                    if begin <= j <= end or begin <= j + step <= end:
-                        continue
-                    gain = removed - joined
-                    if 0 <= j + step < n:
-                        d = path[j + step]
-                        gain += _distance(points, c, d) - _distance(points, path[end], d)
-                    if gain > best_gain:
-                        best, best_gain, best_step = c, gain, step
-            if best >= 0:
-                _move(path, position, begin, end, position[best], best_step)
-                moves += 1
-    return moves
+def _greedy_path(points: NDArray[np.float64], neighbours: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Join points to fragments, and these to one path, by ever the shortest edge: first to neighbours, then between
+    the ends that are left."""
+    n = len(points)
+    links, parent = np.full((n, 2), -1, dtype=np.int64), np.arange(n)
+    missing = n - 1 - _join(points, np.arange(n), neighbours, links, parent)
+    count = FRAGMENT_NEIGHBOURS
+    while missing:
+        ends = np.flatnonzero(links[:, 1] < 0)
+        count = min(count, len(ends) - 1)
+        added = _join(points, ends, ends[_neighbours(points[ends], count)], links, parent)
+        missing -= added
+        if added < missing // 2:  # the ends' neighbours are mostly those of their own fragments
+            count *= 2
+    return follow(links, int(np.flatnonzero(links[:, 1] < 0)[0]))
 
 
-@njit(cache=True)
-def _removal_gain(points, path, begin, end):
-    """By how much a path shortens when the points from ``begin`` to ``end`` are taken out."""
-    gain = 0.0
-    if begin > 0:
-        gain += _distance(points, path[begin - 1], path[begin])
-    if end + 1 < len(path):
-        gain += _distance(points, path[end], path[end + 1])
-    if begin > 0 and end + 1 < len(path):
-        gain -= _distance(points, path[begin - 1], path[end + 1])
-    return gain
-
-
-@njit(cache=True)
-def _move(path, position, begin, end, target, step):
-    """Put the points from ``begin`` to ``end`` behind (step 1) or, reversed, before (step -1) place ``target``."""
-    segment = path[begin:end + 1].copy()
-    if step == -1:
-        segment = segment[::-1].copy()
-    size = len(segment)
-    if target > end:
-        stop = target + 1 if step == 1 else target
-        path[begin:stop - size] = path[end + 1:stop].copy()
-        path[stop - size:stop] = segment
-        changed = (begin, stop)
-    else:
-        start = target + 1 if step == 1 else target
-        path[start + size:end + 1] = path[start:begin].copy()
-        path[start:start + size] = segment
-        changed = (start, end + 1)
-    for k in range(changed[0], changed[1]):
-        position[path[k]] = k
+def _join(points, nodes, candidates, links, parent) -> int:
+    """Join each of ``nodes`` [m] to one of its ``candidates`` [m, k], shortest edges first. Number of edges added."""
+    first, second = np.repeat(nodes, candidates.shape[1]), candidates.reshape(-1)
+    lengths = np.concatenate([((points[column] - points[nodes]) ** 2).sum(axis=1)[:, None] for column in candidates.T], 1)
+    order = np.argsort(lengths.reshape(-1), kind='stable')
+    return join_greedily(first[order], second[order], links, parent)

@@ -1,6 +1,6 @@
 """The predictor: a small multilayer perceptron from features to kernels."""
-import math
-from typing import Iterable, List
+import dataclasses
+from typing import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from timm_sbs.config import PredictorConfig
 from timm_sbs.errors import ConfigError
 
-__all__ = ['Predictor', 'num_predictor_parameters', 'width_for_budget']
+__all__ = ['Predictor', 'num_predictor_parameters', 'predictor_for_budget']
 
 _ACTIVATIONS = {'gelu': F.gelu, 'relu': F.relu, 'sine': torch.sin}
 
@@ -28,9 +28,9 @@ class Predictor(nn.Module):
     def __init__(self, feature_width: int, token_sizes: Iterable[int], config: PredictorConfig) -> None:
         super().__init__()
         self.config = config
-        widths = [feature_width] + [config.width] * (config.linear_layers - 1)
+        widths = [feature_width, *config.hidden_widths]
         self.trunk = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:]))
-        self.heads = nn.ModuleDict({str(t): nn.Linear(config.width, t) for t in sorted(set(token_sizes))})
+        self.heads = nn.ModuleDict({str(t): nn.Linear(widths[-1], t) for t in sorted(set(token_sizes))})
         self.register_buffer('output_scale', torch.ones(()))
 
     def forward(self, features: Tensor, token_size: int) -> Tensor:
@@ -42,41 +42,51 @@ class Predictor(nn.Module):
 
 def num_predictor_parameters(feature_width: int, token_sizes: Iterable[int], config: PredictorConfig) -> int:
     """Trained parameters of a predictor, without building it."""
-    width, hidden = config.width, config.linear_layers - 2
-    heads = sum((width + 1) * t for t in set(token_sizes))
-    return (feature_width + 1) * width + hidden * (width + 1) * width + heads
+    widths = [feature_width, *config.hidden_widths]
+    return sum((i + 1) * o for i, o in zip(widths, widths[1:])) + sum((widths[-1] + 1) * t for t in set(token_sizes))
 
 
-def width_for_budget(
+def predictor_for_budget(
         budget: int,
         feature_width: int,
         token_sizes: Iterable[int],
-        linear_layers: int,
-) -> int:
-    """The largest hidden width whose predictor has at most ``budget`` parameters.
+        config: PredictorConfig,
+) -> PredictorConfig:
+    """The largest predictor of at most ``budget`` parameters: as wide as fits, and then its last hidden layer wider.
+
+    One unit more in all layers is 2 / width of the parameters, so that a budget would be missed by some per cent; one
+    unit more in the last hidden layer is a fraction of that.
+
+    Args:
+        budget: Parameters.
+        feature_width: Features of a kernel.
+        token_sizes: Of all generated weights.
+        config: Layers and activation; its width is not looked at.
 
     Raises:
         ConfigError: Even a predictor of width 1 is larger; names the smallest size.
     """
-    token_sizes: List[int] = sorted(set(token_sizes))
+    token_sizes = sorted(set(token_sizes))
 
-    def size(width: int) -> int:
-        return num_predictor_parameters(feature_width, token_sizes, PredictorConfig(width, linear_layers))
+    def size(width: int, extra: int = 0) -> int:
+        candidate = dataclasses.replace(config, width=width, extra=extra)
+        return num_predictor_parameters(feature_width, token_sizes, candidate)
 
     if size(1) > budget:
         raise ConfigError(
-            f'A predictor of {budget} parameters cannot exist: with {feature_width} features and {linear_layers} '
-            f'linear layers the smallest has {size(1)}. Allow more parameters, or use fewer frequencies or layers.')
-    hidden = linear_layers - 2
-    linear = feature_width + 1 + hidden + sum(token_sizes)
-    constant = sum(token_sizes)
-    if hidden:
-        root = math.sqrt(linear ** 2 + 4 * hidden * (budget - constant))
-        width = int((root - linear) / (2 * hidden))
-    else:
-        width = (budget - constant) // linear
-    while size(width + 1) <= budget:
-        width += 1
-    while size(width) > budget:
-        width -= 1
-    return width
+            f'A predictor of {budget} parameters cannot exist: with {feature_width} features and '
+            f'{config.linear_layers} linear layers the smallest has {size(1)}. Allow more parameters, or use fewer '
+            f'frequencies or layers.')
+    width = _largest(lambda n: size(n) <= budget)
+    return dataclasses.replace(config, width=width, extra=_largest(lambda n: size(width, n) <= budget, 0))
+
+
+def _largest(fits: Callable[[int], bool], low: int = 1) -> int:
+    """The largest number for which ``fits`` holds, given that it holds for ``low`` and not for all above."""
+    high = low + 1
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -38,7 +38,8 @@ def ledger(
 
     parts = {name: part(name) for name in ('predictor', 'ordering', 'kept', 'frequencies')}
     parts['header'] = file_bytes - sum(parts.values())
-    values = sum(math.prod(tensor.shape) for tensor in base_state.values() if tensor.is_floating_point())
+    distinct = {id(tensor): tensor for tensor in base_state.values()}.values()  # shared ones have several names
+    values = sum(math.prod(tensor.shape) for tensor in distinct if tensor.is_floating_point())
     original = values * torch.finfo(torch.float32).bits // 8
     return {
         **parts, 'file': file_bytes,

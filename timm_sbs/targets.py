@@ -2,26 +2,47 @@
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Dict, List, Mapping, Sequence, Tuple
 
-import timm
-import torch
+from timm.layers import CondConv2d
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from timm_sbs.config import TargetRule
+from timm_sbs.base_model import first_names
+from timm_sbs.config import POINTWISE_SIZE, TargetRule
 from timm_sbs.errors import TargetError
 
 __all__ = [
-    'ConvSpec', 'select_targets', 'specs_from_names', 'kept_names', 'is_counter', 'canonical_args', 'describe_base',
-    'to_kernels', 'from_kernels',
+    'TargetSpec', 'explain_targets', 'select_targets', 'specs_from_names', 'to_kernels', 'from_kernels',
 ]
+
+LARGEST_TOKEN = 64  # values; larger kernels are cut into their rows
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, CondConv2d)
 
 
 @dataclass(frozen=True)
-class ConvSpec:
-    """A generated convolution weight [out_channels, in_channels // groups, kh, kw], seen as kernels of kh*kw values."""
+class TargetSpec:
+    """A generated weight, seen as a grid of tokens: a row for each of its filters, ``num_channels`` tokens in a row.
+
+    A token is, for a weight [out_channels, in_channels // groups, *kernel] or [out_features, in_features],
+
+    - one kernel of up to 64 values, such as 3x3, 5x5, 7x7 or 1x11, depthwise ones too;
+    - one row of a larger kernel: 31 tokens of 31 values for 31x31;
+    - ``pointwise_size`` successive input channels of one filter where kernels have one value: 1x1 convolutions and
+      linear layers. Zeros fill the last token of a row up.
+    """
     name: str
-    shape: Tuple[int, int, int, int]
+    shape: Tuple[int, ...]
+    pointwise_size: int = POINTWISE_SIZE
+
+    @property
+    def token_size(self) -> int:
+        kernel = math.prod(self.shape[2:])
+        if 1 < kernel <= LARGEST_TOKEN:
+            return kernel
+        if kernel > LARGEST_TOKEN and 1 < self.shape[-1] <= LARGEST_TOKEN:
+            return self.shape[-1]
+        return self.pointwise_size
 
     @property
     def num_filters(self) -> int:
@@ -29,160 +50,134 @@ class ConvSpec:
 
     @property
     def num_channels(self) -> int:
-        return self.shape[1]
+        """Tokens of a filter: its input channels, or groups of them, or rows of all their kernels."""
+        return math.ceil(math.prod(self.shape[1:]) / self.token_size)
 
     @property
     def num_kernels(self) -> int:
-        return self.shape[0] * self.shape[1]
-
-    @property
-    def token_size(self) -> int:
-        return self.shape[2] * self.shape[3]
+        return self.num_filters * self.num_channels
 
     @property
     def num_weights(self) -> int:
         return math.prod(self.shape)
 
 
-def is_counter(name: str) -> bool:
-    """Whether a state dict entry is BatchNorm's step counter, which inference ignores and an artifact leaves out."""
-    return name.endswith('num_batches_tracked')
-
-
-def _first_conv_names(model: nn.Module) -> Tuple[str, ...]:
-    names = (getattr(model, 'pretrained_cfg', None) or {}).get('first_conv') or ()
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def select_targets(model: nn.Module, rule: TargetRule = TargetRule()) -> List[ConvSpec]:
-    """The weights that a predictor generates: spatial convolutions (kh*kw > 1), the stem and small ones left out.
+def _named_in_cfg(model: nn.Module, key: str) -> Tuple[str, ...]:
+    names = (getattr(model, 'pretrained_cfg', None) or {}).get(key) or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _is_hybrid(model: nn.Module, stems: Sequence[str]) -> bool:
+    """Whether a network has attention heads, and convolutions with kernels beside its stem."""
+    return any(hasattr(module, 'num_heads') for module in model.modules()) and any(
+        isinstance(module, nn.Conv2d) and math.prod(module.kernel_size) > 1 and name not in stems
+        for name, module in model.named_modules())
+
+
+def explain_targets(model: nn.Module, rule: TargetRule = TargetRule()) -> Dict[str, str]:
+    """Why each parameter is kept, or '' for a weight that is generated, by name.
+
+    Generated are the weights of convolutions and linear layers, whatever their kernels and groups, apart from stem,
+    classifier, small ones, and, in networks of attention and convolutions, linear layers. ``rule.include`` names
+    further tensors of two or more dimensions, ``rule.exclude`` wins over all else. A weight that modules share has the
+    first of its names.
 
     Args:
-        model: A timm model; ``pretrained_cfg['first_conv']`` names the stem, which is kept.
-        rule: Smallest size, and glob patterns over weight names that overrule it. ``exclude`` wins over ``include``.
+        model: A timm model; its ``pretrained_cfg`` names stem ('first_conv') and classifier.
+        rule: Smallest size, and glob patterns over names.
+    """
+    stems, classifiers = _named_in_cfg(model, 'first_conv'), _named_in_cfg(model, 'classifier')
+    hybrid = _is_hybrid(model, stems)
+    parameters = dict(model.named_parameters())
+    reasons = dict.fromkeys(parameters, 'norms, biases and others')
+    for module_name, module in model.named_modules():
+        name = f'{module_name}.weight' if module_name else 'weight'
+        if name not in parameters or not isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
+            continue
+        if module_name in stems:
+            reasons[name] = 'stem'
+        elif module_name in classifiers:
+            reasons[name] = 'classifier'
+        elif parameters[name].numel() < rule.min_weights:
+            reasons[name] = f'below {rule.min_weights} weights'
+        elif hybrid and isinstance(module, nn.Linear):
+            reasons[name] = 'linear, beside attention and convolutions'
+        else:
+            reasons[name] = ''
+    for name, parameter in parameters.items():
+        if _matches(name, rule.include) and parameter.dim() >= 2:
+            reasons[name] = ''
+        if not reasons[name] and _matches(name, rule.exclude):
+            reasons[name] = 'excluded by name'
+    return reasons
 
-    Returns:
-        One spec for each generated weight, in the order of ``model.named_modules()``.
+
+def select_targets(model: nn.Module, rule: TargetRule = TargetRule()) -> List[TargetSpec]:
+    """The weights that a predictor generates, by the rule of :func:`explain_targets`, in the order of the network.
 
     Raises:
-        TargetError: No weight is left to generate.
+        TargetError: No weight is left to generate, or a pattern names none.
     """
-    stems = _first_conv_names(model)
-    specs = []
-    for module_name, module in model.named_modules():
-        if not isinstance(module, nn.Conv2d):
-            continue
-        name = f'{module_name}.weight'
-        shape = tuple(module.weight.shape)
-        by_rule = (
-            shape[2] * shape[3] > 1
-            and math.prod(shape) >= rule.min_weights
-            and module_name not in stems)
-        if (by_rule or _matches(name, rule.include)) and not _matches(name, rule.exclude):
-            specs.append(ConvSpec(name, shape))
+    reasons = explain_targets(model, rule)
+    for option, patterns in (('include', rule.include), ('exclude', rule.exclude)):
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in reasons):
+                raise TargetError(
+                    f"--{option} '{pattern}' matches no weight of {type(model).__name__}. Names look like "
+                    f"'{next(iter(reasons), '')}'.")
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    specs = [TargetSpec(name, shapes[name], rule.pointwise_size) for name, reason in reasons.items() if not reason]
     if not specs:
         raise TargetError(
-            f'{type(model).__name__} has no convolution weight to generate: none has kernels larger than 1x1, at least '
-            f'{rule.min_weights} weights, and is not the stem. Lower the minimum size or include weights by name.')
+            f'{type(model).__name__} has no weight to generate: no convolution or linear layer but stem and classifier '
+            f'has {rule.min_weights} weights. Lower the minimum size or include weights by name.')
     return specs
 
 
-def specs_from_names(names: Sequence[str], base_state: Mapping[str, Tensor], base: str) -> List[ConvSpec]:
+def specs_from_names(
+        names: Sequence[str],
+        base_state: Mapping[str, Tensor],
+        base: str,
+        pointwise_size: int = POINTWISE_SIZE,
+) -> List[TargetSpec]:
     """Specs of named weights, with the shapes that the base model gives them.
 
     Raises:
-        TargetError: The model has no such weight, or it is not a convolution weight.
+        TargetError: The model has no such weight, or it cannot be generated.
     """
     specs = []
+    first = first_names(base_state)
     for name in names:
         if name not in base_state:
             raise TargetError(f"'{base}' has no weight '{name}' to generate. Was it fitted to another model?")
-        shape = tuple(base_state[name].shape)
-        if len(shape) != 4:
-            raise TargetError(f"'{name}' of '{base}' has shape {list(shape)}, so it is no convolution weight.")
-        specs.append(ConvSpec(name, shape))
+        tensor = base_state[name]
+        if first[name] != name:
+            raise TargetError(f"'{name}' of '{base}' is another name of '{first[name]}', which is the one to generate.")
+        if tensor.dim() < 2 or not tensor.is_floating_point():
+            raise TargetError(
+                f"'{name}' of '{base}' is {tensor.dtype} of shape {list(tensor.shape)}, so it is no weight of kernels.")
+        specs.append(TargetSpec(name, tuple(tensor.shape), pointwise_size))
     return specs
 
 
-# Arguments of timm.create_model that say where weights come from or what is built around the model: they are the
-# user's, never an artifact's.
-_NOT_BASE_ARGS = {
-    'pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'checkpoint_path', 'cache_dir', 'features_only',
-    'out_indices', 'num_classes', 'in_chans', 'base', 'model_name', 'device', 'dtype',
-}
-MAX_CLASSES = 1 << 20
-MAX_CHANNELS = 1 << 12
-
-
-def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> Dict[str, Any]:
-    """Arguments that build the base model as it was fitted: its own, and the original's classes and channels.
-
-    Raises:
-        TargetError: An argument is not the base model's to take, or classes or channels are out of range.
-    """
-    for name, value in base_args.items():
-        if name in _NOT_BASE_ARGS or not isinstance(value, (str, int, float, bool)):
-            raise TargetError(f"'{name}' with value {value!r} is no argument that a base model may be given.")
-    num_classes = pretrained_cfg.get('num_classes')
-    input_size = pretrained_cfg.get('input_size')
-    if not _is_int(num_classes, 0, MAX_CLASSES):
-        raise TargetError(f'pretrained_cfg.num_classes is {num_classes!r}, but must be from 0 to {MAX_CLASSES}.')
-    if not (isinstance(input_size, (list, tuple)) and len(input_size) == 3 and _is_int(input_size[0], 1, MAX_CHANNELS)):
-        raise TargetError(f'pretrained_cfg.input_size is {input_size!r}, but must be [channels, height, width].')
-    return {**base_args, 'num_classes': num_classes, 'in_chans': input_size[0]}
-
-
-def _is_int(value: Any, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def describe_base(base: str, base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> Dict[str, Tensor]:
-    """The base model's state dict on the meta device: names, shapes and dtypes, without memory for values.
-
-    Raises:
-        TargetError: timm does not know the base, or cannot build it with these arguments.
-    """
-    args = canonical_args(base_args, pretrained_cfg)
-    if not timm.is_model(base) or base.startswith('sbs'):
-        raise TargetError(
-            f"'{base}' is no architecture that timm {timm.__version__} can build. "
-            f'Check the name with timm.list_models(), or upgrade timm.')
-    try:
-        with torch.device('meta'):
-            return dict(timm.create_model(base, **args).state_dict())
-    except RuntimeError:
-        pass  # some constructors compute with their tensors, and need real ones
-    except Exception as e:
-        raise TargetError(f"timm cannot build '{base}' with arguments {args}: {e}") from e
-    try:
-        model = timm.create_model(base, **args)
-    except Exception as e:
-        raise TargetError(f"timm cannot build '{base}' with arguments {args}: {e}") from e
-    return {name: tensor.to('meta') for name, tensor in model.state_dict().items()}
-
-
-def kept_names(base_state: Mapping[str, Tensor], generated: Iterable[str]) -> List[str]:
-    """State dict entries that are stored as they are: all but generated weights and counters."""
-    generated = set(generated)
-    return [name for name in base_state if name not in generated and not is_counter(name)]
-
-
-def to_kernels(weight: Tensor, spec: ConvSpec) -> Tensor:
-    """Kernel tokens of a weight: [out, in // groups, kh, kw] -> [out * (in // groups), kh * kw].
+def to_kernels(weight: Tensor, spec: TargetSpec) -> Tensor:
+    """Kernel tokens of a weight: its own shape -> [num_kernels, token_size].
 
     Raises:
         TargetError: The weight does not have the spec's shape.
     """
     if tuple(weight.shape) != spec.shape:
         raise TargetError(f"Weight '{spec.name}' has shape {list(weight.shape)}, but {list(spec.shape)} was expected.")
-    return weight.reshape(spec.num_kernels, spec.token_size)
+    rows = weight.reshape(spec.num_filters, -1)
+    missing = spec.num_channels * spec.token_size - rows.shape[1]
+    return (F.pad(rows, (0, missing)) if missing else rows).reshape(spec.num_kernels, spec.token_size)
 
 
-def from_kernels(kernels: Tensor, spec: ConvSpec) -> Tensor:
+def from_kernels(kernels: Tensor, spec: TargetSpec) -> Tensor:
     """Inverse of :func:`to_kernels`.
 
     Raises:
@@ -192,4 +187,6 @@ def from_kernels(kernels: Tensor, spec: ConvSpec) -> Tensor:
         raise TargetError(
             f"'{spec.name}' consists of {spec.num_kernels} kernels of {spec.token_size} values, "
             f'but got {list(kernels.shape)}.')
-    return kernels.reshape(spec.shape)
+    rows = kernels.reshape(spec.num_filters, -1)
+    values = math.prod(spec.shape[1:])
+    return (rows if rows.shape[1] == values else rows[:, :values]).reshape(spec.shape)

@@ -20,9 +20,10 @@ from torch.utils.data import TensorDataset
 from timm_sbs.training.batches import SampleBatches
 from timm_sbs.training.distillation import distill
 from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import design, find_orderings, start_fit
+from timm_sbs.training.fit import design, start_fit
 from timm_sbs.training.generated_model import GeneratedModel
 from timm_sbs.training.monitor import Monitor
+from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.original import load_original
 from timm_sbs.training.settings import DistillationSettings
 from timm_sbs.training.sharing import make_accelerator

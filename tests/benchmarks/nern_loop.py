@@ -29,7 +29,8 @@ from torch import Tensor
 
 from timm_sbs.config import EncodingConfig, OrderingConfig
 from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import Fit, design, find_orderings, predictor_parameters, start_fit
+from timm_sbs.training.fit import Fit, design, predictor_parameters, start_fit
+from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.original import load_original
 from timm_sbs.training.reconstruction import group_targets, reconstruct, reconstruction_error
 from timm_sbs.training.settings import ReconstructionSettings

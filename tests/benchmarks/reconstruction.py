@@ -18,7 +18,8 @@ from timm_sbs.config import EncodingConfig, OrderingConfig
 from timm_sbs.evaluation import evaluate
 from timm_sbs.training.data import DataSettings, eval_loader
 from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import design, find_orderings, predictor_parameters, start_fit
+from timm_sbs.training.fit import design, predictor_parameters, start_fit
+from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.original import load_original
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.settings import ReconstructionSettings

@@ -1,5 +1,6 @@
 """How an ``sbs_*`` model comes into being: find its artifact, generate, and let timm build the base around it."""
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Union
 
@@ -65,7 +66,7 @@ def create_generated(
             raise ConfigError("The state_dict in pretrained_cfg holds something that is no tensor.")
         state_dict, built_from, defaults = dict(cfg.state_dict), _without_sources(cfg), {}
     else:
-        artifact = load_artifact(_find(variant, cfg, cache_dir))
+        artifact = load_artifact(_find(variant, base, cfg, cache_dir))
         base = _check_base(variant, base, artifact)
         state_dict, defaults = artifact.state_dict(), artifact.config.base_args
         built_from = {**_original_cfg(artifact), **_given_fields(variant, pretrained_cfg, pretrained_cfg_overlay)}
@@ -78,7 +79,7 @@ def create_generated(
     return _describe(model, cfg)
 
 
-def _find(variant: str, cfg: PretrainedCfg, cache_dir: Optional[Union[str, Path]]) -> Path:
+def _find(variant: str, base: Optional[str], cfg: PretrainedCfg, cache_dir: Optional[Union[str, Path]]) -> Path:
     """The artifact's folder: one that the caller names, else the one in the package, else that on the Hub."""
     if cfg.source == 'hf-hub':  # whatever else the repository's own config.json may name
         return hub.download(cfg.hf_hub_id, cache_dir)
@@ -93,10 +94,22 @@ def _find(variant: str, cfg: PretrainedCfg, cache_dir: Optional[Union[str, Path]
     if embedded and cfg.hf_hub_id == resolve_pretrained_cfg(variant).hf_hub_id:
         return embedded
     if cfg.hf_hub_id:
-        return hub.download(cfg.hf_hub_id, cache_dir)
+        try:
+            return hub.download(cfg.hf_hub_id, cache_dir)
+        except ArtifactError as e:
+            raise ArtifactError(f'{e}{_ways_out(variant, base)}') from e
     raise ArtifactError(
         f"'{variant}' does not say where its predictor is. Use timm.create_model('hf-hub:user/name', pretrained=True) "
         f"or 'local-dir:FOLDER', or pass pretrained_cfg_overlay=dict(file=FOLDER).")
+
+
+def _ways_out(variant: str, base: Optional[str]) -> str:
+    """What to do where the predictor of a named entry is not to be had."""
+    size = re.search(r'_(\d+)pct$', variant)
+    if base is None or size is None:
+        return ''
+    return (f" Or fit one yourself: train_sbs.py --model {base} --pct {size[1]} --output FOLDER. "
+            f"Or use the original: timm.create_model('{base}', pretrained=True).")
 
 
 def _check_base(variant: str, base: Optional[str], artifact: Artifact) -> str:

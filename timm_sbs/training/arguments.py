@@ -78,11 +78,18 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
     add('--activation', choices=ACTIVATIONS, default='gelu', help='(default: %(default)s)')
     add('--storage-dtype', choices=STORAGE_DTYPES, default='float16',
         help='number format of a predictor that is not packed (default: %(default)s)')
+
+    add = parser.add_argument_group(
+        'generated weights', 'Convolutions and linear layers are generated, but for stem, classifier, small ones, and '
+        'linear layers of networks that have both attention and convolutions; all else is kept. --dry-run says what '
+        'that means for a network.').add_argument
     add('--min-weights', type=int, default=TargetRule.min_weights, metavar='N',
-        help='keep convolution weights smaller than this (default: %(default)s)')
+        help='keep weights smaller than this (default: %(default)s)')
     add('--include', nargs='*', default=(), metavar='PATTERN',
-        help='generate weights of these names although the rule keeps them')
+        help="generate tensors of these names although the rule keeps them, such as 'blocks.*.mlp.*'")
     add('--exclude', nargs='*', default=(), metavar='PATTERN', help='keep weights of these names')
+    add('--pointwise-size', type=int, default=TargetRule.pointwise_size, metavar='N',
+        help='input channels in a token of 1x1 convolutions and linear layers (default: %(default)s)')
 
     add = parser.add_argument_group('ordering and encoding', 'The defaults are UOS with UOS-RFF. NeRN: --coordinates '
                                     'grid --encoding positional --activation relu.').add_argument

@@ -8,7 +8,8 @@ from timm_sbs.config import GRANULARITIES
 from timm_sbs.errors import ConfigError
 from timm_sbs.ordering import Permutations, permutation_shapes
 from timm_sbs.packing import most_packed_bytes
-from timm_sbs.training.fit import Design, design, find_orderings, predictor_parameters, start_fit
+from timm_sbs.training.fit import Design, design, predictor_parameters, start_fit
+from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.settings import ReconstructionSettings
 

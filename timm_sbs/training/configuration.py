@@ -209,9 +209,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
         raise ConfigError(
             '--start-from keeps the width of its predictor, so --bytes alone leaves nothing to search. Say --bits; '
             '--bytes then lowers them as far as it must.')
+    rule = TargetRule(args.min_weights, tuple(args.include), tuple(args.exclude), args.pointwise_size)
     predictor = PredictorOptions(
-        TargetRule(args.min_weights, tuple(args.include), tuple(args.exclude)), args.encoding, args.seed,
-        args.activation, args.storage_dtype, args.kept_bits, args.granularity, args.coordinates, args.num_frequencies,
+        rule, args.encoding, args.seed, args.activation, args.storage_dtype, args.kept_bits, args.granularity, args.coordinates, args.num_frequencies,
         args.layer_bandwidth, args.bandwidth, args.bandwidth_exponent, args.linear_layers)
     predictor.arguments(args.granularity or 'layer', args.bits)  # checks
     distillation = DistillationSettings(

@@ -1,27 +1,26 @@
 """From an original model to an artifact: size the predictor, order the kernels, and collect what is stored."""
 import dataclasses
+import math
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import nn
-from tqdm.auto import tqdm
 
 from timm_sbs.artifact import Artifact
+from timm_sbs.base_model import describe_base, kept_names
 from timm_sbs.config import EncodingConfig, OrderingConfig, PredictorConfig, QuantizationConfig, SbsConfig, TargetRule
 from timm_sbs.encoding import draw_frequencies
 from timm_sbs.errors import ConfigError
 from timm_sbs.generate import GenerationPlan, make_plan
 from timm_sbs.ordering import Permutations
-from timm_sbs.predictor import Predictor, num_predictor_parameters, width_for_budget
-from timm_sbs.targets import ConvSpec, describe_base, kept_names, select_targets
+from timm_sbs.predictor import Predictor, num_predictor_parameters, predictor_for_budget
+from timm_sbs.targets import TargetSpec, select_targets
 from timm_sbs.training.forecast import forecast_sizes
 from timm_sbs.training.original import describe_original
 
-__all__ = ['Design', 'Fit', 'design', 'predictor_parameters', 'find_orderings', 'start_fit', 'continue_fit']
+__all__ = ['Design', 'Fit', 'design', 'predictor_parameters', 'start_fit', 'continue_fit']
 
-Design = Tuple[SbsConfig, Dict[str, Any], List[ConvSpec]]  # configuration, timm's pretrained_cfg, generated weights
+Design = Tuple[SbsConfig, Dict[str, Any], List[TargetSpec]]  # configuration, timm's pretrained_cfg, generated weights
 FORECAST_MARGIN = 0.005  # of a budget: by how much a quantized predictor may come out larger than forecast
 
 
@@ -39,7 +38,7 @@ class Fit:
     """
     config: SbsConfig
     pretrained_cfg: Dict[str, Any]
-    specs: Tuple[ConvSpec, ...]
+    specs: Tuple[TargetSpec, ...]
     permutations: Tuple[Permutations, ...]
     plan: GenerationPlan
     predictor: Predictor
@@ -113,14 +112,15 @@ def design(
         ordering=ordering,
         encoding=encoding,
         predictor=PredictorConfig(1, linear_layers, activation),
+        pointwise_size=rule.pointwise_size,
         storage_dtype=storage_dtype,
         quantization=bits and QuantizationConfig(
             (float(bits),) * (linear_layers - 1 + len(set(token_sizes))), kept_bits=kept_bits),
     )
     if max_bytes is None:
         budget = int(pct / 100 * sum(p.numel() for p in original.parameters()))
-        width = width_for_budget(budget, features, token_sizes, linear_layers)
-        config = dataclasses.replace(config, predictor=PredictorConfig(width, linear_layers, activation))
+        config = dataclasses.replace(
+            config, predictor=predictor_for_budget(budget, features, token_sizes, config.predictor))
     else:
         config = _widest_within(max_bytes, config, pretrained_cfg, specs, original)
     size, generated = predictor_parameters(config, specs), sum(spec.num_weights for spec in specs)
@@ -137,7 +137,7 @@ def _widest_within(
         max_bytes: int,
         config: SbsConfig,
         pretrained_cfg: Mapping[str, Any],
-        specs: Sequence[ConvSpec],
+        specs: Sequence[TargetSpec],
         original: nn.Module,
 ) -> SbsConfig:
     """The configuration with the widest predictor whose artifact is no larger than ``max_bytes``.
@@ -148,11 +148,12 @@ def _widest_within(
     def forecast(config: SbsConfig) -> Dict[str, Any]:
         return forecast_sizes(config, pretrained_cfg, specs, original.state_dict())
 
-    def with_width(width: int) -> SbsConfig:
-        return dataclasses.replace(config, predictor=dataclasses.replace(config.predictor, width=width))
+    def with_predictor(predictor: PredictorConfig) -> SbsConfig:
+        return dataclasses.replace(config, predictor=predictor)
 
+    smallest_predictor = dataclasses.replace(config.predictor, width=1, extra=0)
     usable = max_bytes * (1 - FORECAST_MARGIN) if config.quantization else max_bytes
-    smallest = forecast(with_width(1))
+    smallest = forecast(with_predictor(smallest_predictor))
     rest = smallest['total'] - smallest['predictor']
     if smallest['total'] > usable:
         raise ConfigError(
@@ -162,46 +163,26 @@ def _widest_within(
     each = torch.finfo(getattr(torch, config.storage_dtype)).bits
     if config.quantization:
         each = sum(config.quantization.layer_bits) / len(config.quantization.layer_bits)
-    room = int((usable - rest) * 8 / each)
     token_sizes = [spec.token_size for spec in specs]
-    size = predictor_parameters(with_width(1), specs)
-    width = width_for_budget(max(room, size), config.feature_width, token_sizes, config.predictor.linear_layers)
-    while width > 1 and forecast(with_width(width))['total'] > usable:
-        width -= 1
-    return with_width(width)
+    fewest = predictor_parameters(with_predictor(smallest_predictor), specs)
+    parameters = max(fewest, int((usable - rest) * 8 / each))
+    while True:
+        chosen = with_predictor(predictor_for_budget(parameters, config.feature_width, token_sizes, config.predictor))
+        excess = forecast(chosen)['total'] - usable
+        if excess <= 0 or parameters == fewest:
+            return chosen
+        parameters = max(fewest, parameters - math.ceil(8 * excess / each))
 
 
-def predictor_parameters(config: SbsConfig, specs: Sequence[ConvSpec]) -> int:
+def predictor_parameters(config: SbsConfig, specs: Sequence[TargetSpec]) -> int:
     """Trained parameters of a configuration's predictor."""
     return num_predictor_parameters(config.feature_width, [spec.token_size for spec in specs], config.predictor)
-
-
-def find_orderings(
-        original: nn.Module,
-        specs: Sequence[ConvSpec],
-        ordering: OrderingConfig,
-        accelerator: Optional[Accelerator] = None,
-) -> Tuple[Permutations, ...]:
-    """Kernel orderings of all generated weights, from the original weights.
-
-    With several processes the main one finds them, on all cores, and tells the others.
-    """
-    from timm_sbs.paths import find_permutations  # needs the 'train' extra
-
-    found: List[Any] = [None]
-    if accelerator is None or accelerator.is_main_process:
-        found[0] = tuple(
-            find_permutations(original.get_parameter(spec.name), spec, ordering)
-            for spec in tqdm(specs, desc='ordering', unit='layer', disable=None))
-    if accelerator is not None and accelerator.num_processes > 1:
-        broadcast_object_list(found)
-    return found[0]
 
 
 def start_fit(
         config: SbsConfig,
         pretrained_cfg: Dict[str, Any],
-        specs: Sequence[ConvSpec],
+        specs: Sequence[TargetSpec],
         permutations: Sequence[Permutations],
         seed: int,
 ) -> Fit:

@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from timm_sbs.artifact import Artifact, artifact_sizes
+from timm_sbs.base_model import describe_base, kept_names
 from timm_sbs.config import SbsConfig
 from timm_sbs.encoding import draw_frequencies
 from timm_sbs.ordering import Permutations, permutation_shapes
 from timm_sbs.predictor import Predictor
-from timm_sbs.targets import ConvSpec, describe_base, kept_names
+from timm_sbs.targets import TargetSpec
 
 __all__ = ['RESULTS_BYTES', 'random_orderings', 'forecast_sizes']
 
 RESULTS_BYTES = 1024  # allowed for in config.json, for results that are not known yet
 
 
-def random_orderings(specs: Sequence[ConvSpec], config: SbsConfig) -> Tuple[Permutations, ...]:
+def random_orderings(specs: Sequence[TargetSpec], config: SbsConfig) -> Tuple[Permutations, ...]:
     """Orderings at random, which take as many bytes as any others."""
     rng = np.random.default_rng(0)
     return tuple(
@@ -31,7 +32,7 @@ def random_orderings(specs: Sequence[ConvSpec], config: SbsConfig) -> Tuple[Perm
 def forecast_sizes(
         config: SbsConfig,
         pretrained_cfg: Mapping[str, Any],
-        specs: Sequence[ConvSpec],
+        specs: Sequence[TargetSpec],
         state: Mapping[str, Tensor],
 ) -> Dict[str, Any]:
     """Sizes of the artifact that a fit with this configuration writes, from one with random weights.

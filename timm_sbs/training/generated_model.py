@@ -1,7 +1,7 @@
 """A base model whose convolution weights are generated anew in each step, and trained through their generator."""
 import copy
 import dataclasses
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from timm_sbs.artifact import as_stored
+from timm_sbs.base_model import kept_names, named_state
 from timm_sbs.config import QuantizationConfig
 from timm_sbs.generate import BLOCK, GenerationPlan, generate_weights, split_weights
 from timm_sbs.predictor import Predictor
 from timm_sbs.quantization import rounded_kept, rounded_predictor
-from timm_sbs.targets import kept_names, to_kernels
+from timm_sbs.targets import to_kernels
+from timm_sbs.training.features import KernelFeatures, kernel_features
 from timm_sbs.training.kept import kept_parameters, set_statistics_mode
 from timm_sbs.training.settings import KEPT_PARTS
 from timm_sbs.training.sharing import average, gather_shares, share, sum_gradients
@@ -23,6 +25,10 @@ __all__ = ['GeneratedModel']
 
 def _gradient(weight: Tensor) -> Tensor:
     return torch.zeros_like(weight) if weight.grad is None else weight.grad
+
+
+def _blocks(rows: slice) -> Iterator[slice]:
+    return (slice(start, min(start + BLOCK, rows.stop)) for start in range(rows.start, rows.stop, BLOCK))
 
 
 class GeneratedModel(nn.Module):
@@ -62,10 +68,10 @@ class GeneratedModel(nn.Module):
         self.plan = plan
         self.train_kept = tuple(train_kept)
         self.quantization = quantization
+        self._features: Optional[List[KernelFeatures]] = None  # made on the device of the first step
         for parameter in kept_parameters(model, plan.config.generated, train_kept).values():
             parameter.requires_grad_(True)
         for index, group in enumerate(plan.groups):
-            self.register_buffer(f'features_{index}', plan.features(group), persistent=False)
             self.register_buffer(f'place_of_kernel_{index}', group.place_of_kernel, persistent=False)
             self.register_buffer(
                 f'kernel_of_place_{index}', torch.argsort(group.place_of_kernel), persistent=False)
@@ -84,8 +90,13 @@ class GeneratedModel(nn.Module):
 
     def kept_state(self) -> Dict[str, Tensor]:
         """Entries of the base model's state dict that an artifact stores beside the predictor."""
-        state = self.model.state_dict()
-        return {name: state[name] for name in kept_names(state, self.plan.config.generated)}
+        state = named_state(self.model)
+        return {name: state[name].detach() for name in kept_names(state, self.plan.config.generated)}
+
+    def _kernel_features(self, accelerator: Accelerator) -> List[KernelFeatures]:
+        if self._features is None:
+            self._features = kernel_features(self.plan, accelerator.device)
+        return self._features
 
     def _predictor_parameters(self) -> Dict[str, Tensor]:
         """Parameters that kernels are generated with."""
@@ -96,13 +107,13 @@ class GeneratedModel(nn.Module):
     def generate(self, accelerator: Accelerator) -> Dict[str, Tensor]:
         """All generated weights by name, as leaves that collect gradients."""
         weights: Dict[str, Tensor] = {}
-        parameters = self._predictor_parameters()
+        parameters, features = self._predictor_parameters(), self._kernel_features(accelerator)
         for index, group in enumerate(self.plan.groups):
-            features = getattr(self, f'features_{index}')[share(group.num_kernels, accelerator)]
             blocks = []
-            for block in features.split(BLOCK):
+            for rows in _blocks(share(group.num_kernels, accelerator)):
                 with accelerator.autocast():
-                    blocks.append(functional_call(self.predictor, parameters, (block, group.token_size)).float())
+                    blocks.append(functional_call(
+                        self.predictor, parameters, (features[index](rows), group.token_size)).float())
             kernels = gather_shares(torch.cat(blocks), group.num_kernels, accelerator)
             weights.update(split_weights(kernels, group, getattr(self, f'place_of_kernel_{index}')))
         return {name: weight.requires_grad_() for name, weight in weights.items()}
@@ -121,19 +132,18 @@ class GeneratedModel(nn.Module):
 
         Afterwards every process holds the same gradients: the mean over the processes' batches.
         """
-        parameters = self._predictor_parameters()
+        parameters, features = self._predictor_parameters(), self._kernel_features(accelerator)
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
         for index, group in enumerate(self.plan.groups):
             gradients = [_gradient(weights[spec.name]) for spec in group.specs]
             gradient = torch.cat([to_kernels(g, spec) for g, spec in zip(gradients, group.specs)])
             gradient = gradient[getattr(self, f'kernel_of_place_{index}')]
             gradient = accelerator.reduce(gradient, reduction='mean')
-            rows = share(group.num_kernels, accelerator)
-            features = getattr(self, f'features_{index}')[rows]
-            for block, block_gradient in zip(features.split(BLOCK), gradient[rows].split(BLOCK)):
+            for rows in _blocks(share(group.num_kernels, accelerator)):
                 with accelerator.autocast():
-                    kernels = functional_call(self.predictor, leaves, (block, group.token_size)).float()
-                kernels.backward(block_gradient)
+                    kernels = functional_call(
+                        self.predictor, leaves, (features[index](rows), group.token_size)).float()
+                kernels.backward(gradient[rows])
         used = [name for name, leaf in leaves.items() if leaf.grad is not None]
         torch.autograd.backward([parameters[name] for name in used], [leaves[name].grad for name in used])
         sum_gradients(self.predictor.parameters(), accelerator)

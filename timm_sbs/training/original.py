@@ -7,7 +7,7 @@ from timm.models import filter_pretrained_cfg, get_model_input_config, get_model
 from torch import nn
 
 from timm_sbs.errors import SbsError, TargetError
-from timm_sbs.targets import canonical_args
+from timm_sbs.base_model import canonical_args
 
 __all__ = ['load_original', 'describe_original']
 

@@ -9,17 +9,18 @@ from accelerate import Accelerator
 from timm.data import resolve_data_config
 from torch import nn
 
-from timm_sbs.config import OrderingConfig, SbsConfig
-from timm_sbs.sizes import num_bytes
+from timm_sbs.base_model import kept_names, named_state
+from timm_sbs.config import OrderingConfig, SbsConfig, TargetRule
 from timm_sbs.ordering import permutation_shapes
-from timm_sbs.targets import ConvSpec, kept_names
+from timm_sbs.sizes import num_bytes
+from timm_sbs.targets import TargetSpec, explain_targets
 from timm_sbs.training.batches import Batch
 from timm_sbs.training.configuration import Settings
 from timm_sbs.training.distillation import distill
 from timm_sbs.training.forecast import forecast_sizes, random_orderings
-from timm_sbs.training.fit import Fit, find_orderings, predictor_parameters, start_fit
+from timm_sbs.training.fit import Fit, predictor_parameters, start_fit
 from timm_sbs.training.generated_model import GeneratedModel
-from timm_sbs.training.kept import part_of_parameters
+from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.reconstruction import reconstruct
 
 __all__ = ['describe_plan']
@@ -33,7 +34,7 @@ def describe_plan(
         original: nn.Module,
         config: SbsConfig,
         pretrained_cfg: Mapping[str, Any],
-        specs: Sequence[ConvSpec],
+        specs: Sequence[TargetSpec],
         settings: Settings,
         accelerator: Accelerator,
 ) -> str:
@@ -42,12 +43,14 @@ def describe_plan(
     lines = [f'{name}: {parameters:,} parameters', '', 'generated']
     width = max(len(spec.name) for spec in specs)
     for spec in specs:
-        lines.append(f'  {spec.name:<{width}}  {str(list(spec.shape)):<20} {spec.num_weights:>12,}')
+        lines.append(f'  {spec.name:<{width}}  {str(list(spec.shape)):<20} {spec.num_weights:>12,}  '
+                     f'{spec.num_kernels:,} tokens of {spec.token_size}')
     generated = sum(spec.num_weights for spec in specs)
     kernels = sum(spec.num_kernels for spec in specs)
     lines.append(f'  {len(specs)} weights, {kernels:,} kernels, {generated:,} parameters '
                  f'({100 * generated / parameters:.1f} %)')
-    lines += ['', 'kept', *_kept_lines(original, config)]
+    lines += ['', 'kept, because it is (--include and --exclude overrule this)',
+              *_kept_lines(original, config, settings.predictor.rule)]
 
     size = predictor_parameters(config, specs)
     sizes = forecast_sizes(config, pretrained_cfg, specs, original.state_dict())
@@ -64,14 +67,16 @@ def describe_plan(
     return '\n'.join(lines)
 
 
-def _kept_lines(original: nn.Module, config: SbsConfig) -> List[str]:
-    """Number of kept values by the parts that --train-kept names."""
-    state, part_of = original.state_dict(), part_of_parameters(original)
-    counts: Dict[str, int] = {}
+def _kept_lines(original: nn.Module, config: SbsConfig, rule: TargetRule) -> List[str]:
+    """Number of kept values by why they are kept."""
+    state, reasons = named_state(original), explain_targets(original, rule)
+    counts: Dict[str, List[int]] = {}
     for name in kept_names(state, config.generated):
-        part = part_of.get(name, 'statistics')
-        counts[part] = counts.get(part, 0) + state[name].numel()
-    return [f'  {part:<12} {count:>12,}' for part, count in counts.items()]
+        reason = reasons.get(name, 'statistics and buffers') or 'not in the artifact to start from'
+        counts.setdefault(reason, []).append(state[name].numel())
+    width = max(map(len, counts), default=0)
+    return [f'  {reason:<{width}} {sum(sizes):>12,} values in {len(sizes):,} tensors'
+            for reason, sizes in counts.items()]
 
 
 def _duration(seconds: float) -> str:
@@ -84,7 +89,7 @@ def _estimate_seconds(
         original: nn.Module,
         config: SbsConfig,
         pretrained_cfg: Mapping[str, Any],
-        specs: Sequence[ConvSpec],
+        specs: Sequence[TargetSpec],
         settings: Settings,
         accelerator: Accelerator,
 ) -> Dict[str, float]:
@@ -115,20 +120,18 @@ def _step_seconds(run: Callable[[int], None]) -> float:
     return max(0., times[2] - times[1]) / TIMED_STEPS
 
 
-def _ordering_seconds(specs: Sequence[ConvSpec], ordering: OrderingConfig) -> float:
-    """The time of a path grows with the square of its kernels."""
-    paths = [(rows, n) for spec in specs for rows, n in permutation_shapes(spec, ordering)]
-    if not paths:
+def _ordering_seconds(specs: Sequence[TargetSpec], ordering: OrderingConfig) -> float:
+    """From the path through a few kernels; the time of longer ones grows little faster than their length."""
+    kernels = sum(rows * n for spec in specs for rows, n in permutation_shapes(spec, ordering))
+    if not kernels:
         return 0.
-    longest = min(ORDERING_SAMPLE, max(n for _, n in paths))
-    sample = ConvSpec('0.weight', (1, longest, 3, 3))
-    model = nn.Sequential(nn.Conv2d(longest, 1, 3))
+    sample = TargetSpec('0.weight', (1, ORDERING_SAMPLE, 3, 3))
+    model = nn.Sequential(nn.Conv2d(ORDERING_SAMPLE, 1, 3))
     layer = OrderingConfig()
     find_orderings(model, [sample], layer)  # compiles
     started = time.perf_counter()
     find_orderings(model, [sample], layer)
-    each = (time.perf_counter() - started) / longest ** 2
-    return each * sum(rows * n ** 2 for rows, n in paths)
+    return (time.perf_counter() - started) / ORDERING_SAMPLE * kernels
 
 
 class _RandomImages:

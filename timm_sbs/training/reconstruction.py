@@ -12,10 +12,11 @@ from tqdm.auto import tqdm
 from timm_sbs.artifact import as_stored
 from timm_sbs.config import QuantizationConfig
 from timm_sbs.errors import SbsError
-from timm_sbs.generate import GenerationPlan, TokenGroup, generate_kernels, relative_error
+from timm_sbs.generate import GenerationPlan, TokenGroup, generate_weights, relative_error
 from timm_sbs.predictor import Predictor
 from timm_sbs.quantization import rounded_predictor
 from timm_sbs.targets import to_kernels
+from timm_sbs.training.features import kernel_features
 from timm_sbs.training.losses import reconstruction_loss
 from timm_sbs.training.monitor import Monitor
 from timm_sbs.training.optimizer import make_optimizer, set_lr
@@ -49,8 +50,8 @@ def targets_rms(targets: List[Tensor]) -> Tensor:
 
 def reconstruction_error(predictor: Predictor, plan: GenerationPlan, weights: Mapping[str, Tensor]) -> float:
     """Squared error of all generated weights over their squared norm."""
-    kernels = [generate_kernels(predictor, plan, group) for group in plan.groups]
-    return relative_error(kernels, group_targets(plan, weights))
+    generated = generate_weights(predictor, plan)
+    return relative_error([*generated.values()], [weights[name].detach().cpu() for name in generated])
 
 
 class _ShuffledKernels:
@@ -114,7 +115,7 @@ def reconstruct(
     rms = targets_rms(targets).to(device)
     predictor.output_scale.copy_(rms)
     targets = [t.to(device) for t in targets]
-    features = [plan.features(group).to(device) for group in plan.groups]
+    features = kernel_features(plan, device)
     values = sum(t.numel() for t in targets)
 
     optimizer = accelerator.prepare(make_optimizer(predictor.parameters(), settings))
@@ -135,12 +136,12 @@ def reconstruct(
                 parameters = rounded_predictor(parameters, quantization)
             for group, x, y, stream in zip(plan.groups, features, targets, streams):
                 batch = next(stream)
-                rows = batch[share(len(batch), accelerator)].to(device)
+                rows = batch[share(len(batch), accelerator)]
                 if len(rows):
                     part = (y.numel() / values) * (len(rows) / len(batch))
                     with accelerator.autocast():
-                        kernels = functional_call(predictor, parameters, (x[rows], group.token_size)).float()
-                    loss = loss + part * reconstruction_loss(kernels, y[rows], rms)
+                        kernels = functional_call(predictor, parameters, (x(rows), group.token_size)).float()
+                    loss = loss + part * reconstruction_loss(kernels, y[rows.to(device)], rms)
             optimizer.zero_grad()
             if loss.requires_grad:  # a process may have no kernel of a small batch
                 accelerator.backward(loss)

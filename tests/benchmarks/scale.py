@@ -1,0 +1,188 @@
+"""Orderings, reconstruction and memory at the size of ImageNet networks.
+
+    python tests/benchmarks/scale.py --weights-56 resnet56_cifar10.safetensors
+
+1. One path over 262,144 kernels of 9 values; on 32,768 beside the greedy nearest-neighbour path.
+2. Orderings of whole networks with random weights, and of ResNet-18 with real kernels as well: those of ResNet-56, in
+   their 8 orientations and both signs, which makes as many different ones as ResNet-18 has.
+3. Reconstruction of ResNet-18 at 15 %: kernels per second, beside the rate of a matrix product of the predictor's own
+   shape in the same run.
+4. Peak memory of train_sbs.py on ResNet-50 at 15 %.
+
+Takes about 10 minutes on 2 CPU cores.
+"""
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+os.environ['TIMM_SBS_CACHE'] = 'off'
+
+import numpy as np
+import timm
+import torch
+from common import write_results
+
+from timm_sbs.config import OrderingConfig
+from timm_sbs.paths import path_length, short_path
+from timm_sbs.targets import select_targets, to_kernels
+from timm_sbs.training.environment import environment
+from timm_sbs.training.fit import design, predictor_parameters, start_fit
+from timm_sbs.training.forecast import random_orderings
+from timm_sbs.training.monitor import Monitor
+from timm_sbs.training.orderings import find_orderings
+from timm_sbs.training.original import load_original
+from timm_sbs.training.reconstruction import reconstruct
+from timm_sbs.training.settings import ReconstructionSettings
+
+TRAIN_SBS = Path(__file__).parents[2] / 'train_sbs.py'
+NETWORKS = ('resnet18', 'resnet50', 'convnext_base')
+STEPS = 12  # of reconstruction, timed without what happens once
+
+
+def greedy_path(points: np.ndarray) -> np.ndarray:
+    """From the outermost point ever on to the nearest one that is left."""
+    left, points = np.arange(len(points)), points.astype(np.float32)
+    remaining = points.copy()
+    place = int(((points - points.mean(0)) ** 2).sum(1).argmax())
+    path = []
+    for _ in range(len(points)):
+        path.append(left[place])
+        last = remaining[place].copy()
+        left[place], remaining[place] = left[-1], remaining[-1]
+        left, remaining = left[:-1], remaining[:-1]
+        if len(left):
+            place = int(((remaining - last) ** 2).sum(1).argmin())
+    return np.array(path)
+
+
+def peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def paths() -> Dict[str, Any]:
+    rng = np.random.default_rng(0)
+    short_path(rng.standard_normal((100, 9)))  # compiles
+    before = peak_mb()
+    points = rng.standard_normal((262_144, 9))
+    started = time.perf_counter()
+    short_path(points)
+    result = {'kernels': len(points), 'seconds': round(time.perf_counter() - started, 1),
+              'peak_mb': peak_mb(), 'peak_mb_before': before}
+    points = points[:32_768]
+    started = time.perf_counter()
+    ours = path_length(points, short_path(points))
+    seconds = round(time.perf_counter() - started, 1)
+    started = time.perf_counter()
+    greedy = path_length(points, greedy_path(points))
+    return {**result, '32768': {
+        'seconds': seconds, 'greedy_seconds': round(time.perf_counter() - started, 1), 'length_over_greedy':
+        round(ours / greedy, 4)}}
+
+
+def real_kernels(weights: Path) -> torch.Tensor:
+    """ResNet-56's 3x3 kernels in 8 orientations and both signs, shuffled: [1.5 million, 9]."""
+    resnet56 = load_original('resnet56_cifar10', str(weights))
+    kernels = torch.cat([to_kernels(resnet56.get_parameter(s.name), s) for s in select_targets(resnet56)]).view(-1, 3, 3)
+    turned = [torch.rot90(k, turns, (1, 2)) for k in (kernels, kernels.transpose(1, 2)) for turns in range(4)]
+    every = torch.cat([sign * k for k in turned for sign in (1, -1)]).reshape(-1, 9)
+    return every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))]
+
+
+def with_real_kernels(name: str, kernels: torch.Tensor) -> torch.nn.Module:
+    model = timm.create_model(name).requires_grad_(False)
+    used = 0
+    for spec in select_targets(model):
+        count = -(-spec.num_weights // 9)
+        model.get_parameter(spec.name).copy_(kernels[used:used + count].flatten()[:spec.num_weights].view(spec.shape))
+        used += count
+    return model.eval()
+
+
+def ordering(model: torch.nn.Module) -> Dict[str, Any]:
+    specs = select_targets(model)
+    started = time.perf_counter()
+    find_orderings(model, specs, OrderingConfig())
+    seconds = time.perf_counter() - started
+    return {'kernels': sum(s.num_kernels for s in specs), 'seconds': round(seconds, 1)}
+
+
+def throughput(model: torch.nn.Module) -> Dict[str, Any]:
+    """Kernels per second of reconstruction steps, and the share of the matrix-product rate that its products reach."""
+    config, pretrained_cfg, specs = design(model, pct=15.)
+    fit = start_fit(config, pretrained_cfg, specs, random_orderings(specs, config), seed=0)
+    moments = {}
+
+    class Clock(Monitor):
+        def step_done(self, step: int) -> None:
+            moments[step] = time.perf_counter()
+            if step == STEPS:
+                raise StopIteration
+
+    settings = ReconstructionSettings(steps=10 * STEPS)
+    try:
+        reconstruct(fit.predictor, fit.plan, model.state_dict(), settings, monitor=Clock())
+    except StopIteration:
+        pass
+    step = (moments[STEPS] - moments[2]) / (STEPS - 2)
+    weights = sum(p.numel() for name, p in fit.predictor.named_parameters() if name.endswith('weight'))
+    rate = 6 * weights * settings.batch_size / step  # a product forward, two backward
+    limit = product_rate(settings.batch_size, config.predictor.width)
+    return {
+        'parameters': predictor_parameters(config, specs), 'kernels_per_second': round(settings.batch_size / step),
+        'gflops': round(rate / 1e9, 1), 'matrix_product_gflops': round(limit / 1e9, 1), 'share': round(rate / limit, 2)}
+
+
+def product_rate(rows: int, width: int) -> float:
+    """Operations per second of [rows, width] x [width, width], the best of some."""
+    a, b = torch.randn(rows, width), torch.randn(width, width)
+    seconds = []
+    for _ in range(20):
+        started = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - started)
+    return 2 * rows * width ** 2 / min(seconds)
+
+
+def fitting_memory(name: str, steps: int) -> Dict[str, Any]:
+    """Peak memory of a run of the trainer: ordering, reconstruction, error, artifact."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / 'original.pth'
+        torch.manual_seed(0)
+        torch.save(timm.create_model(name).state_dict(), checkpoint)
+        started = time.perf_counter()
+        subprocess.run([
+            sys.executable, str(TRAIN_SBS), '--model', name, '--initial-checkpoint', str(checkpoint), '--pct', '15',
+            '--reconstruction-steps', str(steps), '--output', f'{folder}/out'], check=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    return {'network': name, 'steps': steps, 'peak_mb': peak, 'seconds': round(time.perf_counter() - started, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--weights-56', required=True, type=Path)
+    args = parser.parse_args()
+    results: Dict[str, Any] = {'command': 'python tests/benchmarks/scale.py --weights-56 FILE', 'seed': 0}
+    results['memory'] = fitting_memory('resnet50', 20)  # first: the peak is that of any child
+    print(results['memory'], flush=True)
+    results['path'] = paths()
+    print(results['path'], flush=True)
+    torch.manual_seed(0)
+    models = {f'{name}, random weights': timm.create_model(name).requires_grad_(False).eval() for name in NETWORKS}
+    models['resnet18, real kernels'] = with_real_kernels('resnet18', real_kernels(args.weights_56))
+    results['ordering'] = {name: ordering(model) for name, model in models.items()}
+    for name, result in results['ordering'].items():
+        print(name, result, flush=True)
+    results['reconstruction'] = {name: throughput(models[name]) for name in models if name.startswith('resnet18')}
+    for name, result in results['reconstruction'].items():
+        print(name, result, flush=True)
+    write_results('scale', {**results, **environment()})
+
+
+if __name__ == '__main__':
+    main()

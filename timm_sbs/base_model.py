@@ -1,0 +1,105 @@
+"""The base model of an artifact: what timm builds, known by the names, shapes and dtypes of its state dict."""
+from typing import Any, Dict, Iterable, List, Mapping
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from timm_sbs.errors import TargetError
+
+__all__ = ['is_counter', 'canonical_args', 'describe_base', 'named_state', 'first_names', 'kept_names']
+
+# Arguments of timm.create_model that say where weights come from or what is built around the model: they are the
+# user's, never an artifact's.
+_NOT_BASE_ARGS = {
+    'pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'checkpoint_path', 'cache_dir', 'features_only',
+    'out_indices', 'num_classes', 'in_chans', 'base', 'model_name', 'device', 'dtype',
+}
+MAX_CLASSES = 1 << 20
+MAX_CHANNELS = 1 << 12
+
+
+def is_counter(name: str) -> bool:
+    """Whether a state dict entry is BatchNorm's step counter, which inference ignores and an artifact leaves out."""
+    return name.endswith('num_batches_tracked')
+
+
+def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> Dict[str, Any]:
+    """Arguments that build the base model as it was fitted: its own, and the original's classes and channels.
+
+    Raises:
+        TargetError: An argument is not the base model's to take, or classes or channels are out of range.
+    """
+    for name, value in base_args.items():
+        if name in _NOT_BASE_ARGS or not isinstance(value, (str, int, float, bool)):
+            raise TargetError(f"'{name}' with value {value!r} is no argument that a base model may be given.")
+    num_classes = pretrained_cfg.get('num_classes')
+    input_size = pretrained_cfg.get('input_size')
+    if not _is_int(num_classes, 0, MAX_CLASSES):
+        raise TargetError(f'pretrained_cfg.num_classes is {num_classes!r}, but must be from 0 to {MAX_CLASSES}.')
+    if not (isinstance(input_size, (list, tuple)) and len(input_size) == 3 and _is_int(input_size[0], 1, MAX_CHANNELS)):
+        raise TargetError(f'pretrained_cfg.input_size is {input_size!r}, but must be [channels, height, width].')
+    return {**base_args, 'num_classes': num_classes, 'in_chans': input_size[0]}
+
+
+def _is_int(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def named_state(model: nn.Module) -> Dict[str, Tensor]:
+    """The state dict with the model's own tensors, so that a tensor of several names is the same object under each."""
+    return model.state_dict(keep_vars=True)
+
+
+def first_names(state: Mapping[str, Tensor]) -> Dict[str, str]:
+    """The first name of each entry's tensor: another one where modules or parameters are shared."""
+    first: Dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
+
+
+def kept_names(state: Mapping[str, Tensor], generated: Iterable[str]) -> List[str]:
+    """State dict entries that are stored as they are: all but generated weights, counters, and second names.
+
+    Args:
+        state: As :func:`named_state` or :func:`describe_base` returns it.
+        generated: Names of generated weights, each the first of its tensor.
+    """
+    generated = set(generated)
+    return [
+        name for name, first in first_names(state).items()
+        if name == first and name not in generated and not is_counter(name)]
+
+
+def describe_base(base: str, base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> Dict[str, Tensor]:
+    """The base model's state dict on the meta device: names, shapes and dtypes, without memory for values.
+
+    A tensor of several names is the same object under each.
+
+    Raises:
+        TargetError: timm does not know the base, or cannot build it with these arguments.
+    """
+    args = canonical_args(base_args, pretrained_cfg)
+    if not timm.is_model(base) or base.startswith('sbs'):
+        raise TargetError(
+            f"'{base}' is no architecture that timm {timm.__version__} can build. "
+            f'Check the name with timm.list_models(), or upgrade timm.')
+    try:
+        with torch.device('meta'):
+            return _on_meta(timm.create_model(base, **args))
+    except (RuntimeError, NotImplementedError):
+        pass  # some constructors compute with their tensors, and need real ones
+    except Exception as e:
+        raise TargetError(f"timm cannot build '{base}' with arguments {args}: {e}") from e
+    try:
+        return _on_meta(timm.create_model(base, **args))
+    except Exception as e:
+        raise TargetError(f"timm cannot build '{base}' with arguments {args}: {e}") from e
+
+
+def _on_meta(model: nn.Module) -> Dict[str, Tensor]:
+    state = named_state(model)
+    first = first_names(state)
+    described: Dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        described[name] = tensor.detach().to('meta') if first[name] == name else described[first[name]]
+    return described

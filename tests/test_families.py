@@ -9,6 +9,7 @@ from conftest import fit_quickly
 
 from timm_sbs.artifact import load_artifact, save_artifact
 from timm_sbs.config import EncodingConfig, OrderingConfig
+from timm_sbs.training.fit import design, predictor_parameters
 
 # One small model of each of timm's modules with convolutions beyond the stem.
 SMALL = {
@@ -57,6 +58,23 @@ def test_no_family_is_forgotten():
     new = modules_of_timm() - known
     assert not new, f'timm {timm.__version__} has new families: choose a small model of each, or say why not'
     assert not (set(SMALL) & set(LARGE))
+
+
+def build_without_memory(name):
+    try:
+        with torch.device('meta'):
+            return timm.create_model(name)
+    except (RuntimeError, NotImplementedError):
+        return timm.create_model(name)
+
+
+@pytest.mark.parametrize('name', [*SMALL.values(), *LARGE.values()])
+@pytest.mark.parametrize('pct', [7., 15.])
+def test_pct_is_met_within_a_per_cent(name, pct):
+    original = build_without_memory(name)
+    config, _, specs = design(original, pct=pct)
+    budget = pct / 100 * sum(p.numel() for p in original.parameters())
+    assert 0.99 * budget <= predictor_parameters(config, specs) <= budget
 
 
 def check(name, tmp_path, granularity='none'):

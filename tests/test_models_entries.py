@@ -10,10 +10,12 @@ import timm
 import torch
 from conftest import ALL_SHIPPED, RESNET20, SHIPPED
 
-from timm_sbs import SbsError
+from timm_sbs import SbsError, hub
 from timm_sbs.artifact import load_artifact, read_config, save_artifact
+from timm_sbs.errors import ArtifactError
 from timm_sbs.evaluation import evaluate
 from timm_sbs.models import embedded_folder
+from timm_sbs.training.fit import design, predictor_parameters
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -37,6 +39,31 @@ def test_listed_as_pretrained():
     assert SHIPPED in timm.list_models('sbs_*', pretrained=True)
     assert 'sbs' in timm.list_models('sbs*') and 'sbs' not in timm.list_models('sbs*', pretrained=True)
     assert timm.is_model_pretrained(SHIPPED)
+
+
+@pytest.mark.parametrize('name, base', [
+    ('sbs_resnet18_15pct', 'resnet18'), ('sbs_resnet34_15pct', 'resnet34'), ('sbs_resnet50_15pct', 'resnet50'),
+    ('sbs_convnext_tiny_15pct', 'convnext_tiny'), ('sbs_mobilenetv3_large_100_30pct', 'mobilenetv3_large_100'),
+    ('sbs_tf_efficientnet_lite0_30pct', 'tf_efficientnet_lite0')])
+def test_entries_for_imagenet(name, base, monkeypatch):
+    """Their sizes make sense: the predictor is smaller than what it generates, and is as large as the name says."""
+    original = timm.create_model(base).eval()
+    pct = float(name.split('_')[-1][:-3])
+    config, _, specs = design(original, pct=pct)
+    total = sum(p.numel() for p in original.parameters())
+    assert 0.99 * pct <= 100 * predictor_parameters(config, specs) / total <= pct
+    model = timm.create_model(name)
+    assert type(model) is type(original) and list(model.state_dict()) == list(original.state_dict())
+    for field in ('mean', 'std', 'input_size', 'interpolation', 'crop_pct', 'num_classes', 'first_conv', 'classifier'):
+        assert model.pretrained_cfg[field] == original.pretrained_cfg[field], field
+    assert model.pretrained_cfg['hf_hub_id'] == f'timm-sbs/{name}' and not model.pretrained_cfg.get('url')
+
+    def unreachable(repo, cache_dir=None):
+        raise ArtifactError(f"'{repo}' is not there.")
+
+    monkeypatch.setattr(hub, 'download', unreachable)
+    with pytest.raises(SbsError, match=rf"is not there\. Or fit one .*--model {base} --pct {pct:g} .*'{base}', pretrained"):
+        timm.create_model(name, pretrained=True)
 
 
 def test_a_plain_timm_model(shipped, resnet20):

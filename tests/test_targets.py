@@ -44,8 +44,9 @@ def test_resnet18_keeps_its_stem_and_generates_its_shortcuts():
     ('efficientnet_cc_b0_4e', ['blocks.3.0.conv_pw.weight'], []),
     ('vit_tiny_patch16_224', ['blocks.0.attn.qkv.weight', 'blocks.11.mlp.fc2.weight'],
      ['pos_embed', 'patch_embed.proj.weight']),
-    ('mobilevit_xxs', ['stages.2.1.conv_kxk.conv.weight'],  # attention beside convolutions
-     ['stages.2.1.transformer.0.attn.qkv.weight']),
+    ('efficientformer_l1', ['stages.0.blocks.0.mlp.fc1.weight'],  # convolutions, and some attention
+     ['stages.3.blocks.4.token_mixer.qkv.weight']),
+    ('mobilevit_xxs', ['stages.2.1.conv_kxk.conv.weight', 'stages.2.1.transformer.0.attn.qkv.weight'], []),
     ('nf_regnet_b0', ['stages.0.0.conv1.weight'], ['stages.0.0.conv1.gain']),  # weight-standardized
 ])
 def test_the_rule_on_real_networks(name, generated, kept):
@@ -55,9 +56,9 @@ def test_the_rule_on_real_networks(name, generated, kept):
 
 
 def test_every_reason_is_given():
-    reasons = explain_targets(build('mobilevit_xxs'), TargetRule(min_weights=2000, exclude=('stages.4.*',)))
+    reasons = explain_targets(build('efficientformer_l1'), TargetRule(min_weights=20_000, exclude=('stages.2.*',)))
     assert {reason for reason in reasons.values()} == {
-        '', 'stem', 'classifier', 'below 2000 weights', 'linear, beside attention and convolutions',
+        '', 'stem', 'classifier', 'below 20000 weights', 'linear, in a network of convolutions with attention',
         'excluded by name', 'norms, biases and others'}
 
 
@@ -67,8 +68,8 @@ def test_rule_can_be_overruled_by_name(resnet20):
     assert not any(name.startswith('layer1') for name in names)
     large = select_targets(resnet20, TargetRule(min_weights=36_864))
     assert len(large) == 5 and all(spec.num_weights == 36_864 for spec in large)
-    hybrid = build('mobilevit_xxs')
-    assert 'stages.2.1.transformer.0.attn.qkv.weight' in names_of(hybrid, include=('*.qkv.*',))
+    hybrid = build('efficientformer_l1')
+    assert 'stages.3.blocks.4.token_mixer.qkv.weight' in names_of(hybrid, include=('*.qkv.*',))
     assert not any(name.endswith('.bias') for name in names_of(hybrid, include=('*.qkv.*',)))
 
 

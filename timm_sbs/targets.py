@@ -71,18 +71,24 @@ def _named_in_cfg(model: nn.Module, key: str) -> Tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _is_hybrid(model: nn.Module, stems: Sequence[str]) -> bool:
-    """Whether a network has attention heads, and convolutions with kernels beside its stem."""
-    return any(hasattr(module, 'num_heads') for module in model.modules()) and any(
-        isinstance(module, nn.Conv2d) and math.prod(module.kernel_size) > 1 and name not in stems
-        for name, module in model.named_modules())
+def _keeps_linear_layers(model: nn.Module, ends: Sequence[str]) -> bool:
+    """Whether a network has attention heads, but more weights in convolutions than in linear layers, but for its ends.
+
+    What linear layers of such hybrids bear was not measured, and there is enough else to generate.
+    """
+    weights = {nn.Conv2d: 0, nn.Linear: 0}
+    for name, module in model.named_modules():
+        for kind in weights:
+            if isinstance(module, kind) and name not in ends:
+                weights[kind] += module.weight.numel()
+    return weights[nn.Conv2d] > weights[nn.Linear] and any(hasattr(m, 'num_heads') for m in model.modules())
 
 
 def explain_targets(model: nn.Module, rule: TargetRule = TargetRule()) -> Dict[str, str]:
     """Why each parameter is kept, or '' for a weight that is generated, by name.
 
     Generated are the weights of convolutions and linear layers, whatever their kernels and groups, apart from stem,
-    classifier, small ones, and, in networks of attention and convolutions, linear layers. ``rule.include`` names
+    classifier, small ones, and linear layers of networks of convolutions with some attention. ``rule.include`` names
     further tensors of two or more dimensions, ``rule.exclude`` wins over all else. A weight that modules share has the
     first of its names.
 
@@ -91,7 +97,7 @@ def explain_targets(model: nn.Module, rule: TargetRule = TargetRule()) -> Dict[s
         rule: Smallest size, and glob patterns over names.
     """
     stems, classifiers = _named_in_cfg(model, 'first_conv'), _named_in_cfg(model, 'classifier')
-    hybrid = _is_hybrid(model, stems)
+    keeps_linear_layers = _keeps_linear_layers(model, (*stems, *classifiers))
     parameters = dict(model.named_parameters())
     reasons = dict.fromkeys(parameters, 'norms, biases and others')
     for module_name, module in model.named_modules():
@@ -104,8 +110,8 @@ def explain_targets(model: nn.Module, rule: TargetRule = TargetRule()) -> Dict[s
             reasons[name] = 'classifier'
         elif parameters[name].numel() < rule.min_weights:
             reasons[name] = f'below {rule.min_weights} weights'
-        elif hybrid and isinstance(module, nn.Linear):
-            reasons[name] = 'linear, beside attention and convolutions'
+        elif keeps_linear_layers and isinstance(module, nn.Linear):
+            reasons[name] = 'linear, in a network of convolutions with attention'
         else:
             reasons[name] = ''
     for name, parameter in parameters.items():

@@ -81,8 +81,8 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group(
         'generated weights', 'Convolutions and linear layers are generated, but for stem, classifier, small ones, and '
-        'linear layers of networks that have both attention and convolutions; all else is kept. --dry-run says what '
-        'that means for a network.').add_argument
+        'linear layers of networks of convolutions with some attention; all else is kept. --dry-run says what that '
+        'means for a network.').add_argument
     add('--min-weights', type=int, default=TargetRule.min_weights, metavar='N',
         help='keep weights smaller than this (default: %(default)s)')
     add('--include', nargs='*', default=(), metavar='PATTERN',

@@ -153,11 +153,11 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     Raises:
         SbsError: Something about the request is wrong; nothing half-written is left.
     """
-    settings = settings_of(args)
+    artifact = load_artifact(args.start_from) if args.start_from else None
+    settings = settings_of(args, artifact.config.quantization if artifact and not args.bits else None)
     accelerator = make_accelerator(
         args.mixed_precision, log_with=list(args.report_to) or None, project_dir=args.output)
     original = load_original(args.model, args.initial_checkpoint, args.model_kwargs)
-    artifact = load_artifact(args.start_from) if args.start_from else None
     checkpoints = _open_checkpoints(args, accelerator)
     checkpoint = checkpoints.open(args.resume) if args.resume else None
     if artifact:

@@ -6,6 +6,9 @@ import pytest
 import timm
 import torch
 from conftest import fit_quickly
+from timm.layers import ScaledStdConv2d
+from timm.models import build_model_with_cfg, generate_default_cfgs, list_modules, register_model
+from torch import nn
 
 from timm_sbs.artifact import load_artifact, save_artifact
 from timm_sbs.config import EncodingConfig, OrderingConfig
@@ -46,11 +49,13 @@ TRANSFORMERS = {
     'swin_transformer_v2_cr', 'tnt', 'twins', 'vision_transformer_hybrid', 'vision_transformer_relpos',
     'vision_transformer_sam', 'volo', 'xcit',
 }
+NEEDS_COLOURS = {'csatv2'}  # its first layer transforms three colour planes
+LARGEST_PREDICTOR = 50_000  # parameters: enough to be wrong, and fast
 
 
 def modules_of_timm():
-    from timm.models import list_modules
-    return {module for module in list_modules() if timm.list_models(module=module)} - {'entries', 'resnet_cifar'}
+    ours = {'entries', 'resnet_cifar', 'test_families'}
+    return {module for module in list_modules() if timm.list_models(module=module)} - ours
 
 
 def test_no_family_is_forgotten():
@@ -81,8 +86,9 @@ def check(name, tmp_path, granularity='none'):
     torch.manual_seed(0)
     original = timm.create_model(name).requires_grad_(False).eval()
     ordering = OrderingConfig(granularity, 'path' if granularity == 'layer' else 'grid')
+    pct = min(1., 100 * LARGEST_PREDICTOR / sum(p.numel() for p in original.parameters()))
     artifact = fit_quickly(
-        original, steps=10, pct=1., ordering=ordering, encoding=EncodingConfig(num_frequencies=8), linear_layers=3)
+        original, steps=10, pct=pct, ordering=ordering, encoding=EncodingConfig(num_frequencies=8), linear_layers=3)
     save_artifact(tmp_path, artifact)
     state = load_artifact(tmp_path).state_dict()
     assert artifact.config.generated
@@ -104,8 +110,9 @@ def check(name, tmp_path, granularity='none'):
     del model, found
 
     with torch.inference_mode():
-        other = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, in_chans=1, num_classes=7).eval()
-        logits = other(images[:, :1])
+        in_chans = 3 if name in NEEDS_COLOURS else 1
+        other = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, in_chans=in_chans, num_classes=7).eval()
+        logits = other(images[:, :in_chans])
         assert logits.shape == (1, 7) and logits.isfinite().all()
         classifier = original.pretrained_cfg['classifier']
         stems = original.pretrained_cfg['first_conv']
@@ -125,6 +132,51 @@ def check(name, tmp_path, granularity='none'):
     assert list(features.state_dict()) == list(base.state_dict())
     with torch.inference_mode():
         assert [m.shape for m in features(images)] == [m.shape for m in base(images)]
+
+
+class Oddities(nn.Module):
+    """What no small network of timm has together."""
+
+    def __init__(self, num_classes=10, in_chans=3):
+        super().__init__()
+        self.num_classes = num_classes
+        self.stem = nn.Conv2d(in_chans, 32, 3, padding=1)
+        self.huge = nn.Conv2d(32, 32, 31, padding=15, groups=32)
+        self.dilated = nn.Conv2d(32, 32, 3, padding=2, dilation=2)
+        self.grouped = nn.Conv2d(32, 64, 5, padding=2, groups=4)
+        self.wide = nn.Conv2d(64, 32, (1, 11), padding=(0, 5), bias=False)
+        self.standardized = ScaledStdConv2d(32, 32, 3, padding=1)
+        self.shared = nn.ModuleList([nn.Conv2d(32, 36, 1), nn.Conv2d(36, 32, 1)] * 2)
+        self.first, self.second = nn.Linear(32, 64), nn.Linear(32, 64)
+        self.second.weight = self.first.weight
+        self.fc = nn.Linear(64, num_classes)
+
+    def forward(self, x):
+        x = self.dilated(self.huge(self.stem(x)))
+        x = self.standardized(self.wide(self.grouped(x)))
+        for convolution in self.shared:
+            x = convolution(x)
+        x = x.mean((2, 3))
+        return self.fc(self.first(x) + self.second(x))
+
+
+default_cfgs = generate_default_cfgs({
+    'oddities': dict(input_size=(3, 40, 40), num_classes=10, first_conv='stem', classifier='fc')})
+
+
+@register_model
+def oddities(pretrained=False, **kwargs):
+    return build_model_with_cfg(Oddities, 'oddities', pretrained, **kwargs)
+
+
+@pytest.mark.parametrize('granularity', ['layer', 'filter', 'axis', 'none'])
+def test_all_that_convolutions_come_in(granularity, tmp_path):
+    check('oddities', tmp_path, granularity)
+    artifact = load_artifact(tmp_path)
+    assert {spec.name: spec.token_size for spec in artifact.specs} == {
+        'huge.weight': 31, 'dilated.weight': 9, 'grouped.weight': 25, 'wide.weight': 11, 'standardized.weight': 9,
+        'shared.0.weight': 8, 'shared.1.weight': 8, 'first.weight': 8}
+    assert 'shared.2.weight' not in artifact.kept and 'second.weight' not in artifact.kept
 
 
 @pytest.mark.parametrize('name', SMALL.values())

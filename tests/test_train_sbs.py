@@ -10,12 +10,14 @@ import sys
 import pytest
 import timm
 import torch
-from conftest import REPOSITORY, RESNET20
+from conftest import REPOSITORY, RESNET20, SHIPPED
 from hub_server import TOKEN, running_hub
 from safetensors.torch import load_file, save_file
 
 from timm_sbs.artifact import load_artifact, read_config
 from timm_sbs.evaluation import evaluate
+from timm_sbs.generate import relative_error
+from timm_sbs.models import embedded_folder
 from timm_sbs.training.data import DataSettings, eval_loader
 
 RESNET = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20)]
@@ -161,6 +163,23 @@ def test_going_on_from_an_artifact(train_sbs, tmp_path, image_folder):
     assert all((a[0] == b[0]).all() for a, b in zip(after.permutations, before.permutations))
     assert after.config.results['top1'] > after.config.results['reconstruction_top1'] + 5
     assert 'reconstruction_error' not in after.config.results
+
+
+def test_going_on_from_a_packed_artifact_keeps_its_rounding(train_sbs, tmp_path, image_folder, images):
+    """Rounding what is rounded already changes next to nothing, so training goes on where it ended."""
+    shipped = embedded_folder(SHIPPED)
+    argv = [*RESNET, '--start-from', str(shipped), '--reconstruction-steps', '0', '--data-dir', str(image_folder),
+            '--distillation-steps', '2', '--lr', '1e-6', '-b', '40', '-j', '0', '--output', str(tmp_path)]
+    assert train_sbs.main(argv) == 0
+    before, after = load_artifact(shipped), load_artifact(tmp_path)
+    assert after.config.quantization == before.config.quantization
+    weights = before.state_dict(), after.state_dict()
+    generated = [[state[name] for name in before.config.generated] for state in weights]
+    assert relative_error(*generated) < 5e-3
+    validation = [tensor[::5] for tensor in images]
+    original = evaluate(timm.create_model(SHIPPED, pretrained=True), [validation])
+    assert after.config.results['reconstruction_top1'] == pytest.approx(original.top1, abs=2)
+    assert 'bits' not in after.config.results and after.config.results['started_from'] == before.config.results
 
 
 def test_images_without_labels_need_no_validation(train_sbs, tmp_path, image_folder):

@@ -71,7 +71,8 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
         help="size of the artifact's two files, such as 64k, instead of --pct: packs the predictor, and divides the "
              'bytes between ordering, width and bits, by a short search that it explains')
     add('--start-from', metavar='DIR', help='go on from this artifact: its orderings, predictor and kept tensors, '
-                                            'whatever the flags of these two groups say')
+                                            'whatever the flags of these groups say. A packed one keeps its rounding, '
+                                            'unless --bits divides bits anew')
     add('--linear-layers', type=int, default=None, metavar='N',
         help=f'matrix products from features to kernel (default: {LINEAR_LAYERS}, or {PACKED_LINEAR_LAYERS} if the '
              f'predictor is packed)')

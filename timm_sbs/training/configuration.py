@@ -7,7 +7,7 @@ from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tupl
 
 import yaml
 
-from timm_sbs.config import OrderingConfig, TargetRule
+from timm_sbs.config import OrderingConfig, QuantizationConfig, TargetRule
 from timm_sbs.errors import ConfigError
 from timm_sbs.training.data import DataSettings
 from timm_sbs.training.settings import ENCODING_DEFAULTS, KEPT_PARTS, LINEAR_LAYERS, PACKED_LINEAR_LAYERS, \
@@ -79,7 +79,8 @@ class Settings:
     @property
     def quantizes(self) -> bool:
         """Whether there is a third phase. With a budget there is, even before bits are chosen."""
-        return self.quantization.bits is not None or self.quantization.max_bytes is not None
+        q = self.quantization
+        return q.bits is not None or q.max_bytes is not None or bool(q.layer_bits)
 
     def with_bits(self, bits: float) -> 'Settings':
         """The same settings with the bits that a search has chosen."""
@@ -189,8 +190,12 @@ def _phase(args: argparse.Namespace, prefix: str) -> Dict[str, Any]:
         weight_decay=value('weight_decay'), sched=value('sched'), warmup=value('warmup'))
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
+def settings_of(args: argparse.Namespace, packed: Optional[QuantizationConfig] = None) -> Settings:
     """Checked settings from arguments.
+
+    Args:
+        args: What :func:`parse_args` returns.
+        packed: How the artifact to start from is packed, if it is, and goes on to be.
 
     Raises:
         ConfigError: A value is out of range, or two do not go together.
@@ -205,7 +210,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     for name in ('checkpointing_steps', 'checkpoints_total_limit'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more.")
-    if args.start_from and args.bytes and not args.bits:
+    if args.start_from and args.bytes and not args.bits and not packed:
         raise ConfigError(
             '--start-from keeps the width of its predictor, so --bytes alone leaves nothing to search. Say --bits; '
             '--bytes then lowers them as far as it must.')
@@ -222,7 +227,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
         grad_accum_steps=args.grad_accum_steps, eval_interval=args.eval_interval, **_phase(args, ''))
     quantization = QuantizationSettings(
         steps=QuantizationSettings.steps if args.quantization_steps is None else args.quantization_steps,
-        bits=args.bits, kept_bits=args.kept_bits, max_bytes=args.bytes, **_phase(args, 'quantization_'))
+        bits=args.bits, layer_bits=packed.layer_bits if packed else (),
+        kept_bits=packed.kept_bits if packed else args.kept_bits, max_bytes=args.bytes,
+        **_phase(args, 'quantization_'))
     settings = Settings(
         predictor=predictor,
         reconstruction=ReconstructionSettings(

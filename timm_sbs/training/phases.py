@@ -189,11 +189,13 @@ def quantization_phase(
     if run.is_in(name):
         bits = tuple(run.results['layer_bits'])
     else:
-        bits = divide_bits(measure_influence(fit.predictor, fit.plan), settings.quantization.bits)
+        bits, why = settings.quantization.layer_bits, 'as in the artifact to start from'
+        if not bits:
+            bits = divide_bits(measure_influence(fit.predictor, fit.plan), settings.quantization.bits)
+            why = 'by the error that rounding it makes'
         run.results['layer_bits'] = list(bits)
         run.best = {}  # what is larger does not compete
-        names = ', '.join(f'{b:.2f}' for b in bits)
-        _print(run.accelerator, f'bits of each layer, by the error that rounding it makes: {names}')
+        _print(run.accelerator, f"bits of each layer, {why}: {', '.join(f'{b:.2f}' for b in bits)}")
     fit = fit.quantized(QuantizationConfig(bits, kept_bits=settings.quantization.kept_bits))
     if not settings.has_images and settings.quantization.steps:
         reconstruction_phase(

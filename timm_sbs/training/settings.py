@@ -136,5 +136,6 @@ class QuantizationSettings(PhaseSettings):
     steps: int = 2000
     lr: float = 5e-4
     bits: Optional[float] = None  # of a weight of the predictor, the mean over its layers; None stores floats
+    layer_bits: Tuple[float, ...] = ()  # of each layer of the packed artifact to start from, instead of ``bits``
     kept_bits: int = 8  # of kept tensors
     max_bytes: Optional[int] = None  # of both files; bits are lowered during training if they turn out to be larger

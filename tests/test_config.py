@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from timm_sbs.config import EncodingConfig, OrderingConfig, PredictorConfig, SbsConfig, from_dict, to_dict
+from timm_sbs.config import EncodingConfig, OrderingConfig, PredictorConfig, SbsConfig, TargetRule, from_dict, to_dict
 from timm_sbs.errors import ConfigError, SbsError
 
 
@@ -26,6 +26,9 @@ def test_json_round_trip_keeps_every_field():
     lambda: PredictorConfig(width=0),
     lambda: PredictorConfig(linear_layers=1),
     lambda: PredictorConfig(activation='exec'),
+    lambda: PredictorConfig(extra=-1),
+    lambda: TargetRule(pointwise_size=0),
+    lambda: SbsConfig(base='resnet18', generated=('a',), pointwise_size=65),
     lambda: SbsConfig(base='', generated=('a',)),
     lambda: SbsConfig(base='resnet18', generated=()),
     lambda: SbsConfig(base='resnet18', generated=('a', 'a')),

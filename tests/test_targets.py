@@ -1,12 +1,13 @@
 import math
+import re
 
 import pytest
 import timm
 import torch
 from torch import nn
 
-from timm_sbs.config import TargetRule
 from timm_sbs.base_model import kept_names, named_state
+from timm_sbs.config import TargetRule
 from timm_sbs.errors import TargetError
 from timm_sbs.targets import TargetSpec, explain_targets, from_kernels, select_targets, specs_from_names, to_kernels
 
@@ -74,9 +75,10 @@ def test_rule_can_be_overruled_by_name(resnet20):
 
 
 @pytest.mark.parametrize('option', ['include', 'exclude'])
-def test_a_pattern_that_names_nothing_is_refused(resnet20, option):
-    with pytest.raises(TargetError, match=f"--{option} 'layer9.*' matches no weight of ResNet"):
-        names_of(resnet20, **{option: ('layer9.*',)})
+@pytest.mark.parametrize('pattern', ['layer9.*', '*.bias'])
+def test_a_pattern_that_names_nothing_is_refused(resnet20, option, pattern):
+    with pytest.raises(TargetError, match=re.escape(f"--{option} '{pattern}' matches no weight of ResNet")):
+        names_of(resnet20, **{option: (pattern,)})
 
 
 def test_model_with_nothing_to_generate_is_refused():

@@ -7,7 +7,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple, Type, TypeVar, Union, ge
 from timm_sbs.errors import ConfigError
 
 __all__ = [
-    'FORMAT_VERSION', 'POINTWISE_SIZE', 'OrderingConfig', 'EncodingConfig', 'PredictorConfig', 'TargetRule',
+    'FORMAT_VERSION', 'POINTWISE_SIZE', 'LARGEST_TOKEN', 'OrderingConfig', 'EncodingConfig', 'PredictorConfig', 'TargetRule',
     'QuantizationConfig', 'SbsConfig', 'byte_count', 'to_dict', 'from_dict',
 ]
 
@@ -15,6 +15,7 @@ __all__ = [
 FORMAT_VERSION = 1
 # Input channels that form one token where kernels have a single value: 1x1 convolutions and linear layers.
 POINTWISE_SIZE = 8
+LARGEST_TOKEN = 64  # values; larger kernels are cut into their rows
 
 GRANULARITIES = ('layer', 'filter', 'axis', 'none')
 COORDINATES = ('path', 'grid')
@@ -128,7 +129,7 @@ class TargetRule:
     pointwise_size: int = POINTWISE_SIZE  # input channels in a token of 1x1 convolutions and linear layers
 
     def __post_init__(self) -> None:
-        _require_range('targets.pointwise_size', self.pointwise_size, 1, 1024)
+        _require_range('targets.pointwise_size', self.pointwise_size, 1, LARGEST_TOKEN)
         _require_range('targets.min_weights', self.min_weights, 0, 1 << 62)
 
 
@@ -174,7 +175,7 @@ class SbsConfig:
             raise ConfigError('generated is empty, but must name at least one weight.')
         if len(set(self.generated)) != len(self.generated):
             raise ConfigError('generated names a weight twice.')
-        _require_range('pointwise_size', self.pointwise_size, 1, 1024)
+        _require_range('pointwise_size', self.pointwise_size, 1, LARGEST_TOKEN)
         _require_choice('storage_dtype', self.storage_dtype, STORAGE_DTYPES)
         if self.quantization and len(self.quantization.layer_bits) < self.predictor.linear_layers:
             raise ConfigError(

@@ -58,7 +58,8 @@ def describe_artifact(folder: Path) -> str:
     rows: List[Tuple[str, str]] = [
         ('base', config.base),
         ('generated', f'{len(config.generated)} weights'),
-        ('predictor', f'{config.predictor.linear_layers} layers of width {config.predictor.width}, '
+        ('predictor', f"{config.predictor.linear_layers} layers, widths "
+                      f"{', '.join(map(str, config.predictor.hidden_widths))}, "
                       f"{sizes['predictor_parameters']:,} parameters"),
         ('ordering', f'{config.ordering.granularity}, {config.ordering.coordinates}'),
         ('storage', storage)]

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from timm_sbs.base_model import first_names
-from timm_sbs.config import POINTWISE_SIZE, TargetRule
+from timm_sbs.config import LARGEST_TOKEN, POINTWISE_SIZE, TargetRule
 from timm_sbs.errors import TargetError
 
 __all__ = [
     'TargetSpec', 'explain_targets', 'select_targets', 'specs_from_names', 'to_kernels', 'from_kernels',
 ]
 
-LARGEST_TOKEN = 64  # values; larger kernels are cut into their rows
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, CondConv2d)
 
 
@@ -129,13 +128,13 @@ def select_targets(model: nn.Module, rule: TargetRule = TargetRule()) -> List[Ta
         TargetError: No weight is left to generate, or a pattern names none.
     """
     reasons = explain_targets(model, rule)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     for option, patterns in (('include', rule.include), ('exclude', rule.exclude)):
         for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in reasons):
+            if not any(fnmatchcase(name, pattern) and len(shape) > 1 for name, shape in shapes.items()):
                 raise TargetError(
-                    f"--{option} '{pattern}' matches no weight of {type(model).__name__}. Names look like "
-                    f"'{next(iter(reasons), '')}'.")
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+                    f"--{option} '{pattern}' matches no weight of {type(model).__name__} with two or more dimensions. "
+                    f"Names look like '{next(iter(reasons), '')}'.")
     specs = [TargetSpec(name, shapes[name], rule.pointwise_size) for name, reason in reasons.items() if not reason]
     if not specs:
         raise TargetError(

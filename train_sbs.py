@@ -20,10 +20,10 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 from accelerate import Accelerator
 
-from timm_sbs import hub
 from timm_sbs.artifact import Artifact, load_artifact
 from timm_sbs.config import GRANULARITIES, SbsConfig
 from timm_sbs.errors import SbsError
+from timm_sbs.publish import create_repository, push_to_hub
 from timm_sbs.targets import TargetSpec
 from timm_sbs.training import arguments
 from timm_sbs.training.budget import TRIAL_BITS, divide_budget
@@ -130,6 +130,17 @@ def _start_fit(run: Run, original: torch.nn.Module, config: Any, pretrained_cfg:
     return start_fit(config, pretrained_cfg, specs, permutations, seed)
 
 
+def _provenance(args: argparse.Namespace, original: torch.nn.Module) -> Dict[str, str]:
+    """What a card says of the original weights and of the images, where it is known."""
+    known = {}
+    hub_id = original.pretrained_cfg.get('hf_hub_id')
+    if hub_id and not args.initial_checkpoint:
+        known['original_hub_id'] = hub_id
+    if args.dataset or args.data_dir:
+        known['dataset'] = args.dataset.rpartition('/')[2] or Path(args.data_dir).resolve().name
+    return known
+
+
 def _run_phases(task: Task, fit: Fit, artifact: Optional[Artifact]) -> None:
     """All phases that are asked for and not yet done."""
     settings, this_run = task.settings, task.run
@@ -181,7 +192,7 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     largest = forecast_sizes(float_config, pretrained_cfg, specs, original.state_dict())['total']
     output = prepare_output(args.output, largest, kept_checkpoints)
     if args.push_to_hub and accelerator.is_main_process:
-        hub.create_repository(args.hub_model_id, args.hub_private)
+        create_repository(args.hub_model_id, args.hub_private)
     _start_trackers(args, accelerator)
     if accelerator.is_main_process:
         write_text(output / 'args.yaml', args_yaml(args))
@@ -194,6 +205,7 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         **({'max_bytes': args.bytes} if args.bytes else {}), 'mixed_precision': accelerator.mixed_precision,
         'predictor_parameters': size, 'original_parameters': total,
         **({'data_free': args.data_free} if args.data_free else {}),
+        **_provenance(args, original),
         **({'started_from': artifact.config.results} if artifact else {}),
         **environment(accelerator.device, accelerator.num_processes)}
     this_run = Run(output, accelerator, checkpoints, results, checkpoint)
@@ -210,7 +222,7 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
                   f"(original {best['original_top1']:.2f} %)")
         print(f"wrote {output}; load it with timm.create_model('local-dir:{output}', pretrained=True)")
         if args.push_to_hub:
-            print(f'uploaded to {hub.upload(output, args.hub_model_id)}')
+            print(f'uploaded to {push_to_hub(output, args.hub_model_id, args.hub_private)}')
     accelerator.end_training()
     return best
 

@@ -154,6 +154,19 @@ def test_figures_of_accuracy_over_bytes():
     assert '(tests/benchmarks/results/accuracy_over_bytes.png)' in README
 
 
+def test_figures_of_efficientnet_lite0():
+    results = results_of('efficientnet_lite0')
+    for key, name in (('uos_rff', 'UOS-RFF'), ('rff', 'RFF, one bandwidth'), ('nern', "NeRN's configuration"),
+                      ('uos_rff_tokens_of_4', 'UOS-RFF, tokens of 4 channels'), ('rounding', 'rounding + coding')):
+        for run in results[key]:
+            size = f"{run['bits']} bits" if 'bits' in run else f"{run['pct']:g} %"
+            errors = ' | '.join(f"{run[kind]:.4f}" for kind in ('error', 'depthwise_error', 'pointwise_error'))
+            assert f"| {name} | {size} | {errors} | {run['bytes']:,} | {run['agreement']:.1f} % |" in README
+    assert [run['pct'] for run in results['uos_rff']] == [10, 20, 30]
+    text = f"{results['crops']} crops of {results['photographs']} photographs; {results['agreement_by_chance']:.1f} %"
+    assert text in ' '.join(README.split())
+
+
 def test_figures_of_killed_runs():
     results = results_of('kill_and_resume')
     assert results['equal'] == results['kills'] == len(results['runs']) == 10

@@ -264,9 +264,11 @@ def test_pushing_to_the_hub(tmp_path):
         assert done.returncode == 0, done.stderr
         assert f'uploaded to {hub.endpoint}/user/small/commit/' in done.stdout and hub.private['user/small']
         assert TOKEN not in done.stdout + done.stderr + (tmp_path / 'out' / 'args.yaml').read_text()
-        for name, data in hub.repositories['user/small'].items():
-            assert (tmp_path / 'out' / name).read_bytes() == data
-        assert set(hub.repositories['user/small']) == {'config.json', 'model.safetensors'}
+        files = hub.files('user/small')
+        assert set(files) == {'config.json', 'model.safetensors', 'README.md'}
+        for name in ('config.json', 'model.safetensors'):
+            assert (tmp_path / 'out' / name).read_bytes() == files[name]
+        assert "timm.create_model('hf-hub:user/small', pretrained=True)" in files['README.md'].decode()
 
 
 def test_unwritable_output_is_found_before_the_work(train_sbs, tmp_path, capsys):

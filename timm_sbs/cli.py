@@ -43,6 +43,25 @@ def build_parser() -> argparse.ArgumentParser:
                       help='largest size of both files, such as 64k')
     pack.set_defaults(run=_pack)
 
+    export = commands.add_parser(
+        'export', help='write the generated weights as an ordinary checkpoint',
+        description="Generate a predictor's weights and write the complete state dict of its base model, as a "
+                    'safetensors file that timm loads without this package.')
+    export.add_argument('model', help='as for info')
+    export.add_argument('output', help='file to write, such as resnet20.safetensors')
+    export.set_defaults(run=_export)
+
+    push = commands.add_parser(
+        'push', help='publish a predictor on the Hub',
+        description='Upload an artifact and a card of its measured results, in one commit. Creates the repository '
+                    'where there is none, and uploads only what is new. Needs a login: hf auth login, or HF_TOKEN.')
+    push.add_argument('folder', help='folder of an artifact')
+    push.add_argument('repo_id', metavar='USER/NAME', help='repository; an organisation may stand for the user')
+    push.add_argument('--private', action='store_true', help='create it as a private repository')
+    push.add_argument('--revision', default=None, metavar='BRANCH', help='branch to commit to (default: main)')
+    push.add_argument('--tag', default=None, metavar='TAG', help="tag the commit, to load it as 'USER/NAME@TAG'")
+    push.set_defaults(run=_push)
+
     evaluation = commands.add_parser(
         'eval', help='top-1 accuracy of a model on a folder of images',
         description='Top-1 accuracy of any timm model, generated or not, on labelled images.')
@@ -81,7 +100,21 @@ def _demo(args: argparse.Namespace) -> None:
 def _info(args: argparse.Namespace) -> None:
     from timm_sbs.info import describe_artifact, find_folder
 
-    print(describe_artifact(find_folder(args.model)))
+    print(describe_artifact(find_folder(args.model, weights=False)))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from timm_sbs.export import export_checkpoint
+    from timm_sbs.info import find_folder
+
+    base, size = export_checkpoint(find_folder(args.model), args.output)
+    print(f"wrote {args.output}, {size:,} bytes: timm.create_model('{base}', checkpoint_path='{args.output}')")
+
+
+def _push(args: argparse.Namespace) -> None:
+    from timm_sbs.publish import push_to_hub
+
+    print(push_to_hub(args.folder, args.repo_id, args.private, args.revision, args.tag))
 
 
 def _pack(args: argparse.Namespace) -> None:

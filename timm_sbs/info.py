@@ -14,14 +14,19 @@ __all__ = ['find_folder', 'describe_artifact']
 _PARTS = ('predictor', 'ordering', 'kept', 'frequencies', 'header')
 
 
-def find_folder(name: str) -> Path:
+def find_folder(name: str, weights: bool = True) -> Path:
     """Folder of an artifact: a folder or a file in it, ``local-dir:FOLDER``, ``hf-hub:USER/NAME``, or an entry's name.
+
+    Args:
+        name: What a user calls it.
+        weights: Whether model.safetensors is needed too; without it, only config.json is downloaded.
 
     Raises:
         ArtifactError: There is none.
     """
+    files = (CONFIG_NAME, WEIGHTS_NAME) if weights else (CONFIG_NAME,)
     if name.startswith('hf-hub:'):
-        return hub.download(name.removeprefix('hf-hub:'))
+        return hub.download(name.removeprefix('hf-hub:'), names=files)
     path = Path(name.removeprefix('local-dir:'))
     if path.is_file():
         path = path.parent
@@ -31,18 +36,18 @@ def find_folder(name: str) -> Path:
     if embedded:
         return embedded
     if timm.is_model(name) and name.startswith('sbs_'):
-        return hub.download(timm.get_pretrained_cfg(name).hf_hub_id)
+        return hub.download(timm.get_pretrained_cfg(name).hf_hub_id, names=files)
     raise ArtifactError(
         f"'{name}' is neither a folder of a predictor nor the name of one. Named ones: "
         f"{', '.join(timm.list_models('sbs_*'))}.")
 
 
 def describe_artifact(folder: Path) -> str:
-    """The artifact's configuration and size ledger."""
+    """The artifact's configuration and size ledger, which config.json has; the other file need not be there."""
     config, pretrained_cfg = read_config(folder)
     sizes = config.sizes
     weights = folder / WEIGHTS_NAME
-    file_bytes = weights.stat().st_size if weights.is_file() else 0
+    file_bytes = weights.stat().st_size if weights.is_file() else sizes.get('file')
     if sizes.get('file') != file_bytes:
         raise ArtifactError(
             f"{weights} has {file_bytes:,} bytes, but {CONFIG_NAME} says {sizes.get('file')}: they do not belong "

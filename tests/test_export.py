@@ -1,0 +1,30 @@
+import pytest
+import timm
+import torch
+
+from timm_sbs import SbsError, cli
+from timm_sbs.artifact import load_artifact
+from timm_sbs.export import export_checkpoint
+
+
+def test_timm_loads_the_checkpoint_without_this_package(small_folder, tmp_path):
+    output = tmp_path / 'resnet20.safetensors'
+    base, size = export_checkpoint(small_folder, output)
+    assert base == 'resnet20_cifar10' and size == output.stat().st_size
+    model = timm.create_model(base, checkpoint_path=output)
+    expected = load_artifact(small_folder).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def test_nothing_is_left_where_writing_fails(small_folder, tmp_path):
+    with pytest.raises(SbsError, match='Cannot write'):
+        export_checkpoint(small_folder, tmp_path / 'nowhere' / 'a.safetensors')
+    (small_folder / 'model.safetensors').write_bytes(b'')
+    with pytest.raises(SbsError):
+        export_checkpoint(small_folder, tmp_path / 'a.safetensors')
+    assert not list(tmp_path.glob('*.safetensors'))
+
+
+def test_the_command_says_how_to_load_it(small_folder, tmp_path, capsys):
+    assert cli.main(['export', str(small_folder), str(tmp_path / 'a.safetensors')]) == 0
+    assert f"timm.create_model('resnet20_cifar10', checkpoint_path='{tmp_path}/a.safetensors')" in capsys.readouterr().out

@@ -1,0 +1,35 @@
+"""The generated weights as an ordinary checkpoint."""
+from pathlib import Path
+from typing import Tuple, Union
+
+import safetensors.torch
+
+from timm_sbs.artifact import load_artifact
+from timm_sbs.errors import ArtifactError
+from timm_sbs.files import replace_files
+
+__all__ = ['export_checkpoint']
+
+
+def export_checkpoint(folder: Union[str, Path], output: Union[str, Path]) -> Tuple[str, int]:
+    """Generate all weights of an artifact and write the base model's complete state dict.
+
+    Args:
+        folder: Of the artifact.
+        output: A safetensors file, which timm loads with ``checkpoint_path``. It appears complete or not at all.
+
+    Returns:
+        Name of the base model, and bytes of the file.
+
+    Raises:
+        SbsError: The artifact cannot be read, or the file cannot be written.
+    """
+    artifact = load_artifact(folder)
+    # A weight that modules share is written under each of its names.
+    tensors = {name: tensor.clone() for name, tensor in artifact.state_dict().items()}
+    data = safetensors.torch.save(tensors, metadata={'format': 'pt'})
+    try:
+        replace_files({Path(output): data})
+    except OSError as e:
+        raise ArtifactError(f"Cannot write '{output}': {e}.") from e
+    return artifact.config.base, len(data)

@@ -1,9 +1,11 @@
 """The base model of an artifact: what timm builds, known by the names, shapes and dtypes of its state dict."""
-from typing import Any, Dict, Iterable, List, Mapping
+from contextlib import contextmanager
+from typing import Any, Dict, Iterable, Iterator, List, Mapping
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from timm_sbs.errors import TargetError
 
@@ -17,6 +19,9 @@ _NOT_BASE_ARGS = {
 }
 MAX_CLASSES = 1 << 20
 MAX_CHANNELS = 1 << 12
+MAX_NUMBER = 1 << 16  # of other arguments: a depth of a billion layers would be built for hours
+MAX_TEXT = 256  # characters
+MAX_MODULES = 20_000  # of a base model; timm's largest ones have a few thousand
 
 
 def is_counter(name: str) -> bool:
@@ -31,8 +36,9 @@ def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, An
         TargetError: An argument is not the base model's to take, or classes or channels are out of range.
     """
     for name, value in base_args.items():
-        if name in _NOT_BASE_ARGS or not isinstance(value, (str, int, float, bool)):
-            raise TargetError(f"'{name}' with value {value!r} is no argument that a base model may be given.")
+        if name in _NOT_BASE_ARGS or not _is_small(value):
+            raise TargetError(
+                f"'{name}' with value {str(value)[:MAX_TEXT]!r} is no argument that a base model may be given.")
     num_classes = pretrained_cfg.get('num_classes')
     input_size = pretrained_cfg.get('input_size')
     if not _is_int(num_classes, 0, MAX_CLASSES):
@@ -40,6 +46,12 @@ def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, An
     if not (isinstance(input_size, (list, tuple)) and len(input_size) == 3 and _is_int(input_size[0], 1, MAX_CHANNELS)):
         raise TargetError(f'pretrained_cfg.input_size is {input_size!r}, but must be [channels, height, width].')
     return {**base_args, 'num_classes': num_classes, 'in_chans': input_size[0]}
+
+
+def _is_small(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT
+    return isinstance(value, (int, float)) and abs(value) <= MAX_NUMBER
 
 
 def _is_int(value: Any, low: int, high: int) -> bool:
@@ -84,16 +96,32 @@ def describe_base(base: str, base_args: Mapping[str, Any], pretrained_cfg: Mappi
             f"'{base}' is no architecture that timm {timm.__version__} can build. "
             f'Check the name with timm.list_models(), or upgrade timm.')
     try:
-        with torch.device('meta'):
-            return _on_meta(timm.create_model(base, **args))
-    except (RuntimeError, NotImplementedError):
-        pass  # some constructors compute with their tensors, and need real ones
+        with _limited_modules():
+            try:
+                with torch.device('meta'):
+                    return _on_meta(timm.create_model(base, **args))
+            except (RuntimeError, NotImplementedError):  # some constructors compute with their tensors
+                return _on_meta(timm.create_model(base, **args))
     except Exception as e:
         raise TargetError(f"timm cannot build '{base}' with arguments {args}: {e}") from e
+
+
+@contextmanager
+def _limited_modules() -> Iterator[None]:
+    """Raises TargetError within the block as soon as a model has too many modules."""
+    count = 0
+
+    def registered(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > MAX_MODULES:
+            raise TargetError(f'it has more than {MAX_MODULES:,} modules')
+
+    handle = register_module_module_registration_hook(registered)
     try:
-        return _on_meta(timm.create_model(base, **args))
-    except Exception as e:
-        raise TargetError(f"timm cannot build '{base}' with arguments {args}: {e}") from e
+        yield
+    finally:
+        handle.remove()
 
 
 def _on_meta(model: nn.Module) -> Dict[str, Tensor]:

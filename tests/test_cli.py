@@ -17,6 +17,22 @@ def test_help_names_the_commands():
     assert 'demo' in shown.stdout and 'eval' in shown.stdout
 
 
+def test_run_registers_the_models_for_a_script_that_knows_only_timm(tmp_path):
+    (tmp_path / 'beside.py').write_text('NAME = "sbs_resnet20_cifar10_42pct"\n')
+    script = tmp_path / 'tool.py'
+    script.write_text(
+        'import argparse, beside, sys, timm\n'
+        'parser = argparse.ArgumentParser()\n'
+        'parser.add_argument("--model")\n'
+        'name = parser.parse_args().model\n'
+        'assert __name__ == "__main__" and name == beside.NAME\n'
+        'sys.exit(17 if timm.create_model(name, pretrained=True).num_classes == 10 else 1)\n')
+    argv = [str(script), '--model', 'sbs_resnet20_cifar10_42pct']
+    assert subprocess.run([sys.executable, '-m', 'timm_sbs', 'run', *argv]).returncode == 17
+    assert subprocess.run([sys.executable, *argv], stderr=subprocess.DEVNULL).returncode == 1  # timm alone
+    assert cli.main(['run', str(tmp_path / 'none.py')]) == 2
+
+
 def test_eval_of_generated_and_original(image_folder, capsys):
     args = ['--data-dir', str(image_folder), '--workers', '0']
     assert cli.main(['eval', 'sbs_resnet20_cifar10_42pct', *args]) == 0

@@ -1,6 +1,7 @@
 """The ``timm-sbs`` command."""
 import argparse
 import sys
+from pathlib import Path
 from typing import List, Optional
 
 from timm_sbs.config import byte_count
@@ -61,6 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
     push.add_argument('--revision', default=None, metavar='BRANCH', help='branch to commit to (default: main)')
     push.add_argument('--tag', default=None, metavar='TAG', help="tag the commit, to load it as 'USER/NAME@TAG'")
     push.set_defaults(run=_push)
+
+    run = commands.add_parser(
+        'run', help="run a script, such as timm's own train.py or validate.py, that knows only timm",
+        description='Run a Python script with the models of this package registered, as if it began with "import '
+                    'timm_sbs". For several processes: torchrun ... -m timm_sbs run SCRIPT ...')
+    run.add_argument('script', help='Python file')
+    run.add_argument('arguments', nargs=argparse.REMAINDER, help='its arguments')
+    run.set_defaults(run=_run)
 
     evaluation = commands.add_parser(
         'eval', help='top-1 accuracy of a model on a folder of images',
@@ -126,6 +135,17 @@ def _pack(args: argparse.Namespace) -> None:
     print(describe_artifact(find_folder(args.output)))
     print(f"the generated weights change by {100 * results['packing_error']:.3g} % of their squared norm; measure the "
           f"accuracy with: timm-sbs eval local-dir:{args.output} --data-dir DIR")
+
+
+def _run(args: argparse.Namespace) -> None:
+    import runpy
+
+    script = Path(args.script)
+    if not script.is_file():
+        raise SbsError(f"'{script}' is no file.")
+    sys.argv = [args.script, *args.arguments]
+    sys.path[0] = str(script.resolve().parent)  # as Python does for a script
+    runpy.run_path(args.script, run_name='__main__')
 
 
 def _eval(args: argparse.Namespace) -> None:

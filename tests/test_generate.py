@@ -63,6 +63,13 @@ def test_rounding_of_float32_is_far_below_the_weights():
             torch.testing.assert_close(weights[name].double(), weight, atol=1e-5, rtol=0)
 
 
+def test_each_weight_has_memory_of_its_own():
+    """timm copies state dicts, and a copy of a view copies all that it is a view of."""
+    plan, predictor, _ = make()
+    for weight in generate_weights(predictor, plan).values():
+        assert weight.untyped_storage().nbytes() == 4 * weight.numel() and weight.is_contiguous()
+
+
 def test_gradients_reach_the_predictor_through_the_weights():
     plan, predictor, _ = make()
     group = plan.groups[0]

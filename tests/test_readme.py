@@ -11,6 +11,7 @@ from conftest import ALL_SHIPPED, REPOSITORY, SHIPPED
 
 from timm_sbs import cli
 from timm_sbs.artifact import read_config
+from timm_sbs.config import QuantizationConfig
 from timm_sbs.models import embedded_folder
 
 README = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
@@ -45,12 +46,17 @@ def test_ci_runs_the_readmes_test_command():
     assert command in blocks('bash')[1] and command in (REPOSITORY / '.ci' / 'run').read_text()
 
 
+def settings_of(train_sbs, args):
+    """What to start from is packed, in all commands of the README that start from something."""
+    return train_sbs.settings_of(args, QuantizationConfig((5.,) * 4) if args.start_from else None)
+
+
 def test_training_commands_are_understood(train_sbs):
     found = commands('train_sbs.py')
     assert len(found) >= 3
     for words in found:
         argv = words[words.index('train_sbs.py') + 1:]
-        train_sbs.settings_of(train_sbs.parse_args(train_sbs.build_parser(), argv))
+        settings_of(train_sbs, train_sbs.parse_args(train_sbs.build_parser(), argv))
 
 
 def test_other_commands_are_understood():
@@ -91,9 +97,11 @@ def test_training_commands_of_the_shipped_predictors_are_those_that_made_them(na
                 run.get('max_bytes'), run.get('bits'), run['reconstruction_steps'], run['mixed_precision'], run['seed'])
             and args.granularity == (run['granularity'] if not args.start_from else None)]
         assert len(matching) == 1, run
-        settings = train_sbs.settings_of(matching[0])
+        settings = settings_of(train_sbs, matching[0])
         for phase in ('distillation', 'quantization'):
-            assert run.get(f'{phase}_steps', 0) == getattr(settings, phase).steps
+            taken, all_steps = run.get(f'{phase}_steps', 0), getattr(settings, phase).steps
+            best_before_the_end = taken and taken % matching[0].eval_interval == 0 and 'last_top1' in run
+            assert taken == all_steps or (best_before_the_end and taken < all_steps)
 
 
 def test_where_the_bytes_are():
@@ -165,6 +173,22 @@ def test_figures_of_efficientnet_lite0():
     assert [run['pct'] for run in results['uos_rff']] == [10, 20, 30]
     text = f"{results['crops']} crops of {results['photographs']} photographs; {results['agreement_by_chance']:.1f} %"
     assert text in ' '.join(README.split())
+
+
+def test_figures_of_scale():
+    results, text = results_of('scale'), ' '.join(README.split())
+    path, memory = results['path'], results['memory']
+    assert path['kernels'] == 262_144 and path['seconds'] <= 60 and path['32768']['length_over_greedy'] <= 1
+    assert memory['peak_mb'] < 4000 and results['ordering']['resnet18, random weights']['seconds'] <= 180
+    for name, run in results['ordering'].items():
+        assert f"| {name} | {run['kernels']:,} | {run['seconds']:.1f} s |" in README
+    shares = [run['share'] for run in results['reconstruction'].values()]
+    assert min(shares) >= 0.5
+    for said in (f"takes {path['seconds']:.1f} s and {path['peak_mb'] - path['peak_mb_before']} MB",
+                 f"{100 * (1 - path['32768']['length_over_greedy']):.1f} % shorter",
+                 *(f"{run['kernels_per_second']:,}" for run in results['reconstruction'].values()),
+                 ' and '.join(f'{100 * share:.0f} %' for share in shares), f"at most {memory['peak_mb']:,} MB"):
+        assert said in text, said
 
 
 def test_figures_of_killed_runs():

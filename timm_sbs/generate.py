@@ -99,10 +99,12 @@ def split_weights(kernels: Tensor, group: TokenGroup, place_of_kernel: Tensor) -
 
 
 def generate_weights(predictor: Predictor, plan: GenerationPlan) -> Dict[str, Tensor]:
-    """All generated weights by name, float32 on the CPU, without autograd."""
+    """All generated weights by name, float32 on the CPU, without autograd. Each has memory of its own: who copies one
+    does not copy all."""
     weights = {}
     for group in plan.groups:
-        weights.update(split_weights(generate_kernels(predictor, plan, group), group, group.place_of_kernel))
+        split = split_weights(generate_kernels(predictor, plan, group), group, group.place_of_kernel)
+        weights.update({name: weight.clone(memory_format=torch.contiguous_format) for name, weight in split.items()})
     return {name: weights[name] for name in plan.config.generated}
 
 

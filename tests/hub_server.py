@@ -24,7 +24,7 @@ class Hub:
     Attributes:
         refs: Of each repository, its branches, tags and commits, each with its files.
         private: Whether a repository needs a token to be read.
-        requests: All requests so far, as 'METHOD PATH'.
+        requests: All requests so far, as 'METHOD PATH', and what part of a file they ask for.
         uploads: Uploaded large files by sha256.
         failures: Answers that a request gets instead, each once: (part of 'METHOD PATH', status).
         cuts: Requests whose connection is cut, each once, after so many bytes of the body: (part of 'METHOD PATH', n).
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         request = f'{self.command} {self.path}'
-        self.hub.requests.append(request)
+        self.hub.requests.append(f"{request} {self.headers.get('Range') or ''}".strip())
         if self.command == 'PUT' and (cut := self.hub.take(self.hub.cuts, request)) is not None:
             self.rfile.read(cut)
             return self._hang_up()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from conftest import SHIPPED
 from hypothesis import HealthCheck, given, settings
@@ -82,6 +83,26 @@ def test_settings_that_would_do_harm(small_folder, change):
         load_artifact(small_folder)
     assert time.perf_counter() - started < 3 * SECONDS  # on a machine that is busy with other things
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * MEGABYTES
+
+
+@pytest.mark.parametrize('args', [
+    {'checkpoint_path': '/etc/passwd'}, {'norm_layer': 'os.system'}, {'no_such_argument': 1}, {'base': 'no_such_model'}, {'base': 3}, {'base': None},
+    {'base': 'vit_tiny_patch16_224', 'depth': 1 << 16}, {'base': 'vit_tiny_patch16_224', 'depth': 10 ** 12}])
+@pytest.mark.parametrize('pretrained', [True, False])
+def test_model_args_that_would_do_harm(small_folder, args, pretrained):
+    """timm hands them on as they stand in config.json."""
+    rewrite(small_folder, lambda root: root['model_args'].update(args))
+    started = time.perf_counter()
+    with pytest.raises(SbsError):
+        timm.create_model(f'local-dir:{small_folder}', pretrained=pretrained)
+    assert time.perf_counter() - started < 3 * SECONDS
+
+
+@pytest.mark.parametrize('args', [{'pretrained_cfg': {'file': '/etc/passwd'}}, {'cache_dir': '/'}])
+def test_model_args_that_timm_itself_refuses(small_folder, args):
+    rewrite(small_folder, lambda root: root['model_args'].update(args))
+    with pytest.raises(TypeError, match='multiple values'):
+        timm.create_model(f'local-dir:{small_folder}', pretrained=True)
 
 
 @pytest.mark.parametrize('text', [

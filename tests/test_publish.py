@@ -6,7 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+from conftest import ALL_SHIPPED, REPOSITORY, fit_quickly
 from hub_server import TOKEN, running_hub
+
+from timm_sbs.artifact import save_artifact
+from timm_sbs.config import EncodingConfig, OrderingConfig
 
 HEADER = 'import sys, timm, timm_sbs, timm_sbs.cli\nfrom timm_sbs import SbsError\n'
 PUSH = 'print(timm_sbs.push_to_hub({folder!r}, {repo!r}, **{options!r}))'
@@ -134,7 +139,8 @@ def test_a_download_that_is_cut_goes_on(hub, client, small_folder):
     client.push(small_folder)
     hub.cuts.append(('GET /user/small/resolve/main/model.safetensors', 20_000))
     assert float(client.load()) > 0
-    assert not hub.cuts  # it was cut, and the client asked for the rest
+    assert not hub.cuts  # it was cut, and the client asked again; what is below 10 MB it asks for as a whole
+    assert sum(request.startswith('GET /user/small/resolve/main/model.safetensors') for request in hub.requests) == 2
 
 
 def test_an_upload_that_is_cut_is_made_good_by_pushing_again(hub, client, small_folder):
@@ -146,6 +152,13 @@ def test_an_upload_that_is_cut_is_made_good_by_pushing_again(hub, client, small_
     assert client.push(small_folder).startswith(hub.endpoint) and float(client.load()) > 0
 
 
+def test_what_is_not_there(hub, client, small_folder):
+    assert "no repository 'user/none' that you may read" in client.run(DOWNLOAD.format(name='user/none'))
+    client.push(small_folder)
+    hub.files('user/small').pop('model.safetensors')
+    assert 'it has no model.safetensors' in client.run(DOWNLOAD.format(name='user/small'))
+
+
 def test_two_processes_load_at_once(hub, client, small_folder):
     client.push(small_folder)
     both = [client.start(LOAD.format(name='hf-hub:user/small')) for _ in range(2)]
@@ -153,11 +166,31 @@ def test_two_processes_load_at_once(hub, client, small_folder):
     assert answers[0] == answers[1] and float(answers[0]) > 0
 
 
-def test_a_named_entry_loads_from_its_repository(hub, client, small_folder):
-    """Once it is there. Before, one message says what else one can do."""
+def test_a_named_entry_loads_from_its_repository(hub, client, small_folder, tmp_path):
+    """Once it is there. Before, one message says what else one can do. Its card's snippet runs."""
     assert "Or fit one yourself: train_sbs.py --model resnet18 --pct 15" in client.load('sbs_resnet18_15pct')
     client.push(small_folder, 'timm-sbs/sbs_resnet18_15pct')
     assert "generates weights of 'resnet20_cifar10'" in client.load('sbs_resnet18_15pct')
+    original = timm.create_model('resnet18').eval()
+    save_artifact(tmp_path / 'resnet18', fit_quickly(
+        original, steps=1, pct=0.1, ordering=OrderingConfig('none', 'grid'), encoding=EncodingConfig(num_frequencies=8)))
+    client.push(tmp_path / 'resnet18', 'timm-sbs/sbs_resnet18_15pct')
+    card = hub.files('timm-sbs/sbs_resnet18_15pct')['README.md'].decode()
+    snippet = card.split('```python\n')[1].split('```')[0]
+    assert "create_model('sbs_resnet18_15pct', pretrained=True)" in snippet
+    assert client.run(f'{snippet}\nprint(model.num_classes)') == '1000'
+
+
+@pytest.mark.parametrize('name', [None, *ALL_SHIPPED])
+def test_snippets_of_cards_run(hub, client, small_folder, name):
+    if name:
+        card = (REPOSITORY / 'hub_cards' / f'{name}.md').read_text()
+    else:
+        client.push(small_folder)
+        card = hub.files('user/small')['README.md'].decode()
+    snippet = card.split('```python\n')[1].split('```')[0]
+    assert client.run(f'{snippet}\nprint(model.num_classes)') == '10'
+    assert any('validate-yaml' in request for request in hub.requests) == (name is None)  # the client checks a card
 
 
 def test_the_command_pushes_and_tells_without_downloading_weights(hub, client, small_folder):
@@ -175,7 +208,8 @@ def test_tokens_are_nowhere_to_be_seen(hub, small_folder, tmp_path):
         hub.failures[:] = [failure] * 9 if failure else []
         process = Client(hub, tmp_path / 'home', planted).start(
             PUSH.format(folder=str(small_folder), repo='user/small', options={}))
-        assert not any(planted in text for text in process.communicate())
+        out, err = process.communicate()
+        assert planted not in out + err and err.splitlines()[-1].startswith('SbsError')
     owner = Client(hub, tmp_path / 'home')
     hub.failures.clear()
     owner.push(small_folder)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from timm_sbs import hub
 from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, Artifact, load_artifact
+from timm_sbs.base_model import describe_base
 from timm_sbs.errors import ArtifactError, ConfigError
 
 __all__ = ['create_generated', 'embedded_folder']
@@ -52,6 +53,8 @@ def create_generated(
         SbsError: There is no artifact, it is damaged, or it belongs to another base.
     """
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    if pretrained_model_args is not None:
+        _check_stored_args(pretrained_model_args, cfg)
     if not pretrained:
         if base is None:
             raise ConfigError(f"'{variant}' stands for any architecture: say which, with base=NAME.")
@@ -77,6 +80,18 @@ def create_generated(
         **{**defaults, **kwargs},
     )
     return _describe(model, cfg)
+
+
+def _check_stored_args(stored: Mapping[str, Any], cfg: PretrainedCfg) -> None:
+    """Raises TargetError for arguments of a config.json that no base model may be given, or that would build for ever.
+
+    timm has merged them into the caller's own, and would pass them on as they are.
+    """
+    args = {name: value for name, value in stored.items() if name != 'base'}
+    base = stored.get('base')
+    if not isinstance(base, str):
+        raise ConfigError(f"model_args.base in {CONFIG_NAME} is {base!r}, but must name an architecture.")
+    describe_base(base, args, {'num_classes': cfg.num_classes, 'input_size': cfg.input_size})
 
 
 def _find(variant: str, base: Optional[str], cfg: PretrainedCfg, cache_dir: Optional[Union[str, Path]]) -> Path:

@@ -68,7 +68,9 @@ def test_two_half_batches_of_a_step_are_one_batch(resnet20, images):
         distill(student, copy.deepcopy(resnet20), SampleBatches(TensorDataset(*images), batch_size, 0, seed=0),
                 settings, Accelerator(cpu=True))
         results.append(torch.cat([p.detach().flatten() for p in student.predictor.parameters()]))
-    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-5)
+    # Adam turns the rounding of a gradient that is nearly 0 into a step, so that single numbers may differ
+    start = torch.cat([p.detach().flatten() for p in student_of(resnet20).predictor.parameters()])
+    assert (results[0] - results[1]).norm() < 1e-2 * (results[0] - start).norm()
 
 
 def test_frozen_statistics_stay_and_frozen_parameters_too(resnet20, batches):

@@ -9,12 +9,13 @@ import timm_sbs
 PACKAGE = Path(timm_sbs.__file__).parent
 # From the ground up. A module may import those before it.
 ROOMS = [
-    'errors', '_timm', 'files', 'cache', 'config', 'base_model', 'targets', 'entropy', 'packing', 'ordering', 'path_search', 'paths', 'encoding',
-    'predictor', 'generate', 'quantization', 'sizes', 'layout', 'artifact', 'bits', 'repack', 'evaluation', 'hub',
-    'models.resnet_cifar', 'models._load', 'models.entries', 'models', 'cards', 'publish', '', 'demo', 'info', 'export', 'training',
-    'training.environment', 'training.settings', 'training.optimizer', 'training.sharing', 'training.losses',
-    'training.kept', 'training.feature_maps', 'training.original', 'training.forecast', 'training.batches',
-    'training.data', 'training.synthetic', 'training.configuration', 'training.arguments', 'training.monitor', 'training.orderings', 'training.features',
+    'errors', '_timm', 'files', 'cache', 'config', 'base_model', 'targets', 'entropy', 'packing', 'ordering',
+    'path_search', 'paths', 'encoding', 'predictor', 'generate', 'quantization', 'sizes', 'layout', 'artifact', 'bits',
+    'repack', 'evaluation', 'hub', 'models.resnet_cifar', 'models._load', 'models.entries', 'models', 'cards',
+    'publish', '', 'demo', 'info', 'export', 'training', 'training.environment', 'training.settings',
+    'training.optimizer', 'training.sharing', 'training.losses', 'training.kept', 'training.feature_maps',
+    'training.original', 'training.forecast', 'training.batches', 'training.data', 'training.synthetic',
+    'training.configuration', 'training.arguments', 'training.monitor', 'training.orderings', 'training.features',
     'training.reconstruction', 'training.generated_model', 'training.objective', 'training.distillation',
     'training.fit', 'training.budget', 'training.output', 'training.checkpoints', 'training.images', 'training.run',
     'training.phases', 'training.plan', 'cli', '__main__',

@@ -27,4 +27,5 @@ def test_nothing_is_left_where_writing_fails(small_folder, tmp_path):
 
 def test_the_command_says_how_to_load_it(small_folder, tmp_path, capsys):
     assert cli.main(['export', str(small_folder), str(tmp_path / 'a.safetensors')]) == 0
-    assert f"timm.create_model('resnet20_cifar10', checkpoint_path='{tmp_path}/a.safetensors')" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"timm.create_model('resnet20_cifar10', checkpoint_path='{tmp_path}/a.safetensors')" in said

@@ -22,8 +22,8 @@ SMALL = {
     'efficientvit_msra': 'efficientvit_m0', 'fasternet': 'fasternet_t0', 'fastvit': 'fastvit_t8',
     'ghostnet': 'ghostnet_050', 'inception_next': 'inception_next_atto', 'iformer': 'iformer_t',
     'lcnetv2': 'lcnetv2_small', 'mambaout': 'test_mambaout', 'maxxvit': 'test_coatnet',
-    'mobilenetv3': 'mobilenetv3_small_050', 'mobilevit': 'mobilevit_xxs', 'nfnet': 'test_nfnet', 'regnet': 'regnetx_002',
-    'repghost': 'repghostnet_050', 'resnet': 'test_resnet', 'starnet': 'starnet_s050',
+    'mobilenetv3': 'mobilenetv3_small_050', 'mobilevit': 'mobilevit_xxs', 'nfnet': 'test_nfnet',
+    'regnet': 'regnetx_002', 'repghost': 'repghostnet_050', 'resnet': 'test_resnet', 'starnet': 'starnet_s050',
     'swiftformer': 'swiftformer_xs', 'vision_transformer': 'test_vit', 'vovnet': 'ese_vovnet19b_slim_dw',
 }
 LARGE = {
@@ -115,9 +115,8 @@ def check(name, tmp_path, granularity='none'):
         other = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, in_chans=in_chans, num_classes=7).eval()
         logits = other(images[:, :in_chans])
         assert logits.shape == (1, 7) and logits.isfinite().all()
-        classifier = original.pretrained_cfg['classifier']
-        stems = original.pretrained_cfg['first_conv']
-        adapted = tuple(n for names in (classifier, stems) for n in ([names] if isinstance(names, str) else names or ()))
+        ends = (original.pretrained_cfg[key] for key in ('classifier', 'first_conv'))
+        adapted = tuple(n for names in ends for n in ([names] if isinstance(names, str) else names or ()))
         own = other.state_dict()
         for key in artifact.config.generated:
             if key in own and not key.startswith(adapted):

@@ -86,7 +86,8 @@ def test_settings_that_would_do_harm(small_folder, change):
 
 
 @pytest.mark.parametrize('args', [
-    {'checkpoint_path': '/etc/passwd'}, {'norm_layer': 'os.system'}, {'no_such_argument': 1}, {'base': 'no_such_model'}, {'base': 3}, {'base': None},
+    {'checkpoint_path': '/etc/passwd'}, {'norm_layer': 'os.system'}, {'no_such_argument': 1},
+    {'base': 'no_such_model'}, {'base': 3}, {'base': None},
     {'base': 'vit_tiny_patch16_224', 'depth': 1 << 16}, {'base': 'vit_tiny_patch16_224', 'depth': 10 ** 12}])
 @pytest.mark.parametrize('pretrained', [True, False])
 def test_model_args_that_would_do_harm(small_folder, args, pretrained):

@@ -62,7 +62,8 @@ def test_entries_for_imagenet(name, base, monkeypatch):
         raise ArtifactError(f"'{repo}' is not there.")
 
     monkeypatch.setattr(hub, 'download', unreachable)
-    with pytest.raises(SbsError, match=rf"is not there\. Or fit one .*--model {base} --pct {pct:g} .*'{base}', pretrained"):
+    ways_out = rf"is not there\. Or fit one .*--model {base} --pct {pct:g} .*'{base}', pretrained"
+    with pytest.raises(SbsError, match=ways_out):
         timm.create_model(name, pretrained=True)
 
 

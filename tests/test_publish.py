@@ -172,8 +172,8 @@ def test_a_named_entry_loads_from_its_repository(hub, client, small_folder, tmp_
     client.push(small_folder, 'timm-sbs/sbs_resnet18_15pct')
     assert "generates weights of 'resnet20_cifar10'" in client.load('sbs_resnet18_15pct')
     original = timm.create_model('resnet18').eval()
-    save_artifact(tmp_path / 'resnet18', fit_quickly(
-        original, steps=1, pct=0.1, ordering=OrderingConfig('none', 'grid'), encoding=EncodingConfig(num_frequencies=8)))
+    small = dict(ordering=OrderingConfig('none', 'grid'), encoding=EncodingConfig(num_frequencies=8))
+    save_artifact(tmp_path / 'resnet18', fit_quickly(original, steps=1, pct=0.1, **small))
     client.push(tmp_path / 'resnet18', 'timm-sbs/sbs_resnet18_15pct')
     card = hub.files('timm-sbs/sbs_resnet18_15pct')['README.md'].decode()
     snippet = snippet_of(card)

@@ -7,8 +7,8 @@ from typing import Any, Dict, Mapping, Optional, Tuple, Type, TypeVar, Union, ge
 from timm_sbs.errors import ConfigError
 
 __all__ = [
-    'FORMAT_VERSION', 'POINTWISE_SIZE', 'LARGEST_TOKEN', 'OrderingConfig', 'EncodingConfig', 'PredictorConfig', 'TargetRule',
-    'QuantizationConfig', 'SbsConfig', 'byte_count', 'to_dict', 'from_dict',
+    'FORMAT_VERSION', 'POINTWISE_SIZE', 'LARGEST_TOKEN', 'OrderingConfig', 'EncodingConfig', 'PredictorConfig',
+    'TargetRule', 'QuantizationConfig', 'SbsConfig', 'byte_count', 'to_dict', 'from_dict',
 ]
 
 # Version of the artifact's layout. A reader refuses what is newer than itself.

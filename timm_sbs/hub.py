@@ -48,8 +48,8 @@ def download(
         raise ArtifactError(f"'{repo_id}' on the Hub has no revision '{revision}'.") from e
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as e:
         raise ArtifactError(
-            f"'{repo}' is not in the local cache and the Hub cannot be reached{_why(e.__cause__)}. Connect once, or load "
-            f"the predictor from a folder: pretrained_cfg_overlay=dict(file=FOLDER).") from e
+            f"'{repo}' is not in the local cache and the Hub cannot be reached{_why(e.__cause__)}. Connect once, or "
+            f"load the predictor from a folder: pretrained_cfg_overlay=dict(file=FOLDER).") from e
     except EntryNotFoundError as e:
         raise ArtifactError(f"'{repo}' on the Hub is no predictor of timm_sbs: it has no {name}.") from e
     except NETWORK_ERRORS as e:

@@ -132,6 +132,6 @@ def _greedy_path(points: NDArray[np.float64], neighbours: NDArray[np.int64]) -> 
 def _join(points, nodes, candidates, links, parent) -> int:
     """Join each of ``nodes`` [m] to one of its ``candidates`` [m, k], shortest edges first. Number of edges added."""
     first, second = np.repeat(nodes, candidates.shape[1]), candidates.reshape(-1)
-    lengths = np.concatenate([((points[column] - points[nodes]) ** 2).sum(axis=1)[:, None] for column in candidates.T], 1)
+    lengths = np.stack([((points[column] - points[nodes]) ** 2).sum(axis=1) for column in candidates.T], axis=1)
     order = np.argsort(lengths.reshape(-1), kind='stable')
     return join_greedily(first[order], second[order], links, parent)

@@ -29,8 +29,8 @@ def create_repository(repo_id: str, private: bool = False, token: Optional[str] 
     except HFValidationError as e:
         raise SbsError(f"'{repo_id}' is no repository name of the Hub: {e}") from e
     except NETWORK_ERRORS as e:
-        raise SbsError(f"Repository '{repo_id}' cannot be created on the Hub: {reason_of(e)} Is the token valid, and may "
-                       f'it write there?') from e
+        raise SbsError(f"Repository '{repo_id}' cannot be created on the Hub: {reason_of(e)} Is the token valid, and "
+                       f'may it write there?') from e
 
 
 def push_to_hub(
@@ -78,8 +78,8 @@ def push_to_hub(
             if tag:
                 api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=True)
     except (*NETWORK_ERRORS, RuntimeError, ValueError) as e:  # the client has no class for an upload that breaks off
-        raise SbsError(f"'{folder}' cannot be uploaded to '{repo_id}': {reason_of(e)} The artifact is complete on disk; "
-                       f'push it again later.') from e
+        raise SbsError(f"'{folder}' cannot be uploaded to '{repo_id}': {reason_of(e)} The artifact is complete on "
+                       f'disk; push it again later.') from e
     return commit.commit_url
 
 

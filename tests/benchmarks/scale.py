@@ -88,7 +88,8 @@ def paths() -> Dict[str, Any]:
 def real_kernels(weights: Path) -> torch.Tensor:
     """ResNet-56's 3x3 kernels in 8 orientations and both signs, shuffled: [1.5 million, 9]."""
     resnet56 = load_original('resnet56_cifar10', str(weights))
-    kernels = torch.cat([to_kernels(resnet56.get_parameter(s.name), s) for s in select_targets(resnet56)]).view(-1, 3, 3)
+    specs = select_targets(resnet56)
+    kernels = torch.cat([to_kernels(resnet56.get_parameter(s.name), s) for s in specs]).view(-1, 3, 3)
     turned = [torch.rot90(k, turns, (1, 2)) for k in (kernels, kernels.transpose(1, 2)) for turns in range(4)]
     every = torch.cat([sign * k for k in turned for sign in (1, -1)]).reshape(-1, 9)
     return every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))]

@@ -216,8 +216,9 @@ def settings_of(args: argparse.Namespace, packed: Optional[QuantizationConfig] =
             '--bytes then lowers them as far as it must.')
     rule = TargetRule(args.min_weights, tuple(args.include), tuple(args.exclude), args.pointwise_size)
     predictor = PredictorOptions(
-        rule, args.encoding, args.seed, args.activation, args.storage_dtype, args.kept_bits, args.granularity, args.coordinates, args.num_frequencies,
-        args.layer_bandwidth, args.bandwidth, args.bandwidth_exponent, args.linear_layers)
+        rule, args.encoding, args.seed, args.activation, args.storage_dtype, args.kept_bits, args.granularity,
+        args.coordinates, args.num_frequencies, args.layer_bandwidth, args.bandwidth, args.bandwidth_exponent,
+        args.linear_layers)
     predictor.arguments(args.granularity or 'layer', args.bits)  # checks
     distillation = DistillationSettings(
         steps=args.distillation_steps, output_weight=_pair(args.output_weight, '--output-weight'),

@@ -9,13 +9,13 @@ from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, read_config
 from timm_sbs.config import SbsConfig
 from timm_sbs.errors import ArtifactError
 from timm_sbs.models.entries import ENTRIES, Entry
+from timm_sbs.sizes import PARTS
 
 __all__ = ['CARD_NAME', 'artifact_card', 'entry_card']
 
 CARD_NAME = 'README.md'
 _TEMPLATE = Path(__file__).with_name('card.md')
 _TAGS = ['image-classification', 'timm_sbs']
-_PARTS = ('predictor', 'ordering', 'kept', 'frequencies', 'header')
 _PHASES = ('reconstruction', 'distillation', 'quantization')
 
 
@@ -36,14 +36,12 @@ def artifact_card(folder: Union[str, Path], repo_id: str) -> str:
         entry = None
     dataset = entry.dataset if entry else results.get('dataset')
     config_bytes = (folder / CONFIG_NAME).stat().st_size
-    data = ModelCardData(
-        license=pretrained_cfg.get('license'), library_name='timm', pipeline_tag='image-classification', tags=_TAGS,
-        base_model=results.get('original_hub_id'), datasets=[dataset] if dataset else None,
-        **_model_index(name, dataset, results))
+    data = _metadata(
+        pretrained_cfg.get('license'), results.get('original_hub_id'), dataset, **_model_index(name, dataset, results))
     return _rendered(
         data, name=name, source=name if entry else f'hf-hub:{repo_id}', base=config.base, trained=True,
         comparison=_comparison(config, config_bytes),
-        ledger=[(part, f'{config.sizes[part]:,}') for part in _PARTS] + [(CONFIG_NAME, f'{config_bytes:,}')],
+        ledger=[(part, f'{config.sizes[part]:,}') for part in PARTS] + [(CONFIG_NAME, f'{config_bytes:,}')],
         making=_making(config), validations=results.get('validations'),
         last_top1=f"{results['last_top1']:.2f} %" if 'last_top1' in results else None,
         agreement=f", on {results['images']:,} images as measured above" if 'images' in results else '')
@@ -52,13 +50,17 @@ def artifact_card(folder: Union[str, Path], repo_id: str) -> str:
 def entry_card(name: str) -> str:
     """The card of a named entry whose predictor has not been trained: how to train it, and no figure."""
     entry = ENTRIES[name]
-    cfg = timm.get_pretrained_cfg(name)
-    original = timm.get_pretrained_cfg(entry.base).hf_hub_id
-    data = ModelCardData(
-        license=cfg.license, library_name='timm', pipeline_tag='image-classification', tags=_TAGS,
-        base_model=original, datasets=[entry.dataset])
-    return _rendered(data, name=name, source=name, base=entry.base, pct=entry.pct, trained=False,
-                     command=_training_command(name, entry))
+    data = _metadata(
+        timm.get_pretrained_cfg(name).license, timm.get_pretrained_cfg(entry.base).hf_hub_id, entry.dataset)
+    return _rendered(
+        data, name=name, base=entry.base, pct=entry.pct, trained=False, command=_training_command(name, entry))
+
+
+def _metadata(
+        license: Optional[str], base_model: Optional[str], dataset: Optional[str], **results: Any) -> ModelCardData:
+    return ModelCardData(
+        license=license, library_name='timm', pipeline_tag='image-classification', tags=_TAGS, base_model=base_model,
+        datasets=[dataset] if dataset else None, **results)
 
 
 def _training_command(name: str, entry: Entry) -> str:

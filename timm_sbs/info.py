@@ -8,10 +8,9 @@ from timm_sbs import hub
 from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, read_config
 from timm_sbs.errors import ArtifactError
 from timm_sbs.models import embedded_folder
+from timm_sbs.sizes import PARTS
 
 __all__ = ['find_folder', 'describe_artifact']
-
-_PARTS = ('predictor', 'ordering', 'kept', 'frequencies', 'header')
 
 
 def find_folder(name: str, weights: bool = True) -> Path:
@@ -73,7 +72,7 @@ def describe_artifact(folder: Path) -> str:
         rows.append(('top-1', f"{results['top1']:.2f} % on {results['images']:,} images "
                               f"(original {results['original_top1']:.2f} %)"))
     lines = [f'{label:<10} {text}' for label, text in rows] + ['']
-    ledger = [(part, sizes[part]) for part in _PARTS] + [(CONFIG_NAME, config_bytes)]
+    ledger = [(part, sizes[part]) for part in PARTS] + [(CONFIG_NAME, config_bytes)]
     for part, size in ledger:
         lines.append(f'{part:<12} {size:>12,} bytes  {100 * size / total:5.1f} %')
     lines.append(f"{'both files':<12} {total:>12,} bytes  {100 * total / sizes['original']:.2f} % of the original's "

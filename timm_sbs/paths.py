@@ -94,9 +94,18 @@ def _neighbours(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     own[~own.any(axis=1), -1] = True  # with a tie, such as a doubled kernel, a point need not be among its neighbours
     found = found[~own].reshape(n, wanted - 1)
     if d > TREE_DIMENSIONS:
-        distances = np.stack([((points[column] - points) ** 2).sum(axis=1) for column in found.T], axis=1)
-        found = np.take_along_axis(found, np.argsort(distances, axis=1, kind='stable')[:, :count], axis=1)
+        order = np.argsort(_squared_distances(points, np.arange(n), found), axis=1, kind='stable')
+        found = np.take_along_axis(found, order[:, :count], axis=1)
     return np.ascontiguousarray(found)
+
+
+def _squared_distances(
+        points: NDArray[np.float64],
+        nodes: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Squared distances of ``nodes`` [m] to their candidates [m, k]: [m, k], a column at a time to save memory."""
+    return np.stack([((points[column] - points[nodes]) ** 2).sum(axis=1) for column in candidates.T], axis=1)
 
 
 def _exact_neighbours(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
@@ -132,6 +141,5 @@ def _greedy_path(points: NDArray[np.float64], neighbours: NDArray[np.int64]) -> 
 def _join(points, nodes, candidates, links, parent) -> int:
     """Join each of ``nodes`` [m] to one of its ``candidates`` [m, k], shortest edges first. Number of edges added."""
     first, second = np.repeat(nodes, candidates.shape[1]), candidates.reshape(-1)
-    lengths = np.stack([((points[column] - points[nodes]) ** 2).sum(axis=1) for column in candidates.T], axis=1)
-    order = np.argsort(lengths.reshape(-1), kind='stable')
+    order = np.argsort(_squared_distances(points, nodes, candidates).reshape(-1), kind='stable')
     return join_greedily(first[order], second[order], links, parent)

@@ -5,7 +5,9 @@ from typing import Any, Dict, Mapping
 import torch
 from torch import Tensor, nn
 
-__all__ = ['ledger', 'num_bytes']
+__all__ = ['PARTS', 'ledger', 'num_bytes']
+
+PARTS = ('predictor', 'ordering', 'kept', 'frequencies', 'header')  # of model.safetensors
 
 
 def num_bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -36,7 +38,7 @@ def ledger(
     def part(name: str) -> int:
         return num_bytes({k: v for k, v in tensors.items() if k == name or k.startswith(f'{name}.')})
 
-    parts = {name: part(name) for name in ('predictor', 'ordering', 'kept', 'frequencies')}
+    parts = {name: part(name) for name in PARTS[:-1]}
     parts['header'] = file_bytes - sum(parts.values())
     distinct = {id(tensor): tensor for tensor in base_state.values()}.values()  # shared ones have several names
     values = sum(math.prod(tensor.shape) for tensor in distinct if tensor.is_floating_point())

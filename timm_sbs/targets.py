@@ -13,7 +13,7 @@ from timm_sbs.config import LARGEST_TOKEN, POINTWISE_SIZE, TargetRule
 from timm_sbs.errors import TargetError
 
 __all__ = [
-    'TargetSpec', 'explain_targets', 'select_targets', 'specs_from_names', 'to_kernels', 'from_kernels',
+    'TargetSpec', 'named_in_cfg', 'explain_targets', 'select_targets', 'specs_from_names', 'to_kernels', 'from_kernels',
 ]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, CondConv2d)
@@ -65,7 +65,8 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _named_in_cfg(model: nn.Module, key: str) -> Tuple[str, ...]:
+def named_in_cfg(model: nn.Module, key: str) -> Tuple[str, ...]:
+    """Modules that timm's ``pretrained_cfg`` names under 'first_conv' (the stem) or 'classifier'."""
     names = (getattr(model, 'pretrained_cfg', None) or {}).get(key) or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
@@ -95,7 +96,7 @@ def explain_targets(model: nn.Module, rule: TargetRule = TargetRule()) -> Dict[s
         model: A timm model; its ``pretrained_cfg`` names stem ('first_conv') and classifier.
         rule: Smallest size, and glob patterns over names.
     """
-    stems, classifiers = _named_in_cfg(model, 'first_conv'), _named_in_cfg(model, 'classifier')
+    stems, classifiers = named_in_cfg(model, 'first_conv'), named_in_cfg(model, 'classifier')
     keeps_linear_layers = _keeps_linear_layers(model, (*stems, *classifiers))
     parameters = dict(model.named_parameters())
     reasons = dict.fromkeys(parameters, 'norms, biases and others')

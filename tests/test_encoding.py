@@ -4,11 +4,16 @@ import pytest
 import torch
 
 from timm_sbs.config import EncodingConfig, OrderingConfig
-from timm_sbs.encoding import FREQUENCY_STEPS, coordinates, draw_frequencies, encode
+from timm_sbs import encoding
+from timm_sbs.encoding import FREQUENCY_STEPS, draw_frequencies, encode
 from timm_sbs.targets import TargetSpec
 
 PATH, GRID = OrderingConfig('layer', 'path'), OrderingConfig('none', 'grid')
 SPECS = [TargetSpec('a', (4, 4, 3, 3)), TargetSpec('b', (8, 4, 3, 3))]
+
+
+def coordinates(*args):
+    return torch.cat(encoding.coordinates(*args))
 
 
 def test_uos_rff_follows_the_stated_formula():
@@ -43,6 +48,16 @@ def test_positional_encoding_is_nerns():
     index = torch.tensor([1., 7., 3.], dtype=torch.float64)  # layer, filter, channel of the last kernel
     angles = (index[:, None] * math.pi * 0.76 ** torch.arange(40, dtype=torch.float64)).flatten()
     torch.testing.assert_close(features[-1], torch.cat([angles.sin(), angles.cos()]).float(), atol=1e-6, rtol=0)
+
+
+def test_a_folded_layer_is_encoded_like_one_of_as_many_kernels_as_it_has_places():
+    folded = OrderingConfig('layer', 'path', max_places=16)
+    x = encoding.coordinates(SPECS, folded, EncodingConfig(bandwidth=1., bandwidth_exponent=0.5))
+    assert [len(part) for part in x] == [16, 8]
+    assert x[1][:, 1].tolist() == pytest.approx([place / math.sqrt(8) for place in range(8)])
+    rows = encoding.coordinates(SPECS, OrderingConfig('none', 'grid', max_places=10), EncodingConfig(bandwidth_exponent=1.))
+    assert rows[0].tolist() == [[0., 0., column] for column in range(4)]
+    assert rows[1].tolist() == [[2., row, column] for row in range(2) for column in range(4)]
 
 
 def test_frequencies_come_from_the_seed():

@@ -9,7 +9,7 @@ from timm_sbs.config import EncodingConfig, OrderingConfig, PredictorConfig, Sbs
 from timm_sbs.encoding import draw_frequencies
 from timm_sbs.errors import ConfigError
 from timm_sbs.generate import generate_weights, make_plan, split_weights
-from timm_sbs.ordering import kernel_at_place, permutation_shapes
+from timm_sbs.ordering import fold_of, kernel_at_place, output_sizes, permutation_shapes
 from timm_sbs.predictor import Predictor
 from timm_sbs.targets import TargetSpec, to_kernels
 
@@ -25,21 +25,51 @@ def make(ordering=OrderingConfig(), encoding=EncodingConfig(num_frequencies=6)):
         for spec in SPECS]
     torch.manual_seed(0)
     plan = make_plan(config, SPECS, permutations, draw_frequencies(encoding, config.num_coordinates))
-    return plan, Predictor(config.feature_width, [9, 25], config.predictor), permutations
+    return plan, Predictor(config.feature_width, output_sizes(SPECS, ordering), config.predictor), permutations
 
 
 @pytest.mark.parametrize('ordering', [
-    OrderingConfig(), OrderingConfig('filter', 'grid'), OrderingConfig('none', 'grid')])
+    OrderingConfig(), OrderingConfig('filter', 'grid'), OrderingConfig('none', 'grid'),
+    OrderingConfig(max_places=5), OrderingConfig(max_places=1), OrderingConfig('axis', 'grid', max_places=4)])
 def test_each_kernel_is_what_the_predictor_says_at_its_place(ordering):
     plan, predictor, permutations = make(ordering)
     weights = generate_weights(predictor, plan)
     assert list(weights) == ['a', 'deep', 'b']
     for spec, permutation in zip(SPECS, permutations):
-        group = next(g for g in plan.groups if g.token_size == spec.token_size)
-        start = sum(s.num_kernels for s in group.specs[:group.specs.index(spec)])
-        outputs = predictor(plan.features(group), spec.token_size)[start:start + spec.num_kernels]
+        group = next(g for g in plan.groups if spec in g.specs)
+        index = group.specs.index(spec)
+        assert group.fold == fold_of(spec, ordering)
+        start, places = sum(group.places[:index]), group.places[index]
+        outputs = predictor(plan.features(group), group.output_size)[start:start + places]
+        # Folded, the path (or the rows, one after the other) is cut into parts of equal length, which lie side by side.
+        parts = outputs.view(places, group.fold, spec.token_size).transpose(0, 1).flatten(0, 1)[:spec.num_kernels]
         kernels = to_kernels(weights[spec.name], spec)
-        torch.testing.assert_close(kernels[kernel_at_place(permutation, spec, ordering)], outputs)
+        torch.testing.assert_close(kernels[kernel_at_place(permutation, spec, ordering)], parts)
+
+
+def test_small_layers_are_not_folded():
+    plan, predictor, _ = make(OrderingConfig(max_places=10))
+    assert [(g.fold, [s.name for s in g.specs]) for g in plan.groups] == [(1, ['b']), (4, ['a']), (1, ['deep'])]
+    assert sorted(predictor.heads) == ['25', '36', '9']
+    assert [g.num_places for g in plan.groups] == [10, 3, 6]
+    plan, predictor, _ = make(OrderingConfig('axis', 'grid', max_places=2))  # a row is never cut
+    assert [(g.fold, [s.name for s in g.specs]) for g in plan.groups] == [(1, ['b']), (4, ['a']), (4, ['deep'])]
+
+
+def test_gaps_of_a_fold_are_zeros_in_place_order():
+    plan, _, _ = make(OrderingConfig(max_places=5))
+    group = plan.groups[0]
+    rows = group.in_place_order(torch.ones(len(group.place_of_kernel), 9))
+    assert rows.shape == (3 + 3, 36) and rows.sum() == 9 * (12 + 10)
+
+
+@pytest.mark.parametrize('portion', [1, 5, 1000])
+def test_portions_do_not_change_the_result(monkeypatch, portion):
+    plan, predictor, _ = make(OrderingConfig(max_places=5))
+    whole = generate_weights(predictor, plan)
+    monkeypatch.setattr(generate, 'PORTION', portion)
+    for name, weight in generate_weights(predictor, plan).items():
+        torch.testing.assert_close(weight, whole[name])
 
 
 def test_blocks_do_not_change_the_result(monkeypatch):

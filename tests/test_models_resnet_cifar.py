@@ -102,3 +102,10 @@ def test_export():
     model = timm.create_model('resnet20_cifar10').eval()
     exported = torch.export.export(model, (images(),)).module()
     torch.testing.assert_close(exported(images()), model(images()))
+
+
+def test_device_and_dtype_as_in_timms_models():
+    model = timm.create_model('resnet20_cifar10', device='meta', dtype=torch.bfloat16)
+    assert all(p.is_meta and p.dtype == torch.bfloat16 for p in model.parameters())
+    model.reset_classifier(3)
+    assert model.linear.weight.is_meta and model.linear.weight.dtype == torch.bfloat16

@@ -73,10 +73,10 @@ def test_settings_reach_the_artifact(train_sbs, tmp_path):
     argv = [*RESNET, '--reconstruction-steps', '2', '--output', str(tmp_path), '--granularity', 'filter',
             '--activation', 'sine', '--linear-layers', '3', '--bandwidth', '2', '--bandwidth-exponent', '0.25',
             '--num-frequencies', '16', '--layer-bandwidth', '1', '--storage-dtype', 'float32', '--exclude', 'layer1.*',
-            '--seed', '5', '--model-kwargs', 'drop_rate=0.1']
+            '--seed', '5', '--model-kwargs', 'drop_rate=0.1', '--max-places', '500']
     assert train_sbs.main(argv) == 0
     block = json.loads((tmp_path / 'config.json').read_text())['sbs']
-    assert block['ordering'] == {'granularity': 'filter', 'coordinates': 'grid'}
+    assert block['ordering'] == {'granularity': 'filter', 'coordinates': 'grid', 'max_places': 500}
     assert block['encoding'] == {'kind': 'random_fourier', 'num_frequencies': 16, 'layer_bandwidth': 1.0,
                                  'bandwidth': 2.0, 'bandwidth_exponent': 0.25, 'seed': 5, 'base': 0.76, 'levels': 40}
     assert block['predictor']['linear_layers'] == 3 and block['predictor']['activation'] == 'sine'

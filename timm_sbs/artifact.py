@@ -15,10 +15,10 @@ from torch import Tensor
 from timm_sbs.base_model import describe_base, first_names, is_counter
 from timm_sbs.config import FORMAT_VERSION, SbsConfig, from_dict, to_dict
 from timm_sbs.errors import ArtifactError, OrderingError
-from timm_sbs.files import replace_files
+from timm_sbs.files import file_sha256, replace_files
 from timm_sbs.generate import generate_weights, make_plan
 from timm_sbs.layout import Contents, Slot, from_tensors, slots, to_tensors
-from timm_sbs.ordering import Permutations
+from timm_sbs.ordering import Permutations, output_sizes
 from timm_sbs.predictor import Predictor, num_predictor_parameters
 from timm_sbs.quantization import rounded_predictor
 from timm_sbs.sizes import ledger
@@ -32,6 +32,7 @@ __all__ = [
 CONFIG_NAME = 'config.json'
 WEIGHTS_NAME = 'model.safetensors'
 MAX_CONFIG_BYTES = 4 << 20
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -212,7 +213,7 @@ def load_artifact(folder: Union[str, Path]) -> Artifact:
 
 def _structure(config: SbsConfig, specs: Tuple[TargetSpec, ...]) -> Predictor:
     """The predictor without memory for parameters. Its size is limited by what it generates."""
-    token_sizes = [spec.token_size for spec in specs]
+    token_sizes = output_sizes(specs, config.ordering)
     size = num_predictor_parameters(config.feature_width, token_sizes, config.predictor)
     generated = sum(spec.num_weights for spec in specs)
     if size > generated:
@@ -224,15 +225,11 @@ def _structure(config: SbsConfig, specs: Tuple[TargetSpec, ...]) -> Predictor:
 
 
 def _read_tensors(path: Path, config: SbsConfig, expected: Mapping[str, Slot]) -> Dict[str, Tensor]:
-    digest = hashlib.sha256()
     try:
         with safe_open(path, framework='pt') as file:
             views = {name: file.get_slice(name) for name in file.keys()}
             _check_slots(path, config, expected, views)
-            with open(path, 'rb') as raw:
-                while chunk := raw.read(1 << 20):
-                    digest.update(chunk)
-            if digest.hexdigest() != config.weights_sha256:
+            if file_sha256(path) != config.weights_sha256:
                 raise ArtifactError(
                     f'{path} is damaged or belongs to another {CONFIG_NAME}: its checksum is not the recorded one. '
                     f'Download or copy the folder again.')

@@ -8,7 +8,7 @@ import torch
 
 from timm_sbs.artifact import Artifact, artifact_sizes, as_stored
 from timm_sbs.config import QuantizationConfig, SbsConfig
-from timm_sbs.generate import GenerationPlan, generate_kernels
+from timm_sbs.generate import GenerationPlan, generate_weights
 from timm_sbs.predictor import Predictor
 from timm_sbs.quantization import layer_names
 
@@ -39,14 +39,14 @@ def measure_influence(predictor: Predictor, plan: GenerationPlan) -> Tuple[Influ
         One entry for each of the trunk's layers and for each head.
     """
     names = layer_names(predictor.state_dict())
-    exact = [generate_kernels(predictor, plan, group) for group in plan.groups]
+    exact = generate_weights(predictor, plan)
     found = []
     for index, name in enumerate(names):
         trial = tuple(TRIAL_BITS if i == index else EXACT_BITS for i in range(len(names)))
         stored = as_stored(predictor, _with_bits(plan.config, trial))
         error = sum(
-            float((generate_kernels(stored, plan, group) - kernels).double().square().sum())
-            for group, kernels in zip(plan.groups, exact))
+            float((weight - exact[key]).double().square().sum())
+            for key, weight in generate_weights(stored, plan).items())
         found.append(Influence(predictor.get_parameter(f'{name}.weight').numel(), max(error, 1e-30)))
     return tuple(found)
 

@@ -6,21 +6,32 @@ does no other harm.
 """
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Optional, Union
+from typing import Dict, Iterable, List, Optional, Union
 
 import safetensors.torch
 from huggingface_hub.constants import HF_HOME
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from timm_sbs.files import replace_files
 
-__all__ = ['cache_folder', 'content_key', 'load_cached', 'store_cached']
+__all__ = ['CacheEntry', 'cache_folder', 'content_key', 'load_cached', 'store_cached', 'cache_entries', 'clear_cache']
 
 VARIABLE = 'TIMM_SBS_CACHE'
 MOST_BYTES = 2_000_000_000  # of one kind of results; those that were not used for the longest time go first
 SUFFIX = '.safetensors'
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """A kept result."""
+    kind: str
+    path: Path
+    size: int  # bytes
+    used: float  # when it was last used, in seconds since 1970
+    description: str
 
 
 def cache_folder() -> Optional[Path]:
@@ -42,38 +53,69 @@ def content_key(parts: Iterable[Union[str, bytes, memoryview]]) -> str:
 
 
 def load_cached(kind: str, key: str) -> Optional[Dict[str, Tensor]]:
-    """What :func:`store_cached` has kept under this key, or None."""
+    """What :func:`store_cached` has kept under this key, mapped into memory, or None."""
     folder = cache_folder()
     if folder is None:
         return None
     path = folder / kind / f'{key}{SUFFIX}'
     try:
-        tensors = safetensors.torch.load(path.read_bytes())
+        tensors = safetensors.torch.load_file(path)
         os.utime(path)
     except (OSError, SafetensorError):
         return None
     return tensors
 
 
-def store_cached(kind: str, key: str, tensors: Dict[str, Tensor]) -> None:
-    """Keep tensors under a key, and drop the oldest of their kind where there are too many."""
+def store_cached(kind: str, key: str, tensors: Dict[str, Tensor], description: str) -> None:
+    """Keep tensors under a key, and drop the oldest of their kind where there are too many.
+
+    Args:
+        kind: Of result.
+        key: See :func:`content_key`.
+        tensors: Each with memory of its own.
+        description: What they are, for those who look into the cache.
+    """
     folder = cache_folder()
-    if folder is None:
+    if folder is None or sum(tensor.nbytes for tensor in tensors.values()) > MOST_BYTES:
         return
     folder = folder / kind
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_files({folder / f'{key}{SUFFIX}': safetensors.torch.save(tensors)})
-        _drop_oldest(folder)
+        data = safetensors.torch.save(tensors, {'description': description})
+        replace_files({folder / f'{key}{SUFFIX}': data}, durable=False)
+        _drop_oldest(kind)
     except OSError:
         pass
 
 
-def _drop_oldest(folder: Path) -> None:
-    files = [(path, path.stat()) for path in folder.glob(f'*{SUFFIX}')]
-    total = sum(stat.st_size for _, stat in files)
-    for path, stat in sorted(files, key=lambda item: item[1].st_mtime):
-        if total <= MOST_BYTES:
-            return
-        path.unlink(missing_ok=True)
-        total -= stat.st_size
+def cache_entries(kind: str = '*') -> List[CacheEntry]:
+    """All that is kept, what was used last first."""
+    folder = cache_folder()
+    entries = []
+    for path in folder.glob(f'{kind}/*{SUFFIX}') if folder else ():
+        try:
+            stat = path.stat()
+            with safe_open(path, framework='pt') as file:
+                description = (file.metadata() or {}).get('description', '')
+        except OSError:  # another process has dropped it
+            continue
+        except SafetensorError:
+            description = 'damaged'
+        entries.append(CacheEntry(path.parent.name, path, stat.st_size, stat.st_mtime, description))
+    return sorted(entries, key=lambda entry: -entry.used)
+
+
+def clear_cache(kind: str = '*') -> int:
+    """Drop all that is kept. Returns the bytes that this frees."""
+    entries = cache_entries(kind)
+    for entry in entries:
+        entry.path.unlink(missing_ok=True)
+    return sum(entry.size for entry in entries)
+
+
+def _drop_oldest(kind: str) -> None:
+    total = 0
+    for entry in cache_entries(kind):
+        total += entry.size
+        if total > MOST_BYTES:
+            entry.path.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """The ``timm-sbs`` command."""
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import List, Optional
 
@@ -71,6 +72,15 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument('arguments', nargs=argparse.REMAINDER, help='its arguments')
     run.set_defaults(run=_run)
 
+    cache = commands.add_parser(
+        'cache', help='list or clear what is kept between runs',
+        description='Generated weights and kernel orderings are kept beside the cache of the Hub, up to 2 GB of each, '
+                    'so that a model is generated once. The environment variable TIMM_SBS_CACHE names another folder, '
+                    "or is 'off'.")
+    cache.add_argument('--clear', nargs='?', const='*', choices=['*', 'weights', 'orderings'], metavar='KIND',
+                       help="delete all, or 'weights' or 'orderings' alone")
+    cache.set_defaults(run=_cache)
+
     evaluation = commands.add_parser(
         'eval', help='top-1 accuracy of a model on a folder of images',
         description='Top-1 accuracy of any timm model, generated or not, on labelled images.')
@@ -135,6 +145,22 @@ def _pack(args: argparse.Namespace) -> None:
     print(describe_artifact(find_folder(args.output)))
     print(f"the generated weights change by {100 * results['packing_error']:.3g} % of their squared norm; measure the "
           f"accuracy with: timm-sbs eval local-dir:{args.output} --data-dir DIR")
+
+
+def _cache(args: argparse.Namespace) -> None:
+    from timm_sbs.cache import cache_entries, cache_folder, clear_cache
+
+    folder = cache_folder()
+    if folder is None:
+        print('TIMM_SBS_CACHE is off: nothing is kept')
+    elif args.clear:
+        print(f'freed {clear_cache(args.clear):,} bytes in {folder}')
+    else:
+        entries = cache_entries()
+        print(f'{sum(entry.size for entry in entries):,} bytes in {folder}')
+        for entry in entries:
+            used = time.strftime('%Y-%m-%d %H:%M', time.localtime(entry.used))
+            print(f'  {entry.kind:<9} {entry.size:>13,}  {used}  {entry.description}')
 
 
 def _run(args: argparse.Namespace) -> None:

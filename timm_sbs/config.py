@@ -16,6 +16,7 @@ FORMAT_VERSION = 1
 # Input channels that form one token where kernels have a single value: 1x1 convolutions and linear layers.
 POINTWISE_SIZE = 8
 LARGEST_TOKEN = 64  # values; larger kernels are cut into their rows
+FOLDS = (1, 4, 16, 64, 256)  # kernels at a place; few numbers, for each has an output layer of its own
 
 GRANULARITIES = ('layer', 'filter', 'axis', 'none')
 COORDINATES = ('path', 'grid')
@@ -48,9 +49,11 @@ class OrderingConfig:
     """
     granularity: str = 'layer'  # what one path runs over: a layer's kernels, each filter's, its two axes, nothing
     coordinates: str = 'path'  # 'path': (layer, place on the path); 'grid': (layer, row, column)
+    max_places: int = 0  # of a layer; where it has more kernels, several are generated at each place. 0: no limit
 
     def __post_init__(self) -> None:
         _require_choice('ordering.granularity', self.granularity, GRANULARITIES)
+        _require_range('ordering.max_places', self.max_places, 0, 1 << 31)
         _require_choice('ordering.coordinates', self.coordinates, COORDINATES)
         if self.coordinates == 'path' and self.granularity != 'layer':
             raise ConfigError(

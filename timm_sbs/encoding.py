@@ -1,6 +1,6 @@
 """Coordinates of kernels, and the features that a predictor reads: UOS-RFF, plain random Fourier features, NeRN's."""
 import math
-from typing import Sequence
+from typing import List, Sequence
 
 import numpy as np
 import torch
@@ -29,8 +29,8 @@ def draw_frequencies(config: EncodingConfig, num_coordinates: int) -> Tensor:
     return (drawn * FREQUENCY_STEPS).round().clamp(-FREQUENCY_LIMIT, FREQUENCY_LIMIT) / FREQUENCY_STEPS
 
 
-def coordinates(specs: Sequence[TargetSpec], ordering: OrderingConfig, encoding: EncodingConfig) -> Tensor:
-    """Coordinates of every place of every layer, as :func:`encode` takes them: [sum of N, D], float64.
+def coordinates(specs: Sequence[TargetSpec], ordering: OrderingConfig, encoding: EncodingConfig) -> List[Tensor]:
+    """Coordinates of every place of each layer, as :func:`encode` takes them: [places, D], float64.
 
     positional (NeRN, arXiv 2212.13554): the integer indices (layer, place) or (layer, row, column).
 
@@ -47,8 +47,8 @@ def coordinates(specs: Sequence[TargetSpec], ordering: OrderingConfig, encoding:
         else:
             layer = encoding.layer_bandwidth * index / len(specs)
             scale = np.array([encoding.bandwidth * n ** encoding.bandwidth_exponent / n for n in sizes])
-        parts.append(np.concatenate([np.full((len(inside), 1), layer), inside * scale], axis=1))
-    return torch.from_numpy(np.concatenate(parts))
+        parts.append(torch.from_numpy(np.concatenate([np.full((len(inside), 1), layer), inside * scale], axis=1)))
+    return parts
 
 
 def encode(coordinates: Tensor, frequencies: Tensor, config: EncodingConfig) -> Tensor:

@@ -1,14 +1,19 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and their checksums."""
+import hashlib
 import os
 import tempfile
 from pathlib import Path
 from typing import Dict, Mapping
 
-__all__ = ['replace_files']
+__all__ = ['replace_files', 'file_sha256']
 
 
-def replace_files(contents: Mapping[Path, bytes]) -> None:
+def replace_files(contents: Mapping[Path, bytes], durable: bool = True) -> None:
     """Write all files under temporary names, and only when that has worked, rename them.
+
+    Args:
+        contents: Bytes of each file.
+        durable: Wait until they are on the disk, so that not even a power cut leaves less than the old files.
 
     Raises:
         OSError: A file cannot be written; none is changed then.
@@ -20,11 +25,25 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
             written[path] = Path(temporary)
             with os.fdopen(handle, 'wb') as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
         for path, temporary in written.items():
             os.replace(temporary, path)
     finally:
         for temporary in written.values():
             temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Checksum of a file, read piece by piece.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

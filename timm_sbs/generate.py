@@ -1,14 +1,15 @@
 """From a predictor to weights: the same few matrix products for training, loading and evaluation."""
 from dataclasses import dataclass
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Iterator, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from timm_sbs.config import SbsConfig
 from timm_sbs.encoding import coordinates, encode
 from timm_sbs.errors import ConfigError
-from timm_sbs.ordering import Permutations, stack_kernel_indices
+from timm_sbs.ordering import Permutations, fold_of, stack_kernel_indices
 from timm_sbs.predictor import Predictor
 from timm_sbs.targets import TargetSpec, from_kernels
 
@@ -17,26 +18,53 @@ __all__ = [
     'relative_error',
 ]
 
-# Kernels of one matrix product while loading: keeps the activations of a block in the processor's caches.
-BLOCK = 8192
+# Places of one matrix product: keeps the activations of a block in the processor's caches, or a GPU busy.
+BLOCK, DEVICE_BLOCK = 2048, 65536
+PORTION = 65536  # places whose kernels are in memory at once, if no layer has more
 
 
 @dataclass(frozen=True)
 class TokenGroup:
-    """All layers whose kernels have the same size. They share a head and are generated together.
+    """All layers whose kernels have the same size and are folded alike. They are generated together, by one head.
 
-    Shapes: N = kernels of all layers of the group, D coordinates
-        coordinates [N, D] float64: in place order, layer after layer
-        place_of_kernel [N]: row of ``coordinates`` that generates each kernel
+    Shapes: N kernels and M places of all layers of the group, G kernels at each place, T values, D coordinates
+        coordinates [M, D] float64: layer after layer
+        place_of_kernel [N]: row of each kernel in the predictor's outputs [M, G * T], seen as [M * G, T]
     """
     token_size: int
+    fold: int
     specs: Tuple[TargetSpec, ...]
+    places: Tuple[int, ...]  # of each layer
     coordinates: Tensor
     place_of_kernel: Tensor
 
     @property
-    def num_kernels(self) -> int:
-        return len(self.place_of_kernel)
+    def num_places(self) -> int:
+        return len(self.coordinates)
+
+    @property
+    def output_size(self) -> int:
+        return self.token_size * self.fold
+
+    def in_place_order(self, kernels: Tensor) -> Tensor:
+        """Kernels [N, T] as a predictor generates them, [M, G * T]. Where a fold leaves a gap, there are zeros."""
+        rows = kernels.new_zeros(self.num_places * self.fold, self.token_size)
+        rows[self.place_of_kernel.to(rows.device)] = kernels
+        return rows.view(self.num_places, self.output_size)
+
+    def portions(self) -> Iterator[Tuple[Tuple[TargetSpec, ...], slice, Tensor]]:
+        """Whole layers that are generated at once: their specs, their places, and rows of their kernels in these."""
+        first = start = 0
+        stop = kernels = 0
+        for index, places in enumerate(self.places):
+            stop += places
+            last = index + 1 == len(self.places)
+            if last or stop + self.places[index + 1] - start > PORTION:
+                specs = self.specs[first:index + 1]
+                count = sum(spec.num_kernels for spec in specs)
+                rows = self.place_of_kernel[kernels:kernels + count] - start * self.fold
+                yield specs, slice(start, stop), rows
+                first, start, kernels = index + 1, stop, kernels + count
 
 
 @dataclass(frozen=True)
@@ -46,9 +74,17 @@ class GenerationPlan:
     groups: Tuple[TokenGroup, ...]
     frequencies: Tensor
 
-    def features(self, group: TokenGroup, rows: slice = slice(None)) -> Tensor:
-        """Features [rows, F] of some of a group's places."""
-        return encode(group.coordinates[rows], self.frequencies, self.config.encoding)
+    def features(
+            self,
+            group: TokenGroup,
+            rows: Union[slice, Tensor] = slice(None),
+            device: torch.device = torch.device('cpu'),
+    ) -> Tensor:
+        """Features [rows, F] of some of a group's places, on a device. Indices of rows are on the CPU."""
+        coordinates = group.coordinates[rows]
+        if device.type != 'mps':  # which has no float64
+            coordinates = coordinates.to(device)
+        return encode(coordinates, self.frequencies, self.config.encoding).to(device)
 
 
 def make_plan(
@@ -66,49 +102,64 @@ def make_plan(
         raise ConfigError(
             f'The encoding needs frequencies of shape {list(config.frequencies_shape)}, '
             f'but got {list(frequencies.shape)}.')
-    all_coordinates = coordinates(specs, config.ordering, config.encoding).split([s.num_kernels for s in specs])
+    all_coordinates = coordinates(specs, config.ordering, config.encoding)
+    kinds = [(spec.token_size, fold_of(spec, config.ordering)) for spec in specs]
     groups = []
-    for token_size in sorted({spec.token_size for spec in specs}):
-        layers = [i for i, spec in enumerate(specs) if spec.token_size == token_size]
+    for token_size, fold in sorted(set(kinds)):
+        layers = [i for i, kind in enumerate(kinds) if kind == (token_size, fold)]
         members = tuple(specs[i] for i in layers)
         places = stack_kernel_indices([permutations[i] for i in layers], members, config.ordering)
         groups.append(TokenGroup(
-            token_size, members, torch.cat([all_coordinates[i] for i in layers]), torch.from_numpy(places)))
+            token_size, fold, members, tuple(len(all_coordinates[i]) for i in layers),
+            torch.cat([all_coordinates[i] for i in layers]), torch.from_numpy(places)))
     return GenerationPlan(config, tuple(groups), frequencies)
 
 
 @torch.no_grad()
-def generate_kernels(predictor: Predictor, plan: GenerationPlan, group: TokenGroup) -> Tensor:
-    """Kernels of a group in place order, without autograd and in blocks of bounded memory: [N, T] on the CPU."""
+def generate_kernels(predictor: Predictor, plan: GenerationPlan, group: TokenGroup, places: slice) -> Tensor:
+    """Kernels at some places of a group, without autograd and in blocks of bounded memory: [places, G * T].
+
+    They are on the predictor's device, and so are all intermediate results.
+    """
     device = predictor.output_scale.device
-    kernels = torch.empty(group.num_kernels, group.token_size)
-    for start in range(0, group.num_kernels, BLOCK):
-        rows = slice(start, start + BLOCK)
-        kernels[rows] = predictor(plan.features(group, rows).to(device), group.token_size).cpu()
+    block = BLOCK if device.type == 'cpu' else DEVICE_BLOCK
+    kernels = torch.empty(places.stop - places.start, group.output_size, device=device)
+    for out, start in zip(kernels.split(block), range(places.start, places.stop, block)):
+        rows = slice(start, min(start + block, places.stop))
+        predictor.write(plan.features(group, rows, device), out)
     return kernels
 
 
 def split_weights(kernels: Tensor, group: TokenGroup, place_of_kernel: Tensor) -> Dict[str, Tensor]:
-    """Weights of a group's layers, by name, from its kernels in place order [N, T]. Differentiable.
+    """Weights of a group's layers, by name, from its kernels in place order [M, G * T]. Differentiable.
 
     ``place_of_kernel`` is the group's own, on the device of the kernels.
     """
-    ordered = kernels[place_of_kernel]
+    ordered = kernels.reshape(-1, group.token_size)[place_of_kernel]
     parts = ordered.split([spec.num_kernels for spec in group.specs])
     return {spec.name: from_kernels(part, spec) for part, spec in zip(parts, group.specs)}
 
 
 def generate_weights(predictor: Predictor, plan: GenerationPlan) -> Dict[str, Tensor]:
-    """All generated weights by name, float32 on the CPU, without autograd. Each has memory of its own: who copies one
-    does not copy all."""
+    """All generated weights by name, float32 on the predictor's device, without autograd.
+
+    Memory beside the weights is that of a few layers' kernels. Each weight has memory of its own: who copies one does
+    not copy all. A bar is shown if it takes more than two seconds.
+    """
+    device = predictor.output_scale.device
     weights = {}
-    for group in plan.groups:
-        split = split_weights(generate_kernels(predictor, plan, group), group, group.place_of_kernel)
-        weights.update({name: weight.clone(memory_format=torch.contiguous_format) for name, weight in split.items()})
+    with tqdm(total=sum(group.num_places for group in plan.groups), desc='generating weights', unit='place',
+              unit_scale=True, delay=2, leave=False, disable=None) as progress:
+        for group in plan.groups:
+            for specs, places, rows in group.portions():
+                kernels = generate_kernels(predictor, plan, group, places).view(-1, group.token_size)
+                for spec, part in zip(specs, rows.to(device).split([spec.num_kernels for spec in specs])):
+                    weights[spec.name] = from_kernels(kernels.index_select(0, part), spec).contiguous()
+                progress.update(places.stop - places.start)
     return {name: weights[name] for name in plan.config.generated}
 
 
 def relative_error(kernels: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
     """Squared error over squared norm, over all tensors of both sequences, summed in float64."""
-    squares = sum(float((k - t).double().square().sum()) for k, t in zip(kernels, targets))
+    squares = sum(float((k - t.to(k.device)).double().square().sum()) for k, t in zip(kernels, targets))
     return squares / sum(float(t.double().square().sum()) for t in targets)

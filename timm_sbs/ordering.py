@@ -4,13 +4,14 @@ from typing import List, Sequence, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from timm_sbs.config import OrderingConfig
+from timm_sbs.config import FOLDS, OrderingConfig
 from timm_sbs.errors import OrderingError
 from timm_sbs.packing import are_permutations
 from timm_sbs.targets import TargetSpec
 
 __all__ = [
-    'Permutations', 'permutation_shapes', 'check_permutations', 'kernel_at_place', 'places', 'stack_kernel_indices',
+    'Permutations', 'permutation_shapes', 'check_permutations', 'kernel_at_place', 'fold_of', 'output_sizes', 'places',
+    'stack_kernel_indices',
 ]
 
 # The permutations of one layer. Each array [rows, n] holds, row by row, a permutation of 0 .. n-1.
@@ -57,16 +58,35 @@ def kernel_at_place(permutations: Permutations, spec: TargetSpec, config: Orderi
     return np.arange(spec.num_kernels)
 
 
+def fold_of(spec: TargetSpec, config: OrderingConfig) -> int:
+    """Kernels that are generated at each place of a layer: the fewest of FOLDS with which it has ``max_places``.
+
+    A path, or the rows of a grid, are then cut into that many parts of equal length, which lie side by side: place t
+    generates the t-th kernel of each. The predictor has so many times fewer places to visit.
+    """
+    folds = [fold for fold in FOLDS if config.coordinates == 'path' or fold <= spec.num_filters]
+    if not config.max_places:
+        return 1
+    return next((fold for fold in folds if fold * config.max_places >= spec.num_kernels), folds[-1])
+
+
+def output_sizes(specs: Sequence[TargetSpec], config: OrderingConfig) -> List[int]:
+    """Values that a predictor generates for one place of each layer: those of all kernels that lie there."""
+    return [spec.token_size * fold_of(spec, config) for spec in specs]
+
+
 def places(spec: TargetSpec, config: OrderingConfig) -> Tuple[NDArray[np.int64], Tuple[int, ...]]:
     """Integer coordinates of every place inside its layer, and the number of places along each.
 
     Shapes: path -> [N, 1], sizes (N,); grid -> [N, 2] (row, column), sizes (filters, channels).
     """
-    index = np.arange(spec.num_kernels)
+    fold = fold_of(spec, config)
     if config.coordinates == 'path':
-        return index[:, None], (spec.num_kernels,)
-    return np.stack([index // spec.num_channels, index % spec.num_channels], axis=1), (
-        spec.num_filters, spec.num_channels)
+        length = -(-spec.num_kernels // fold)
+        return np.arange(length)[:, None], (length,)
+    rows = -(-spec.num_filters // fold)
+    index = np.arange(rows * spec.num_channels)
+    return np.stack([index // spec.num_channels, index % spec.num_channels], axis=1), (rows, spec.num_channels)
 
 
 def stack_kernel_indices(
@@ -81,8 +101,11 @@ def stack_kernel_indices(
     start = 0
     parts = []
     for layer, spec in zip(permutations, specs):
+        fold = fold_of(spec, config)
+        length = len(places(spec, config)[0])
+        place = np.arange(spec.num_kernels)
         place_of_kernel = np.empty(spec.num_kernels, dtype=np.int64)
-        place_of_kernel[kernel_at_place(layer, spec, config)] = np.arange(spec.num_kernels)
+        place_of_kernel[kernel_at_place(layer, spec, config)] = place % length * fold + place // length
         parts.append(place_of_kernel + start)
-        start += spec.num_kernels
+        start += length * fold
     return np.concatenate(parts)

@@ -2,8 +2,8 @@
 
 A permutation of n values is split like a wavelet matrix: the values are halved again and again, and a bitmap says at
 each level in which half the values lie, until blocks of at most 64 consecutive values are left. Halves are equally
-large, up to one value, so their bits are equally likely. The order inside a block is stored exactly, by how many
-smaller values follow each value (its Lehmer code). All bits and all such counts go through one entropy coder.
+large, up to one value, so their bits are equally likely and are stored as they are. The order inside a block is stored
+exactly, by how many smaller values follow each value (its Lehmer code), and all such counts by one entropy coder.
 """
 from typing import Iterator, List, Sequence, Tuple
 
@@ -17,7 +17,7 @@ __all__ = ['are_permutations', 'packed_bits', 'most_packed_bytes', 'pack', 'unpa
 
 BLOCK = 64
 CHUNK = 4096  # blocks whose values are compared at once: 16 MiB
-FLUSH = 8  # bytes by which a coder's output exceeds the information in it
+FLUSH = 9  # bytes by which the outputs of both exceed the information in them
 
 Shape = Tuple[int, int]
 
@@ -49,16 +49,20 @@ def _block_places(n: int) -> Tuple[NDArray[np.int64], NDArray[np.int64], NDArray
 
 
 def _alphabets(shape: Shape) -> NDArray[np.int32]:
-    """Number of equally likely values of each symbol of packed permutations [rows, n], in the order of the code."""
+    """Number of equally likely values of each Lehmer count of packed permutations [rows, n], in the code's order."""
     rows, n = shape
     choices = _block_places(n)[2]
-    row = np.concatenate([np.full(n * _levels(n), 2), choices[choices > 1]])
-    return np.tile(row, rows).astype(np.int32)
+    return np.tile(choices[choices > 1], rows).astype(np.int32)
+
+
+def _num_bits(shapes: Sequence[Shape]) -> int:
+    """Bits of all bitmaps."""
+    return sum(rows * n * _levels(n) for rows, n in shapes)
 
 
 def packed_bits(shapes: Sequence[Shape]) -> float:
-    """Information in packed permutations of shapes [rows, n]: what :func:`pack` takes, to within 64 bits."""
-    bits = 0.
+    """Information in packed permutations of shapes [rows, n]: what :func:`pack` takes, to within 72 bits."""
+    bits = float(_num_bits(shapes))
     for (rows, n), times in {shape: list(shapes).count(shape) for shape in set(shapes)}.items():
         bits += times * float(np.log2(_alphabets((1, n)).astype(np.float64)).sum()) * rows
     return bits
@@ -72,7 +76,11 @@ def most_packed_bytes(shapes: Sequence[Shape]) -> int:
 
 def are_permutations(rows: NDArray[np.int64]) -> bool:
     """Whether every row [rows, n] holds each of 0 .. n-1 once."""
-    return np.array_equal(np.sort(rows, axis=1), np.broadcast_to(np.arange(rows.shape[1]), rows.shape))
+    if rows.size and (rows.min() < 0 or rows.max() >= rows.shape[1]):
+        return False
+    found = np.zeros(rows.shape, dtype=bool)
+    np.put_along_axis(found, rows, True, axis=1)
+    return bool(found.all())
 
 
 def _chunks(count: int) -> Iterator[slice]:
@@ -98,39 +106,43 @@ def _orders(lehmer: NDArray[np.int64]) -> NDArray[np.int64]:
     return orders
 
 
-def _symbols(permutations: NDArray[np.int64]) -> NDArray[np.int64]:
+def _symbols(permutations: NDArray[np.int64]) -> Tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Bitmaps, one bit in each byte, and Lehmer counts of permutations [rows, n]."""
     rows, n = permutations.shape
-    values, symbols = permutations, []
+    values, bitmaps = permutations, [np.zeros((rows, 0), dtype=np.uint8)]
     for level in range(1, _levels(n) + 1):
         part = _group(values, level, n)
-        symbols.append(part & 1)
+        bitmaps.append((part & 1).astype(np.uint8))
         values = np.take_along_axis(values, np.argsort(part, axis=1, kind='stable'), axis=1)
     places, sizes, choices = _block_places(n)
     widest = places.shape[1]
     inside = np.take(values, np.minimum(places, n - 1), axis=1) - places[:, :1]
     inside[:, sizes < widest, -1] = widest - 1  # fills a smaller block up, and costs nothing
     counts = _lehmer(inside.reshape(-1, widest)).reshape(rows, *places.shape)
-    symbols.append(counts[:, choices > 1])
-    return np.concatenate(symbols, axis=1).reshape(-1)
+    return np.concatenate(bitmaps, axis=1).reshape(-1), counts[:, choices > 1].reshape(-1)
 
 
-def _permutations(symbols: NDArray[np.int64], shape: Shape) -> NDArray[np.int64]:
+def _permutations(bitmaps: NDArray[np.uint8], symbols: NDArray[np.int64], shape: Shape) -> NDArray[np.int64]:
+    """Inverse of :func:`_symbols`. Bitmaps that are none of a permutation give something that is none."""
     rows, n = shape
-    symbols = symbols.reshape(rows, -1)
     levels = _levels(n)
+    bitmaps = bitmaps.reshape(rows, levels, n)
     places, sizes, choices = _block_places(n)
     counts = np.zeros((rows, *places.shape), dtype=np.int64)
-    counts[:, choices > 1] = symbols[:, levels * n:]
+    counts[:, choices > 1] = symbols.reshape(rows, -1)
     inside = _orders(counts.reshape(-1, places.shape[1])).reshape(counts.shape) + places[:, :1]
     values = inside[:, np.arange(places.shape[1]) < sizes[:, None]]
-    # Values stand sorted by their part. Each level, lowest first, undoes one sort.
+    # Values stand sorted by their half. Each level, lowest first, undoes one sort: within each part, zeros had come
+    # first and ones after them, both in the order that is looked for.
+    place = np.arange(n)
     for level in reversed(range(levels)):
-        bitmap = symbols[:, level * n:(level + 1) * n]
-        part = np.repeat(np.arange(1 << level), np.diff(_starts(level, n)))  # known from the levels above
-        order = np.argsort(part * 2 + bitmap, axis=1, kind='stable')
-        restored = np.empty_like(values)
-        np.put_along_axis(restored, order, values, axis=1)
-        values = restored
+        starts, halves = _starts(level, n), _starts(level + 1, n)
+        part = np.repeat(np.arange(1 << level), np.diff(starts))
+        bitmap = bitmaps[:, level].astype(np.int64)
+        ones = np.cumsum(bitmap, axis=1) - bitmap  # before each place
+        ones -= ones[:, starts[:-1]][:, part]
+        sorted_place = np.where(bitmap, halves[1::2][part] + ones, place - ones)
+        values = np.take_along_axis(values, np.clip(sorted_place, 0, n - 1), axis=1)
     return values
 
 
@@ -145,7 +157,9 @@ def pack(permutations: Sequence[NDArray[np.int64]]) -> NDArray[np.uint8]:
     parts = [_symbols(rows) for rows in permutations]
     if not parts:
         return np.zeros(0, dtype=np.uint8)
-    return encode_uniform(np.concatenate(parts), np.concatenate([_alphabets(rows.shape) for rows in permutations]))
+    bitmaps, symbols = (np.concatenate(part) for part in zip(*parts))
+    coded = encode_uniform(symbols, np.concatenate([_alphabets(rows.shape) for rows in permutations]))
+    return np.concatenate([np.packbits(bitmaps), coded])
 
 
 def unpack(packed: NDArray[np.uint8], shapes: Sequence[Shape]) -> List[NDArray[np.int64]]:
@@ -158,12 +172,19 @@ def unpack(packed: NDArray[np.uint8], shapes: Sequence[Shape]) -> List[NDArray[n
     if len(packed) > most:
         raise OrderingError(f'The packed orderings take at most {most} bytes, but {len(packed)} were found.')
     alphabets = [_alphabets(shape) for shape in shapes]
+    num_bits = _num_bits(shapes)
+    num_bytes = -(-num_bits // 8)
     try:
-        symbols = decode_uniform(packed, np.concatenate([np.zeros(0, np.int32), *alphabets]))
+        symbols = decode_uniform(packed[num_bytes:], np.concatenate([np.zeros(0, np.int32), *alphabets]))
     except ArtifactError as e:
         raise OrderingError(f'The packed ordering is damaged: {e}') from None
+    if len(packed) < num_bytes:
+        raise OrderingError('The packed ordering is damaged: it is too short.')
+    bitmaps = np.unpackbits(packed[:num_bytes], count=num_bits)
     ends = np.cumsum([len(part) for part in alphabets])[:-1]
-    found = [_permutations(part, shape) for part, shape in zip(np.split(symbols, ends), shapes)]
+    bit_ends = np.cumsum([_num_bits([shape]) for shape in shapes])[:-1]
+    found = [
+        _permutations(*parts) for parts in zip(np.split(bitmaps, bit_ends), np.split(symbols, ends), shapes)]
     if not all(are_permutations(rows) for rows in found):
         raise OrderingError('The packed ordering is damaged: what it holds is not a permutation.')
     return found

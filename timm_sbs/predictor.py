@@ -12,44 +12,54 @@ from timm_sbs.errors import ConfigError
 __all__ = ['Predictor', 'num_predictor_parameters', 'predictor_for_budget']
 
 _ACTIVATIONS = {'gelu': F.gelu, 'relu': F.relu, 'sine': torch.sin}
+_IN_PLACE = {'gelu': torch.ops.aten.gelu_, 'relu': torch.relu_, 'sine': torch.sin_}
 
 
 class Predictor(nn.Module):
-    """A multilayer perceptron with a shared trunk and one output layer ('head') for each kernel size.
+    """A multilayer perceptron with a shared trunk and one output layer ('head') for each output size.
 
-    Shapes: N kernels, F features, T values in a kernel
-        features [N, F] -> kernels [N, T]
+    Shapes: N places, F features, G kernels at a place, T values in a kernel
+        features [N, F] -> kernels [N, G * T]
 
     Attributes:
         output_scale: Standard deviation of the original kernels, by which outputs are multiplied, so that the
             perceptron itself works with values of unit size. Not trained.
     """
 
-    def __init__(self, feature_width: int, token_sizes: Iterable[int], config: PredictorConfig) -> None:
+    def __init__(self, feature_width: int, output_sizes: Iterable[int], config: PredictorConfig) -> None:
         super().__init__()
         self.config = config
         widths = [feature_width, *config.hidden_widths]
         self.trunk = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:]))
-        self.heads = nn.ModuleDict({str(t): nn.Linear(widths[-1], t) for t in sorted(set(token_sizes))})
+        self.heads = nn.ModuleDict({str(t): nn.Linear(widths[-1], t) for t in sorted(set(output_sizes))})
         self.register_buffer('output_scale', torch.ones(()))
 
-    def forward(self, features: Tensor, token_size: int) -> Tensor:
+    def forward(self, features: Tensor, output_size: int) -> Tensor:
         activation = _ACTIVATIONS[self.config.activation]
         for layer in self.trunk:
             features = activation(layer(features))
-        return self.heads[str(token_size)](features) * self.output_scale
+        return self.heads[str(output_size)](features) * self.output_scale
+
+    @torch.no_grad()
+    def write(self, features: Tensor, kernels: Tensor) -> None:
+        """What :meth:`forward` returns, without autograd, into ``kernels``; activations are computed in place."""
+        activate = _IN_PLACE[self.config.activation]
+        for layer in self.trunk:
+            features = activate(layer(features))
+        head = self.heads[str(kernels.shape[1])]
+        torch.addmm(head.bias, features, head.weight.T, out=kernels).mul_(self.output_scale)
 
 
-def num_predictor_parameters(feature_width: int, token_sizes: Iterable[int], config: PredictorConfig) -> int:
+def num_predictor_parameters(feature_width: int, output_sizes: Iterable[int], config: PredictorConfig) -> int:
     """Trained parameters of a predictor, without building it."""
     widths = [feature_width, *config.hidden_widths]
-    return sum((i + 1) * o for i, o in zip(widths, widths[1:])) + sum((widths[-1] + 1) * t for t in set(token_sizes))
+    return sum((i + 1) * o for i, o in zip(widths, widths[1:])) + sum((widths[-1] + 1) * t for t in set(output_sizes))
 
 
 def predictor_for_budget(
         budget: int,
         feature_width: int,
-        token_sizes: Iterable[int],
+        output_sizes: Iterable[int],
         config: PredictorConfig,
 ) -> PredictorConfig:
     """The largest predictor of at most ``budget`` parameters: as wide as fits, and then its last hidden layer wider.
@@ -60,17 +70,17 @@ def predictor_for_budget(
     Args:
         budget: Parameters.
         feature_width: Features of a kernel.
-        token_sizes: Of all generated weights.
+        output_sizes: Of all places.
         config: Layers and activation; its width is not looked at.
 
     Raises:
         ConfigError: Even a predictor of width 1 is larger; names the smallest size.
     """
-    token_sizes = sorted(set(token_sizes))
+    output_sizes = sorted(set(output_sizes))
 
     def size(width: int, extra: int = 0) -> int:
         candidate = dataclasses.replace(config, width=width, extra=extra)
-        return num_predictor_parameters(feature_width, token_sizes, candidate)
+        return num_predictor_parameters(feature_width, output_sizes, candidate)
 
     if size(1) > budget:
         raise ConfigError(

@@ -26,7 +26,7 @@ os.environ['TIMM_SBS_CACHE'] = 'off'
 import numpy as np
 import timm
 import torch
-from common import write_results
+from common import product_rate, write_results
 
 from timm_sbs.config import OrderingConfig
 from timm_sbs.paths import path_length, short_path
@@ -137,17 +137,6 @@ def throughput(model: torch.nn.Module) -> Dict[str, Any]:
     return {
         'parameters': predictor_parameters(config, specs), 'kernels_per_second': round(settings.batch_size / step),
         'gflops': round(rate / 1e9, 1), 'matrix_product_gflops': round(limit / 1e9, 1), 'share': round(rate / limit, 2)}
-
-
-def product_rate(rows: int, width: int) -> float:
-    """Operations per second of [rows, width] x [width, width], the best of some."""
-    a, b = torch.randn(rows, width), torch.randn(width, width)
-    seconds = []
-    for _ in range(20):
-        started = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - started)
-    return 2 * rows * width ** 2 / min(seconds)
 
 
 def fitting_memory(name: str, steps: int) -> Dict[str, Any]:

@@ -4,13 +4,15 @@ import re
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Union
 
+import torch
 from timm.models import PretrainedCfg, model_entrypoint, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from timm_sbs import hub
-from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, Artifact, load_artifact
+from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME
 from timm_sbs.base_model import describe_base
 from timm_sbs.errors import ArtifactError, ConfigError
+from timm_sbs.weights import Weights, load_weights
 
 __all__ = ['create_generated', 'embedded_folder']
 
@@ -54,9 +56,11 @@ def create_generated(
     """
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
     generates = pretrained and not cfg.state_dict  # timm's own way to pass a complete set of weights goes first
-    artifact = load_artifact(_find(variant, base, cfg, cache_dir)) if generates else None
+    weights = None
+    if generates:
+        weights = load_weights(_find(variant, base, cfg, cache_dir), _device(kwargs.get('device')))
     if pretrained_model_args is not None:
-        _check_stored_args(pretrained_model_args, cfg, artifact)
+        _check_stored_args(pretrained_model_args, cfg, weights)
     if not pretrained:
         if base is None:
             raise ConfigError(f"'{variant}' stands for any architecture: say which, with base=NAME.")
@@ -64,31 +68,43 @@ def create_generated(
         built_from = _without_sources(cfg) if described else None
         return _describe(model_entrypoint(base)(pretrained=False, pretrained_cfg=built_from, **kwargs), cfg)
 
-    if artifact is None:
+    if weights is None:
         if base is None:
             raise ConfigError(f"'{variant}' cannot tell which architecture the given state_dict is of. Pass base=NAME.")
         if not all(isinstance(value, Tensor) for value in cfg.state_dict.values()):
             raise ConfigError("The state_dict in pretrained_cfg holds something that is no tensor.")
         state_dict, built_from, defaults = dict(cfg.state_dict), _without_sources(cfg), {}
     else:
-        base = _check_base(variant, base, artifact)
-        state_dict, defaults = artifact.state_dict(), artifact.config.base_args
-        built_from = {**_original_cfg(artifact), **_given_fields(variant, pretrained_cfg, pretrained_cfg_overlay)}
+        base = _check_base(variant, base, weights)
+        state_dict, defaults = weights.state_dict, weights.config.base_args
+        built_from = {**_original_cfg(weights), **_given_fields(variant, pretrained_cfg, pretrained_cfg_overlay)}
     model = model_entrypoint(base)(
         pretrained=True,
-        pretrained_cfg={**built_from, 'state_dict': state_dict},
+        pretrained_cfg={**built_from, 'state_dict': {k: v.as_subclass(_NotCopied) for k, v in state_dict.items()}},
         cache_dir=cache_dir,
         **{**defaults, **kwargs},
     )
     return _describe(model, cfg)
 
 
-def _check_stored_args(stored: Mapping[str, Any], cfg: PretrainedCfg, artifact: Optional[Artifact]) -> None:
+class _NotCopied(Tensor):
+    """A weight on its way into the model: timm makes deep copies of the description that the weights come with."""
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> Tensor:
+        return self
+
+
+def _device(given: Optional[Union[str, torch.device]]) -> torch.device:
+    """Where the model is built: as its arguments say, or where torch makes all tensors."""
+    return torch.get_default_device() if given is None else torch.device(given)
+
+
+def _check_stored_args(stored: Mapping[str, Any], cfg: PretrainedCfg, weights: Optional[Weights]) -> None:
     """Raises TargetError for arguments of a config.json that no base model may be given, or that would build for ever.
 
     timm has merged them into the caller's own, and would pass them on as they are.
     """
-    if artifact and stored == {**artifact.config.base_args, 'base': artifact.config.base}:
+    if weights and stored == {**weights.config.base_args, 'base': weights.config.base}:
         return  # the base was built from these when the artifact was read
     args = {name: value for name, value in stored.items() if name != 'base'}
     base = stored.get('base')
@@ -130,8 +146,8 @@ def _ways_out(variant: str, base: Optional[str]) -> str:
             f"Or use the original: timm.create_model('{base}', pretrained=True).")
 
 
-def _check_base(variant: str, base: Optional[str], artifact: Artifact) -> str:
-    fitted_to = artifact.config.base
+def _check_base(variant: str, base: Optional[str], weights: Weights) -> str:
+    fitted_to = weights.config.base
     if base not in (None, fitted_to):
         raise ArtifactError(
             f"The predictor generates weights of '{fitted_to}', but '{variant}' is '{base}'. "
@@ -144,13 +160,13 @@ def _without_sources(cfg: PretrainedCfg) -> Dict[str, Any]:
     return dataclasses.replace(cfg, state_dict=None, custom_load=False, **cleared).to_dict()
 
 
-def _original_cfg(artifact: Artifact) -> Dict[str, Any]:
+def _original_cfg(weights: Weights) -> Dict[str, Any]:
     """timm's description of the original, as the artifact has it."""
     known = {field.name for field in dataclasses.fields(PretrainedCfg)}
-    unknown = sorted(set(artifact.pretrained_cfg) - known)
+    unknown = sorted(set(weights.pretrained_cfg) - known)
     if unknown:
         raise ArtifactError(f"{CONFIG_NAME} of the predictor has an unknown pretrained_cfg field '{unknown[0]}'.")
-    return _without_sources(PretrainedCfg(**artifact.pretrained_cfg))
+    return _without_sources(PretrainedCfg(**weights.pretrained_cfg))
 
 
 def _given_fields(

@@ -6,6 +6,7 @@ weights (conv1, bn1, layer1.0.conv1, ..., linear), so that their state dicts loa
 from functools import partial
 from typing import Any, Dict, List, Optional, Tuple, Union
 
+import torch
 from timm.layers import create_classifier
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -57,6 +58,8 @@ class ResNetCifar(nn.Module):
         in_chans: Channels of the image.
         global_pool: Pooling before the classifier, as in timm.
         drop_rate: Dropout rate before the classifier.
+        device: Where parameters are; default: torch's.
+        dtype: Of parameters; default: torch's.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class ResNetCifar(nn.Module):
             in_chans: int = 3,
             global_pool: str = 'avg',
             drop_rate: float = 0.,
+            device: Optional[Union[str, torch.device]] = None,
+            dtype: Optional[torch.dtype] = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -92,6 +97,7 @@ class ResNetCifar(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight)
+        self.to(device=device, dtype=dtype)
 
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
         return dict(stem=r'^conv1|bn1', blocks=r'^layer(\d+)' if coarse else r'^layer(\d+)\.(\d+)')
@@ -106,6 +112,7 @@ class ResNetCifar(nn.Module):
         self.num_classes = num_classes
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         self.global_pool, self.linear = create_classifier(self.num_features, num_classes, pool_type=pool_type)
+        self.linear.to(self.conv1.weight)
 
     def _stage(self, stage: nn.Sequential, x: Tensor) -> Tensor:
         if self.grad_checkpointing:

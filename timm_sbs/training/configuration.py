@@ -10,8 +10,8 @@ import yaml
 from timm_sbs.config import OrderingConfig, QuantizationConfig, TargetRule
 from timm_sbs.errors import ConfigError
 from timm_sbs.training.data import DataSettings
-from timm_sbs.training.settings import ENCODING_DEFAULTS, KEPT_PARTS, LINEAR_LAYERS, PACKED_LINEAR_LAYERS, \
-    DistillationSettings, QuantizationSettings, ReconstructionSettings
+from timm_sbs.training.settings import ENCODING_DEFAULTS, KEPT_PARTS, LINEAR_LAYERS, MAX_PLACES, \
+    PACKED_LINEAR_LAYERS, DistillationSettings, QuantizationSettings, ReconstructionSettings
 from timm_sbs.training.synthetic import InversionSettings
 
 __all__ = ['PredictorOptions', 'Settings', 'recipe_names', 'parse_args', 'args_yaml', 'settings_of']
@@ -35,6 +35,7 @@ class PredictorOptions:
     bandwidth: Optional[float] = None
     bandwidth_exponent: Optional[float] = None
     linear_layers: Optional[int] = None
+    max_places: int = MAX_PLACES
 
     def arguments(self, granularity: str, bits: Optional[float]) -> Dict[str, Any]:
         """Arguments of :func:`timm_sbs.training.fit.design`, apart from the size.
@@ -43,7 +44,7 @@ class PredictorOptions:
             ConfigError: A value is out of range, or two do not go together.
         """
         coordinates = self.coordinates or ('path' if granularity == 'layer' else 'grid')
-        ordering = OrderingConfig(granularity, coordinates)
+        ordering = OrderingConfig(granularity, coordinates, self.max_places)
         given = {
             name: getattr(self, name)
             for name in ('num_frequencies', 'layer_bandwidth', 'bandwidth', 'bandwidth_exponent')
@@ -218,7 +219,7 @@ def settings_of(args: argparse.Namespace, packed: Optional[QuantizationConfig] =
     predictor = PredictorOptions(
         rule, args.encoding, args.seed, args.activation, args.storage_dtype, args.kept_bits, args.granularity,
         args.coordinates, args.num_frequencies, args.layer_bandwidth, args.bandwidth, args.bandwidth_exponent,
-        args.linear_layers)
+        args.linear_layers, args.max_places)
     predictor.arguments(args.granularity or 'layer', args.bits)  # checks
     distillation = DistillationSettings(
         steps=args.distillation_steps, output_weight=_pair(args.output_weight, '--output-weight'),

@@ -12,7 +12,7 @@ from timm_sbs.config import EncodingConfig, OrderingConfig, PredictorConfig, Qua
 from timm_sbs.encoding import draw_frequencies
 from timm_sbs.errors import ConfigError
 from timm_sbs.generate import GenerationPlan, make_plan
-from timm_sbs.ordering import Permutations
+from timm_sbs.ordering import Permutations, output_sizes
 from timm_sbs.predictor import Predictor, num_predictor_parameters, predictor_for_budget
 from timm_sbs.targets import TargetSpec, select_targets
 from timm_sbs.training.forecast import forecast_sizes
@@ -103,7 +103,7 @@ def design(
     """
     base, base_args, pretrained_cfg = describe_original(original, model_args)
     specs = select_targets(original, rule)
-    token_sizes = [spec.token_size for spec in specs]
+    token_sizes = output_sizes(specs, ordering)
     features = encoding.feature_width(1 + ordering.num_axes)
     config = SbsConfig(
         base=base,
@@ -163,7 +163,7 @@ def _widest_within(
     each = torch.finfo(getattr(torch, config.storage_dtype)).bits
     if config.quantization:
         each = sum(config.quantization.layer_bits) / len(config.quantization.layer_bits)
-    token_sizes = [spec.token_size for spec in specs]
+    token_sizes = output_sizes(specs, config.ordering)
     fewest = predictor_parameters(with_predictor(smallest_predictor), specs)
     parameters = max(fewest, int((usable - rest) * 8 / each))
     while True:
@@ -176,7 +176,7 @@ def _widest_within(
 
 def predictor_parameters(config: SbsConfig, specs: Sequence[TargetSpec]) -> int:
     """Trained parameters of a configuration's predictor."""
-    return num_predictor_parameters(config.feature_width, [spec.token_size for spec in specs], config.predictor)
+    return num_predictor_parameters(config.feature_width, output_sizes(specs, config.ordering), config.predictor)
 
 
 def start_fit(
@@ -190,7 +190,7 @@ def start_fit(
     torch.manual_seed(seed)
     frequencies = draw_frequencies(config.encoding, config.num_coordinates)
     plan = make_plan(config, specs, permutations, frequencies)
-    predictor = Predictor(config.feature_width, [spec.token_size for spec in specs], config.predictor)
+    predictor = Predictor(config.feature_width, output_sizes(specs, config.ordering), config.predictor)
     return Fit(config, pretrained_cfg, tuple(specs), tuple(permutations), plan, predictor)
 
 

@@ -11,7 +11,7 @@ from timm_sbs.artifact import Artifact, artifact_sizes
 from timm_sbs.base_model import describe_base, kept_names
 from timm_sbs.config import SbsConfig
 from timm_sbs.encoding import draw_frequencies
-from timm_sbs.ordering import Permutations, permutation_shapes
+from timm_sbs.ordering import Permutations, output_sizes, permutation_shapes
 from timm_sbs.predictor import Predictor
 from timm_sbs.targets import TargetSpec
 
@@ -50,7 +50,7 @@ def forecast_sizes(
         The size ledger, with ``config`` (of config.json) and ``total``.
     """
     base_state = describe_base(config.base, config.base_args, pretrained_cfg)
-    predictor = Predictor(config.feature_width, [spec.token_size for spec in specs], config.predictor)
+    predictor = Predictor(config.feature_width, output_sizes(specs, config.ordering), config.predictor)
     generator = torch.Generator().manual_seed(0)
     for parameter in predictor.parameters():
         torch.nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[-1]), generator=generator)

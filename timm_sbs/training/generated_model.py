@@ -73,8 +73,6 @@ class GeneratedModel(nn.Module):
             parameter.requires_grad_(True)
         for index, group in enumerate(plan.groups):
             self.register_buffer(f'place_of_kernel_{index}', group.place_of_kernel, persistent=False)
-            self.register_buffer(
-                f'kernel_of_place_{index}', torch.argsort(group.place_of_kernel), persistent=False)
 
     def train(self, mode: bool = True) -> 'GeneratedModel':
         """As in torch, but statistics that are not to be trained stay as they are, and are used."""
@@ -110,11 +108,11 @@ class GeneratedModel(nn.Module):
         parameters, features = self._predictor_parameters(), self._kernel_features(accelerator)
         for index, group in enumerate(self.plan.groups):
             blocks = []
-            for rows in _blocks(share(group.num_kernels, accelerator)):
+            for rows in _blocks(share(group.num_places, accelerator)):
                 with accelerator.autocast():
                     blocks.append(functional_call(
-                        self.predictor, parameters, (features[index](rows), group.token_size)).float())
-            kernels = gather_shares(torch.cat(blocks), group.num_kernels, accelerator)
+                        self.predictor, parameters, (features[index](rows), group.output_size)).float())
+            kernels = gather_shares(torch.cat(blocks), group.num_places, accelerator)
             weights.update(split_weights(kernels, group, getattr(self, f'place_of_kernel_{index}')))
         return {name: weight.requires_grad_() for name, weight in weights.items()}
 
@@ -136,13 +134,12 @@ class GeneratedModel(nn.Module):
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
         for index, group in enumerate(self.plan.groups):
             gradients = [_gradient(weights[spec.name]) for spec in group.specs]
-            gradient = torch.cat([to_kernels(g, spec) for g, spec in zip(gradients, group.specs)])
-            gradient = gradient[getattr(self, f'kernel_of_place_{index}')]
+            gradient = group.in_place_order(torch.cat([to_kernels(g, spec) for g, spec in zip(gradients, group.specs)]))
             gradient = accelerator.reduce(gradient, reduction='mean')
-            for rows in _blocks(share(group.num_kernels, accelerator)):
+            for rows in _blocks(share(group.num_places, accelerator)):
                 with accelerator.autocast():
                     kernels = functional_call(
-                        self.predictor, leaves, (features[index](rows), group.token_size)).float()
+                        self.predictor, leaves, (features[index](rows), group.output_size)).float()
                 kernels.backward(gradient[rows])
         used = [name for name, leaf in leaves.items() if leaf.grad is not None]
         torch.autograd.backward([parameters[name] for name in used], [leaves[name].grad for name in used])

@@ -74,5 +74,6 @@ def _find(weight: Tensor, spec: TargetSpec, ordering: OrderingConfig) -> Permuta
         except OrderingError:
             pass  # damaged: found anew
     permutations = find_permutations(weight, spec, ordering)
-    store_cached(KIND, key, {str(i): torch.from_numpy(rows).int() for i, rows in enumerate(permutations)})
+    tensors = {str(i): torch.from_numpy(rows).int() for i, rows in enumerate(permutations)}
+    store_cached(KIND, key, tensors, f'{spec.name}, {spec.num_kernels} kernels, {ordering.granularity}')
     return permutations

@@ -35,10 +35,8 @@ def group_targets(plan: GenerationPlan, weights: Mapping[str, Tensor]) -> List[T
     """Kernels of the original model in place order, for each token group: [N, T]."""
     targets = []
     for group in plan.groups:
-        kernels = torch.cat([to_kernels(weights[spec.name].detach().cpu(), spec) for spec in group.specs])
-        in_place_order = torch.empty_like(kernels)
-        in_place_order[group.place_of_kernel] = kernels
-        targets.append(in_place_order)
+        targets.append(group.in_place_order(
+            torch.cat([to_kernels(weights[spec.name].detach().cpu(), spec) for spec in group.specs])))
     return targets
 
 
@@ -51,7 +49,7 @@ def targets_rms(targets: List[Tensor]) -> Tensor:
 def reconstruction_error(predictor: Predictor, plan: GenerationPlan, weights: Mapping[str, Tensor]) -> float:
     """Squared error of all generated weights over their squared norm."""
     generated = generate_weights(predictor, plan)
-    return relative_error([*generated.values()], [weights[name].detach().cpu() for name in generated])
+    return relative_error([*generated.values()], [weights[name].detach() for name in generated])
 
 
 class _ShuffledKernels:
@@ -74,8 +72,8 @@ class _ShuffledKernels:
 
 def _batch_sizes(groups: Tuple[TokenGroup, ...], batch_size: int) -> List[int]:
     """Kernels of each group in one step: in proportion to their number."""
-    total = sum(group.num_kernels for group in groups)
-    return [min(group.num_kernels, math.ceil(batch_size * group.num_kernels / total)) for group in groups]
+    total = sum(group.num_places for group in groups)
+    return [min(group.num_places, math.ceil(batch_size * group.num_places / total)) for group in groups]
 
 
 def reconstruct(
@@ -123,7 +121,7 @@ def reconstruct(
     start = monitor.resume()
     sizes = _batch_sizes(plan.groups, settings.batch_size)
     streams = [
-        _ShuffledKernels(group.num_kernels, size, seed + index).starting_at(start)
+        _ShuffledKernels(group.num_places, size, seed + index).starting_at(start)
         for index, (group, size) in enumerate(zip(plan.groups, sizes))]
     predictor.train()
     with tqdm(total=settings.steps, initial=start, desc='reconstruction', unit='step',
@@ -140,7 +138,7 @@ def reconstruct(
                 if len(rows):
                     part = (y.numel() / values) * (len(rows) / len(batch))
                     with accelerator.autocast():
-                        kernels = functional_call(predictor, parameters, (x(rows), group.token_size)).float()
+                        kernels = functional_call(predictor, parameters, (x(rows), group.output_size)).float()
                     loss = loss + part * reconstruction_loss(kernels, y[rows.to(device)], rms)
             optimizer.zero_grad()
             if loss.requires_grad:  # a process may have no kernel of a small batch

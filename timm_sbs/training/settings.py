@@ -7,7 +7,7 @@ from timm_sbs.config import EncodingConfig
 from timm_sbs.errors import ConfigError
 
 __all__ = [
-    'SCHEDULES', 'KEPT_PARTS', 'ENCODING_DEFAULTS', 'LINEAR_LAYERS', 'PACKED_LINEAR_LAYERS', 'PhaseSettings',
+    'SCHEDULES', 'KEPT_PARTS', 'ENCODING_DEFAULTS', 'MAX_PLACES', 'LINEAR_LAYERS', 'PACKED_LINEAR_LAYERS', 'PhaseSettings',
     'ReconstructionSettings', 'DistillationSettings',
     'QuantizationSettings',
 ]
@@ -30,6 +30,7 @@ ENCODING_DEFAULTS = {
     'path': EncodingConfig(),
     'grid': EncodingConfig(num_frequencies=128, layer_bandwidth=12., bandwidth=1.5),
 }
+MAX_PLACES = 4096
 # Matrix products of a predictor: rounding errors grow from one to the next.
 LINEAR_LAYERS, PACKED_LINEAR_LAYERS = 5, 4
 

@@ -1,0 +1,215 @@
+"""Loading a predictor beside loading the full checkpoint: time, operations, memory, and the link that is worth it.
+
+    python tests/benchmarks/load.py
+
+ResNet-20 is the shipped predictor. No ImageNet predictor is trained yet: those of ResNet-18 and ResNet-50 have the
+right shapes, 15 % of the parameters, 5 bits a weight and random weights, in two orderings, 'axis' (a few kilobytes) and
+'layer' (a path over each layer: most of the file). 'unfolded' is 'axis' with one kernel at each place. All
+checkpoints are local files; the full one is a safetensors file, the int8 one has integers with a step for each row,
+which are turned into floats again. Calls take turns, medians are reported, first loads find an empty cache, and memory
+is measured in a process of its own, above what it has after its imports. The limit is the time that the predictor's
+matrix products alone would take at the rate of one product of its width, measured in the same run. Takes 3 minutes.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import safetensors.torch
+import timm
+import torch
+from common import product_rate, write_results
+
+import timm_sbs  # noqa: F401  (registers models)
+from timm_sbs.artifact import load_artifact, save_artifact
+from timm_sbs.cache import clear_cache
+from timm_sbs.config import OrderingConfig
+from timm_sbs.generate import BLOCK, DEVICE_BLOCK, generate_weights, make_plan
+from timm_sbs.models import embedded_folder
+from timm_sbs.training.environment import environment
+from timm_sbs.training.fit import design, start_fit
+from timm_sbs.training.forecast import random_orderings
+from timm_sbs.training.settings import ENCODING_DEFAULTS, MAX_PLACES, PACKED_LINEAR_LAYERS
+
+VARIANTS = {
+    'layer': OrderingConfig('layer', 'path', MAX_PLACES),
+    'axis': OrderingConfig('axis', 'grid', MAX_PLACES),
+}
+UNFOLDED = OrderingConfig('axis', 'grid')
+REPEATS = 7
+
+
+def write_artifact(folder: Path, model: torch.nn.Module, ordering: OrderingConfig) -> None:
+    config, pretrained_cfg, specs = design(
+        model, pct=15., bits=5., ordering=ordering, encoding=ENCODING_DEFAULTS[ordering.coordinates],
+        linear_layers=PACKED_LINEAR_LAYERS)
+    fit = start_fit(config, pretrained_cfg, specs, random_orderings(specs, config), seed=0)
+    save_artifact(folder, fit.artifact(model, {}))
+
+
+def write_checkpoints(folder: Path, model: torch.nn.Module) -> None:
+    state = model.state_dict()
+    safetensors.torch.save_file(state, folder / 'full.safetensors')
+    integers = {}
+    for name, tensor in state.items():
+        if tensor.dim() > 1:
+            step = tensor.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+            rounded = tensor / step.view(-1, *(1,) * (tensor.dim() - 1))
+            integers[name], integers[f'{name}.step'] = rounded.round().to(torch.int8), step
+        else:
+            integers[name] = tensor
+    safetensors.torch.save_file(integers, folder / 'int8.safetensors')
+
+
+def load_int8(name: str, path: Path) -> torch.nn.Module:
+    tensors = safetensors.torch.load_file(path)
+    model = timm.create_model(name)
+    model.load_state_dict({
+        key: tensor.float() * tensors[f'{key}.step'].view(-1, *(1,) * (tensor.dim() - 1))
+        if tensor.dtype == torch.int8 else tensor for key, tensor in tensors.items() if not key.endswith('.step')})
+    return model
+
+
+def seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def peak_memory(code: str) -> int:
+    """Bytes of the largest resident set while ``code`` runs, above those after imports."""
+    program = (
+        'import re, sys, timm, timm_sbs, torch\n'
+        'import timm_sbs.artifact, tqdm.auto\n'
+        'timm.create_model("resnet20_cifar10")\n'
+        'status = lambda key: int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024\n'
+        'open("/proc/self/clear_refs", "w").write("5")\n'
+        f'before = status("VmRSS")\nmodel = {code}\nprint(status("VmHWM") - before)')
+    shown = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
+    return int(shown.stdout)
+
+
+def operations(artifact: Any, plan: Any) -> int:
+    """Floating-point operations of a generation's matrix products."""
+    trunk = sum(layer.weight.numel() for layer in artifact.predictor.trunk)
+    return sum(
+        2 * group.num_places * (trunk + artifact.predictor.heads[str(group.output_size)].weight.numel())
+        for group in plan.groups)
+
+
+def generation(folder: Path, device: torch.device, block: int, repeats: int = REPEATS) -> Dict[str, Any]:
+    """Time of generating alone, beside the fewest seconds that its products could take."""
+    artifact = load_artifact(folder)
+    plan = make_plan(artifact.config, artifact.specs, artifact.permutations, artifact.frequencies)
+    artifact.predictor.to(device)
+
+    def generate() -> None:
+        generate_weights(artifact.predictor, plan)
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+
+    times = [seconds(generate) for _ in range(1 + repeats)][1:]
+    flop, rate = operations(artifact, plan), product_rate(block, artifact.config.predictor.width, device)
+    return {
+        'places': sum(group.num_places for group in plan.groups),
+        'kernels': sum(len(group.place_of_kernel) for group in plan.groups),
+        'gflop': round(flop / 1e9, 1), 'ms': round(1000 * statistics.median(times), 1),
+        'limit_ms': round(1000 * flop / rate, 1), 'matrix_product_gflops': round(rate / 1e9, 1),
+        'share_of_limit': round(flop / rate / statistics.median(times), 2)}
+
+
+def bfloat16_error(folder: Path) -> float:
+    """Squared error over squared norm of kernels that are generated in bfloat16."""
+    artifact = load_artifact(folder)
+    plan = make_plan(artifact.config, artifact.specs, artifact.permutations, artifact.frequencies)
+    group = plan.groups[0]
+    features = plan.features(group)
+    exact = artifact.predictor(features, group.output_size)
+    rough = artifact.predictor.bfloat16()(features.bfloat16(), group.output_size).float()
+    return float((rough - exact).square().sum() / exact.square().sum())
+
+
+def mbit_per_second(more_bytes: int, more_seconds: float) -> float:
+    """Link speed below which ``more_bytes`` take longer than ``more_seconds``."""
+    return round(8 * more_bytes / 1e6 / max(more_seconds, 1e-9), 1)
+
+
+def measure(name: str, folders: Dict[str, Path], checkpoints: Path) -> Dict[str, Any]:
+    full, int8 = checkpoints / 'full.safetensors', checkpoints / 'int8.safetensors'
+
+    def first(folder: Path) -> Callable[[], None]:
+        def call() -> None:
+            timm.create_model(f'local-dir:{folder}', pretrained=True)
+        return call
+
+    def load_full() -> None:
+        timm.create_model(name, checkpoint_path=full)
+
+    times: Dict[str, List[float]] = {}
+    for _ in range(REPEATS):
+        times.setdefault('full', []).append(seconds(load_full))
+        times.setdefault('int8', []).append(seconds(lambda: load_int8(name, int8)))
+        for key, folder in folders.items():
+            clear_cache()
+            times.setdefault(f'{key}, first', []).append(seconds(first(folder)))
+            times.setdefault(f'{key}, second', []).append(seconds(first(folder)))
+            times.setdefault('full', []).append(seconds(load_full))
+    median = {key: statistics.median(values) for key, values in times.items()}
+    model_bytes = sum(t.nbytes for t in timm.create_model(name).state_dict().values())
+    result: Dict[str, Any] = {
+        'full_bytes': full.stat().st_size, 'full_ms': round(1000 * median['full'], 1),
+        'int8_bytes': int8.stat().st_size, 'int8_ms': round(1000 * median['int8'], 1),
+        'model_mb': round(model_bytes / 1e6, 1)}
+    for key, folder in folders.items():
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        later, again = median[f'{key}, first'], median[f'{key}, second']
+        clear_cache()
+        peak = peak_memory(f'timm.create_model("local-dir:{folder}", pretrained=True)')
+        result[key] = {
+            'bytes': size, 'first_ms': round(1000 * later, 1), 'first_over_full': round(later / median['full'], 2),
+            'second_ms': round(1000 * again, 1), 'second_over_full': round(again / median['full'], 2),
+            'generation': generation(folder, torch.device('cpu'), BLOCK),
+            'peak_mb': round(peak / 1e6, 1), 'peak_mb_above_model': round((peak - model_bytes) / 1e6, 1),
+            'faster_than_full_below_mbit': mbit_per_second(full.stat().st_size - size, later - median['full']),
+            'faster_than_int8_below_mbit': mbit_per_second(int8.stat().st_size - size, later - median['int8'])}
+        if torch.cuda.is_available():
+            result[key]['cuda'] = generation(folder, torch.device('cuda'), DEVICE_BLOCK)
+    return result
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    results: Dict[str, Any] = {'command': 'python tests/benchmarks/load.py', 'seed': 0, 'repeats': REPEATS,
+                               'max_places': MAX_PLACES, 'networks': {}}
+    with tempfile.TemporaryDirectory() as place:
+        os.environ['TIMM_SBS_CACHE'] = f'{place}/cache'
+        for name in ('resnet20_cifar10', 'resnet18', 'resnet50'):
+            checkpoints = Path(place) / name
+            checkpoints.mkdir()
+            torch.manual_seed(0)
+            model = timm.create_model(name).eval()
+            write_checkpoints(checkpoints, model)
+            folders = {key: checkpoints / key for key in VARIANTS}
+            if name == 'resnet20_cifar10':
+                folders = {'shipped': embedded_folder('sbs_resnet20_cifar10_42pct')}
+            else:
+                for key, ordering in VARIANTS.items():
+                    write_artifact(folders[key], model, ordering)
+            results['networks'][name] = measure(name, folders, checkpoints)
+            if name == 'resnet18':
+                write_artifact(checkpoints / 'unfolded', model, UNFOLDED)
+                results['networks'][name]['unfolded'] = generation(
+                    checkpoints / 'unfolded', torch.device('cpu'), BLOCK, repeats=1)
+            print(name, json.dumps(results['networks'][name], indent=1), flush=True)
+        results['bfloat16_error'] = bfloat16_error(embedded_folder('sbs_resnet20_cifar10_42pct'))
+    write_results('load', {**results, **environment()})
+
+
+if __name__ == '__main__':
+    main()

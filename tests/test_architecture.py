@@ -12,7 +12,7 @@ ROOMS = [
     'errors', '_timm', 'files', 'cache', 'config', 'base_model', 'targets', 'entropy', 'packing', 'ordering',
     'path_search', 'paths', 'encoding', 'predictor', 'generate', 'quantization', 'sizes', 'layout', 'artifact', 'bits',
     'repack', 'weights', 'evaluation', 'hub', 'models.resnet_cifar', 'models._load', 'models.entries', 'models', 'cards',
-    'publish', '', 'demo', 'info', 'export', 'training', 'training.environment', 'training.settings',
+    'publish', '', 'demo', 'info', 'export', 'plots', 'training', 'training.environment', 'training.settings',
     'training.optimizer', 'training.sharing', 'training.losses', 'training.kept', 'training.feature_maps',
     'training.original', 'training.forecast', 'training.batches', 'training.data', 'training.synthetic',
     'training.configuration', 'training.arguments', 'training.monitor', 'training.orderings', 'training.features',
@@ -21,7 +21,8 @@ ROOMS = [
     'training.phases', 'training.plan', 'cli', '__main__',
 ]
 ONLY_IN = {
-    'accelerate': ('training.',), 'constriction': ('entropy',), 'numba': ('path_search',), 'scipy': ('paths',),
+    'accelerate': ('training.',), 'constriction': ('entropy',), 'matplotlib': ('plots',), 'numba': ('path_search',),
+    'scipy': ('paths',),
     'torchvision': ('training.data',), 'yaml': ('training.configuration',),
 }
 

@@ -72,6 +72,20 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument('arguments', nargs=argparse.REMAINDER, help='its arguments')
     run.set_defaults(run=_run)
 
+    plot = commands.add_parser(
+        'plot', help='draw a picture of a predictor, a training run or a results file',
+        description="Draw where a predictor's bytes are (ledger), kernels of a layer along their path, original and "
+                    'generated (kernels), the curves of a training run (curves), or what is in a file of '
+                    'tests/benchmarks/results (accuracy, spectrum, ablation).')
+    plot.add_argument('source', help='as for info, the output folder of train_sbs.py, or a results file')
+    plot.add_argument('output', help='picture to write, such as ledger.svg or ledger.png')
+    plot.add_argument('--kind', choices=['ledger', 'kernels', 'curves', 'accuracy', 'spectrum', 'ablation'],
+                      help='(default: the first that the source has something for)')
+    plot.add_argument('--theme', choices=['light', 'dark'], default='light', help='(default: %(default)s)')
+    plot.add_argument('--original', metavar='FILE', help="original weights, for 'kernels' (default: timm's)")
+    plot.add_argument('--layer', metavar='NAME', help="generated weight that 'kernels' shows (default: the largest)")
+    plot.set_defaults(run=_plot)
+
     cache = commands.add_parser(
         'cache', help='list or clear what is kept between runs',
         description='Generated weights and kernel orderings are kept beside the cache of the Hub, up to 2 GB of each, '
@@ -145,6 +159,17 @@ def _pack(args: argparse.Namespace) -> None:
     print(describe_artifact(find_folder(args.output)))
     print(f"the generated weights change by {100 * results['packing_error']:.3g} % of their squared norm; measure the "
           f"accuracy with: timm-sbs eval local-dir:{args.output} --data-dir DIR")
+
+
+def _plot(args: argparse.Namespace) -> None:
+    from timm_sbs.info import find_folder
+    from timm_sbs.plots import plot
+
+    source = Path(args.source)
+    if not (source.suffix == '.json' and source.is_file()) and not source.is_dir():
+        source = find_folder(args.source)
+    kind = plot(source, args.output, args.kind, args.theme, args.original, args.layer)
+    print(f'wrote {args.output} ({kind})')
 
 
 def _cache(args: argparse.Namespace) -> None:

@@ -29,15 +29,15 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple
 import numpy as np
 import timm
 import torch
-from common import HERE, RESNET20, write_results
+from common import HERE, RESNET20, rounded_by_channel, write_results
 from rounded_model import RoundedModel
 from safetensors.torch import load_file
 from torch import Tensor
 
 from timm_sbs.artifact import read_config
-from timm_sbs.entropy import encode_integers
 from timm_sbs.evaluation import evaluate
 from timm_sbs.models import embedded_folder
+from timm_sbs.plots import plot
 from timm_sbs.training.data import DataSettings, eval_loader, train_batches
 from timm_sbs.training.distillation import distill
 from timm_sbs.training.environment import environment
@@ -79,19 +79,7 @@ def ours(network: str, images: Batches) -> Iterator[Dict[str, Any]]:
 
 def rounded(network: str, state: Mapping[str, Tensor], images: Batches) -> Iterator[Dict[str, Any]]:
     for bits in range(8, 2, -1):
-        arrays, other, decoded = [], 0, {}
-        for name, tensor in state.items():
-            if tensor.dim() < 2:
-                decoded[name] = tensor.half().float()
-                other += 2 * tensor.numel()
-                continue
-            rows = tensor.flatten(1)
-            steps = (rows.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)).clamp(min=1e-8).half().float()
-            integers = (rows / steps).round()
-            decoded[name] = (integers * steps).view_as(tensor)
-            arrays.append(integers.long().numpy())
-            other += 2 * len(rows)
-        size = len(encode_integers(arrays)) + other
+        decoded, size = rounded_by_channel(state, bits)
         yield point('rounding + coding', f'{bits} bits by channel', size, top1(
             with_state(network, decoded), images, f'{bits} bits'))
 
@@ -192,33 +180,6 @@ def bytes_at(points: List[Mapping[str, Any]], method: str, accuracy: float) -> A
     return round(size + share * (best_above[0] - size))
 
 
-def draw(results: Mapping[str, Any], path: Path) -> None:
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import StrMethodFormatter
-
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
-    for axis, (network, entry) in zip(axes, results['networks'].items()):
-        methods = list(dict.fromkeys(p['method'] for p in entry['points']))
-        for method in methods:
-            curve = sorted((p['bytes'] / 1000, p['top1']) for p in entry['points'] if p['method'] == method)
-            mine = method == 'ours'
-            axis.plot(*zip(*curve), 'o-' if len(curve) > 1 else 'o', label=method, zorder=3 if mine else 2,
-                      linewidth=2.5 if mine else 1.2, markersize=7 if mine else 4)
-        axis.axhline(entry['original']['top1'], color='grey', linewidth=0.8, linestyle=':')
-        axis.set_xscale('log', base=2)
-        axis.xaxis.set_major_formatter(StrMethodFormatter('{x:,.0f}'))
-        axis.set_ylim(entry['original']['top1'] - 4, entry['original']['top1'] + 0.4)
-        axis.set_xlabel('whole file, kB')
-        size, accuracy = (entry['original'][key] for key in ('bytes', 'top1'))
-        axis.set_title(f"ResNet-{network.removeprefix('resnet')} ({size / 1000:,.0f} kB, {accuracy:.2f} %)")
-        axis.grid(alpha=0.3, which='both')
-    axes[0].set_ylabel('CIFAR-10 top-1, %')
-    axes[0].legend(loc='lower right', fontsize=8)
-    figure.savefig(path, dpi=110)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-dir', required=True)
@@ -266,7 +227,7 @@ def main() -> None:
         **environment(torch.device('cpu'), 1),
         'networks': networks}
     write_results(NAME, results)
-    draw(results, HERE / 'results' / f'{NAME}.png')
+    plot(HERE / 'results' / f'{NAME}.json', HERE / 'results' / f'{NAME}.png')
 
 
 if __name__ == '__main__':

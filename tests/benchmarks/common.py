@@ -1,12 +1,14 @@
-"""What the benchmarks share: original weights, NeRN's configuration, the rate of matrix products, and results."""
+"""What the benchmarks share: original weights, NeRN's configuration, roundings, rates, and results."""
 import json
 import time
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Dict, Mapping, Tuple
 
 import torch
+from torch import Tensor
 
 from timm_sbs.config import EncodingConfig, OrderingConfig
+from timm_sbs.entropy import encode_integers
 
 HERE = Path(__file__).parent
 RESNET20 = HERE.parent / 'data' / 'resnet20_cifar10.safetensors'
@@ -26,6 +28,23 @@ def product_rate(rows: int, width: int, device: torch.device = torch.device('cpu
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return 2 * rows * width ** 2 / min(seconds)
+
+
+def rounded_by_channel(state: Mapping[str, Tensor], bits: int) -> Tuple[Dict[str, Tensor], int]:
+    """A state dict with weights rounded by output channel and all else as float16, and its bytes, entropy-coded."""
+    arrays, other, decoded = [], 0, {}
+    for name, tensor in state.items():
+        if tensor.dim() < 2:
+            decoded[name] = tensor.half().float()
+            other += 2 * tensor.numel()
+            continue
+        rows = tensor.flatten(1)
+        steps = (rows.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)).clamp(min=1e-8).half().float()
+        integers = (rows / steps).round()
+        decoded[name] = (integers * steps).view_as(tensor)
+        arrays.append(integers.long().numpy())
+        other += 2 * len(rows)
+    return decoded, len(encode_integers(arrays)) + other
 
 
 def write_results(name: str, results: Mapping[str, Any]) -> None:

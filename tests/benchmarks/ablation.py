@@ -1,0 +1,163 @@
+"""What each part of the method contributes: one configuration of train_sbs.py for every question, three seeds each.
+
+    python tests/benchmarks/ablation.py --network resnet20 --weights FILE --data-dir CIFAR10
+
+'parameters': predictors of 20 % of the network's parameters, reconstruction alone. 'bytes': packed at 5 bits to whole
+files of a given size, with rounding in the last third of the steps. 'distilled': the main ones of the first list, with
+300 steps of distillation more (the quick recipe). Everything is measured as a user loads it from the written files.
+Bandwidths of every exponent are the best of three, around that with which a layer of 1,536 kernels gets the same one as
+by default; NeRN's learning rate, 0.02, was the best of four. Rows that the results file has already are not measured
+again, so that a run that was stopped goes on. Takes two hours for ResNet-20 and four for ResNet-56 on one thread.
+"""
+import argparse
+import json
+import os
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import timm
+from common import HERE, write_results
+
+from timm_sbs.artifact import read_config
+from timm_sbs.evaluation import evaluate
+from timm_sbs.training.data import DataSettings, eval_loader
+from timm_sbs.training.environment import environment
+
+os.environ['TIMM_SBS_CACHE'] = 'off'
+sys.path.insert(0, str(HERE.parents[1]))
+import train_sbs  # noqa: E402
+
+NERN = '--coordinates grid --encoding positional --activation relu'
+MAIN = {
+    'UOS and UOS-RFF': '',
+    'UOS alone': '--encoding positional',
+    'UOS-RFF alone': '--granularity none',
+    'neither': '--granularity none --encoding positional',
+    'NeRN, cross-filter': f'{NERN} --granularity layer',
+    'axis': '--granularity axis',
+}
+OTHERS = {
+    'NeRN, no order': f'{NERN} --granularity none',
+    'NeRN, in-filter': f'{NERN} --granularity filter',
+    'filter': '--granularity filter',
+    'sine': '--activation sine',
+    'ReLU': '--activation relu',
+    **{f'{n} linear layers': f'--linear-layers {n}' for n in (3, 4, 6, 8)},
+}
+EXPONENTS = (0., 0.25, 0.75, 1.)  # 0.5 is the default
+FACTORS = (0.5, 1., 2.)
+USUAL_KERNELS = 1536
+GRANULARITIES = ('layer', 'filter', 'axis', 'none')
+BUDGETS = {'resnet20': ('49k', '64k', '80k', '110k'), 'resnet56': ('120k', '160k', '240k', '340k')}
+AT_EQUAL_BYTES = {'UOS alone': '--granularity layer --encoding positional',
+                  'neither': '--granularity none --encoding positional'}
+
+Row = Dict[str, Any]
+
+
+class Ablation:
+    """Rows of a results file, and what is needed to measure more of them."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.name = f'ablation_{args.network}'
+        path = HERE / 'results' / f'{self.name}.json'
+        self.rows: List[Row] = json.loads(path.read_text())['rows'] if path.exists() else []
+        self.base = f'{args.network}_cifar10'
+        cfg = timm.get_pretrained_cfg(self.base).to_dict()
+        self.batches = list(eval_loader(DataSettings(args.data_dir, batch_size=250, workers=1), cfg))
+
+    def fit(self, flags: str, seed: int, steps: int) -> Optional[Row]:
+        """Run the trainer and measure what it wrote; None if it refused."""
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            status = train_sbs.main([
+                '--model', self.base, '--initial-checkpoint', self.args.weights, '--pct', '20', '--max-places', '0',
+                '--reconstruction-steps', str(steps), *shlex.split(flags), '--seed', str(seed), '--output', folder])
+            if status:
+                return None
+            seconds = time.perf_counter() - started
+            config, _ = read_config(folder)
+            model = timm.create_model(f'local-dir:{folder}', pretrained=True)
+            return {
+                'parameters': config.sizes['predictor_parameters'], 'width': config.predictor.width,
+                'bytes': sum((Path(folder) / name).stat().st_size for name in ('config.json', 'model.safetensors')),
+                'ordering_bytes': config.sizes['ordering'],
+                'error': round(config.results['reconstruction_error'], 4),
+                'top1': round(evaluate(model, self.batches).top1, 2), 'seconds': round(seconds, 1)}
+
+    def measure(self, regime: str, name: str, flags: str, seed: int, steps: int) -> None:
+        key = dict(regime=regime, name=name, seed=seed)
+        if any(all(row[k] == v for k, v in key.items()) for row in self.rows):
+            return
+        found = self.fit(flags, seed, steps)
+        self.rows.append({**key, 'flags': flags, **(found or {'refused': True})})
+        print(self.rows[-1], flush=True)
+        self.write()
+
+    def write(self) -> None:
+        summary: Dict[str, Dict[str, Row]] = {}
+        for regime, name in dict.fromkeys((row['regime'], row['name']) for row in self.rows):
+            rows = [r for r in self.rows if (r['regime'], r['name']) == (regime, name) and 'error' in r]
+            if rows:
+                summary.setdefault(regime, {})[name] = {
+                    'seeds': len(rows), 'parameters': rows[0]['parameters'],
+                    'bytes': round(statistics.mean(r['bytes'] for r in rows)),
+                    **{what: round(statistics.mean(r[what] for r in rows), 4) for what in ('error', 'top1')},
+                    **{f'{what}_spread': round(max(r[what] for r in rows) - min(r[what] for r in rows), 4)
+                       for what in ('error', 'top1')}}
+        write_results(self.name, {
+            'command': f'python tests/benchmarks/ablation.py --network {self.args.network} --weights FILE '
+                       f'--data-dir CIFAR10',
+            'steps': self.args.steps, 'distillation_steps': 300, 'pct': 20, 'bits': 5, 'rows': self.rows,
+            'summary': summary, **environment()})
+
+    def bandwidths(self) -> Iterator[Tuple[str, str]]:
+        """Name and flags of each exponent with the best of its bandwidths, found in a third of the steps."""
+        for exponent in EXPONENTS:
+            trials = {}
+            for factor in FACTORS:
+                c = factor * USUAL_KERNELS ** (0.5 - exponent)
+                flags = f'--bandwidth-exponent {exponent:g} --bandwidth {c:.4g}'
+                self.measure('bandwidth trials', flags, flags, 0, self.args.steps // 3)
+                trials[flags] = next(r['error'] for r in self.rows if r['name'] == flags)
+            yield f'p = {exponent:g}', min(trials, key=trials.get)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--network', required=True, choices=[*BUDGETS])
+    parser.add_argument('--weights', required=True)
+    parser.add_argument('--data-dir', required=True)
+    parser.add_argument('--steps', type=int, default=1500, help='of reconstruction')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--regimes', nargs='+', default=['parameters', 'bytes', 'distilled'])
+    args = parser.parse_args()
+    ablation = Ablation(args)
+    for seed in args.seeds:
+        if 'parameters' in args.regimes:
+            for name, flags in {**MAIN, **OTHERS, **dict(ablation.bandwidths())}.items():
+                ablation.measure('parameters', name, flags, seed, args.steps)
+        if 'bytes' in args.regimes:
+            rounded = f'--bits 5 --quantization-steps {args.steps // 3}'
+            for budget in BUDGETS[args.network]:
+                for name in GRANULARITIES:
+                    ablation.measure(f'{budget} bytes', name, f'--bytes {budget} --granularity {name} {rounded}', seed,
+                                     args.steps - args.steps // 3)
+            budget = BUDGETS[args.network][-1]
+            for name, flags in AT_EQUAL_BYTES.items():
+                ablation.measure(f'{budget} bytes', name, f'--bytes {budget} {flags} {rounded}', seed,
+                                 args.steps - args.steps // 3)
+        if 'distilled' in args.regimes:
+            for name, flags in MAIN.items():
+                ablation.measure('distilled', name, f'{flags} --recipe quick --data-dir {args.data_dir} --workers 1',
+                                 seed, args.steps)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,186 @@
+"""The spectral bias, measured: what frequencies a predictor learns when, and which its tangent kernel has room for.
+
+    python tests/benchmarks/spectrum.py
+
+1. Bands. Kernels of ResNet-20's layers of 4,096 kernels stand along their paths; a network's error is their difference
+   from the original, seen as a signal along the path and split into octaves of its Fourier transform. Squared error over
+   squared norm in each band, over training steps, for UOS and UOS-RFF and for NeRN's configuration (cross-filter order),
+   both with 20 % of the parameters and measured along the same paths.
+2. Tangent kernels (NTK) of small networks of a coordinate t, before UOS-RFF (the network reads t) and after (it reads
+   random Fourier features of t at bandwidth s): eigenvalues of the empirical kernel on 256 places, over their sum, beside
+   those of the kernel of infinite width. Theory: the kernel of a ReLU network of one coordinate decays with frequency k
+   as k^-2 (arXiv 1905.12173), whatever its depth; random features turn the coordinate into a correlation of
+   exp(-(2 pi s dt)^2 / 2) (arXiv 2006.10739), so that frequencies up to about s have nearly equal eigenvalues.
+
+Takes 3 minutes on one thread.
+"""
+import argparse
+import math
+from typing import Any, Dict, List
+
+import numpy as np
+import timm
+import torch
+from common import NERN, RESNET20, write_results
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+from timm_sbs.config import OrderingConfig
+from timm_sbs.generate import generate_weights
+from timm_sbs.ordering import kernel_at_place
+from timm_sbs.targets import TargetSpec, to_kernels
+from timm_sbs.training.environment import environment
+from timm_sbs.training.fit import design, start_fit
+from timm_sbs.training.monitor import Monitor
+from timm_sbs.training.orderings import find_orderings
+from timm_sbs.training.reconstruction import reconstruct
+from timm_sbs.training.settings import ReconstructionSettings
+
+LENGTH = 4096  # kernels of the layers that are looked at
+LOOKS = (10, 20, 40, 80, 160, 320, 640, 1280)
+PLACES = 256  # of the tangent kernels
+WIDTH, DEPTH = 512, 3  # of their networks: width of hidden layers, linear layers
+BANDWIDTHS = (4., 16.)
+DRAWS = 4  # of networks, over which kernels are averaged
+
+
+def band_powers(signal: Tensor) -> Tensor:
+    """Power in each octave of frequency, [1, 2), [2, 4), ... cycles over the path, of a signal [N, T]."""
+    power = torch.fft.rfft(signal.double(), dim=0).abs().square().sum(1)
+    edges = [1 << octave for octave in range(int(math.log2(len(signal))))]
+    return torch.stack([power[low:2 * low].sum() for low in edges])
+
+
+class BandErrors(Monitor):
+    """Looks at the generated weights at some steps."""
+
+    def __init__(self, fit: Any, weights: Dict[str, Tensor], paths: Dict[str, Tensor]) -> None:
+        self.fit, self.weights, self.paths = fit, weights, paths
+        self.rows: List[Dict[str, Any]] = []
+
+    def step_done(self, step: int) -> None:
+        if step not in LOOKS:
+            return
+        found = generate_weights(self.fit.predictor, self.fit.plan)
+        specs = {spec.name: spec for spec in self.fit.specs}
+        error = norm = 0
+        for name, path in self.paths.items():
+            target = to_kernels(self.weights[name], specs[name])[path]
+            error = error + band_powers(to_kernels(found[name], specs[name])[path] - target)
+            norm = norm + band_powers(target)
+        self.rows.append({'step': step, 'errors': [round(float(e), 4) for e in error / norm]})
+        print(self.rows[-1], flush=True)
+
+
+def bands() -> Dict[str, Any]:
+    model = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20).requires_grad_(False).eval()
+    weights = model.state_dict()
+    result: Dict[str, Any] = {'first_frequency_of_band': [1 << octave for octave in range(int(math.log2(LENGTH)))]}
+    paths: Dict[str, Tensor] = {}
+    for name, settings in (('UOS and UOS-RFF', {}), ("NeRN's configuration", NERN)):
+        config, cfg, specs = design(model, **settings)
+        permutations = find_orderings(model, specs, config.ordering)
+        if not paths:
+            paths = {
+                spec.name: torch.from_numpy(kernel_at_place(permutation, spec, OrderingConfig()))
+                for spec, permutation in zip(specs, permutations) if spec.num_kernels == LENGTH}
+        fit = start_fit(config, cfg, specs, permutations, seed=0)
+        monitor = BandErrors(fit, weights, paths)
+        reconstruct(fit.predictor, fit.plan, weights, ReconstructionSettings(steps=LOOKS[-1]), monitor=monitor)
+        result[name] = monitor.rows
+    return result
+
+
+def network(features: int, seed: int) -> nn.Sequential:
+    """ReLU network in the parametrization of the theory: weights and biases of unit variance, scaled by their fan-in."""
+    torch.manual_seed(seed)
+    widths = [features, *(WIDTH,) * (DEPTH - 1), 1]
+    layers: List[nn.Module] = []
+    for fan_in, fan_out in zip(widths[:-1], widths[1:]):
+        linear = nn.Linear(fan_in, fan_out)
+        nn.init.normal_(linear.weight, std=math.sqrt(2 / fan_in))
+        nn.init.normal_(linear.bias, std=0.1)
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def empirical_kernel(inputs: Tensor) -> Tensor:
+    """Tangent kernel [N, N] of networks that read ``inputs`` [N, F], each layer's part over its fan-in."""
+    total = torch.zeros(len(inputs), len(inputs))
+    for seed in range(DRAWS):
+        net = network(inputs.shape[1], seed)
+        parameters = {name: p.detach() for name, p in net.named_parameters()}
+
+        def output(values: Dict[str, Tensor], x: Tensor) -> Tensor:
+            return functional_call(net, values, (x[None],))[0, 0]
+
+        gradients = vmap(jacrev(output), (None, 0))(parameters, inputs)
+        for name, gradient in gradients.items():
+            fan_in = net.get_parameter(name.replace('bias', 'weight')).shape[1]
+            scale = 2 / fan_in if name.endswith('weight') else 0.01
+            flat = gradient.flatten(1)
+            total += scale * flat @ flat.T / DRAWS
+    return total
+
+
+def theoretical_kernel(covariance: Tensor) -> Tensor:
+    """The same for infinite width, from inner products of the inputs over their number [N, N] (arXiv 1806.07572)."""
+    sigma = 2 * covariance + 0.01
+    kernel = sigma.clone()
+    for _ in range(DEPTH - 1):
+        norm = sigma.diagonal().sqrt()
+        cosine = (sigma / norm[:, None] / norm).clamp(-1, 1)
+        angle = torch.acos(cosine)
+        derivative = (math.pi - angle) / math.pi
+        sigma = norm[:, None] * norm * (torch.sin(angle) + (math.pi - angle) * cosine) / math.pi + 0.01
+        kernel = sigma + kernel * derivative
+    return kernel
+
+
+def spectrum(kernel: Tensor) -> np.ndarray:
+    """Share of each frequency, 1, 2, ..., of the kernel's trace without the constant, largest to the slowest first."""
+    n = len(kernel)
+    t = torch.arange(n, dtype=torch.float64)[:, None] + 0.5
+    waves = torch.cos(math.pi * torch.arange(1, n) * t / n) * math.sqrt(2 / n)  # half periods, free at both ends
+    powers = (waves * (kernel.double() @ waves)).sum(0)
+    return (powers / powers.sum()).numpy()
+
+
+def tangent_kernels() -> Dict[str, Any]:
+    t = torch.arange(PLACES) / PLACES
+    inputs = {'before': (2 * t - 1)[:, None]}
+    covariances = {'before': inputs['before'] @ inputs['before'].T}
+    for s in BANDWIDTHS:
+        b = torch.randn(64, generator=torch.Generator().manual_seed(0))
+        angles = 2 * math.pi * s * t[:, None] * b
+        key = f'after, s = {s:g}'
+        inputs[key] = torch.cat([angles.sin(), angles.cos()], dim=1)
+        covariances[key] = 0.5 * torch.exp(-0.5 * (2 * math.pi * s * (t[:, None] - t)).square())
+    result: Dict[str, Any] = {'places': PLACES, 'width': WIDTH, 'linear_layers': DEPTH, 'draws': DRAWS}
+    for key in inputs:
+        found, expected = spectrum(empirical_kernel(inputs[key])), spectrum(theoretical_kernel(covariances[key]))
+        k = np.arange(1, PLACES)
+        middle = slice(4, 64)
+        result[key] = {
+            'empirical': [float(f'{v:.3g}') for v in found], 'theory': [float(f'{v:.3g}') for v in expected],
+            'slope': {name: round(float(np.polyfit(np.log(k[middle]), np.log(np.abs(v[middle])), 1)[0]), 2)
+                      for name, v in (('empirical', found), ('theory', expected))},
+            'half_of_the_trace_below': {
+                name: float(k[np.searchsorted(np.cumsum(v), 0.5)] / 2)
+                for name, v in (('empirical', found), ('theory', expected))},
+            'log_correlation': round(float(np.corrcoef(np.log(np.abs(found[:128])), np.log(np.abs(expected[:128])))[
+                0, 1]), 3)}
+        print(key, {k: v for k, v in result[key].items() if k not in ('empirical', 'theory')}, flush=True)
+    return result
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    results = {'command': 'python tests/benchmarks/spectrum.py', 'seed': 0, 'steps': LOOKS[-1]}
+    results['tangent_kernels'] = tangent_kernels()
+    results['bands'] = bands()
+    write_results('spectrum', {**results, **environment()})
+
+
+if __name__ == '__main__':
+    main()

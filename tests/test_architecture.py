@@ -11,8 +11,8 @@ PACKAGE = Path(timm_sbs.__file__).parent
 ROOMS = [
     'errors', '_timm', 'files', 'cache', 'config', 'base_model', 'targets', 'entropy', 'packing', 'ordering',
     'path_search', 'paths', 'encoding', 'predictor', 'generate', 'quantization', 'sizes', 'layout', 'artifact', 'bits',
-    'repack', 'weights', 'evaluation', 'hub', 'models.resnet_cifar', 'models._load', 'models.entries', 'models', 'cards',
-    'publish', '', 'demo', 'info', 'export', 'plots', 'training', 'training.environment', 'training.settings',
+    'repack', 'weights', 'evaluation', 'hub', 'models.resnet_cifar', 'models._load', 'models.entries', 'models',
+    'cards', 'publish', '', 'demo', 'info', 'export', 'plots', 'training', 'training.environment', 'training.settings',
     'training.optimizer', 'training.sharing', 'training.losses', 'training.kept', 'training.feature_maps',
     'training.original', 'training.forecast', 'training.batches', 'training.data', 'training.synthetic',
     'training.configuration', 'training.arguments', 'training.monitor', 'training.orderings', 'training.features',

@@ -55,7 +55,8 @@ def test_a_folded_layer_is_encoded_like_one_of_as_many_kernels_as_it_has_places(
     x = encoding.coordinates(SPECS, folded, EncodingConfig(bandwidth=1., bandwidth_exponent=0.5))
     assert [len(part) for part in x] == [16, 8]
     assert x[1][:, 1].tolist() == pytest.approx([place / math.sqrt(8) for place in range(8)])
-    rows = encoding.coordinates(SPECS, OrderingConfig('none', 'grid', max_places=10), EncodingConfig(bandwidth_exponent=1.))
+    grid = OrderingConfig('none', 'grid', max_places=10)
+    rows = encoding.coordinates(SPECS, grid, EncodingConfig(bandwidth_exponent=1.))
     assert rows[0].tolist() == [[0., 0., column] for column in range(4)]
     assert rows[1].tolist() == [[2., row, column] for row in range(2) for column in range(4)]
 

@@ -159,7 +159,8 @@ def test_the_cache_command_lists_and_clears(artifact_folder, capsys, monkeypatch
     size = cache_entries()[0].size
     assert cli.main(['cache']) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith(f'{size:,} bytes in ') and f'weights {size:>15,}' in second and str(artifact_folder) in second
+    assert first.startswith(f'{size:,} bytes in ')
+    assert f'weights {size:>15,}' in second and str(artifact_folder) in second
     assert cli.main(['cache', '--clear']) == 0
     assert capsys.readouterr().out.startswith(f'freed {size:,} bytes')
     assert cli.main(['cache']) == 0 and capsys.readouterr().out.startswith('0 bytes')

@@ -15,7 +15,7 @@ from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from timm_sbs.files import replace_files
+from timm_sbs.files import replacing
 
 __all__ = ['CacheEntry', 'cache_folder', 'content_key', 'load_cached', 'store_cached', 'cache_entries', 'clear_cache']
 
@@ -81,10 +81,10 @@ def store_cached(kind: str, key: str, tensors: Dict[str, Tensor], description: s
     folder = folder / kind
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        data = safetensors.torch.save(tensors, {'description': description})
-        replace_files({folder / f'{key}{SUFFIX}': data}, durable=False)
+        with replacing(folder / f'{key}{SUFFIX}') as path:
+            safetensors.torch.save_file(tensors, path, {'description': description})
         _drop_oldest(kind)
-    except OSError:
+    except (OSError, SafetensorError):
         pass
 
 

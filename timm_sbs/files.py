@@ -2,18 +2,15 @@
 import hashlib
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Mapping
+from typing import Dict, Iterator, Mapping
 
-__all__ = ['replace_files', 'file_sha256']
+__all__ = ['replace_files', 'replacing', 'file_sha256']
 
 
-def replace_files(contents: Mapping[Path, bytes], durable: bool = True) -> None:
+def replace_files(contents: Mapping[Path, bytes]) -> None:
     """Write all files under temporary names, and only when that has worked, rename them.
-
-    Args:
-        contents: Bytes of each file.
-        durable: Wait until they are on the disk, so that not even a power cut leaves less than the old files.
 
     Raises:
         OSError: A file cannot be written; none is changed then.
@@ -25,15 +22,32 @@ def replace_files(contents: Mapping[Path, bytes], durable: bool = True) -> None:
             written[path] = Path(temporary)
             with os.fdopen(handle, 'wb') as file:
                 file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
+                file.flush()
+                os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
         for path, temporary in written.items():
             os.replace(temporary, path)
     finally:
         for temporary in written.values():
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write a file under, which is renamed if that works. It may be lost in a power cut.
+
+    Raises:
+        OSError: The file cannot be written or renamed.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:

@@ -19,8 +19,8 @@ __all__ = [
 ]
 
 # Places of one matrix product: keeps the activations of a block in the processor's caches, or a GPU busy.
-BLOCK, DEVICE_BLOCK = 2048, 65536
-PORTION = 65536  # places whose kernels are in memory at once, if no layer has more
+BLOCK, DEVICE_BLOCK = 1024, 65536
+PORTION = 1 << 22  # generated values that are in memory at once, if no layer has more
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class TokenGroup:
         for index, places in enumerate(self.places):
             stop += places
             last = index + 1 == len(self.places)
-            if last or stop + self.places[index + 1] - start > PORTION:
+            if last or stop + self.places[index + 1] - start > PORTION // self.output_size:
                 specs = self.specs[first:index + 1]
                 count = sum(spec.num_kernels for spec in specs)
                 rows = self.place_of_kernel[kernels:kernels + count] - start * self.fold

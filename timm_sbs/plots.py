@@ -96,7 +96,7 @@ def _save(figure: Figure, output: Path) -> None:
         raise SbsError(f"'{output}': pictures of type '{kind}' cannot be written. Use .png, .svg or .pdf.")
     figure.savefig(buffer, format=kind, dpi=110, metadata={'Date': None} if kind == 'svg' else None)
     try:
-        replace_files({output: buffer.getvalue()}, durable=False)
+        replace_files({output: buffer.getvalue()})
     except OSError as e:
         raise SbsError(f"Cannot write '{output}': {e}.") from e
 
@@ -106,7 +106,7 @@ def _ledger(source: Path, *_: Any, **__: Any) -> Figure:
     config, _ = read_config(source)
     parts = {**{part: config.sizes[part] for part in PARTS}, CONFIG_NAME: (source / CONFIG_NAME).stat().st_size}
     total = sum(parts.values())
-    figure = Figure(figsize=(7, 1.9))
+    figure = Figure(figsize=(7, 2.2))
     axis, start = figure.add_subplot(), 0
     for part, size in parts.items():
         axis.barh([0], [size / 1000], left=start / 1000, height=0.6, label=f'{part} {size / 1000:,.1f} kB')
@@ -116,7 +116,7 @@ def _ledger(source: Path, *_: Any, **__: Any) -> Figure:
     axis.set_xlabel('kB')
     axis.set_title(f"{config.base}: {total / 1000:,.1f} kB, "
                    f"{config.sizes['original'] / total:.1f} times smaller than float32", fontsize=10)
-    axis.legend(ncols=3, frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.45), fontsize=8)
+    figure.legend(ncols=3, frameon=False, loc='outside lower center', fontsize=8)
     return figure
 
 
@@ -210,7 +210,7 @@ def _accuracy_over_bytes(_: Path, results: Mapping[str, Any], **__: Any) -> Figu
 
 def _spectrum(_: Path, results: Mapping[str, Any], **__: Any) -> Figure:
     """Left: eigenvalues of tangent kernels and their theory; right: errors by frequency as training goes on."""
-    figure = Figure(figsize=(9, 3.4))
+    figure = Figure(figsize=(9, 3.6))
     left, *right = figure.subplots(1, 3)
     kernels = {key: value for key, value in results['tangent_kernels'].items() if isinstance(value, dict)}
     for index, (key, kernel) in enumerate(kernels.items()):
@@ -229,9 +229,10 @@ def _spectrum(_: Path, results: Mapping[str, Any], **__: Any) -> Figure:
             axis.semilogx(first, row['errors'], color=COLOURS[0], alpha=shade, label=f"step {row['step']:,}")
         axis.set_ylim(0, 1.2)
         axis.set_xlabel('cycles over the path')
-        axis.set_title(f'{name}: error by frequency', fontsize=10)
+        axis.set_title(name, fontsize=10)
         axis.grid(alpha=0.5)
-    right[0].legend(fontsize=7, frameon=False)
+    right[0].set_ylabel('error in each octave')
+    figure.legend(*right[0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=8, loc='outside lower center')
     return figure
 
 

@@ -43,11 +43,11 @@ def load_weights(folder: Union[str, Path], device: Optional[torch.device] = None
         SbsError: The artifact is missing or damaged, or does not fit the base model.
     """
     folder = Path(folder)
-    with torch.device('cpu'):
-        key = _key(folder)
-        cached = load_cached(KIND, key) if key else None
-        if cached is not None:
-            return Weights(*read_config(folder), cached)
+    key = _key(folder)
+    cached = load_cached(KIND, key) if key else None
+    if cached is not None:
+        return Weights(*read_config(folder), cached)
+    with torch.device('cpu'):  # whatever the default device is
         artifact = load_artifact(folder)
         if device is not None and device.type != 'meta':
             artifact.predictor.to(device)

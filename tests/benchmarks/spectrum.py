@@ -3,13 +3,13 @@
     python tests/benchmarks/spectrum.py
 
 1. Bands. Kernels of ResNet-20's layers of 4,096 kernels stand along their paths; a network's error is their difference
-   from the original, seen as a signal along the path and split into octaves of its Fourier transform. Squared error over
-   squared norm in each band, over training steps, for UOS and UOS-RFF and for NeRN's configuration (cross-filter order),
-   both with 20 % of the parameters and measured along the same paths.
+   from the original, seen as a signal along the path and split into octaves of its Fourier transform. Squared error
+   over squared norm in each band, over training steps, for UOS and UOS-RFF and for NeRN's configuration (cross-filter
+   order), both with 20 % of the parameters and measured along the same paths.
 2. Tangent kernels (NTK) of small networks of a coordinate t, before UOS-RFF (the network reads t) and after (it reads
-   random Fourier features of t at bandwidth s): eigenvalues of the empirical kernel on 256 places, over their sum, beside
-   those of the kernel of infinite width. Theory: the kernel of a ReLU network of one coordinate decays with frequency k
-   as k^-2 (arXiv 1905.12173), whatever its depth; random features turn the coordinate into a correlation of
+   random Fourier features of t at bandwidth s): eigenvalues of the empirical kernel on 256 places, over their sum,
+   beside those of the kernel of infinite width. Theory: the kernel of a ReLU network of one coordinate decays with
+   frequency k as k^-2 (arXiv 1905.12173), whatever its depth; random features turn the coordinate into a correlation of
    exp(-(2 pi s dt)^2 / 2) (arXiv 2006.10739), so that frequencies up to about s have nearly equal eigenvalues.
 
 Takes 3 minutes on one thread.
@@ -92,7 +92,7 @@ def bands() -> Dict[str, Any]:
 
 
 def network(features: int, seed: int) -> nn.Sequential:
-    """ReLU network in the parametrization of the theory: weights and biases of unit variance, scaled by their fan-in."""
+    """ReLU network in the parametrization of the theory: weights of variance 2 over their fan-in, biases of 0.01."""
     torch.manual_seed(seed)
     widths = [features, *(WIDTH,) * (DEPTH - 1), 1]
     layers: List[nn.Module] = []

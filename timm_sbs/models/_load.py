@@ -90,6 +90,8 @@ def create_generated(
 class _NotCopied(Tensor):
     """A weight on its way into the model: timm makes deep copies of the description that the weights come with."""
 
+    __torch_function__ = torch._C._disabled_torch_function_impl  # as in nn.Parameter: results are plain tensors
+
     def __deepcopy__(self, memo: Dict[int, Any]) -> Tensor:
         return self
 

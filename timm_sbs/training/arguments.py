@@ -8,7 +8,7 @@ from timm_sbs.config import ACTIVATIONS, COORDINATES, ENCODINGS, GRANULARITIES, 
     byte_count
 from timm_sbs.training.configuration import recipe_names
 from timm_sbs.training.data import DataSettings
-from timm_sbs.training.settings import ENCODING_DEFAULTS, KEPT_PARTS, LINEAR_LAYERS, MAX_PLACES, \
+from timm_sbs.training.settings import ENCODING_DEFAULTS, FOLD_FROM, KEPT_PARTS, LINEAR_LAYERS, MAX_PLACES, \
     PACKED_LINEAR_LAYERS, SCHEDULES, DistillationSettings, PhaseSettings, QuantizationSettings, ReconstructionSettings
 from timm_sbs.training.synthetic import DATA_FREE, InversionSettings
 
@@ -99,9 +99,10 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
              'nothing; the finer, the more bytes it takes (default: layer; with --bytes: chosen by the search)')
     add('--coordinates', choices=COORDINATES, default=None,
         help="place on the path, or row and column of a grid (default: path for 'layer', else grid)")
-    add('--max-places', type=int, default=MAX_PLACES, metavar='N',
-        help='places of a layer; where it has more kernels, 4, 16, 64 or 256 are generated at each, which makes loading '
-             'and training so many times faster. 0: one kernel at each place (default: %(default)s)')
+    add('--max-places', type=int, default=None, metavar='N',
+        help='places of a layer; where it has more kernels, 4, 16, 64 or 256 are generated at each, which makes '
+             'loading and training so many times faster. 0: one kernel at each place (default: '
+             f'{MAX_PLACES} for networks of {FOLD_FROM:,} kernels, else 0)')
     add('--encoding', choices=ENCODINGS, default='random_fourier', help='(default: %(default)s)')
     for name, kind, metavar, text in (
             ('num_frequencies', int, 'K', 'random frequencies'),

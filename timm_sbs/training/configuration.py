@@ -10,8 +10,8 @@ import yaml
 from timm_sbs.config import OrderingConfig, QuantizationConfig, TargetRule
 from timm_sbs.errors import ConfigError
 from timm_sbs.training.data import DataSettings
-from timm_sbs.training.settings import ENCODING_DEFAULTS, KEPT_PARTS, LINEAR_LAYERS, MAX_PLACES, \
-    PACKED_LINEAR_LAYERS, DistillationSettings, QuantizationSettings, ReconstructionSettings
+from timm_sbs.training.settings import ENCODING_DEFAULTS, KEPT_PARTS, LINEAR_LAYERS, PACKED_LINEAR_LAYERS, \
+    DistillationSettings, QuantizationSettings, ReconstructionSettings
 from timm_sbs.training.synthetic import InversionSettings
 
 __all__ = ['PredictorOptions', 'Settings', 'recipe_names', 'parse_args', 'args_yaml', 'settings_of']
@@ -35,7 +35,7 @@ class PredictorOptions:
     bandwidth: Optional[float] = None
     bandwidth_exponent: Optional[float] = None
     linear_layers: Optional[int] = None
-    max_places: int = MAX_PLACES
+    max_places: Optional[int] = None
 
     def arguments(self, granularity: str, bits: Optional[float]) -> Dict[str, Any]:
         """Arguments of :func:`timm_sbs.training.fit.design`, apart from the size.
@@ -44,7 +44,7 @@ class PredictorOptions:
             ConfigError: A value is out of range, or two do not go together.
         """
         coordinates = self.coordinates or ('path' if granularity == 'layer' else 'grid')
-        ordering = OrderingConfig(granularity, coordinates, self.max_places)
+        ordering = OrderingConfig(granularity, coordinates)
         given = {
             name: getattr(self, name)
             for name in ('num_frequencies', 'layer_bandwidth', 'bandwidth', 'bandwidth_exponent')
@@ -53,7 +53,7 @@ class PredictorOptions:
             rule=self.rule, ordering=ordering, activation=self.activation, storage_dtype=self.storage_dtype,
             encoding=replace(ENCODING_DEFAULTS[coordinates], kind=self.kind, seed=self.seed, **given),
             linear_layers=self.linear_layers or (PACKED_LINEAR_LAYERS if bits else LINEAR_LAYERS),
-            kept_bits=self.kept_bits)
+            kept_bits=self.kept_bits, max_places=self.max_places)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from timm_sbs.predictor import Predictor, num_predictor_parameters, predictor_fo
 from timm_sbs.targets import TargetSpec, select_targets
 from timm_sbs.training.forecast import forecast_sizes
 from timm_sbs.training.original import describe_original
+from timm_sbs.training.settings import FOLD_FROM, MAX_PLACES
 
 __all__ = ['Design', 'Fit', 'design', 'predictor_parameters', 'start_fit', 'continue_fit']
 
@@ -77,6 +78,7 @@ def design(
         bits: Optional[float] = None,
         kept_bits: int = 8,
         max_bytes: Optional[int] = None,
+        max_places: Optional[int] = None,
 ) -> Design:
     """Choose what is generated and the size of the predictor.
 
@@ -93,6 +95,8 @@ def design(
         bits: Bits of a weight of a quantized predictor, the mean over its layers; None stores floats.
         kept_bits: Bits of kept tensors beside a quantized predictor.
         max_bytes: Size of both files of the artifact, which then decides instead of ``pct``.
+        max_places: Of a layer, see OrderingConfig. None: the limit of ``ordering``; where it has none, and the network
+            has ``FOLD_FROM`` kernels, ``MAX_PLACES``.
 
     Returns:
         The configuration, timm's pretrained_cfg for the artifact, and the generated weights.
@@ -103,6 +107,10 @@ def design(
     """
     base, base_args, pretrained_cfg = describe_original(original, model_args)
     specs = select_targets(original, rule)
+    if max_places is None and not ordering.max_places and sum(spec.num_kernels for spec in specs) >= FOLD_FROM:
+        max_places = MAX_PLACES
+    if max_places is not None:
+        ordering = dataclasses.replace(ordering, max_places=max_places)
     token_sizes = output_sizes(specs, ordering)
     features = encoding.feature_width(1 + ordering.num_axes)
     config = SbsConfig(

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from timm_sbs.artifact import as_stored
 from timm_sbs.base_model import kept_names, named_state
 from timm_sbs.config import QuantizationConfig
-from timm_sbs.generate import BLOCK, GenerationPlan, generate_weights, split_weights
+from timm_sbs.generate import GenerationPlan, generate_weights, split_weights
 from timm_sbs.predictor import Predictor
 from timm_sbs.quantization import rounded_kept, rounded_predictor
 from timm_sbs.targets import to_kernels
@@ -21,6 +21,8 @@ from timm_sbs.training.settings import KEPT_PARTS
 from timm_sbs.training.sharing import average, gather_shares, share, sum_gradients
 
 __all__ = ['GeneratedModel']
+
+BLOCK = 8192  # places whose activations are in memory at once
 
 
 def _gradient(weight: Tensor) -> Tensor:

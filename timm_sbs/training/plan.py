@@ -11,7 +11,7 @@ from torch import nn
 
 from timm_sbs.base_model import kept_names, named_state
 from timm_sbs.config import OrderingConfig, SbsConfig, TargetRule
-from timm_sbs.ordering import permutation_shapes
+from timm_sbs.ordering import permutation_shapes, places
 from timm_sbs.sizes import num_bytes
 from timm_sbs.targets import TargetSpec, explain_targets
 from timm_sbs.training.batches import Batch
@@ -47,7 +47,8 @@ def describe_plan(
                      f'{spec.num_kernels:,} tokens of {spec.token_size}')
     generated = sum(spec.num_weights for spec in specs)
     kernels = sum(spec.num_kernels for spec in specs)
-    lines.append(f'  {len(specs)} weights, {kernels:,} kernels, {generated:,} parameters '
+    visited = sum(len(places(spec, config.ordering)[0]) for spec in specs)
+    lines.append(f'  {len(specs)} weights, {kernels:,} kernels at {visited:,} places, {generated:,} parameters '
                  f'({100 * generated / parameters:.1f} %)')
     lines += ['', 'kept, because it is (--include and --exclude overrule this)',
               *_kept_lines(original, config, settings.predictor.rule)]

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -114,3 +115,32 @@ def test_frequencies_that_do_not_fit_are_refused():
     config = dataclasses.replace(plan.config, encoding=EncodingConfig(num_frequencies=7))
     with pytest.raises(ConfigError, match=r'\[7, 2\].*\[6, 2\]'):
         make_plan(config, SPECS, permutations, plan.frequencies)
+
+
+def test_the_bar_waits_two_seconds_and_counts_all_places(monkeypatch):
+    bars = []
+
+    class Bar(generate.tqdm):
+        def __init__(self, **kwargs):
+            super().__init__(**{**kwargs, 'disable': False, 'file': io.StringIO()})
+            bars.append((self, kwargs))
+
+    monkeypatch.setattr(generate, 'tqdm', Bar)
+    plan, predictor, _ = make()
+    generate_weights(predictor, plan)
+    (bar, kwargs), = bars
+    assert kwargs['delay'] == 2 and kwargs['disable'] is None  # quiet where there is no terminal
+    assert bar.n == bar.total == sum(group.num_places for group in plan.groups)
+    assert bar.fp.getvalue() == ''
+
+
+@pytest.mark.parametrize('activation', ['gelu', 'relu', 'sine'])
+def test_writing_in_place_is_what_forward_returns(activation):
+    torch.manual_seed(0)
+    predictor = Predictor(6, [9], PredictorConfig(8, 4, activation))
+    predictor.output_scale.fill_(0.3)
+    features, written = torch.randn(11, 6), torch.empty(11, 9)
+    kept = features.clone()
+    predictor.write(features, written)
+    torch.testing.assert_close(written, predictor(features, 9))
+    assert torch.equal(features, kept) and not written.requires_grad

@@ -65,7 +65,9 @@ def test_other_commands_are_understood():
 
 
 def test_links_into_the_repository_exist():
-    for target in re.findall(r'\]\((?!http)([^)#]+)\)', README):
+    links, pictures = re.findall(r'\]\((?!http)([^)#]+)\)', README), re.findall(r'src(?:set)?="([^"]+)"', README)
+    assert len(links) > 10 and len(pictures) >= 4
+    for target in links + pictures:
         assert (REPOSITORY / target).exists(), target
 
 
@@ -159,7 +161,7 @@ def test_figures_of_accuracy_over_bytes():
             assert any(
                 f"{point['bytes']:,} | {point['top1']:.2f} %" in README for point in points
                 if point['method'] == method), method
-    assert '(tests/benchmarks/results/accuracy_over_bytes.png)' in README
+    assert 'src="tests/benchmarks/results/accuracy_over_bytes.png"' in README
 
 
 def test_figures_of_efficientnet_lite0():
@@ -211,8 +213,71 @@ def test_figures_of_reconstruction_alone():
 
 
 def test_figures_of_the_created_model():
-    results = json.loads((RESULTS / 'created_model_resnet20.json').read_text())
+    results = results_of('created_model_resnet20')
     assert results['forward_ratio'] < 1.05
-    for text in (f"{results['forward_ratio']:.2f} times", f"{results['create_ms']['generated']:.0f} ms",
-                 f"{results['create_ms']['original_from_file']:.0f} ms"):
-        assert text in README, text
+    assert f"{results['forward_ratio']:.2f} times that of the original" in README
+
+
+LOADED = (('ResNet-20, shipped', 'resnet20_cifar10', 'shipped'), ('ResNet-18, axis', 'resnet18', 'axis'),
+          ('ResNet-18, layer', 'resnet18', 'layer'), ('ResNet-50, axis', 'resnet50', 'axis'),
+          ('ResNet-50, layer', 'resnet50', 'layer'))
+
+
+@pytest.mark.parametrize('label, network, variant', LOADED)
+def test_figures_of_loading(label, network, variant):
+    full = results_of('load')['networks'][network]
+    ours = full[variant]
+    assert ours['second_over_full'] <= 1.3 and ours['peak_mb_above_model'] <= 256
+    row = ' | '.join([
+        label, f"{ours['bytes']:,}", f"{full['full_ms']:.0f} ms",
+        f"{ours['second_ms']:.0f} ms ({ours['second_over_full']:.2f} x)",
+        f"{ours['first_ms']:.0f} ms ({ours['first_over_full']:.1f} x)", f"{ours['generation']['ms']:.0f} ms",
+        f"{ours['generation']['limit_ms']:.0f} ms", f"{ours['peak_mb_above_model']:.0f} MB"])
+    assert f'| {row} |' in README
+    faster = ' | '.join(f"{ours[f'faster_than_{peer}_below_mbit']:,.0f} Mbit/s" for peer in ('full', 'int8'))
+    assert f'| {label} | {faster} |' in README
+    assert ours['first_over_full'] <= 3 or ours['generation']['share_of_limit'] >= 0.7 or network == 'resnet20_cifar10'
+
+
+def test_figures_of_what_loading_consists_of():
+    results, text = results_of('load'), ' '.join(README.split())
+    shares = sorted(results['networks'][network][variant]['generation']['share_of_limit']
+                    for _, network, variant in LOADED)
+    folded, unfolded = (results['networks']['resnet18'][key] for key in ('axis', 'unfolded'))
+    for said in (
+            f'to {100 * shares[0]:.0f} % (ResNet-20', f'and to {100 * shares[1]:.0f} to {100 * shares[-1]:.0f} %',
+            f"{folded['generation']['kernels']:,} kernels at {folded['generation']['places']:,} places",
+            f"{folded['generation']['gflop']:.1f} GFLOP",
+            f"{unfolded['gflop']:,.1f} GFLOP and {unfolded['ms'] / 1000:.1f} s", f"{results['bfloat16_error']:.1e}"):
+        assert said in text, said
+
+
+def test_figures_of_folding():
+    results = results_of('folding')
+    assert set(results['networks']) == {'resnet20', 'resnet56', 'resnet18'}
+    for network, rows in results['networks'].items():
+        for row in rows:
+            top1 = f"{row['top1']:.2f} %" if 'top1' in row else ''
+            assert (f"| ResNet-{network[6:]} | {row['max_places'] or 'no limit'} | {row['places']:,} | "
+                    f"{row['gflop']:,.1f} | {row['error']:.3f} | {top1} |") in README
+
+
+def test_figures_of_the_spectral_bias():
+    results, text = results_of('spectrum'), ' '.join(README.split())
+    kernels = results['tangent_kernels']
+    before = kernels['before']
+    assert f"k^{before['slope']['empirical']}" in text and f"k^{before['slope']['theory']}" in text
+    assert f"below {before['half_of_the_trace_below']['empirical']} cycles over the path" in text
+    for s in (4, 16):
+        assert kernels[f'after, s = {s}']['half_of_the_trace_below']['empirical'] == s
+        assert f'{s} cycles for s = {s}' in text or f'{s} for s = {s}' in text
+    bands = results['bands']
+    octave = bands['first_frequency_of_band'].index(128)
+
+    def errors(name):
+        return {row['step']: row['errors'] for row in bands[name]}
+
+    ours, nern = errors('UOS and UOS-RFF'), errors("NeRN's configuration")
+    assert (f'{ours[160][octave]:.2f} after 160 steps and {ours[1280][octave]:.2f} after 1,280; '
+            f"NeRN's configuration {nern[160][octave]:.2f} and {nern[1280][octave]:.2f}") in text
+    assert min(*ours[1280][10:], *nern[1280][10:]) > 0.9

@@ -50,7 +50,7 @@ def test_what_is_no_ordering_in_the_cache_is_found_anew(tmp_path, monkeypatch):
     specs = select_targets(model)
     expected = find_orderings(model, specs, LAYER)
     [file] = tmp_path.rglob('*.safetensors')
-    cache.store_cached('orderings', file.stem, {'0': torch.zeros(1, 12_800).int()})
+    cache.store_cached('orderings', file.stem, {'0': torch.zeros(1, 12_800).int()}, 'zeros')
     assert np.array_equal(find_orderings(model, specs, LAYER)[0][0], expected[0][0])
 
 

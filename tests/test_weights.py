@@ -135,6 +135,24 @@ def test_parameters_are_plain_ones(args):
     assert all(parameter.dtype == torch.bfloat16 for parameter in half.parameters())
 
 
+def test_the_callers_precision_does_not_matter(monkeypatch):
+    """Of the weights: the model itself is built as the default dtype says."""
+    monkeypatch.setenv('TIMM_SBS_CACHE', 'off')
+    folder = embedded_folder(SHIPPED)
+    expected = load_weights(folder).state_dict
+    with torch.autocast('cpu', torch.bfloat16):
+        found = load_weights(folder).state_dict
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = load_weights(folder).state_dict
+        model = timm.create_model(SHIPPED, pretrained=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert model.conv1.weight.dtype == torch.float64 and torch.equal(model.conv1.weight, expected['conv1.weight'])
+
+
 def test_timm_makes_no_copy_of_the_weights(monkeypatch, artifact_folder):
     """Else a large network would need its memory once more."""
     copied = []

@@ -119,14 +119,16 @@ def make_plan(
 def generate_kernels(predictor: Predictor, plan: GenerationPlan, group: TokenGroup, places: slice) -> Tensor:
     """Kernels at some places of a group, without autograd and in blocks of bounded memory: [places, G * T].
 
-    They are on the predictor's device, and so are all intermediate results.
+    They are on the predictor's device, and so are all intermediate results. Their precision is the predictor's, whatever
+    autocast or default dtype the caller has set.
     """
     device = predictor.output_scale.device
     block = BLOCK if device.type == 'cpu' else DEVICE_BLOCK
-    kernels = torch.empty(places.stop - places.start, group.output_size, device=device)
-    for out, start in zip(kernels.split(block), range(places.start, places.stop, block)):
-        rows = slice(start, min(start + block, places.stop))
-        predictor.write(plan.features(group, rows, device), out)
+    kernels = predictor.output_scale.new_empty(places.stop - places.start, group.output_size)
+    with torch.autocast(device.type, enabled=False):
+        for out, start in zip(kernels.split(block), range(places.start, places.stop, block)):
+            rows = slice(start, min(start + block, places.stop))
+            predictor.write(plan.features(group, rows, device), out)
     return kernels
 
 

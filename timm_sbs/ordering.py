@@ -64,9 +64,9 @@ def fold_of(spec: TargetSpec, config: OrderingConfig) -> int:
     A path, or the rows of a grid, are then cut into that many parts of equal length, which lie side by side: place t
     generates the t-th kernel of each. The predictor has so many times fewer places to visit.
     """
-    folds = [fold for fold in FOLDS if config.coordinates == 'path' or fold <= spec.num_filters]
     if not config.max_places:
         return 1
+    folds = [fold for fold in FOLDS if config.coordinates == 'path' or fold <= spec.num_filters]
     return next((fold for fold in folds if fold * config.max_places >= spec.num_kernels), folds[-1])
 
 
@@ -78,7 +78,8 @@ def output_sizes(specs: Sequence[TargetSpec], config: OrderingConfig) -> List[in
 def places(spec: TargetSpec, config: OrderingConfig) -> Tuple[NDArray[np.int64], Tuple[int, ...]]:
     """Integer coordinates of every place inside its layer, and the number of places along each.
 
-    Shapes: path -> [N, 1], sizes (N,); grid -> [N, 2] (row, column), sizes (filters, channels).
+    Shapes: path of N places -> [N, 1], sizes (N,); grid of R rows -> [R * channels, 2], sizes (R, channels). Without
+    folding, N is the number of kernels and R that of filters.
     """
     fold = fold_of(spec, config)
     if config.coordinates == 'path':
@@ -94,9 +95,10 @@ def stack_kernel_indices(
         specs: Sequence[TargetSpec],
         config: OrderingConfig,
 ) -> NDArray[np.int64]:
-    """Place of every kernel over several layers laid end to end: the inverse of the layers' orderings, [sum of N].
+    """Where every kernel is among what is generated for several layers laid end to end: [sum of kernels].
 
-    ``generated[result]`` puts generated tokens, which come in place order, back into kernel order.
+    The inverse of the layers' orderings. ``generated[result]`` puts generated tokens, which come place by place (several
+    at each, where a layer is folded), back into kernel order.
     """
     start = 0
     parts = []

@@ -29,7 +29,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple
 import numpy as np
 import timm
 import torch
-from common import HERE, RESNET20, rounded_by_channel, write_results
+from common import HERE, RESNET20, draw, rounded_by_channel, write_results
 from rounded_model import RoundedModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -37,7 +37,6 @@ from torch import Tensor
 from timm_sbs.artifact import read_config
 from timm_sbs.evaluation import evaluate
 from timm_sbs.models import embedded_folder
-from timm_sbs.plots import plot
 from timm_sbs.training.data import DataSettings, eval_loader, train_batches
 from timm_sbs.training.distillation import distill
 from timm_sbs.training.environment import environment
@@ -227,7 +226,7 @@ def main() -> None:
         **environment(torch.device('cpu'), 1),
         'networks': networks}
     write_results(NAME, results)
-    plot(HERE / 'results' / f'{NAME}.json', HERE / 'results' / f'{NAME}.png')
+    draw(NAME)
 
 
 if __name__ == '__main__':

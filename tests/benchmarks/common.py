@@ -1,19 +1,32 @@
-"""What the benchmarks share: original weights, NeRN's configuration, roundings, rates, and results."""
+"""What the benchmarks share: original weights, real kernels, NeRN's configuration, roundings, rates, results and pictures."""
 import json
 import time
 from pathlib import Path
 from typing import Any, Dict, Mapping, Tuple
 
+import timm
 import torch
 from torch import Tensor
 
 from timm_sbs.config import EncodingConfig, OrderingConfig
 from timm_sbs.entropy import encode_integers
+from timm_sbs.generate import GenerationPlan
+from timm_sbs.predictor import Predictor
+from timm_sbs.targets import select_targets, to_kernels
+from timm_sbs.training.original import load_original
 
 HERE = Path(__file__).parent
 RESNET20 = HERE.parent / 'data' / 'resnet20_cifar10.safetensors'
 # NeRN's encoding, cross-filter order and activation, as arguments of design.
 NERN = dict(ordering=OrderingConfig('layer', 'grid'), encoding=EncodingConfig(kind='positional'), activation='relu')
+
+
+def operations(predictor: Predictor, plan: GenerationPlan) -> int:
+    """Floating-point operations of a generation's matrix products."""
+    trunk = sum(layer.weight.numel() for layer in predictor.trunk)
+    return sum(
+        2 * group.num_places * (trunk + predictor.heads[str(group.output_size)].weight.numel())
+        for group in plan.groups)
 
 
 def product_rate(rows: int, width: int, device: torch.device = torch.device('cpu')) -> float:
@@ -28,6 +41,26 @@ def product_rate(rows: int, width: int, device: torch.device = torch.device('cpu
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return 2 * rows * width ** 2 / min(seconds)
+
+
+def real_kernels(weights: Path) -> torch.Tensor:
+    """ResNet-56's 3x3 kernels in 8 orientations and both signs, shuffled: [1.5 million, 9]."""
+    resnet56 = load_original('resnet56_cifar10', str(weights))
+    specs = select_targets(resnet56)
+    kernels = torch.cat([to_kernels(resnet56.get_parameter(s.name), s) for s in specs]).view(-1, 3, 3)
+    turned = [torch.rot90(k, turns, (1, 2)) for k in (kernels, kernels.transpose(1, 2)) for turns in range(4)]
+    every = torch.cat([sign * k for k in turned for sign in (1, -1)]).reshape(-1, 9)
+    return every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))]
+
+
+def with_real_kernels(name: str, kernels: torch.Tensor) -> torch.nn.Module:
+    model = timm.create_model(name).requires_grad_(False)
+    used = 0
+    for spec in select_targets(model):
+        count = -(-spec.num_weights // 9)
+        model.get_parameter(spec.name).copy_(kernels[used:used + count].flatten()[:spec.num_weights].view(spec.shape))
+        used += count
+    return model.eval()
 
 
 def rounded_by_channel(state: Mapping[str, Tensor], bits: int) -> Tuple[Dict[str, Tensor], int]:
@@ -50,3 +83,11 @@ def rounded_by_channel(state: Mapping[str, Tensor], bits: int) -> Tuple[Dict[str
 def write_results(name: str, results: Mapping[str, Any]) -> None:
     """Write tests/benchmarks/results/NAME.json."""
     (HERE / 'results' / f'{name}.json').write_text(json.dumps(results, indent=2) + '\n')
+
+
+def draw(name: str) -> None:
+    """Draw a results file beside it, light and dark."""
+    from timm_sbs.plots import plot
+
+    for theme, suffix in (('light', ''), ('dark', '_dark')):
+        plot(HERE / 'results' / f'{name}.json', HERE / 'results' / f'{name}{suffix}.png', theme=theme)

@@ -1,4 +1,4 @@
-"""The created model beside the original: time of a forward pass, and time to create it.
+"""The created model beside the original: time of a forward pass. Its loading is measured by load.py.
 
     python tests/benchmarks/created_model.py
 
@@ -38,16 +38,10 @@ def interleaved(first: Callable[[], object], second: Callable[[], object]) -> Li
 
 @torch.inference_mode()
 def main() -> None:
-    def create_generated() -> torch.nn.Module:
-        return timm.create_model(MODEL, pretrained=True).eval()
-
-    def create_original() -> torch.nn.Module:
-        return timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20).eval()
-
-    generated, original = create_generated(), create_original()
+    generated = timm.create_model(MODEL, pretrained=True).eval()
+    original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20).eval()
     images = torch.randn(32, 3, 32, 32)
     forward = interleaved(lambda: generated(images), lambda: original(images))
-    create = interleaved(create_generated, create_original)
     median = statistics.median
     results = {
         'command': 'python tests/benchmarks/created_model.py',
@@ -56,9 +50,6 @@ def main() -> None:
         'forward_ms': {
             'generated': round(1000 * median(a for a, _ in forward), 2),
             'original': round(1000 * median(b for _, b in forward), 2)},
-        'create_ms': {
-            'generated': round(1000 * median(a for a, _ in create), 1),
-            'original_from_file': round(1000 * median(b for _, b in create), 1)},
         **environment(),
     }
     write_results('created_model_resnet20', results)

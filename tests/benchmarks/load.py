@@ -24,7 +24,7 @@ from typing import Any, Callable, Dict, List, Optional
 import safetensors.torch
 import timm
 import torch
-from common import product_rate, write_results
+from common import operations, product_rate, write_results
 
 import timm_sbs  # noqa: F401  (registers models)
 from timm_sbs.artifact import load_artifact, save_artifact
@@ -95,14 +95,6 @@ def peak_memory(code: str) -> int:
     return int(shown.stdout)
 
 
-def operations(artifact: Any, plan: Any) -> int:
-    """Floating-point operations of a generation's matrix products."""
-    trunk = sum(layer.weight.numel() for layer in artifact.predictor.trunk)
-    return sum(
-        2 * group.num_places * (trunk + artifact.predictor.heads[str(group.output_size)].weight.numel())
-        for group in plan.groups)
-
-
 def generation(folder: Path, device: torch.device, block: int, repeats: int = REPEATS) -> Dict[str, Any]:
     """Time of generating alone, beside the fewest seconds that its products could take."""
     artifact = load_artifact(folder)
@@ -115,7 +107,7 @@ def generation(folder: Path, device: torch.device, block: int, repeats: int = RE
             torch.cuda.synchronize()
 
     times = [seconds(generate) for _ in range(1 + repeats)][1:]
-    flop, rate = operations(artifact, plan), product_rate(block, artifact.config.predictor.width, device)
+    flop, rate = operations(artifact.predictor, plan), product_rate(block, artifact.config.predictor.width, device)
     return {
         'places': sum(group.num_places for group in plan.groups),
         'kernels': sum(len(group.place_of_kernel) for group in plan.groups),

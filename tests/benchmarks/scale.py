@@ -26,17 +26,16 @@ os.environ['TIMM_SBS_CACHE'] = 'off'
 import numpy as np
 import timm
 import torch
-from common import product_rate, write_results
+from common import product_rate, real_kernels, with_real_kernels, write_results
 
 from timm_sbs.config import OrderingConfig
 from timm_sbs.paths import path_length, short_path
-from timm_sbs.targets import select_targets, to_kernels
+from timm_sbs.targets import select_targets
 from timm_sbs.training.environment import environment
 from timm_sbs.training.fit import design, predictor_parameters, start_fit
 from timm_sbs.training.forecast import random_orderings
 from timm_sbs.training.monitor import Monitor
 from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.original import load_original
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.settings import ReconstructionSettings
 
@@ -83,26 +82,6 @@ def paths() -> Dict[str, Any]:
     return {**result, '32768': {
         'seconds': seconds, 'greedy_seconds': round(time.perf_counter() - started, 1), 'length_over_greedy':
         round(ours / greedy, 4)}}
-
-
-def real_kernels(weights: Path) -> torch.Tensor:
-    """ResNet-56's 3x3 kernels in 8 orientations and both signs, shuffled: [1.5 million, 9]."""
-    resnet56 = load_original('resnet56_cifar10', str(weights))
-    specs = select_targets(resnet56)
-    kernels = torch.cat([to_kernels(resnet56.get_parameter(s.name), s) for s in specs]).view(-1, 3, 3)
-    turned = [torch.rot90(k, turns, (1, 2)) for k in (kernels, kernels.transpose(1, 2)) for turns in range(4)]
-    every = torch.cat([sign * k for k in turned for sign in (1, -1)]).reshape(-1, 9)
-    return every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))]
-
-
-def with_real_kernels(name: str, kernels: torch.Tensor) -> torch.nn.Module:
-    model = timm.create_model(name).requires_grad_(False)
-    used = 0
-    for spec in select_targets(model):
-        count = -(-spec.num_weights // 9)
-        model.get_parameter(spec.name).copy_(kernels[used:used + count].flatten()[:spec.num_weights].view(spec.shape))
-        used += count
-    return model.eval()
 
 
 def ordering(model: torch.nn.Module) -> Dict[str, Any]:

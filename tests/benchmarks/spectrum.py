@@ -21,14 +21,14 @@ from typing import Any, Dict, List
 import numpy as np
 import timm
 import torch
-from common import NERN, RESNET20, write_results
+from common import NERN, RESNET20, draw, write_results
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from timm_sbs.config import OrderingConfig
 from timm_sbs.generate import generate_weights
 from timm_sbs.ordering import kernel_at_place
-from timm_sbs.targets import TargetSpec, to_kernels
+from timm_sbs.targets import to_kernels
 from timm_sbs.training.environment import environment
 from timm_sbs.training.fit import design, start_fit
 from timm_sbs.training.monitor import Monitor
@@ -180,6 +180,7 @@ def main() -> None:
     results['tangent_kernels'] = tangent_kernels()
     results['bands'] = bands()
     write_results('spectrum', {**results, **environment()})
+    draw('spectrum')
 
 
 if __name__ == '__main__':

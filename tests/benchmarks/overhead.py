@@ -1,0 +1,105 @@
+"""What fitting and loading cost: ours beside NeRN's loop with its configuration, in time and memory.
+
+    python tests/benchmarks/overhead.py --weights-56 FILE
+
+Both predictors have 20 % of the network's parameters. Each is measured in a process of its own: the search of its
+ordering, a step of its training loop on the weights alone (ours takes 4,096 kernels, NeRN's all of them, as it is
+published; see nern_loop.py), the peak memory of such training above that of the process with the original network in it,
+and the time to generate all weights. Takes a minute on two threads.
+"""
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict
+
+import torch
+from common import NERN, RESNET20, write_results
+from nern_loop import NernLoop
+
+from timm_sbs.config import OrderingConfig
+from timm_sbs.generate import generate_weights
+from timm_sbs.training.environment import environment
+from timm_sbs.training.fit import design, start_fit
+from timm_sbs.training.monitor import Monitor
+from timm_sbs.training.orderings import find_orderings
+from timm_sbs.training.original import load_original
+from timm_sbs.training.reconstruction import group_targets, reconstruct
+from timm_sbs.training.settings import ReconstructionSettings
+
+STEPS, WARM_UP, REPEATS = 30, 5, 7
+
+
+def resident(key: str) -> int:
+    return int(re.search(rf'{key}:\s+(\d+)', Path('/proc/self/status').read_text())[1]) * 1024
+
+
+def seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+class Clock(Monitor):
+    def __init__(self) -> None:
+        self.moments = [time.perf_counter()]
+
+    def step_done(self, step: int) -> None:
+        self.moments.append(time.perf_counter())
+
+
+def measure(method: str, name: str, weights: str) -> Dict[str, Any]:
+    """Everything about one method and network, in this process."""
+    original = load_original(name, weights)
+    config, pretrained_cfg, specs = design(original, **(NERN if method == 'nern' else {}))
+    find_orderings(original, specs[:1], OrderingConfig())  # compiles
+    Path('/proc/self/clear_refs').write_text('5')
+    before = resident('VmRSS')
+    started = time.perf_counter()
+    permutations = find_orderings(original, specs, config.ordering)
+    ordering = time.perf_counter() - started
+    fit = start_fit(config, pretrained_cfg, specs, permutations, seed=0)
+    clock = Clock()
+    if method == 'nern':
+        loop = NernLoop(fit, *group_targets(fit.plan, original.state_dict()), seed=0)
+        clock.moments = [time.perf_counter()]
+        for step in range(STEPS):
+            loop.step()
+            clock.step_done(step)
+    else:
+        reconstruct(fit.predictor, fit.plan, original.state_dict(), ReconstructionSettings(STEPS), monitor=clock)
+    steps = [later - earlier for earlier, later in zip(clock.moments, clock.moments[1:])][WARM_UP:]
+    peak = resident('VmHWM') - before
+    generating = [seconds(lambda: generate_weights(fit.predictor.eval(), fit.plan)) for _ in range(1 + REPEATS)][1:]
+    return {
+        'parameters': sum(p.numel() for p in fit.predictor.parameters()),
+        'ordering_seconds': round(ordering, 2), 'step_ms': round(1000 * statistics.median(steps), 1),
+        'peak_mb': round(peak / 1e6), 'generating_ms': round(1000 * statistics.median(generating), 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--weights-56', required=True)
+    parser.add_argument('--measure', nargs=3, metavar=('METHOD', 'NETWORK', 'WEIGHTS'), help='in this process')
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(*args.measure)))
+        return
+    results: Dict[str, Any] = {'command': 'python tests/benchmarks/overhead.py --weights-56 FILE', 'seed': 0,
+                               'steps': STEPS, 'networks': {}}
+    for network, weights in (('resnet20', RESNET20), ('resnet56', args.weights_56)):
+        for method in ('ours', 'nern'):
+            shown = subprocess.run(
+                [sys.executable, __file__, '--weights-56', args.weights_56, '--measure', method, f'{network}_cifar10',
+                 str(weights)], capture_output=True, text=True, check=True)
+            results['networks'].setdefault(network, {})[method] = json.loads(shown.stdout)
+            print(network, method, shown.stdout.strip(), flush=True)
+    write_results('overhead', {**results, **environment()})
+
+
+if __name__ == '__main__':
+    main()

@@ -10,6 +10,8 @@ from timm_sbs.errors import SbsError
 
 __all__ = ['main']
 
+PICTURES = ('ledger', 'kernels', 'curves', 'accuracy', 'folding', 'loading', 'spectrum', 'ablation', 'robustness')
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -76,11 +78,10 @@ def build_parser() -> argparse.ArgumentParser:
         'plot', help='draw a picture of a predictor, a training run or a results file',
         description="Draw where a predictor's bytes are (ledger), kernels of a layer along their path, original and "
                     'generated (kernels), the curves of a training run (curves), or what is in a file of '
-                    'tests/benchmarks/results (accuracy, spectrum, ablation).')
+                    'tests/benchmarks/results (all others).')
     plot.add_argument('source', help='as for info, the output folder of train_sbs.py, or a results file')
     plot.add_argument('output', help='picture to write, such as ledger.svg or ledger.png')
-    plot.add_argument('--kind', choices=['ledger', 'kernels', 'curves', 'accuracy', 'spectrum', 'ablation'],
-                      help='(default: the first that the source has something for)')
+    plot.add_argument('--kind', choices=PICTURES, help='(default: the first that the source has something for)')
     plot.add_argument('--theme', choices=['light', 'dark'], default='light', help='(default: %(default)s)')
     plot.add_argument('--original', metavar='FILE', help="original weights, for 'kernels' (default: timm's)")
     plot.add_argument('--layer', metavar='NAME', help="generated weight that 'kernels' shows (default: the largest)")

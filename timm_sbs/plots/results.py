@@ -1,0 +1,141 @@
+"""Pictures of the results files of the benchmarks."""
+from pathlib import Path
+from typing import Any, List, Mapping, Tuple
+
+from timm_sbs.plots.style import COLOURS, Figure, StrMethodFormatter
+
+__all__ = [
+    'draw_accuracy_over_bytes', 'draw_spectrum', 'draw_ablation', 'draw_folding', 'draw_loading', 'draw_robustness',
+]
+
+
+def draw_accuracy_over_bytes(_: Path, results: Mapping[str, Any], **__: Any) -> Figure:
+    networks = results['networks']
+    figure = Figure(figsize=(9, 3.6))
+    axes = figure.subplots(1, len(networks), squeeze=False)[0]
+    for axis, (network, entry) in zip(axes, networks.items()):
+        for method in dict.fromkeys(point['method'] for point in entry['points']):
+            curve = sorted((p['bytes'] / 1000, p['top1']) for p in entry['points'] if p['method'] == method)
+            mine = method == 'ours'
+            axis.plot(*zip(*curve), 'o-' if len(curve) > 1 else 'o', label=method, zorder=3 if mine else 2,
+                      linewidth=2.5 if mine else 1.2, markersize=7 if mine else 4)
+        size, top1 = (entry['original'][key] for key in ('bytes', 'top1'))
+        axis.axhline(top1, color='grey', linewidth=0.8, linestyle=':')
+        axis.set_xscale('log', base=2)
+        axis.xaxis.set_major_formatter(StrMethodFormatter('{x:,.0f}'))
+        axis.set_ylim(top1 - 4, top1 + 0.4)
+        axis.set_xlabel('whole file, kB')
+        axis.set_title(f"ResNet-{network.removeprefix('resnet')} ({size / 1000:,.0f} kB, {top1:.2f} %)", fontsize=10)
+        axis.grid(alpha=0.5, which='both')
+    axes[0].set_ylabel('CIFAR-10 top-1, %')
+    axes[0].legend(loc='lower right', fontsize=8)
+    return figure
+
+
+def draw_spectrum(_: Path, results: Mapping[str, Any], **__: Any) -> Figure:
+    """Left: eigenvalues of tangent kernels and their theory; right: errors by frequency as training goes on."""
+    figure = Figure(figsize=(9, 3.6))
+    left, *right = figure.subplots(1, 3)
+    kernels = {key: value for key, value in results['tangent_kernels'].items() if isinstance(value, dict)}
+    for index, (key, kernel) in enumerate(kernels.items()):
+        cycles = [k / 2 for k in range(1, len(kernel['theory']) + 1)]
+        left.loglog(cycles, [abs(v) for v in kernel['empirical']], color=COLOURS[index], label=key)
+        left.loglog(cycles, [abs(v) for v in kernel['theory']], ':', color=COLOURS[index])
+    left.set_xlabel('cycles over the path')
+    left.set_title('tangent kernel (dotted: theory)', fontsize=10)
+    left.set_ylim(1e-7, 2)
+    left.legend(fontsize=7, frameon=False)
+    bands = dict(results['bands'])
+    first = bands.pop('first_frequency_of_band')
+    for axis, (name, rows) in zip(right, bands.items()):
+        for index, row in enumerate(rows):
+            shade = 0.25 + 0.75 * index / max(1, len(rows) - 1)
+            axis.semilogx(first, row['errors'], color=COLOURS[0], alpha=shade, label=f"step {row['step']:,}")
+        axis.set_ylim(0, 1.2)
+        axis.set_xlabel('cycles over the path')
+        axis.set_title(name, fontsize=10)
+        axis.grid(alpha=0.5)
+    right[0].set_ylabel('error in each octave')
+    figure.legend(*right[0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=8, loc='outside lower center')
+    return figure
+
+
+def draw_ablation(_: Path, results: Mapping[str, Any], **__: Any) -> Figure:
+    """Left: error at equal parameters; right: error over bytes for each granularity."""
+    summary = results['summary']
+    figure = Figure(figsize=(9, 4.2))
+    left, right = figure.subplots(1, 2)
+    rows: List[Tuple[str, Mapping[str, Any]]] = sorted(
+        summary.get('parameters', {}).items(), key=lambda item: -item[1]['error'])
+    names, errors = [name for name, _ in rows], [row['error'] for _, row in rows]
+    left.barh(names, errors, xerr=[row['error_spread'] / 2 for _, row in rows], color=COLOURS[0])
+    left.set_xlabel('error of the weights at equal parameters')
+    left.tick_params(axis='y', labelsize=7)
+    budgets = [regime for regime in summary if regime.endswith(' bytes')]
+    for name in dict.fromkeys(name for regime in budgets for name in summary[regime]):
+        points = sorted((summary[b][name]['bytes'] / 1000, summary[b][name]['error'])
+                        for b in budgets if name in summary[b])
+        right.plot(*zip(*points), 'o-', markersize=4, label=name)
+    right.set_xlabel('whole file, kB')
+    right.set_title('error of the weights at equal bytes', fontsize=10)
+    right.grid(alpha=0.5)
+    if budgets:
+        right.legend(fontsize=8)
+    return figure
+
+
+def draw_folding(_: Path, results: Mapping[str, Any], **__: Any) -> Figure:
+    """Error over the operations of loading, for each limit of places."""
+    networks = results['networks']
+    figure = Figure(figsize=(7, 3.2))
+    axis = figure.add_subplot()
+    for network, rows in networks.items():
+        points = sorted((row['gflop'], row['error']) for row in rows)
+        axis.plot(*zip(*points), 'o-', label=network)
+        for row in rows:
+            axis.annotate(f"{row['max_places'] or 'no limit'}", (row['gflop'], row['error']), fontsize=7,
+                          xytext=(4, 4), textcoords='offset points')
+    axis.set_xscale('log')
+    axis.set_xlabel('GFLOP of generating the weights')
+    axis.set_ylabel('error of the weights')
+    axis.set_title('limits of places at equal parameters', fontsize=10)
+    axis.grid(alpha=0.5)
+    axis.legend(frameon=False)
+    return figure
+
+
+def draw_loading(_: Path, results: Mapping[str, Any], **__: Any) -> Figure:
+    """Time of a full checkpoint's load, and of a first and a second load of each predictor."""
+    rows: List[Tuple[str, float]] = []
+    for network, entry in results['networks'].items():
+        rows.append((f'{network}, full', entry['full_ms']))
+        for name, found in entry.items():
+            if isinstance(found, dict) and 'first_ms' in found:
+                rows += [(f'{network}, {name}, second', found['second_ms']),
+                         (f'{network}, {name}, first', found['first_ms'])]
+    rows.reverse()
+    figure = Figure(figsize=(7, 0.8 + 0.22 * len(rows)))
+    axis = figure.add_subplot()
+    kinds = ('full', 'second', 'first')
+    axis.barh([name for name, _ in rows], [ms for _, ms in rows],
+              color=[COLOURS[kinds.index(name.rsplit(', ')[-1])] for name, _ in rows])
+    axis.set_xscale('log')
+    axis.set_xlabel('milliseconds to create the model')
+    axis.tick_params(axis='y', labelsize=8)
+    return figure
+
+
+def draw_robustness(_: Path, results: Mapping[str, Any], **__: Any) -> Figure:
+    """Accuracy of each network on clean and corrupted images, by corruption."""
+    figure = Figure(figsize=(9, 3.8))
+    axes = figure.subplots(1, len(results['rows']), squeeze=False, sharey=True)[0]
+    for axis, (base, members) in zip(axes, results['rows'].items()):
+        for name, found in members.items():
+            means = {c: sum(row['top1'] for row in severities) / len(severities) for c, severities in found.items()}
+            axis.plot([*means], [*means.values()], 'o-', markersize=3, linewidth=1, label=name)
+        axis.set_title(base, fontsize=10)
+        axis.tick_params(axis='x', rotation=90, labelsize=8)
+        axis.grid(alpha=0.5)
+        axis.legend(fontsize=7, frameon=False)
+    axes[0].set_ylabel('top-1, %')
+    return figure

@@ -130,6 +130,14 @@ def test_figures_of_the_training_loop():
         assert f'| ResNet-{network[6:]} | {ours} | {nern} |' in README
 
 
+def test_figures_of_the_overhead():
+    for network, methods in results_of('overhead')['networks'].items():
+        for method, label in (('ours', 'ours'), ('nern', "NeRN's loop")):
+            run = methods[method]
+            assert (f"| ResNet-{network[6:]} | {label} | {run['ordering_seconds']:.2f} s | {run['step_ms']:.1f} ms | "
+                    f"{run['peak_mb']} MB | {run['generating_ms']:.1f} ms |") in README
+
+
 def test_figures_of_the_distillation_step():
     results = results_of('distillation_step')
     assert results['step_over_sum'] <= 1.25
@@ -166,8 +174,8 @@ def test_figures_of_accuracy_over_bytes():
 
 def test_figures_of_efficientnet_lite0():
     results = results_of('efficientnet_lite0')
-    for key, name in (('uos_rff', 'UOS-RFF'), ('rff', 'RFF, one bandwidth'), ('nern', "NeRN's configuration"),
-                      ('uos_rff_tokens_of_4', 'UOS-RFF, tokens of 4 channels'), ('rounding', 'rounding + coding')):
+    for key, name in (('uos_rff_folded', 'UOS-RFF, folded'), ('uos_rff', 'UOS-RFF'), ('rff', 'RFF, one bandwidth'),
+                      ('nern', "NeRN's configuration"), ('uos_rff_tokens_of_4', 'UOS-RFF, tokens of 4 channels'), ('rounding', 'rounding + coding')):
         for run in results[key]:
             size = f"{run['bits']} bits" if 'bits' in run else f"{run['pct']:g} %"
             errors = ' | '.join(f"{run[kind]:.4f}" for kind in ('error', 'depthwise_error', 'pointwise_error'))
@@ -281,3 +289,14 @@ def test_figures_of_the_spectral_bias():
     assert (f'{ours[160][octave]:.2f} after 160 steps and {ours[1280][octave]:.2f} after 1,280; '
             f"NeRN's configuration {nern[160][octave]:.2f} and {nern[1280][octave]:.2f}") in text
     assert min(*ours[1280][10:], *nern[1280][10:]) > 0.9
+
+
+def test_figures_of_robustness():
+    results = results_of('robustness')
+    for base, members in results['summary'].items():
+        assert set(members) >= {name for name in ALL_SHIPPED if base in name}
+        for name, found in members.items():
+            label = f'`{name}`' if name in ALL_SHIPPED else name
+            values = [f"{found[images][what]:.{digits}f} %" for what, digits in (
+                ('top1', 2), ('agreement', 1), ('calibration_error', 1)) for images in ('clean', 'corrupted')]
+            assert f"| ResNet-{base[6:8]} | {label} | {' | '.join(values)} |" in README

@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict
 
-import torch
 from common import NERN, RESNET20, write_results
 from nern_loop import NernLoop
 

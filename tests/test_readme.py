@@ -175,7 +175,8 @@ def test_figures_of_accuracy_over_bytes():
 def test_figures_of_efficientnet_lite0():
     results = results_of('efficientnet_lite0')
     for key, name in (('uos_rff_folded', 'UOS-RFF, folded'), ('uos_rff', 'UOS-RFF'), ('rff', 'RFF, one bandwidth'),
-                      ('nern', "NeRN's configuration"), ('uos_rff_tokens_of_4', 'UOS-RFF, tokens of 4 channels'), ('rounding', 'rounding + coding')):
+                      ('nern', "NeRN's configuration"), ('uos_rff_tokens_of_4', 'UOS-RFF, tokens of 4 channels'),
+                      ('rounding', 'rounding + coding')):
         for run in results[key]:
             size = f"{run['bits']} bits" if 'bits' in run else f"{run['pct']:g} %"
             errors = ' | '.join(f"{run[kind]:.4f}" for kind in ('error', 'depthwise_error', 'pointwise_error'))

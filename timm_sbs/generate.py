@@ -119,8 +119,8 @@ def make_plan(
 def generate_kernels(predictor: Predictor, plan: GenerationPlan, group: TokenGroup, places: slice) -> Tensor:
     """Kernels at some places of a group, without autograd and in blocks of bounded memory: [places, G * T].
 
-    They are on the predictor's device, and so are all intermediate results. Their precision is the predictor's, whatever
-    autocast or default dtype the caller has set.
+    They are on the predictor's device, and so are all intermediate results. Their precision is the predictor's,
+    whatever autocast or default dtype the caller has set.
     """
     device = predictor.output_scale.device
     block = BLOCK if device.type == 'cpu' else DEVICE_BLOCK

@@ -97,8 +97,8 @@ def stack_kernel_indices(
 ) -> NDArray[np.int64]:
     """Where every kernel is among what is generated for several layers laid end to end: [sum of kernels].
 
-    The inverse of the layers' orderings. ``generated[result]`` puts generated tokens, which come place by place (several
-    at each, where a layer is folded), back into kernel order.
+    The inverse of the layers' orderings. ``generated[result]`` puts generated tokens, which come place by place
+    (several at each, where a layer is folded), back into kernel order.
     """
     start = 0
     parts = []

@@ -1,4 +1,4 @@
-"""What the benchmarks share: original weights, real kernels, NeRN's configuration, roundings, rates, results and pictures."""
+"""What the benchmarks share: weights and real kernels, NeRN's configuration, rounding, rates, results and pictures."""
 import json
 import time
 from pathlib import Path

@@ -4,8 +4,8 @@
 
 Both predictors have 20 % of the network's parameters. Each is measured in a process of its own: the search of its
 ordering, a step of its training loop on the weights alone (ours takes 4,096 kernels, NeRN's all of them, as it is
-published; see nern_loop.py), the peak memory of such training above that of the process with the original network in it,
-and the time to generate all weights. Takes a minute on two threads.
+published; see nern_loop.py), the peak memory of such training above that of the process with the original network in
+it, and the time to generate all weights. Takes a minute on two threads.
 """
 import argparse
 import json

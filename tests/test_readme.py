@@ -114,6 +114,14 @@ def test_where_the_bytes_are():
     assert f'timm-sbs info {SHIPPED}' in README and f'| {row} |' in README
 
 
+@pytest.mark.parametrize('path', sorted(RESULTS.glob('*.json')), ids=lambda path: path.stem)
+def test_results_say_how_they_came_about(path):
+    results = json.loads(path.read_text())
+    assert {'command', 'versions', 'hardware'} <= set(results)
+    assert results['command'] in ' '.join(README.split()) or path.stem.startswith('ablation')
+    assert set(results['versions']) >= {'timm_sbs', 'timm', 'torch'}
+
+
 def results_of(name):
     results = json.loads((RESULTS / f'{name}.json').read_text())
     assert results['command'] in README, results['command']
@@ -210,7 +218,7 @@ def test_figures_of_killed_runs():
 
 
 def test_figures_of_reconstruction_alone():
-    results = json.loads((RESULTS / 'reconstruction_resnet20.json').read_text())
+    results = results_of('reconstruction_resnet20')
     ours, nern = results['uos_rff'], results['nern']
     assert len(ours) == 3 and all(run['top1'] >= 84 for run in ours)
     assert all(run['ordering_seconds'] + run['training_seconds'] <= 120 for run in ours)

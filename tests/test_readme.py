@@ -118,7 +118,7 @@ def test_where_the_bytes_are():
 def test_results_say_how_they_came_about(path):
     results = json.loads(path.read_text())
     assert {'command', 'versions', 'hardware'} <= set(results)
-    assert results['command'] in ' '.join(README.split()) or path.stem.startswith('ablation')
+    assert results['command'] in ' '.join(README.split())
     assert set(results['versions']) >= {'timm_sbs', 'timm', 'torch'}
 
 

@@ -309,3 +309,20 @@ def test_figures_of_robustness():
             values = [f"{found[images][what]:.{digits}f} %" for what, digits in (
                 ('top1', 2), ('agreement', 1), ('calibration_error', 1)) for images in ('clean', 'corrupted')]
             assert f"| ResNet-{base[6:8]} | {label} | {' | '.join(values)} |" in README
+
+
+def test_figures_of_the_ablation():
+    results, text = results_of('ablation_resnet20'), ' '.join(README.split())
+    rows = results['summary']['parameters']
+    for name, row in rows.items():
+        assert row['seeds'] == 3
+        cells = [f"{row[what]:.{digits}f} ± {row[f'{what}_spread'] / 2:.{digits}f}"
+                 for what, digits in (('error', 3), ('top1', 1))]
+        assert f"| {name} | {' | '.join(cells)} |" in README
+    ours, single = rows['UOS and UOS-RFF'], rows['p = 0']
+    assert f"{rows['UOS-RFF alone']['error'] / ours['error']:.1f} times as large" in text
+    assert 0.65 < ours['error'] / rows['UOS alone']['error'] < 0.75  # 'a third'
+    assert f"by {100 * (1 - ours['error'] / single['error']):.0f} % of the error" in text
+    assert f"{single['top1']:.1f} and {ours['top1']:.1f} %" in text
+    assert rows['p = 0.25']['top1'] == max(row['top1'] for row in rows.values())
+    assert f"{rows['p = 0.25']['top1']:.1f} %" in text

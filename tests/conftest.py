@@ -22,6 +22,8 @@ from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.settings import ReconstructionSettings
 
 REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
+RESULTS = REPOSITORY / 'tests' / 'benchmarks' / 'results'
 RESNET20 = Path(__file__).parent / 'data' / 'resnet20_cifar10.safetensors'
 SHIPPED = 'sbs_resnet20_cifar10_42pct'
 ALL_SHIPPED = [

@@ -5,14 +5,13 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from conftest import REPOSITORY, RESNET20, SHIPPED
+from conftest import RESNET20, RESULTS, SHIPPED
 from PIL import Image
 
 from timm_sbs import SbsError, cli, plots
 from timm_sbs.models import embedded_folder
 from timm_sbs.plots import KINDS, plot
 
-RESULTS = REPOSITORY / 'tests' / 'benchmarks' / 'results'
 SUMMARY = 'phase,step,loss,lr,top1\nreconstruction,100,0.2,1e-3,\ndistillation,50,0.5,1e-4,80.5\n' \
           'distillation,100,0.3,1e-5,81.5\n'
 

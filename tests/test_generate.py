@@ -90,7 +90,7 @@ def test_rounding_of_float32_is_far_below_the_weights():
         turns = group.coordinates @ plan.frequencies.double().T
         angles = 2 * torch.pi * turns
         kernels = exact(torch.cat([angles.sin(), angles.cos()], dim=1), group.token_size)
-        for name, weight in split_weights(kernels, group, group.place_of_kernel).items():
+        for name, weight in split_weights(kernels, group.specs, group.place_of_kernel).items():
             torch.testing.assert_close(weights[name].double(), weight, atol=1e-5, rtol=0)
 
 
@@ -104,7 +104,7 @@ def test_each_weight_has_memory_of_its_own():
 def test_gradients_reach_the_predictor_through_the_weights():
     plan, predictor, _ = make()
     group = plan.groups[0]
-    weights = split_weights(predictor(plan.features(group), 9), group, group.place_of_kernel)
+    weights = split_weights(predictor(plan.features(group), 9), group.specs, group.place_of_kernel)
     weights['b'].square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in predictor.trunk.parameters())
     assert predictor.heads['25'].weight.grad is None

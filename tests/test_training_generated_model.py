@@ -34,7 +34,7 @@ def test_two_stages_give_the_gradient_of_the_whole(student, images, accelerator)
     weights = {}
     for index, group in enumerate(whole.plan.groups):
         kernels = whole.predictor(whole.plan.features(group), group.token_size)
-        weights.update(generate.split_weights(kernels, group, group.place_of_kernel))
+        weights.update(generate.split_weights(kernels, group.specs, group.place_of_kernel))
     whole(images[0][:8], weights).square().mean().backward()
 
     leaves = student.generate(accelerator)

@@ -107,7 +107,7 @@ def test_cleared_weights_are_generated_again(artifact_folder, generations):
 def test_a_tensor_of_two_names_is_kept_under_both(tmp_path):
     """A model whose classifier shares its weight with another layer."""
     tensor = torch.randn(3, 2)
-    kept = weights._with_own_memory({'a': tensor, 'b': tensor, 'c': torch.zeros(())})
+    kept = weights.with_own_memory({'a': tensor, 'b': tensor, 'c': torch.zeros(())})
     assert torch.equal(kept['a'], kept['b']) and kept['a'].data_ptr() != kept['b'].data_ptr()
 
 

@@ -213,15 +213,15 @@ def load_artifact(folder: Union[str, Path]) -> Artifact:
 
 def _structure(config: SbsConfig, specs: Tuple[TargetSpec, ...]) -> Predictor:
     """The predictor without memory for parameters. Its size is limited by what it generates."""
-    token_sizes = output_sizes(specs, config.ordering)
-    size = num_predictor_parameters(config.feature_width, token_sizes, config.predictor)
+    outputs = output_sizes(specs, config.ordering)
+    size = num_predictor_parameters(config.feature_width, outputs, config.predictor)
     generated = sum(spec.num_weights for spec in specs)
     if size > generated:
         raise ArtifactError(
             f"{CONFIG_NAME} describes a predictor of {size:,} parameters, more than the {generated:,} weights that it "
             f"generates for '{config.base}', so it is not one that timm_sbs makes.")
     with torch.device('meta'):
-        return Predictor(config.feature_width, token_sizes, config.predictor)
+        return Predictor(config.feature_width, outputs, config.predictor)
 
 
 def _read_tensors(path: Path, config: SbsConfig, expected: Mapping[str, Slot]) -> Dict[str, Tensor]:

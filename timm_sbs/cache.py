@@ -8,7 +8,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Union
+from typing import Dict, Iterable, List, Optional, Tuple, Union
 
 import safetensors.torch
 from huggingface_hub.constants import HF_HOME
@@ -88,13 +88,11 @@ def store_cached(kind: str, key: str, tensors: Dict[str, Tensor], description: s
         pass
 
 
-def cache_entries(kind: str = '*') -> List[CacheEntry]:
+def cache_entries() -> List[CacheEntry]:
     """All that is kept, what was used last first."""
-    folder = cache_folder()
     entries = []
-    for path in folder.glob(f'{kind}/*{SUFFIX}') if folder else ():
+    for path, stat in _files('*'):
         try:
-            stat = path.stat()
             with safe_open(path, framework='pt') as file:
                 description = (file.metadata() or {}).get('description', '')
         except OSError:  # another process has dropped it
@@ -102,20 +100,31 @@ def cache_entries(kind: str = '*') -> List[CacheEntry]:
         except SafetensorError:
             description = 'damaged'
         entries.append(CacheEntry(path.parent.name, path, stat.st_size, stat.st_mtime, description))
-    return sorted(entries, key=lambda entry: -entry.used)
+    return entries
 
 
 def clear_cache(kind: str = '*') -> int:
     """Drop all that is kept. Returns the bytes that this frees."""
-    entries = cache_entries(kind)
-    for entry in entries:
-        entry.path.unlink(missing_ok=True)
-    return sum(entry.size for entry in entries)
+    files = _files(kind)
+    for path, _ in files:
+        path.unlink(missing_ok=True)
+    return sum(stat.st_size for _, stat in files)
+
+
+def _files(kind: str) -> List[Tuple[Path, os.stat_result]]:
+    """Files of a kind, what was used last first."""
+    folder, files = cache_folder(), []
+    for path in folder.glob(f'{kind}/*{SUFFIX}') if folder else ():
+        try:
+            files.append((path, path.stat()))
+        except OSError:  # another process has dropped it
+            pass
+    return sorted(files, key=lambda file: -file[1].st_mtime)
 
 
 def _drop_oldest(kind: str) -> None:
     total = 0
-    for entry in cache_entries(kind):
-        total += entry.size
+    for path, stat in _files(kind):
+        total += stat.st_size
         if total > MOST_BYTES:
-            entry.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

@@ -167,7 +167,7 @@ def _plot(args: argparse.Namespace) -> None:
     from timm_sbs.plots import plot
 
     source = Path(args.source)
-    if not (source.suffix == '.json' and source.is_file()) and not source.is_dir():
+    if source.suffix != '.json' or not source.is_file():
         source = find_folder(args.source)
     kind = plot(source, args.output, args.kind, args.theme, args.original, args.layer)
     print(f'wrote {args.output} ({kind})')

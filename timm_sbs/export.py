@@ -7,6 +7,7 @@ import safetensors.torch
 from timm_sbs.artifact import load_artifact
 from timm_sbs.errors import ArtifactError
 from timm_sbs.files import replace_files
+from timm_sbs.weights import with_own_memory
 
 __all__ = ['export_checkpoint']
 
@@ -25,9 +26,7 @@ def export_checkpoint(folder: Union[str, Path], output: Union[str, Path]) -> Tup
         SbsError: The artifact cannot be read, or the file cannot be written.
     """
     artifact = load_artifact(folder)
-    # A weight that modules share is written under each of its names.
-    tensors = {name: tensor.clone() for name, tensor in artifact.state_dict().items()}
-    data = safetensors.torch.save(tensors, metadata={'format': 'pt'})
+    data = safetensors.torch.save(with_own_memory(artifact.state_dict()), metadata={'format': 'pt'})
     try:
         replace_files({Path(output): data})
     except OSError as e:

@@ -132,31 +132,29 @@ def generate_kernels(predictor: Predictor, plan: GenerationPlan, group: TokenGro
     return kernels
 
 
-def split_weights(kernels: Tensor, group: TokenGroup, place_of_kernel: Tensor) -> Dict[str, Tensor]:
-    """Weights of a group's layers, by name, from its kernels in place order [M, G * T]. Differentiable.
+def split_weights(kernels: Tensor, specs: Sequence[TargetSpec], place_of_kernel: Tensor) -> Dict[str, Tensor]:
+    """Weights of some layers of a group, by name, from their kernels in place order [M, G * T]. Differentiable.
 
-    ``place_of_kernel`` is the group's own, on the device of the kernels.
+    ``place_of_kernel`` is on the device of the kernels: the group's own for all its layers, or that of a portion. Each
+    weight has memory of its own: who copies one does not copy all.
     """
-    ordered = kernels.reshape(-1, group.token_size)[place_of_kernel]
-    parts = ordered.split([spec.num_kernels for spec in group.specs])
-    return {spec.name: from_kernels(part, spec) for part, spec in zip(parts, group.specs)}
+    rows = kernels.reshape(-1, specs[0].token_size)
+    parts = place_of_kernel.split([spec.num_kernels for spec in specs])
+    return {spec.name: from_kernels(rows[part], spec).contiguous() for part, spec in zip(parts, specs)}
 
 
 def generate_weights(predictor: Predictor, plan: GenerationPlan) -> Dict[str, Tensor]:
     """All generated weights by name, float32 on the predictor's device, without autograd.
 
-    Memory beside the weights is that of a few layers' kernels. Each weight has memory of its own: who copies one does
-    not copy all. A bar is shown if it takes more than two seconds.
+    Memory beside the weights is that of a few layers' kernels. A bar is shown if it takes more than two seconds.
     """
-    device = predictor.output_scale.device
     weights = {}
     with tqdm(total=sum(group.num_places for group in plan.groups), desc='generating weights', unit='place',
               unit_scale=True, delay=2, leave=False, disable=None) as progress:
         for group in plan.groups:
             for specs, places, rows in group.portions():
-                kernels = generate_kernels(predictor, plan, group, places).view(-1, group.token_size)
-                for spec, part in zip(specs, rows.to(device).split([spec.num_kernels for spec in specs])):
-                    weights[spec.name] = from_kernels(kernels.index_select(0, part), spec).contiguous()
+                kernels = generate_kernels(predictor, plan, group, places)
+                weights.update(split_weights(kernels, specs, rows.to(kernels.device)))
                 progress.update(places.stop - places.start)
     return {name: weights[name] for name in plan.config.generated}
 

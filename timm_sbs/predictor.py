@@ -11,8 +11,9 @@ from timm_sbs.errors import ConfigError
 
 __all__ = ['Predictor', 'num_predictor_parameters', 'predictor_for_budget']
 
-_ACTIVATIONS = {'gelu': F.gelu, 'relu': F.relu, 'sine': torch.sin}
-_IN_PLACE = {'gelu': torch.ops.aten.gelu_, 'relu': torch.relu_, 'sine': torch.sin_}
+# Each as a new tensor, and in place.
+_ACTIVATIONS = {
+    'gelu': (F.gelu, torch.ops.aten.gelu_), 'relu': (F.relu, torch.relu_), 'sine': (torch.sin, torch.sin_)}
 
 
 class Predictor(nn.Module):
@@ -35,7 +36,7 @@ class Predictor(nn.Module):
         self.register_buffer('output_scale', torch.ones(()))
 
     def forward(self, features: Tensor, output_size: int) -> Tensor:
-        activation = _ACTIVATIONS[self.config.activation]
+        activation, _ = _ACTIVATIONS[self.config.activation]
         for layer in self.trunk:
             features = activation(layer(features))
         return self.heads[str(output_size)](features) * self.output_scale
@@ -43,9 +44,9 @@ class Predictor(nn.Module):
     @torch.no_grad()
     def write(self, features: Tensor, kernels: Tensor) -> None:
         """What :meth:`forward` returns, without autograd, into ``kernels``; activations are computed in place."""
-        activate = _IN_PLACE[self.config.activation]
+        _, activation = _ACTIVATIONS[self.config.activation]
         for layer in self.trunk:
-            features = activate(layer(features))
+            features = activation(layer(features))
         head = self.heads[str(kernels.shape[1])]
         torch.addmm(head.bias, features, head.weight.T, out=kernels).mul_(self.output_scale)
 

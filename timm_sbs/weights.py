@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, load_artifact, read_config
-from timm_sbs.cache import content_key, load_cached, store_cached
+from timm_sbs.cache import cache_folder, content_key, load_cached, store_cached
 from timm_sbs.config import SbsConfig
 from timm_sbs.files import file_sha256
 
-__all__ = ['Weights', 'load_weights']
+__all__ = ['Weights', 'load_weights', 'with_own_memory']
 
 KIND = 'weights'
 VERSION = 1  # of how weights follow from an artifact; to be raised when that changes them
@@ -53,12 +53,14 @@ def load_weights(folder: Union[str, Path], device: Optional[torch.device] = None
             artifact.predictor.to(device)
         state_dict = artifact.state_dict()
         if key:
-            store_cached(KIND, key, _with_own_memory(state_dict), f'{artifact.config.base} of {folder}')
+            store_cached(KIND, key, with_own_memory(state_dict), f'{artifact.config.base} of {folder}')
     return Weights(artifact.config, artifact.pretrained_cfg, state_dict)
 
 
 def _key(folder: Path) -> Optional[str]:
-    """Name of an artifact's weights in the cache, or None if it cannot be read."""
+    """Name of an artifact's weights in the cache, or None if there is no cache, or the artifact cannot be read."""
+    if cache_folder() is None:
+        return None
     try:
         checksums = [file_sha256(folder / name) for name in (CONFIG_NAME, WEIGHTS_NAME)]
     except OSError:
@@ -66,7 +68,7 @@ def _key(folder: Path) -> Optional[str]:
     return content_key([f'version {VERSION}, timm {timm.__version__}, float32', *checksums])
 
 
-def _with_own_memory(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def with_own_memory(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Weights on the CPU; one that has several names is copied, since files hold each name's own."""
     seen = set()
     tensors = {}

@@ -2,7 +2,7 @@
 import json
 import time
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Callable, Dict, Mapping, Tuple
 
 import timm
 import torch
@@ -19,6 +19,13 @@ HERE = Path(__file__).parent
 RESNET20 = HERE.parent / 'data' / 'resnet20_cifar10.safetensors'
 # NeRN's encoding, cross-filter order and activation, as arguments of design.
 NERN = dict(ordering=OrderingConfig('layer', 'grid'), encoding=EncodingConfig(kind='positional'), activation='relu')
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Of one call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def operations(predictor: Predictor, plan: GenerationPlan) -> int:

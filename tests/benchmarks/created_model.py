@@ -6,23 +6,16 @@ Measures interleaved and takes medians, so that both networks see the same machi
 """
 import json
 import statistics
-import time
 from typing import Callable, List, Tuple
 
 import timm
 import torch
-from common import RESNET20, write_results
+from common import RESNET20, seconds, write_results
 
 from timm_sbs.demo import MODEL
 from timm_sbs.training.environment import environment
 
 REPEATS = 100
-
-
-def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def interleaved(first: Callable[[], object], second: Callable[[], object]) -> List[Tuple[float, float]]:

@@ -10,11 +10,11 @@ import copy
 import json
 import statistics
 import time
-from typing import Any, Callable, Dict
+from typing import Dict
 
 import timm
 import torch
-from common import RESNET20, write_results
+from common import RESNET20, seconds, write_results
 from torch.utils.data import TensorDataset
 
 from timm_sbs.training.batches import SampleBatches
@@ -41,12 +41,6 @@ class Clock(Monitor):
         now = time.perf_counter()
         self.seconds.append(now - self._before)
         self._before = now
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def main() -> None:

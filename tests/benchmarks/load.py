@@ -17,14 +17,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 import safetensors.torch
 import timm
 import torch
-from common import operations, product_rate, write_results
+from common import operations, product_rate, seconds, write_results
 
 import timm_sbs  # noqa: F401  (registers models)
 from timm_sbs.artifact import load_artifact, save_artifact
@@ -74,12 +73,6 @@ def load_int8(name: str, path: Path) -> torch.nn.Module:
         key: tensor.float() * tensors[f'{key}.step'].view(-1, *(1,) * (tensor.dim() - 1))
         if tensor.dtype == torch.int8 else tensor for key, tensor in tensors.items() if not key.endswith('.step')})
     return model
-
-
-def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def peak_memory(code: str) -> int:

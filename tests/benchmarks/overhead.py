@@ -15,9 +15,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Dict
 
-from common import NERN, RESNET20, write_results
+from common import NERN, RESNET20, seconds, write_results
 from nern_loop import NernLoop
 
 from timm_sbs.config import OrderingConfig
@@ -35,12 +35,6 @@ STEPS, WARM_UP, REPEATS = 30, 5, 7
 
 def resident(key: str) -> int:
     return int(re.search(rf'{key}:\s+(\d+)', Path('/proc/self/status').read_text())[1]) * 1024
-
-
-def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 class Clock(Monitor):

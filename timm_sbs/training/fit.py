@@ -111,7 +111,7 @@ def design(
         max_places = MAX_PLACES
     if max_places is not None:
         ordering = dataclasses.replace(ordering, max_places=max_places)
-    token_sizes = output_sizes(specs, ordering)
+    outputs = output_sizes(specs, ordering)
     features = encoding.feature_width(1 + ordering.num_axes)
     config = SbsConfig(
         base=base,
@@ -123,12 +123,12 @@ def design(
         pointwise_size=rule.pointwise_size,
         storage_dtype=storage_dtype,
         quantization=bits and QuantizationConfig(
-            (float(bits),) * (linear_layers - 1 + len(set(token_sizes))), kept_bits=kept_bits),
+            (float(bits),) * (linear_layers - 1 + len(set(outputs))), kept_bits=kept_bits),
     )
     if max_bytes is None:
         budget = int(pct / 100 * sum(p.numel() for p in original.parameters()))
         config = dataclasses.replace(
-            config, predictor=predictor_for_budget(budget, features, token_sizes, config.predictor))
+            config, predictor=predictor_for_budget(budget, features, outputs, config.predictor))
     else:
         config = _widest_within(max_bytes, config, pretrained_cfg, specs, original)
     size, generated = predictor_parameters(config, specs), sum(spec.num_weights for spec in specs)
@@ -171,11 +171,11 @@ def _widest_within(
     each = torch.finfo(getattr(torch, config.storage_dtype)).bits
     if config.quantization:
         each = sum(config.quantization.layer_bits) / len(config.quantization.layer_bits)
-    token_sizes = output_sizes(specs, config.ordering)
+    outputs = output_sizes(specs, config.ordering)
     fewest = predictor_parameters(with_predictor(smallest_predictor), specs)
     parameters = max(fewest, int((usable - rest) * 8 / each))
     while True:
-        chosen = with_predictor(predictor_for_budget(parameters, config.feature_width, token_sizes, config.predictor))
+        chosen = with_predictor(predictor_for_budget(parameters, config.feature_width, outputs, config.predictor))
         excess = forecast(chosen)['total'] - usable
         if excess <= 0 or parameters == fewest:
             return chosen

@@ -115,7 +115,7 @@ class GeneratedModel(nn.Module):
                     blocks.append(functional_call(
                         self.predictor, parameters, (features[index](rows), group.output_size)).float())
             kernels = gather_shares(torch.cat(blocks), group.num_places, accelerator)
-            weights.update(split_weights(kernels, group, getattr(self, f'place_of_kernel_{index}')))
+            weights.update(split_weights(kernels, group.specs, getattr(self, f'place_of_kernel_{index}')))
         return {name: weight.requires_grad_() for name, weight in weights.items()}
 
     def forward(self, images: Tensor, weights: Dict[str, Tensor]) -> Tensor:

@@ -60,6 +60,36 @@ def test_other_commands_are_understood():
         cli.build_parser().parse_args(words[1:])
 
 
+def options_of(parser):
+    """All options of a parser and its commands, and the names of these."""
+    options, names = set(), []
+    for action in parser._actions:
+        options.update(action.option_strings)
+        if isinstance(action.choices, dict):
+            for name, command in action.choices.items():
+                names.append(name)
+                options |= options_of(command)[0]
+    return options, names
+
+
+def test_help_knows_what_the_readme_names(train_sbs):
+    """Options of the trainer and the program, of the benchmarks, and two of accelerate's."""
+    options, names = options_of(cli.build_parser())
+    options |= options_of(train_sbs.build_parser())[0] | {'--multi_gpu', '--num_processes'}
+    for script in (REPOSITORY / 'tests' / 'benchmarks').glob('*.py'):
+        options.update(re.findall(r"add_argument\('(--[\w-]+)'", script.read_text()))
+    assert set(re.findall(r'(?<![\w-])--[a-z][\w-]*', README)) <= options
+    for name in names:
+        assert re.search(rf'timm-sbs {name}\b', README), name
+
+
+def test_commands_of_the_trainers_help_are_understood(train_sbs):
+    found = re.findall(r'train_sbs\.py (--.*)', train_sbs.build_parser().format_help())
+    assert len(found) >= 3
+    for line in found:
+        settings_of(train_sbs, train_sbs.parse_args(train_sbs.build_parser(), shlex.split(line)))
+
+
 def test_links_into_the_repository_exist():
     links, pictures = re.findall(r'\]\((?!http)([^)#]+)\)', README), re.findall(r'src(?:set)?="([^"]+)"', README)
     assert len(links) > 10 and len(pictures) >= 4

@@ -2,12 +2,13 @@
 
     python tests/benchmarks/ablation.py --network resnet20 --weights FILE --data-dir CIFAR10
 
-'parameters': predictors of 20 % of the network's parameters, reconstruction alone. 'bytes': packed at 5 bits to whole
-files of a given size, with rounding in the last third of the steps. 'distilled': the main ones of the first list, with
-300 steps of distillation more (the quick recipe). Everything is measured as a user loads it from the written files.
+'parameters': predictors of 20 % of the network's parameters, reconstruction alone. 'granularities': each packed at 5
+bits to whole files of four sizes, with rounding in the last third of the steps. 'bytes': the other configurations in
+the largest of these. 'distilled': the main ones of the first list, and the granularities in one size, with 300 steps of
+distillation more (the quick recipe; all of them rounded where the file is packed). Everything is measured as a user loads it from the written files.
 Bandwidths of every exponent are the best of three, around that with which a layer of 1,536 kernels gets the same one as
 by default; NeRN's learning rate, 0.02, was the best of four. Rows that the results file has already are not measured
-again, so that a run that was stopped goes on. Takes two hours for ResNet-20 and four for ResNet-56 on one thread.
+again, so that a run that was stopped goes on. Takes four hours for each network on one thread.
 """
 import argparse
 import json
@@ -16,7 +17,6 @@ import shlex
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -51,11 +51,13 @@ OTHERS = {
 }
 EXPONENTS = (0., 0.25, 0.75, 1.)  # 0.5 is the default
 FACTORS = (0.5, 1., 2.)
+DISTILLED_EXPONENTS = ('p = 0', 'p = 0.25')
 USUAL_KERNELS = 1536
 GRANULARITIES = ('layer', 'filter', 'axis', 'none')
 BUDGETS = {'resnet20': ('49k', '64k', '80k', '110k'), 'resnet56': ('120k', '160k', '240k', '340k')}
-AT_EQUAL_BYTES = {'UOS alone': '--granularity layer --encoding positional',
-                  'neither': '--granularity none --encoding positional'}
+DISTILLED_BUDGET = {'resnet20': '80k', 'resnet56': '240k'}
+STEPS = {'resnet20': 1500, 'resnet56': 900}
+PACKED_DEPTHS = {f'{n} linear layers': f'--linear-layers {n}' for n in (3, 5, 6, 8)}  # 4 if not told
 
 Row = Dict[str, Any]
 
@@ -75,13 +77,11 @@ class Ablation:
     def fit(self, flags: str, seed: int, steps: int) -> Optional[Row]:
         """Run the trainer and measure what it wrote; None if it refused."""
         with tempfile.TemporaryDirectory() as folder:
-            started = time.perf_counter()
             status = train_sbs.main([
                 '--model', self.base, '--initial-checkpoint', self.args.weights, '--pct', '20', '--max-places', '0',
                 '--reconstruction-steps', str(steps), *shlex.split(flags), '--seed', str(seed), '--output', folder])
             if status:
                 return None
-            seconds = time.perf_counter() - started
             config, _ = read_config(folder)
             model = timm.create_model(f'local-dir:{folder}', pretrained=True)
             return {
@@ -89,13 +89,14 @@ class Ablation:
                 'bytes': sum((Path(folder) / name).stat().st_size for name in ('config.json', 'model.safetensors')),
                 'ordering_bytes': config.sizes['ordering'],
                 'error': round(config.results['reconstruction_error'], 4),
-                'top1': round(evaluate(model, self.batches).top1, 2), 'seconds': round(seconds, 1)}
+                'top1': round(evaluate(model, self.batches).top1, 2)}
 
-    def measure(self, regime: str, name: str, flags: str, seed: int, steps: int) -> None:
+    def measure(self, regime: str, name: str, flags: str, seed: int, steps: int, distill: bool = False) -> None:
         key = dict(regime=regime, name=name, seed=seed)
         if any(all(row[k] == v for k, v in key.items()) for row in self.rows):
             return
-        found = self.fit(flags, seed, steps)
+        images = f' --recipe quick --data-dir {shlex.quote(self.args.data_dir)} --workers 1' if distill else ''
+        found = self.fit(flags + images, seed, steps)
         self.rows.append({**key, 'flags': flags, **(found or {'refused': True})})
         print(self.rows[-1], flush=True)
         self.write()
@@ -129,34 +130,48 @@ class Ablation:
             yield f'p = {exponent:g}', min(trials, key=trials.get)
 
 
+def measure(ablation: Ablation, seed: int) -> None:
+    args, steps = ablation.args, ablation.args.steps
+    exponents = dict(ablation.bandwidths())
+    if 'parameters' in args.regimes:
+        for name, flags in {**MAIN, **OTHERS, **exponents}.items():
+            ablation.measure('parameters', name, flags, seed, steps)
+    budgets = BUDGETS[args.network]
+    packed = {}
+    if 'granularities' in args.regimes:
+        packed.update({(budget, name): f'--granularity {name}' for budget in budgets for name in GRANULARITIES})
+    if 'bytes' in args.regimes:
+        others = {name: flags for name, flags in {**MAIN, **OTHERS}.items() if ' linear layers' not in name}
+        for name in ('UOS and UOS-RFF', 'UOS-RFF alone', *GRANULARITIES):  # among the granularities
+            others.pop(name, None)
+        for name, flags in {**others, **PACKED_DEPTHS, **exponents}.items():
+            packed[budgets[-1], name] = flags if '--granularity' in flags else f'--granularity layer {flags}'
+    for (budget, name), flags in packed.items():
+        flags = f'--bytes {budget} {flags} --bits 5 --quantization-steps {steps // 3}'
+        ablation.measure(f'{budget} bytes', name, flags, seed, steps - steps // 3)
+    if 'distilled' in args.regimes:
+        for name, flags in {**MAIN, **{name: exponents[name] for name in DISTILLED_EXPONENTS}}.items():
+            ablation.measure('distilled', name, flags, seed, steps, distill=True)
+        budget = DISTILLED_BUDGET[args.network]
+        for name in GRANULARITIES:
+            flags = f'--bytes {budget} --granularity {name} --bits 5'
+            ablation.measure(f'{budget} bytes, distilled', name, flags, seed, steps, distill=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--network', required=True, choices=[*BUDGETS])
     parser.add_argument('--weights', required=True)
     parser.add_argument('--data-dir', required=True)
-    parser.add_argument('--steps', type=int, default=1500, help='of reconstruction')
+    parser.add_argument('--steps', type=int, help='of reconstruction; default: 1500 for resnet20, 900 for resnet56')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--regimes', nargs='+', default=['parameters', 'bytes', 'distilled'])
+    parser.add_argument('--regimes', nargs='+', default=['parameters', 'granularities', 'bytes', 'distilled'])
     args = parser.parse_args()
+    args.steps = args.steps or STEPS[args.network]
     ablation = Ablation(args)
     for seed in args.seeds:
-        if 'parameters' in args.regimes:
-            for name, flags in {**MAIN, **OTHERS, **dict(ablation.bandwidths())}.items():
-                ablation.measure('parameters', name, flags, seed, args.steps)
-        if 'bytes' in args.regimes:
-            rounded = f'--bits 5 --quantization-steps {args.steps // 3}'
-            for budget in BUDGETS[args.network]:
-                for name in GRANULARITIES:
-                    ablation.measure(f'{budget} bytes', name, f'--bytes {budget} --granularity {name} {rounded}', seed,
-                                     args.steps - args.steps // 3)
-            budget = BUDGETS[args.network][-1]
-            for name, flags in AT_EQUAL_BYTES.items():
-                ablation.measure(f'{budget} bytes', name, f'--bytes {budget} {flags} {rounded}', seed,
-                                 args.steps - args.steps // 3)
-        if 'distilled' in args.regimes:
-            for name, flags in MAIN.items():
-                ablation.measure('distilled', name, f'{flags} --recipe quick --data-dir {args.data_dir} --workers 1',
-                                 seed, args.steps)
+        measure(ablation, seed)
+    ablation.write()
 
 
 if __name__ == '__main__':

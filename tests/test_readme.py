@@ -83,6 +83,11 @@ def test_help_knows_what_the_readme_names(train_sbs):
         assert re.search(rf'timm-sbs {name}\b', README), name
 
 
+def test_examples_of_the_programs_help_are_those_of_the_readme():
+    examples = re.findall(r'^    (.+)$', cli.DESCRIPTION, flags=re.MULTILINE)
+    assert len(examples) == 5 and all(example in README.splitlines() for example in examples)
+
+
 def test_commands_of_the_trainers_help_are_understood(train_sbs):
     found = re.findall(r'train_sbs\.py (--.*)', train_sbs.build_parser().format_help())
     assert len(found) >= 3

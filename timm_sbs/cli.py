@@ -12,10 +12,22 @@ __all__ = ['main']
 
 PICTURES = ('ledger', 'kernels', 'curves', 'accuracy', 'folding', 'loading', 'spectrum', 'ablation', 'robustness')
 
+DESCRIPTION = """CNNs whose weights are generated, on load, by a small predictor. In Python:
+
+    import timm, timm_sbs
+    model = timm.create_model('sbs_resnet20_cifar10_42pct', pretrained=True)
+
+A predictor of your own is fitted by train_sbs.py, and then loaded or shared:
+
+    python train_sbs.py --model resnet18 --pct 15 --output out/resnet18
+    model = timm.create_model('local-dir:out/resnet18', pretrained=True)
+    timm-sbs push out/resnet18 user/resnet18-sbs --tag v1
+"""
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog='timm-sbs', description="CNNs whose weights are generated, on load, by a small predictor.")
+        prog='timm-sbs', description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
     demo = commands.add_parser(

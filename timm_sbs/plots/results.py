@@ -2,7 +2,7 @@
 from pathlib import Path
 from typing import Any, List, Mapping, Tuple
 
-from timm_sbs.plots.style import COLOURS, Figure, StrMethodFormatter
+from timm_sbs.plots.style import COLOURS, Figure, LogLocator, NullFormatter, StrMethodFormatter
 
 __all__ = [
     'draw_accuracy_over_bytes', 'draw_spectrum', 'draw_ablation', 'draw_folding', 'draw_loading', 'draw_robustness',
@@ -67,18 +67,28 @@ def draw_ablation(_: Path, results: Mapping[str, Any], **__: Any) -> Figure:
     left, right = figure.subplots(1, 2)
     rows: List[Tuple[str, Mapping[str, Any]]] = sorted(
         summary.get('parameters', {}).items(), key=lambda item: -item[1]['error'])
-    names, errors = [name for name, _ in rows], [row['error'] for _, row in rows]
-    left.barh(names, errors, xerr=[row['error_spread'] / 2 for _, row in rows], color=COLOURS[0])
-    left.set_xlabel('error of the weights at equal parameters')
-    left.tick_params(axis='y', labelsize=7)
+    left.errorbar([row['error'] for _, row in rows], [name for name, _ in rows],
+                  xerr=[row['error_spread'] / 2 for _, row in rows], fmt='o', markersize=4, capsize=2)
+    left.set_xscale('log')
+    left.set_xlabel('error of the weights')
+    left.set_title(f"at {results['pct']} % of the parameters", fontsize=10)
+    left.tick_params(axis='y', labelsize=8)
     budgets = [regime for regime in summary if regime.endswith(' bytes')]
     for name in dict.fromkeys(name for regime in budgets for name in summary[regime]):
-        points = sorted((summary[b][name]['bytes'] / 1000, summary[b][name]['error'])
-                        for b in budgets if name in summary[b])
-        right.plot(*zip(*points), 'o-', markersize=4, label=name)
+        points = sorted((row['bytes'] / 1000, row['error'], row['error_spread'] / 2)
+                        for row in (summary[b][name] for b in budgets if name in summary[b]))
+        if len(points) > 1:
+            sizes, errors, spreads = zip(*points)
+            right.errorbar(sizes, errors, spreads, fmt='o-', markersize=4, capsize=2, label=f'paths: {name}')
+    right.set_yscale('log')
     right.set_xlabel('whole file, kB')
-    right.set_title('error of the weights at equal bytes', fontsize=10)
-    right.grid(alpha=0.5)
+    right.set_title('in whole files of equal bytes', fontsize=10)
+    for axis in (left, right):
+        axis.grid(alpha=0.5, which='both')
+    for scale in (left.xaxis, right.yaxis):
+        scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        scale.set_major_formatter(StrMethodFormatter('{x:g}'))
+        scale.set_minor_formatter(NullFormatter())
     if budgets:
         right.legend(fontsize=8)
     return figure

@@ -10,11 +10,11 @@ from timm_sbs.files import replace_files
 try:
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 except ImportError as e:
     raise SbsError("Pictures need matplotlib: pip install 'timm_sbs[plots]'") from e
 
-__all__ = ['COLOURS', 'THEMES', 'Figure', 'StrMethodFormatter', 'themed', 'save']
+__all__ = ['COLOURS', 'THEMES', 'Figure', 'LogLocator', 'NullFormatter', 'StrMethodFormatter', 'themed', 'save']
 
 COLOURS = ('#2f6fde', '#e4572e', '#2a9d8f', '#b5179e', '#e9a820', '#6c757d')
 THEMES = {'light': ('#ffffff', '#1f2328', '#d0d7de'), 'dark': ('#0d1117', '#e6edf3', '#30363d')}

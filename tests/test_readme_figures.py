@@ -1,11 +1,13 @@
 """The README's figures are those of the results files, which say how they came about."""
 import json
+import re
 
 import pytest
 from conftest import ALL_SHIPPED, README, RESULTS
 
 from timm_sbs.artifact import read_config
 from timm_sbs.models import embedded_folder
+from timm_sbs.training.settings import FOLD_FROM
 
 
 @pytest.mark.parametrize('path', sorted(RESULTS.glob('*.json')), ids=lambda path: path.stem)
@@ -20,6 +22,41 @@ def results_of(name):
     results = json.loads((RESULTS / f'{name}.json').read_text())
     assert results['command'] in README, results['command']
     return results
+
+
+def numbers_in(value):
+    """All numbers of a file, also those of its keys and within its sentences."""
+    if isinstance(value, dict):
+        return numbers_in([*value, *value.values()])
+    if isinstance(value, list):
+        return set().union(*map(numbers_in, value))
+    return {float(number) for number in re.findall(r'\d+(?:\.\d+)?(?:e-\d+)?', str(value))}
+
+
+def test_all_figures_of_the_results_are_in_files():
+    """Or ratios, differences and other units of what is; whole numbers up to 64 may stand for themselves."""
+    files = [*RESULTS.glob('*.json'), *(embedded_folder(name) / 'config.json' for name in ALL_SHIPPED)]
+    known = numbers_in([json.loads(path.read_text()) for path in files])
+    peers, load, path = (results_of(name) for name in ('accuracy_over_bytes', 'load', 'scale'))
+    folding = results_of('folding')
+    seen = (folding['large_steps'] * 4096 / row['places'] for row in folding['networks']['resnet18'])
+    sizes = {point['setting']: point['bytes'] for e in peers['networks'].values() for point in e['points']}
+    shipped = [read_config(embedded_folder(name))[0].results for name in ALL_SHIPPED]
+    known |= {number / 2 for _, summary in ablations() for number in numbers_in(summary)}  # halves of spreads
+    known |= {
+        *(100 * results['predictor_parameters'] / results['original_parameters'] for results in shipped),
+        peers['networks']['resnet20']['original']['bytes'] / sizes['sbs_resnet20_cifar10_24pct'],
+        302_542 / sizes['sbs_resnet56_cifar10_26pct'], path['path']['peak_mb'] - path['path']['peak_mb_before'],
+        load['networks']['resnet18']['unfolded']['ms'] / 1000, *seen, FOLD_FROM}
+    text = README[README.index('## Results'):]
+    for dropped in (r'```.*?```', r'`[^`]*`', r'\]\([^)]*\)'):  # commands, names and links
+        text = re.sub(dropped, '', text, flags=re.DOTALL)
+    text = re.sub(r'(?<=\d),(?=\d{3})', '', text)
+    written = re.findall(r'(?<![\w.,-])\d+(?:\.\d+)?', text)
+    assert len(written) > 500
+    rounded = {digits: {f'{number:.{digits}f}' for number in known} for digits in range(5)}
+    missing = [figure for figure in written if figure not in rounded[len(figure.partition('.')[2])]]
+    assert [figure for figure in missing if '.' in figure or float(figure) > 64] == []
 
 
 def test_figures_of_the_training_loop():
@@ -205,18 +242,53 @@ def test_figures_of_robustness():
             assert f"| ResNet-{base[6:8]} | {label} | {' | '.join(values)} |" in README
 
 
-def test_figures_of_the_ablation():
-    results, text = results_of('ablation_resnet20'), ' '.join(README.split())
-    rows = results['summary']['parameters']
-    for name, row in rows.items():
-        assert row['seeds'] == 3
-        cells = [f"{row[what]:.{digits}f} ± {row[f'{what}_spread'] / 2:.{digits}f}"
-                 for what, digits in (('error', 3), ('top1', 1))]
+GRANULARITIES = ('layer', 'axis', 'filter', 'none')
+
+
+def ablations():
+    return [(network, results_of(f'ablation_{network}')['summary']) for network in ('resnet20', 'resnet56')]
+
+
+def with_spreads(row, top1_digits=1):
+    """Cells of error and accuracy; none where nothing was measured."""
+    return ['', ''] if row is None else [
+        f"{row[what]:.{digits}f} ± {row[f'{what}_spread'] / 2:.{digits}f}"
+        for what, digits in (('error', 3), ('top1', top1_digits))]
+
+
+def test_tables_of_the_ablation():
+    (_, resnet20), (_, resnet56) = pair = ablations()
+    for network, summary in pair:
+        assert all(row['seeds'] == 3 for regime, rows in summary.items() for row in rows.values()
+                   if regime != 'bandwidth trials')
+        packed = [rows for regime, rows in summary.items() if regime.endswith(' bytes')]
+        for name in GRANULARITIES:
+            cells = [cell for rows in packed for cell in (
+                with_spreads(rows[name]) if name in rows else ['does not fit', ''])]
+            assert f"| {name} | {' | '.join(cells)} |" in README
+    for name in resnet20['parameters']:
+        cells = [cell for _, summary in pair for cell in (
+            *with_spreads(summary['parameters'][name]), with_spreads(summary['distilled'].get(name))[1])]
         assert f"| {name} | {' | '.join(cells)} |" in README
-    ours, single = rows['UOS and UOS-RFF'], rows['p = 0']
-    assert f"{rows['UOS-RFF alone']['error'] / ours['error']:.1f} times as large" in text
-    assert 0.65 < ours['error'] / rows['UOS alone']['error'] < 0.75  # 'a third'
-    assert f"by {100 * (1 - ours['error'] / single['error']):.0f} % of the error" in text
-    assert f"{single['top1']:.1f} and {ours['top1']:.1f} %" in text
-    assert rows['p = 0.25']['top1'] == max(row['top1'] for row in rows.values())
-    assert f"{rows['p = 0.25']['top1']:.1f} %" in text
+    for name in set(resnet20['110k bytes']) - set(GRANULARITIES):
+        cells = with_spreads(resnet20['110k bytes'][name]) + with_spreads(resnet56['240k bytes'].get(name))
+        assert f"| {name} | {' | '.join(cells)} |" in README
+    for name in GRANULARITIES:
+        accuracy = with_spreads(resnet20['80k bytes, distilled'][name], top1_digits=2)[1]
+        assert f'| {name} | {accuracy} |' in README
+
+
+def test_answers_of_the_ablation():
+    text = ' '.join(README.split())
+    for network, summary in ablations():
+        rows = summary['parameters']
+        ours = rows['UOS and UOS-RFF']
+        for said in (f"{rows['UOS-RFF alone']['error'] / ours['error']:.1f} times",
+                     f"{100 * (1 - ours['error'] / rows['UOS alone']['error']):.0f} %",
+                     f"{100 * (1 - ours['error'] / rows['p = 0']['error']):.0f} %",
+                     f"{rows['p = 0']['top1']:.1f} and {ours['top1']:.1f} %"):
+            assert said in text, said
+        best = {regime.removesuffix('k bytes'): min((name for name in rows if name in GRANULARITIES),
+                                                    key=lambda name: rows[name]['error'])
+                for regime, rows in summary.items() if regime.endswith(' bytes')}
+        assert ', '.join(f'{name} in {size} kB' for size, name in best.items()) in text

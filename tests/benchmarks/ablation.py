@@ -3,14 +3,16 @@
     python tests/benchmarks/ablation.py --network resnet20 --weights FILE --data-dir CIFAR10
 
 'parameters': predictors of 20 % of the network's parameters, reconstruction alone. 'granularities': each packed at 5
-bits to whole files of four sizes, with rounding in the last third of the steps. 'bytes': the other configurations in
-the largest of these. 'distilled': the main ones of the first list, and the granularities in one size, with 300 steps of
-distillation more (the quick recipe; all of them rounded where the file is packed). Everything is measured as a user loads it from the written files.
-Bandwidths of every exponent are the best of three, around that with which a layer of 1,536 kernels gets the same one as
-by default; NeRN's learning rate, 0.02, was the best of four. Rows that the results file has already are not measured
-again, so that a run that was stopped goes on. Takes four hours for each network on one thread.
+bits to whole files of several sizes, with rounding in the last third of the steps. 'bytes': other configurations in
+the largest of these. 'distilled': the main ones of the first list, and of ResNet-20 the granularities in one size,
+with 300 steps of distillation more (the quick recipe; all of them rounded where the file is packed). Everything is
+measured as a user loads it from the written files. Bandwidths of every exponent are the best of three, around that
+with which a layer of 1,536 kernels gets the same one as by default; NeRN's learning rate, 0.02, was the best of four.
+Rows that the results file has already are not measured again, so that a run that was stopped goes on. Takes three
+hours for each network on one thread.
 """
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -51,13 +53,17 @@ OTHERS = {
 }
 EXPONENTS = (0., 0.25, 0.75, 1.)  # 0.5 is the default
 FACTORS = (0.5, 1., 2.)
-DISTILLED_EXPONENTS = ('p = 0', 'p = 0.25')
 USUAL_KERNELS = 1536
 GRANULARITIES = ('layer', 'filter', 'axis', 'none')
-BUDGETS = {'resnet20': ('49k', '64k', '80k', '110k'), 'resnet56': ('120k', '160k', '240k', '340k')}
-DISTILLED_BUDGET = {'resnet20': '80k', 'resnet56': '240k'}
+BUDGETS = {'resnet20': ('49k', '64k', '80k', '110k'), 'resnet56': ('120k', '160k', '240k')}
 STEPS = {'resnet20': 1500, 'resnet56': 900}
-PACKED_DEPTHS = {f'{n} linear layers': f'--linear-layers {n}' for n in (3, 5, 6, 8)}  # 4 if not told
+PACKED = {
+    'resnet20': ('UOS alone', 'neither', 'NeRN, cross-filter', 'p = 0', 'p = 0.25'),
+    'resnet56': ('UOS alone', 'neither')}
+DISTILLED = {
+    'resnet20': (*MAIN, 'p = 0', 'p = 0.25'),
+    'resnet56': ('UOS and UOS-RFF', 'UOS alone', 'UOS-RFF alone', 'NeRN, cross-filter')}
+DISTILLED_BUDGETS = {'resnet20': ('80k',), 'resnet56': ()}
 
 Row = Dict[str, Any]
 
@@ -132,28 +138,25 @@ class Ablation:
 
 def measure(ablation: Ablation, seed: int) -> None:
     args, steps = ablation.args, ablation.args.steps
-    exponents = dict(ablation.bandwidths())
+    network, exponents = args.network, dict(ablation.bandwidths())
+    configurations = {**MAIN, **OTHERS, **exponents}
     if 'parameters' in args.regimes:
-        for name, flags in {**MAIN, **OTHERS, **exponents}.items():
+        for name, flags in configurations.items():
             ablation.measure('parameters', name, flags, seed, steps)
-    budgets = BUDGETS[args.network]
-    packed = {}
+    budgets, packed = BUDGETS[network], {}
     if 'granularities' in args.regimes:
         packed.update({(budget, name): f'--granularity {name}' for budget in budgets for name in GRANULARITIES})
     if 'bytes' in args.regimes:
-        others = {name: flags for name, flags in {**MAIN, **OTHERS}.items() if ' linear layers' not in name}
-        for name in ('UOS and UOS-RFF', 'UOS-RFF alone', *GRANULARITIES):  # among the granularities
-            others.pop(name, None)
-        for name, flags in {**others, **PACKED_DEPTHS, **exponents}.items():
+        for name in PACKED[network]:
+            flags = configurations[name]
             packed[budgets[-1], name] = flags if '--granularity' in flags else f'--granularity layer {flags}'
     for (budget, name), flags in packed.items():
         flags = f'--bytes {budget} {flags} --bits 5 --quantization-steps {steps // 3}'
         ablation.measure(f'{budget} bytes', name, flags, seed, steps - steps // 3)
     if 'distilled' in args.regimes:
-        for name, flags in {**MAIN, **{name: exponents[name] for name in DISTILLED_EXPONENTS}}.items():
-            ablation.measure('distilled', name, flags, seed, steps, distill=True)
-        budget = DISTILLED_BUDGET[args.network]
-        for name in GRANULARITIES:
+        for name in DISTILLED[network]:
+            ablation.measure('distilled', name, configurations[name], seed, steps, distill=True)
+        for budget, name in itertools.product(DISTILLED_BUDGETS[network], GRANULARITIES):
             flags = f'--bytes {budget} --granularity {name} --bits 5'
             ablation.measure(f'{budget} bytes, distilled', name, flags, seed, steps, distill=True)
 

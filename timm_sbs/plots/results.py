@@ -74,7 +74,7 @@ def draw_ablation(_: Path, results: Mapping[str, Any], **__: Any) -> Figure:
     left.set_title(f"at {results['pct']} % of the parameters", fontsize=10)
     left.tick_params(axis='y', labelsize=8)
     budgets = [regime for regime in summary if regime.endswith(' bytes')]
-    for name in dict.fromkeys(name for regime in budgets for name in summary[regime]):
+    for name in sorted({name for regime in budgets for name in summary[regime]}):
         points = sorted((row['bytes'] / 1000, row['error'], row['error_spread'] / 2)
                         for row in (summary[b][name] for b in budgets if name in summary[b]))
         if len(points) > 1:

@@ -13,7 +13,7 @@ from timm_sbs.training.settings import FOLD_FROM
 @pytest.mark.parametrize('path', sorted(RESULTS.glob('*.json')), ids=lambda path: path.stem)
 def test_results_say_how_they_came_about(path):
     results = json.loads(path.read_text())
-    assert {'command', 'versions', 'hardware'} <= set(results)
+    assert {'command', 'versions', 'hardware'} <= set(results) and {'seed', 'seeds'} & set(results)
     assert results['command'] in ' '.join(README.split())
     assert set(results['versions']) >= {'timm_sbs', 'timm', 'torch'}
 

@@ -121,8 +121,8 @@ class Ablation:
         write_results(self.name, {
             'command': f'python tests/benchmarks/ablation.py --network {self.args.network} --weights FILE '
                        f'--data-dir CIFAR10',
-            'steps': self.args.steps, 'distillation_steps': 300, 'pct': 20, 'bits': 5, 'rows': self.rows,
-            'summary': summary, **environment()})
+            'seeds': sorted({row['seed'] for row in self.rows}), 'steps': self.args.steps, 'distillation_steps': 300,
+            'pct': 20, 'bits': 5, 'rows': self.rows, 'summary': summary, **environment()})
 
     def bandwidths(self) -> Iterator[Tuple[str, str]]:
         """Name and flags of each exponent with the best of its bandwidths, found in a third of the steps."""

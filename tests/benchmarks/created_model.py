@@ -15,7 +15,7 @@ from common import RESNET20, seconds, write_results
 from timm_sbs.demo import MODEL
 from timm_sbs.training.environment import environment
 
-REPEATS = 100
+REPEATS, SEED = 100, 0
 
 
 def interleaved(first: Callable[[], object], second: Callable[[], object]) -> List[Tuple[float, float]]:
@@ -33,12 +33,13 @@ def interleaved(first: Callable[[], object], second: Callable[[], object]) -> Li
 def main() -> None:
     generated = timm.create_model(MODEL, pretrained=True).eval()
     original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20).eval()
+    torch.manual_seed(SEED)
     images = torch.randn(32, 3, 32, 32)
     forward = interleaved(lambda: generated(images), lambda: original(images))
     median = statistics.median
     results = {
         'command': 'python tests/benchmarks/created_model.py',
-        'repeats': REPEATS,
+        'seed': SEED, 'repeats': REPEATS,
         'forward_ratio': round(median(a / b for a, b in forward), 3),
         'forward_ms': {
             'generated': round(1000 * median(a for a, _ in forward), 2),

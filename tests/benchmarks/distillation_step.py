@@ -28,7 +28,7 @@ from timm_sbs.training.original import load_original
 from timm_sbs.training.settings import DistillationSettings
 from timm_sbs.training.sharing import make_accelerator
 
-BATCH, ROUNDS = 128, 15
+BATCH, ROUNDS, STEPS, SEED = 128, 15, 3, 0  # the last of a round's steps counts
 
 
 class Clock(Monitor):
@@ -44,18 +44,18 @@ class Clock(Monitor):
 
 
 def main() -> None:
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     accelerator = make_accelerator('bf16')
     original = load_original('resnet20_cifar10', str(RESNET20)).to(memory_format=torch.channels_last)
     config, pretrained_cfg, specs = design(original, pct=20.)
-    fit = start_fit(config, pretrained_cfg, specs, find_orderings(original, specs, config.ordering), seed=0)
+    fit = start_fit(config, pretrained_cfg, specs, find_orderings(original, specs, config.ordering), SEED)
     student = GeneratedModel(fit.predictor, fit.plan, copy.deepcopy(original))
     plain = timm.create_model('resnet20_cifar10').to(memory_format=torch.channels_last).train()
     images = torch.randn(BATCH, 3, 32, 32)
     placed = images.to(memory_format=torch.channels_last)
     group, = fit.plan.groups
-    features, gradient = fit.plan.features(group), torch.randn(group.num_kernels, group.token_size)
-    batches = SampleBatches(TensorDataset(images, torch.zeros(BATCH, dtype=torch.long)), BATCH, 0, seed=0)
+    features, gradient = fit.plan.features(group), torch.randn(group.num_places, group.output_size)
+    batches = SampleBatches(TensorDataset(images, torch.zeros(BATCH, dtype=torch.long)), BATCH, 0, SEED)
 
     def original_forward() -> None:
         with torch.no_grad(), accelerator.autocast():
@@ -68,7 +68,7 @@ def main() -> None:
 
     def predictor_both_ways() -> None:
         with accelerator.autocast():
-            kernels = fit.predictor(features, group.token_size)
+            kernels = fit.predictor(features, group.output_size)
         kernels.float().backward(gradient)
 
     parts = {'original forward': original_forward, 'student forward and backward': student_both_ways,
@@ -79,15 +79,16 @@ def main() -> None:
             call()
             measured[name].append(seconds(call))
         clock = Clock()
-        distill(student, original, batches, DistillationSettings(steps=3, eval_interval=100), accelerator, clock)
+        distill(student, original, batches, DistillationSettings(steps=STEPS, eval_interval=100), accelerator, clock)
         measured['step'].append(clock.seconds[-1])
     medians = {name: statistics.median(values) for name, values in measured.items()}
     total = sum(medians[name] for name in parts)
     ratios = [
         measured['step'][i] / sum(measured[name][i] for name in parts) for i in range(ROUNDS)]
     results = {
-        'command': 'python tests/benchmarks/distillation_step.py', 'batch_size': BATCH, 'precision': 'bf16',
-        'rounds': ROUNDS, 'milliseconds': {name: round(1000 * value, 1) for name, value in medians.items()},
+        'command': 'python tests/benchmarks/distillation_step.py', 'seed': SEED, 'steps': STEPS, 'rounds': ROUNDS,
+        'batch_size': BATCH, 'precision': 'bf16',
+        'milliseconds': {name: round(1000 * value, 1) for name, value in medians.items()},
         'sum_of_parts': round(1000 * total, 1), 'step_over_sum': round(statistics.median(ratios), 3), **environment(),
     }
     write_results('distillation_step', results)

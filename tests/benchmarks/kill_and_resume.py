@@ -17,7 +17,8 @@ from killing import kill_and_resume  # noqa: E402
 
 from timm_sbs.training.environment import environment  # noqa: E402
 
-KILLS = 10
+KILLS, SEED = 10, 0
+STEPS = {'reconstruction': 300, 'distillation': 40}
 
 
 def main() -> None:
@@ -26,14 +27,15 @@ def main() -> None:
             'validation': range(0, 500, 5), 'train': [i for i in range(500) if i % 5]})
         argv = [
             '--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20), '--data-dir', str(images),
-            '--reconstruction-steps', '300', '--distillation-steps', '40', '--eval-interval', '10',
+            '--reconstruction-steps', str(STEPS['reconstruction']), '--distillation-steps', str(STEPS['distillation']),
+            '--seed', str(SEED), '--eval-interval', '10',
             '--batch-size', '50', '--lr', '1e-3', '--checkpointing-steps', '20', '--checkpoints-total-limit', '2']
-        results = kill_and_resume(argv, Path(folder), KILLS)
+        results = kill_and_resume(argv, Path(folder), KILLS, SEED)
     equal = sum(run['equal'] for run in results['runs'])
     killed = sum(run['was_killed'] for run in results['runs'])
     write_results('kill_and_resume', {
-        'command': 'python tests/benchmarks/kill_and_resume.py', 'kills': KILLS, 'killed': killed, 'equal': equal,
-        **results, **environment()})
+        'command': 'python tests/benchmarks/kill_and_resume.py', 'seed': SEED, 'steps': STEPS, 'kills': KILLS,
+        'killed': killed, 'equal': equal, **results, **environment()})
     for run in results['runs']:
         print(run)
     print(f'{equal} of {KILLS} resumed runs ended with the artifacts of the uninterrupted run; {killed} were killed '

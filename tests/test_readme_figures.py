@@ -6,6 +6,7 @@ import pytest
 from conftest import ALL_SHIPPED, README, RESULTS
 
 from timm_sbs.artifact import read_config
+from timm_sbs.config import GRANULARITIES
 from timm_sbs.models import embedded_folder
 from timm_sbs.training.settings import FOLD_FROM
 
@@ -42,7 +43,7 @@ def test_all_figures_of_the_results_are_in_files():
     seen = (folding['large_steps'] * 4096 / row['places'] for row in folding['networks']['resnet18'])
     sizes = {point['setting']: point['bytes'] for e in peers['networks'].values() for point in e['points']}
     shipped = [read_config(embedded_folder(name))[0].results for name in ALL_SHIPPED]
-    known |= {number / 2 for _, summary in ablations() for number in numbers_in(summary)}  # halves of spreads
+    known |= {number / 2 for summary in ablations() for number in numbers_in(summary)}  # halves of spreads
     known |= {
         *(100 * results['predictor_parameters'] / results['original_parameters'] for results in shipped),
         peers['networks']['resnet20']['original']['bytes'] / sizes['sbs_resnet20_cifar10_24pct'],
@@ -242,11 +243,9 @@ def test_figures_of_robustness():
             assert f"| ResNet-{base[6:8]} | {label} | {' | '.join(values)} |" in README
 
 
-GRANULARITIES = ('layer', 'axis', 'filter', 'none')
-
-
 def ablations():
-    return [(network, results_of(f'ablation_{network}')['summary']) for network in ('resnet20', 'resnet56')]
+    """Summaries of ResNet-20 and ResNet-56."""
+    return [results_of(f'ablation_{network}')['summary'] for network in ('resnet20', 'resnet56')]
 
 
 def with_spreads(row, top1_digits=1):
@@ -257,8 +256,8 @@ def with_spreads(row, top1_digits=1):
 
 
 def test_tables_of_the_ablation():
-    (_, resnet20), (_, resnet56) = pair = ablations()
-    for network, summary in pair:
+    resnet20, resnet56 = ablations()
+    for summary in (resnet20, resnet56):
         assert all(row['seeds'] == 3 for regime, rows in summary.items() for row in rows.values()
                    if regime != 'bandwidth trials')
         packed = [rows for regime, rows in summary.items() if regime.endswith(' bytes')]
@@ -267,7 +266,7 @@ def test_tables_of_the_ablation():
                 with_spreads(rows[name]) if name in rows else ['does not fit', ''])]
             assert f"| {name} | {' | '.join(cells)} |" in README
     for name in resnet20['parameters']:
-        cells = [cell for _, summary in pair for cell in (
+        cells = [cell for summary in (resnet20, resnet56) for cell in (
             *with_spreads(summary['parameters'][name]), with_spreads(summary['distilled'].get(name))[1])]
         assert f"| {name} | {' | '.join(cells)} |" in README
     for name in set(resnet20['110k bytes']) - set(GRANULARITIES):
@@ -280,7 +279,7 @@ def test_tables_of_the_ablation():
 
 def test_answers_of_the_ablation():
     text = ' '.join(README.split())
-    for network, summary in ablations():
+    for summary in ablations():
         rows = summary['parameters']
         ours = rows['UOS and UOS-RFF']
         for said in (f"{rows['UOS-RFF alone']['error'] / ours['error']:.1f} times",

@@ -26,6 +26,7 @@ import timm
 from common import HERE, write_results
 
 from timm_sbs.artifact import read_config
+from timm_sbs.config import GRANULARITIES
 from timm_sbs.evaluation import evaluate
 from timm_sbs.training.data import DataSettings, eval_loader
 from timm_sbs.training.environment import environment
@@ -54,7 +55,6 @@ OTHERS = {
 EXPONENTS = (0., 0.25, 0.75, 1.)  # 0.5 is the default
 FACTORS = (0.5, 1., 2.)
 USUAL_KERNELS = 1536
-GRANULARITIES = ('layer', 'filter', 'axis', 'none')
 BUDGETS = {'resnet20': ('49k', '64k', '80k', '110k'), 'resnet56': ('120k', '160k', '240k')}
 STEPS = {'resnet20': 1500, 'resnet56': 900}
 PACKED = {
@@ -136,7 +136,8 @@ class Ablation:
             yield f'p = {exponent:g}', min(trials, key=trials.get)
 
 
-def measure(ablation: Ablation, seed: int) -> None:
+def measure_all(ablation: Ablation, seed: int) -> None:
+    """Every configuration of the chosen regimes with one seed."""
     args, steps = ablation.args, ablation.args.steps
     network, exponents = args.network, dict(ablation.bandwidths())
     configurations = {**MAIN, **OTHERS, **exponents}
@@ -173,7 +174,7 @@ def main() -> None:
     args.steps = args.steps or STEPS[args.network]
     ablation = Ablation(args)
     for seed in args.seeds:
-        measure(ablation, seed)
+        measure_all(ablation, seed)
     ablation.write()
 
 

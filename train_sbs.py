@@ -27,7 +27,8 @@ from timm_sbs.publish import create_repository, push_to_hub
 from timm_sbs.targets import TargetSpec
 from timm_sbs.training import arguments
 from timm_sbs.training.budget import TRIAL_BITS, divide_budget
-from timm_sbs.training.checkpoints import Checkpoint, Checkpoints
+from timm_sbs.training.calibration import corrected_kept, open_divergence, second_order_phase
+from timm_sbs.training.checkpoints import Checkpoint, Checkpoints, recorded_setting
 from timm_sbs.training.configuration import Settings, args_yaml, parse_args, settings_of
 from timm_sbs.training.environment import environment
 from timm_sbs.training.feature_maps import feature_modules
@@ -38,11 +39,16 @@ from timm_sbs.training.optimizer import make_optimizer
 from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.original import load_original
 from timm_sbs.training.output import prepare_output, write_text
-from timm_sbs.training.phases import Task, image_phase, quantization_phase, reconstruction_phase, training_images
+from timm_sbs.training.phases import drawn_images, image_phase, quantization_phase, reconstruction_phase, \
+    training_images
 from timm_sbs.training.plan import describe_plan
+from timm_sbs.training.precision import settle_precision
 from timm_sbs.training.run import Run
+from timm_sbs.training.second_order import stored_weights
 from timm_sbs.training.sharing import make_accelerator
 from timm_sbs.training.synthetic import batch_norms
+from timm_sbs.training.task import Task, say
+from timm_sbs.training.weight_generator import WeightGenerator
 
 # Flags that may differ between a checkpoint and its resumption, because they change no result.
 MAY_CHANGE = {
@@ -70,7 +76,7 @@ def _open_checkpoints(args: argparse.Namespace, accelerator: Accelerator) -> Che
 
 def _check_before_work(settings: Settings, original: torch.nn.Module) -> None:
     """Raises SbsError for what would otherwise be found only when a later phase begins."""
-    for phase in (settings.reconstruction, settings.distillation, settings.quantization):
+    for phase in (settings.reconstruction, settings.second_order, settings.distillation, settings.quantization):
         make_optimizer([torch.nn.Parameter(torch.zeros(1))], phase)
     if settings.trains_on_images and any(settings.distillation.feature_weight):
         feature_modules(original, settings.distillation.feature_modules)
@@ -108,7 +114,7 @@ def _design(
         config, pretrained_cfg, specs = divide_budget(
             original, args.bytes, choose, [granularity] if granularity else GRANULARITIES,
             [bits] if bits else TRIAL_BITS, accelerator,
-            say=lambda text: print(text, flush=True) if accelerator.is_main_process else None,
+            say=lambda text: say(accelerator, text),
             images_follow=settings.trains_on_images and not granularity)
         return config, pretrained_cfg, specs, config.quantization.layer_bits[0]
     granularity = granularity or 'layer'
@@ -146,13 +152,19 @@ def _run_phases(task: Task, fit: Fit, artifact: Optional[Artifact]) -> None:
     settings, this_run = task.settings, task.run
     kept = artifact.kept if artifact else None
     later = this_run.is_in('distillation') or this_run.is_in('quantization')
-    if not later and (settings.reconstruction.steps or not artifact):
+    if not (later or this_run.is_in('second-order')) and (settings.reconstruction.steps or not artifact):
         reconstruction_phase(task, fit, settings.reconstruction)
-    training = training_images(task, fit) if settings.trains_on_images else None
+    drawn = drawn_images(task, fit)
+    divergence = open_divergence(task, fit, drawn) if settings.takes_statistics else None
+    if divergence and not later:
+        second_order_phase(task, fit, divergence, settings.second_order)
+        weights = stored_weights(WeightGenerator(fit.predictor, fit.plan))
+        kept = {**(kept or {}), **corrected_kept(task.original, divergence, weights)}
+    training = training_images(task, drawn) if settings.trains_on_images else None
     if not this_run.is_in('quantization') and (settings.distils or not settings.quantizes):
         kept = image_phase(task, fit, kept, training if settings.distils else None)
     if settings.quantizes:
-        quantization_phase(task, fit, kept, training)
+        quantization_phase(task, fit, kept, training, divergence)
 
 
 def run(args: argparse.Namespace) -> Dict[str, Any]:
@@ -166,8 +178,11 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     """
     artifact = load_artifact(args.start_from) if args.start_from else None
     settings = settings_of(args, artifact.config.quantization if artifact and not args.bits else None)
+    precision = settle_precision(
+        args.mixed_precision, recorded_setting(Path(args.output), args.resume, 'mixed_precision'))
     accelerator = make_accelerator(
-        args.mixed_precision, log_with=list(args.report_to) or None, project_dir=args.output)
+        precision.precision, log_with=list(args.report_to) or None, project_dir=args.output)
+    say(accelerator, f'precision: {precision.precision} ({precision.why})')
     original = load_original(args.model, args.initial_checkpoint, args.model_kwargs)
     checkpoints = _open_checkpoints(args, accelerator)
     checkpoint = checkpoints.open(args.resume) if args.resume else None

@@ -25,6 +25,9 @@ REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
 RESULTS = REPOSITORY / 'tests' / 'benchmarks' / 'results'
 RESNET20 = Path(__file__).parent / 'data' / 'resnet20_cifar10.safetensors'
+# Of the trainer. Phases that a test is not about are left out, and precision is that of every machine.
+RESNET = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20), '--second-order-steps', '0',
+          '--mixed-precision', 'no']
 SHIPPED = 'sbs_resnet20_cifar10_42pct'
 ALL_SHIPPED = [
     SHIPPED, 'sbs_resnet20_cifar10_33pct', 'sbs_resnet20_cifar10_24pct', 'sbs_resnet56_cifar10_26pct']

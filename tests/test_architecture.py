@@ -16,10 +16,11 @@ ROOMS = [
     'plots.results', 'plots', 'training', 'training.environment', 'training.settings',
     'training.optimizer', 'training.sharing', 'training.losses', 'training.kept', 'training.feature_maps',
     'training.original', 'training.forecast', 'training.batches', 'training.data', 'training.synthetic',
-    'training.configuration', 'training.arguments', 'training.monitor', 'training.orderings', 'training.features',
-    'training.reconstruction', 'training.generated_model', 'training.objective', 'training.distillation',
-    'training.fit', 'training.budget', 'training.output', 'training.checkpoints', 'training.images', 'training.run',
-    'training.phases', 'training.plan', 'cli', '__main__',
+    'training.precision', 'training.configuration', 'training.arguments', 'training.monitor', 'training.orderings', 'training.features',
+    'training.reconstruction', 'training.weight_generator', 'training.generated_model', 'training.objective',
+    'training.distillation', 'training.weight_uses', 'training.statistics', 'training.divergence',
+    'training.second_order', 'training.fit', 'training.budget', 'training.output', 'training.checkpoints',
+    'training.images', 'training.run', 'training.task', 'training.calibration', 'training.phases', 'training.plan', 'cli', '__main__',
 ]
 ONLY_IN = {
     'accelerate': ('training.',), 'constriction': ('entropy',), 'matplotlib': ('plots',), 'numba': ('path_search',),

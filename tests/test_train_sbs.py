@@ -10,7 +10,7 @@ import sys
 import pytest
 import timm
 import torch
-from conftest import REPOSITORY, RESNET20, SHIPPED
+from conftest import REPOSITORY, RESNET, RESNET20, SHIPPED
 from hub_server import TOKEN, running_hub
 from safetensors.torch import load_file, save_file
 
@@ -19,9 +19,6 @@ from timm_sbs.evaluation import evaluate
 from timm_sbs.generate import relative_error
 from timm_sbs.models import embedded_folder
 from timm_sbs.training.data import DataSettings, eval_loader
-
-RESNET = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20)]
-
 
 def test_reconstruction_alone_writes_a_loadable_artifact(train_sbs, tmp_path, capsys):
     out = tmp_path / 'new' / 'folder'

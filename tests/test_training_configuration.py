@@ -42,7 +42,7 @@ def test_a_packed_predictor_is_rounded_from_the_first_image_unless_told():
     for rounded in (settings_of(parsed(*images, *packed)), settings_of(parsed(*images, '--bytes', '64k'))):
         assert not rounded.distils and rounded.trains_on_images
         assert (rounded.quantization.steps, rounded.quantization.lr, rounded.quantization.opt) == (700, 3e-4, 'adamw')
-        assert rounded.steps_before('quantization') == rounded.reconstruction.steps
+        assert rounded.steps_before('quantization') == rounded.reconstruction.steps + rounded.second_order.steps
     both = settings_of(parsed(*images, *packed, '--quantization-steps', '50', '--quantization-lr', '1e-4'))
     assert (both.distillation.steps, both.quantization.steps, both.quantization.lr) == (700, 50, 1e-4)
     without_images = settings_of(parsed(*packed))

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from conftest import student_of
 
 from timm_sbs import generate
-from timm_sbs.training import generated_model
+from timm_sbs.training import weight_generator
 from timm_sbs.training.generated_model import GeneratedModel
 
 
@@ -58,7 +58,7 @@ def test_blocks_change_nothing(student, images, accelerator, monkeypatch):
 
     student.eval()
     expected = gradients()
-    monkeypatch.setattr(generated_model, 'BLOCK', 777)
+    monkeypatch.setattr(weight_generator, 'BLOCK', 777)
     for gradient, other in zip(gradients(), expected):
         torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-5)
 

@@ -3,15 +3,12 @@ import csv
 import shutil
 
 import timm
-from conftest import RESNET20
+from conftest import RESNET, RESNET20
 from safetensors.torch import load_file
 
 from timm_sbs.artifact import load_artifact
 from timm_sbs.evaluation import evaluate
 from timm_sbs.training.data import DataSettings, eval_loader
-
-RESNET = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20)]
-
 
 def test_a_budget_of_bytes_gives_a_packed_artifact_of_that_size(train_sbs, tmp_path, image_folder, capsys):
     """All three phases, and what was measured is what was written."""

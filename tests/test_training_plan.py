@@ -1,10 +1,7 @@
 import re
 
 import pytest
-from conftest import RESNET20
-
-RESNET = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20)]
-
+from conftest import RESNET
 
 def plan_of(train_sbs, capsys, tmp_path, *argv):
     assert train_sbs.main([*RESNET, '--dry-run', '--output', str(tmp_path / 'out'), *argv]) == 0

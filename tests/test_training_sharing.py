@@ -54,6 +54,17 @@ def test_two_processes_reconstruct_what_one_does_and_faster():
     assert faster or not idle
 
 
+def test_two_processes_share_statistics_and_filters():
+    """The same images and the same batches of filters, so the same results up to what is drawn at random."""
+    one, two = (json.loads(launch(n, REPOSITORY / 'tests' / 'second_order_worker.py', RESNET20).splitlines()[-1])
+                for n in (1, 2))
+    assert (one['processes'], two['processes']) == (1, 2) and two['processes_agree']
+    for name, energy in one['energies'].items():
+        assert two['energies'][name] == pytest.approx(energy, rel=0.1)
+    for step in ('filters', 'whole'):
+        assert two[step] == pytest.approx(one[step], rel=1e-3) and one[step] < one['before']
+
+
 def test_whole_runs_on_two_processes(tmp_path, image_folder):
     """Both phases through train_sbs.py: every process generates half of the kernels and sees half of the images."""
     results = []
@@ -61,7 +72,8 @@ def test_whole_runs_on_two_processes(tmp_path, image_folder):
         out = tmp_path / str(processes)
         launch(
             processes, REPOSITORY / 'train_sbs.py', '--model', 'resnet20_cifar10', '--initial-checkpoint', RESNET20,
-            '--reconstruction-steps', 200, '--data-dir', image_folder, '--distillation-steps', 10, '--eval-interval', 5,
+            '--reconstruction-steps', 200, '--second-order-steps', 0, '--mixed-precision', 'no',
+            '--data-dir', image_folder, '--distillation-steps', 10, '--eval-interval', 5,
             '--lr', '3e-4', '--batch-size', 80 // processes, '--workers', 0, '--train-kept', 'norm', '--output', out,
             '--checkpointing-steps', 5)
         results.append(json.loads((out / 'config.json').read_text())['sbs']['results'])

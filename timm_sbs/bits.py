@@ -2,9 +2,10 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import List, Sequence, Tuple
+from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
 import torch
+from torch import Tensor
 
 from timm_sbs.artifact import Artifact, artifact_sizes, as_stored
 from timm_sbs.config import QuantizationConfig, SbsConfig
@@ -22,18 +23,31 @@ GRID = 16  # bits are multiples of 1/16, as steps are powers of 2^(1/16)
 
 @dataclass(frozen=True)
 class Influence:
-    """A layer of a predictor: its weights, and the squared error of all kernels when it is rounded at 6 bits."""
+    """A layer of a predictor: its weights, and the error of all kernels when it is rounded at 6 bits."""
     weights: int
     error: float
 
 
+Weights = Mapping[str, Tensor]
+
+
+def _squared_error(weights: Weights, others: Weights) -> float:
+    return sum(float((others[name] - weight).double().square().sum()) for name, weight in weights.items())
+
+
 @torch.no_grad()
-def measure_influence(predictor: Predictor, plan: GenerationPlan) -> Tuple[Influence, ...]:
-    """How much rounding each layer changes the generated kernels. Needs no data.
+def measure_influence(
+        predictor: Predictor,
+        plan: GenerationPlan,
+        error: Optional[Callable[[Weights, Weights], float]] = None,
+) -> Tuple[Influence, ...]:
+    """How much rounding each layer changes the generated kernels.
 
     Args:
         predictor: A trained predictor.
         plan: Its generation.
+        error: Of changes from some generated weights to others, quadratic in these; None: the squared error, which
+            needs no data.
 
     Returns:
         One entry for each of the trunk's layers and for each head.
@@ -44,10 +58,8 @@ def measure_influence(predictor: Predictor, plan: GenerationPlan) -> Tuple[Influ
     for index, name in enumerate(names):
         trial = tuple(TRIAL_BITS if i == index else EXACT_BITS for i in range(len(names)))
         stored = as_stored(predictor, _with_bits(plan.config, trial))
-        error = sum(
-            float((weight - exact[key]).double().square().sum())
-            for key, weight in generate_weights(stored, plan).items())
-        found.append(Influence(predictor.get_parameter(f'{name}.weight').numel(), max(error, 1e-30)))
+        change = (error or _squared_error)(exact, generate_weights(stored, plan))
+        found.append(Influence(predictor.get_parameter(f'{name}.weight').numel(), max(change, 1e-30)))
     return tuple(found)
 
 

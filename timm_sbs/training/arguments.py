@@ -8,8 +8,10 @@ from timm_sbs.config import ACTIVATIONS, COORDINATES, ENCODINGS, GRANULARITIES, 
     byte_count
 from timm_sbs.training.configuration import recipe_names
 from timm_sbs.training.data import DataSettings
+from timm_sbs.training.precision import PRECISIONS
 from timm_sbs.training.settings import ENCODING_DEFAULTS, FOLD_FROM, KEPT_PARTS, LINEAR_LAYERS, MAX_PLACES, \
-    PACKED_LINEAR_LAYERS, SCHEDULES, DistillationSettings, PhaseSettings, QuantizationSettings, ReconstructionSettings
+    PACKED_LINEAR_LAYERS, SCHEDULES, DistillationSettings, PhaseSettings, QuantizationSettings, \
+    ReconstructionSettings, SecondOrderSettings
 from timm_sbs.training.synthetic import DATA_FREE, InversionSettings
 
 __all__ = ['build_parser']
@@ -19,7 +21,7 @@ def _add_phase(group: Any, prefix: str, defaults: Optional[Type[PhaseSettings]])
     """Optimizer flags of a phase; without defaults, those of distillation hold."""
     name = f'--{prefix}'
     narrower = ', of predictors up to a width of 128; wider ones get less in proportion' \
-        if prefix == 'reconstruction-' else ''
+        if prefix in ('reconstruction-', 'second-order-') else ''
 
     def add(flag: str, field: str, text: str, **kwargs: Any) -> None:
         default = getattr(defaults, field) if defaults else None
@@ -47,6 +49,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     _add_original(parser)
     _add_predictor(parser)
     _add_reconstruction(parser)
+    _add_second_order(parser)
     _add_distillation(parser)
     _add_quantization(parser)
     _add_data(parser)
@@ -123,13 +126,32 @@ def _add_reconstruction(parser: argparse.ArgumentParser) -> None:
     _add_phase(group, 'reconstruction-', ReconstructionSettings)
 
 
+def _add_second_order(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        'second order', 'Second phase, if there are images: fit the weights again, but count their errors by what they '
+        'do to the predictions. Some images are looked at once, without their labels, for the statistics of each '
+        'layer; the steps need no image. Biases or BatchNorm means then take up what is constant in the errors.')
+    add, s = group.add_argument, SecondOrderSettings
+    add('--second-order-steps', type=int, default=None, metavar='N',
+        help=f'0 leaves the phase out (default: {s.steps}; with --start-from 0)')
+    add('--statistics-images', type=int, default=s.images, metavar='N',
+        help='images that are looked at, without augmentation (default: %(default)s, or all there are)')
+    add('--second-order-batch-size', type=int, default=s.batch_size, metavar='N',
+        help='kernels of one step, in whole filters, over all processes; where several are generated at each place, all '
+             'kernels (default: %(default)s)')
+    add('--second-order-damping', type=float, default=s.damping, metavar='D',
+        help="part of their mean that is added to the statistics' diagonals; more if there are few images (default: "
+             '%(default)s)')
+    _add_phase(group, 'second-order-', s)
+
+
 def _add_distillation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        'distillation', "Second phase: fit the original's predictions on images, if there are any. Loss weights are "
+        'distillation', "Third phase: fit the original's predictions on images, if there are any. Loss weights are "
         'given for the whole phase, or for its first and its last step.')
     add, d = group.add_argument, DistillationSettings
     add('--distillation-steps', type=int, default=d.steps, metavar='N',
-        help='0 leaves the phase out. A packed predictor takes these steps in the third phase, unless that has steps '
+        help='0 leaves the phase out. A packed predictor takes these steps in the last phase, unless that has steps '
              'of its own (default: %(default)s)')
     _add_phase(group, '', d)
     for name, default, text in (
@@ -154,8 +176,8 @@ def _add_distillation(parser: argparse.ArgumentParser) -> None:
 
 def _add_quantization(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        'quantization', 'Third phase: go on with everything rounded as in the packed artifact, on images as in '
-                        'distillation, or without images as in reconstruction.')
+        'quantization', 'Last phase: go on with everything rounded as in the packed artifact, on images as in '
+                        'distillation, without these by second order or as in reconstruction.')
     add, q = group.add_argument, QuantizationSettings
     add('--bits', type=float, default=None, metavar='B',
         help='pack the predictor with so many bits for a weight, the mean over its layers, which get more the more '
@@ -164,7 +186,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         help='bits of kept tensors in a packed artifact (default: %(default)s)')
     add('--quantization-steps', type=int, default=None, metavar='N',
         help='0 rounds without training. Given a number, distillation comes first, as if nothing were to be rounded '
-             f"(default: all steps of distillation, which is better; without images {q.steps})")
+             f"(default: all steps of distillation, which is better; without these {q.steps})")
     _add_phase(group, 'quantization-', None)
 
 
@@ -209,8 +231,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add('--output', required=True, metavar='DIR',
         help='folder of the best artifact, and of all else that a run writes')
     add('--seed', type=int, default=0, metavar='N', help='(default: %(default)s)')
-    add('--mixed-precision', choices=('no', 'bf16', 'fp16'), default=None,
-        help="precision of distillation (default: as 'accelerate launch' says)")
+    add('--mixed-precision', choices=PRECISIONS, default='auto',
+        help="'auto' is what 'accelerate launch' says, else what is fastest here, by a quick measurement (default: "
+             '%(default)s)')
     add('--checkpointing-steps', type=int, default=None, metavar='N', help='steps between checkpoints (default: none)')
     add('--checkpoints-total-limit', type=int, default=None, metavar='N', help='keep only so many (default: all)')
     add('--resume', default=None, metavar='latest|DIR',

@@ -19,10 +19,11 @@ from torch import Tensor
 from timm_sbs.errors import SbsError
 from timm_sbs.files import replace_files
 
-__all__ = ['Checkpoint', 'Checkpoints']
+__all__ = ['Checkpoint', 'Checkpoints', 'recorded_setting']
 
 PROGRESS_NAME = 'progress.json'
 STATE_NAME = 'state.safetensors'
+FOLDER = 'checkpoints'
 PREFIX = 'checkpoint-'
 
 
@@ -49,6 +50,17 @@ class Checkpoint:
             raise SbsError(f'The checkpoint {self.folder} cannot be read: {e}. Resume from an earlier one.') from e
 
 
+def recorded_setting(output: Path, resume: Optional[str], name: str) -> Any:
+    """A setting of the checkpoint that ``--resume`` names, before it is opened; None if there is none."""
+    folders = sorted((output / FOLDER).glob(f'{PREFIX}*')) if resume == 'latest' else [Path(resume or '')]
+    for folder in reversed(folders):
+        try:
+            return json.loads((folder / PROGRESS_NAME).read_text(encoding='utf-8'))['settings'][name]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # opening it tells what is wrong
+    return None
+
+
 class Checkpoints:
     """The checkpoints of a run, in ``OUTPUT/checkpoints``."""
 
@@ -68,11 +80,12 @@ class Checkpoints:
             every: Steps between checkpoints; None writes none.
             limit: Largest number of checkpoints; older ones are removed. None keeps all.
         """
-        self.folder = output / 'checkpoints'
+        self.folder = output / FOLDER
         self.accelerator = accelerator
         self.settings = json.loads(json.dumps({**settings, 'num_processes': accelerator.num_processes}))
         self.every = every
         self.limit = limit
+        self._computed: Dict[str, Dict[str, Tensor]] = {}
 
     def found(self) -> List[Path]:
         """Complete checkpoints, oldest first. One that was interrupted while it was written is not among them."""
@@ -162,6 +175,11 @@ class Checkpoints:
             name: Of their file.
             compute: Computes them, on every process alike.
         """
+        if name not in self._computed:
+            self._computed[name] = self._read_or_compute(name, compute)
+        return self._computed[name]
+
+    def _read_or_compute(self, name: str, compute: Callable[[], Dict[str, Tensor]]) -> Dict[str, Tensor]:
         path = self.folder / f'{name}.safetensors'
         settings = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
         if path.is_file():

@@ -11,7 +11,7 @@ from timm_sbs.config import OrderingConfig, QuantizationConfig, TargetRule
 from timm_sbs.errors import ConfigError
 from timm_sbs.training.data import DataSettings
 from timm_sbs.training.settings import ENCODING_DEFAULTS, KEPT_PARTS, LINEAR_LAYERS, PACKED_LINEAR_LAYERS, \
-    DistillationSettings, QuantizationSettings, ReconstructionSettings
+    DistillationSettings, QuantizationSettings, ReconstructionSettings, SecondOrderSettings
 from timm_sbs.training.synthetic import InversionSettings
 
 __all__ = ['PredictorOptions', 'Settings', 'recipe_names', 'parse_args', 'args_yaml', 'settings_of']
@@ -61,25 +61,32 @@ class Settings:
     """All settings of a run, checked."""
     predictor: PredictorOptions
     reconstruction: ReconstructionSettings
+    second_order: SecondOrderSettings
     distillation: DistillationSettings
     quantization: QuantizationSettings
     data: DataSettings
     data_free: Optional[str]  # of DATA_FREE
     inversion: InversionSettings
+    rounds_on_images: bool  # whether the steps of quantization are those of distillation
 
     @property
     def has_images(self) -> bool:
-        """Whether there is something to distil on."""
+        """Whether there is something to look at: statistics and distillation need it."""
         return bool(self.data.given or self.data_free)
 
     @property
+    def takes_statistics(self) -> bool:
+        """Whether there is a second-order phase."""
+        return bool(self.second_order.steps and self.has_images)
+
+    @property
     def distils(self) -> bool:
-        """Whether there is a second phase: there are images, and steps."""
+        """Whether distillation is a phase of its own: there are images, and steps."""
         return bool(self.distillation.steps and self.has_images)
 
     @property
     def quantizes(self) -> bool:
-        """Whether there is a third phase. With a budget there is, even before bits are chosen."""
+        """Whether there is a last phase, of rounding. With a budget there is, even before bits are chosen."""
         q = self.quantization
         return q.bits is not None or q.max_bytes is not None or bool(q.layer_bits)
 
@@ -88,24 +95,23 @@ class Settings:
         return replace(self, quantization=replace(self.quantization, bits=bits))
 
     def rounded_from_the_first_image(self) -> 'Settings':
-        """The same settings with all steps of distillation taken in the third phase."""
+        """The same settings with all steps of distillation taken in the last phase."""
         return replace(
             self, distillation=replace(self.distillation, steps=0),
             quantization=replace(self.quantization, steps=self.distillation.steps))
 
     def steps_before(self, phase: str) -> int:
-        """Steps of the run before a phase ('distillation', 'quantization') or before its 'end'."""
-        steps = self.reconstruction.steps
-        if phase != 'distillation':
-            steps += self.distils * self.distillation.steps
-        if phase == 'end':
-            steps += self.quantizes * self.quantization.steps
-        return steps
+        """Steps of the run before a phase ('second-order', 'distillation', 'quantization') or before its 'end'."""
+        phases = ('second-order', 'distillation', 'quantization', 'end')
+        steps = (
+            self.reconstruction.steps, self.takes_statistics * self.second_order.steps,
+            self.distils * self.distillation.steps, self.quantizes * self.quantization.steps)
+        return sum(steps[:1 + phases.index(phase)])
 
     @property
     def trains_on_images(self) -> bool:
         """Whether a phase takes steps on images."""
-        return self.distils or bool(self.has_images and self.quantizes and self.quantization.steps)
+        return self.distils or bool(self.rounds_on_images and self.quantizes and self.quantization.steps)
 
 
 def recipe_names() -> List[str]:
@@ -237,6 +243,7 @@ def settings_of(args: argparse.Namespace, packed: Optional[QuantizationConfig] =
         reconstruction=ReconstructionSettings(
             steps=args.reconstruction_steps, batch_size=args.reconstruction_batch_size,
             **_phase(args, 'reconstruction_')),
+        second_order=_second_order(args),
         distillation=distillation,
         quantization=quantization,
         data=DataSettings(
@@ -245,7 +252,20 @@ def settings_of(args: argparse.Namespace, packed: Optional[QuantizationConfig] =
             args.reprob, args.dataset_download),
         data_free=args.data_free,
         inversion=InversionSettings(args.synthetic_images, args.synthetic_steps),
+        rounds_on_images=False,
     )
-    if settings.quantizes and settings.has_images and args.quantization_steps is None:
+    on_images = settings.has_images and not (
+        settings.takes_statistics and not args.distillation_steps and args.quantization_steps is None)
+    settings = replace(settings, rounds_on_images=on_images)
+    if settings.quantizes and on_images and args.quantization_steps is None:
         return settings.rounded_from_the_first_image()
     return settings
+
+
+def _second_order(args: argparse.Namespace) -> SecondOrderSettings:
+    steps = args.second_order_steps
+    if steps is None:
+        steps = 0 if args.start_from else SecondOrderSettings.steps
+    return SecondOrderSettings(
+        steps=steps, batch_size=args.second_order_batch_size, images=args.statistics_images,
+        damping=args.second_order_damping, **_phase(args, 'second_order_'))

@@ -1,21 +1,22 @@
 """Images for distillation and evaluation, through timm.data."""
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Optional, Tuple, Union
+from typing import Any, List, Mapping, Optional, Tuple, Union
 
 import torch
 from timm.data import create_dataset, create_loader, create_transform, resolve_data_config
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchvision import transforms
 
 from timm_sbs.errors import ConfigError, SbsError
 from timm_sbs.training.batches import SampleBatches, StreamBatches
 
-__all__ = ['DataSettings', 'train_batches', 'eval_loader']
+__all__ = ['DataSettings', 'train_batches', 'eval_loader', 'sample_loader']
 
 SMALL_IMAGE = 64  # pixels; below, training images are shifted instead of being cropped and resized
 MAX_REASON = 300  # characters of another library's message
 # Names of splits that timm takes for each other, and one more that folders often have.
+VALIDATION = 'validation'
 _SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'), ('test',))
 
 
@@ -25,7 +26,7 @@ class DataSettings:
     data_dir: Optional[str] = None  # root of the data
     dataset: str = ''  # timm dataset name with scheme ('torch/cifar10', 'hfds/...', 'wds/...'); empty: an ImageFolder
     train_split: str = 'train'
-    val_split: str = 'validation'  # empty: there are no images to measure on
+    val_split: Optional[str] = None  # empty: there are no images to measure on; None: 'validation', if there is one
     batch_size: int = 128  # images of one batch, on each process
     workers: int = 2  # processes that read images, for each process
     no_aug: bool = False  # training images as validation images are: then the original's outputs are computed once
@@ -48,6 +49,19 @@ class DataSettings:
         """Whether there are images at all."""
         return bool(self.data_dir or self.dataset)
 
+    @property
+    def validation(self) -> str:
+        """Split to measure on, or '' where there is none: a folder without splits has unlabelled images, and one of
+        which nothing was said may have a train split alone."""
+        if self.val_split is None and not self.dataset and self.data_dir and Path(self.data_dir).is_dir():
+            found = _splits_in(Path(self.data_dir))
+            return VALIDATION if any(name in _SPLITS[1] or name in _SPLITS[2] for name in found) else ''
+        return VALIDATION if self.val_split is None else self.val_split
+
+
+def _splits_in(folder: Path) -> List[str]:
+    return [path.name for path in sorted(folder.iterdir()) if any(path.name in names for names in _SPLITS)]
+
 
 def _check_split(settings: DataSettings, split: str) -> None:
     """timm takes the whole folder for a split that it does not find; not where there are others.
@@ -59,7 +73,7 @@ def _check_split(settings: DataSettings, split: str) -> None:
     if settings.dataset.split('/')[0] in ('hfds', 'hfids', 'wds', 'tfds') or not folder.is_dir():
         return
     synonyms = next((names for names in _SPLITS if split in names), (split,))
-    found = [path.name for path in sorted(folder.iterdir()) if any(path.name in names for names in _SPLITS)]
+    found = _splits_in(folder)
     if found and not any((folder / name).exists() for name in (split.split('[')[0], *synonyms)):
         raise SbsError(f"'{folder}' has no split '{split}', but {' and '.join(found)}. Check --train-split and "
                        f'--val-split.')
@@ -141,6 +155,44 @@ def train_batches(
         pin_memory=torch.cuda.is_available())
 
 
+def sample_loader(
+        settings: DataSettings,
+        pretrained_cfg: Mapping[str, Any],
+        count: int,
+        seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+) -> Tuple[DataLoader, int]:
+    """Some training images without augmentation, as validation images are read. Their labels are whatever they are.
+
+    Args:
+        settings: Where the images are.
+        pretrained_cfg: timm's description of the original.
+        count: Images, over all processes; all there are, if these are fewer.
+        seed: Of the choice.
+        process_index: Of this process.
+        num_processes: Of the run.
+
+    Returns:
+        Batches of this process's images, without end if they come from a stream, and the number of all.
+
+    Raises:
+        SbsError: No images are found.
+    """
+    data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
+    dataset = _dataset(settings, settings.train_split, False)
+    if not isinstance(dataset, IterableDataset):
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
+        count = len(chosen)
+        part = chosen[process_index::num_processes]
+        loader = _create_loader(dataset, settings, data_config, training=False)
+        return DataLoader(
+            Subset(loader.dataset, part), settings.batch_size, num_workers=settings.workers,
+            generator=torch.Generator()), count
+    return _create_loader(dataset, settings, data_config, training=False), count
+
+
 def eval_loader(settings: DataSettings, pretrained_cfg: Mapping[str, Any]) -> DataLoader:
     """Validation images, resized, cropped and normalised as the original model expects.
 
@@ -148,7 +200,7 @@ def eval_loader(settings: DataSettings, pretrained_cfg: Mapping[str, Any]) -> Da
         SbsError: No images are found, or their classes are not as many as the model's.
     """
     data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    dataset = _dataset(settings, settings.val_split, False)
+    dataset = _dataset(settings, settings.validation, False)
     _check_classes(dataset, settings, pretrained_cfg.get('num_classes'))
     return _create_loader(dataset, settings, data_config, training=False)
 
@@ -158,5 +210,5 @@ def _check_classes(dataset: Any, settings: DataSettings, num_classes: Optional[i
     classes = getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None)
     if classes and num_classes and len(classes) != num_classes:
         raise SbsError(
-            f"Split '{settings.val_split}' of '{settings.data_dir}' holds {len(classes)} classes, but the model has "
+            f"Split '{settings.validation}' of '{settings.data_dir}' holds {len(classes)} classes, but the model has "
             f'{num_classes}. There must be a folder for every class.')

@@ -1,6 +1,7 @@
 """The images of a run: read or drawn, for training and for validation, on all processes."""
+import math
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Tuple, Union
 
 import torch
 from accelerate import Accelerator
@@ -8,14 +9,17 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from timm_sbs.errors import SbsError
 from timm_sbs.evaluation import Accuracy, evaluate
 from timm_sbs.training.batches import SampleBatches, StreamBatches
 from timm_sbs.training.checkpoints import Checkpoints
 from timm_sbs.training.configuration import Settings
-from timm_sbs.training.data import eval_loader, train_batches
+from timm_sbs.training.data import eval_loader, sample_loader, train_batches
 from timm_sbs.training.synthetic import NoiseImages, SyntheticImages, invert
 
-__all__ = ['Images', 'open_images', 'synthetic_batches', 'measure']
+__all__ = ['Images', 'open_images', 'synthetic_batches', 'sample_images', 'measure']
+
+FEWEST_SAMPLES = 10  # images of the statistics
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,11 @@ class Images:
     Attributes:
         train: Training images, unless there are none or they are drawn later.
         validation: Labelled images on which top-1 is measured, if there are any.
+        sample: Batches for statistics, and how many images they hold over all processes; None as for ``train``.
     """
     train: Union[SampleBatches, StreamBatches, None]
     validation: Optional[DataLoader]
+    sample: Optional[Tuple[Iterable[Any], int]] = None
 
 
 def open_images(
@@ -41,14 +47,22 @@ def open_images(
     Raises:
         SbsError: There are none where they should be, or fewer than one batch.
     """
-    data, train, validation = settings.data, None, None
-    if data.given and data.val_split:
+    data, train, validation, sample = settings.data, None, None, None
+    if data.given and data.validation:
         validation = eval_loader(data, pretrained_cfg)
         if accelerator.num_processes > 1:
             validation = accelerator.prepare_data_loader(validation)
     if data.given and settings.trains_on_images and not settings.data_free:
         train = train_batches(data, pretrained_cfg, seed, accelerator.process_index, accelerator.num_processes)
-    return Images(train, validation)
+    if data.given and settings.takes_statistics and not settings.data_free:
+        sample = sample_loader(data, pretrained_cfg, settings.second_order.images, seed,
+                               accelerator.process_index, accelerator.num_processes)
+        if sample[1] < FEWEST_SAMPLES:
+            raise SbsError(
+                f"'{data.data_dir or data.dataset}' holds {sample[1]} training image(s), and statistics need at least "
+                f'{FEWEST_SAMPLES}. Add images (they need no labels), use --data-free, or leave the phase out with '
+                f'--second-order-steps 0.')
+    return Images(train, validation, sample)
 
 
 def synthetic_batches(
@@ -73,6 +87,37 @@ def synthetic_batches(
     return SampleBatches(
         dataset, settings.data.batch_size, settings.data.workers, seed, accelerator.process_index,
         accelerator.num_processes, pin_memory=torch.cuda.is_available())
+
+
+def sample_images(
+        images: Images,
+        settings: Settings,
+        synthetic: Optional[SampleBatches],
+        accelerator: Accelerator,
+) -> Tuple[Iterator[Tensor], int]:
+    """Images for statistics: this process's batches [B, C, H, W], and the number of images over all processes."""
+    processes = accelerator.num_processes
+    if synthetic is not None:
+        batches: Iterable[Any] = synthetic.starting_at(0)
+        wanted = math.ceil(settings.second_order.images / processes)
+        return _first(batches, wanted), wanted * processes
+    batches, count = images.sample
+    mine = len(range(accelerator.process_index, count, processes))
+    return _first(batches, mine), count
+
+
+def _first(batches: Iterable[Any], count: int) -> Iterator[Tensor]:
+    """The first ``count`` images of some batches.
+
+    Raises:
+        SbsError: There are fewer.
+    """
+    for images, *_ in batches:
+        yield images[:count]
+        count -= len(images)
+        if count <= 0:
+            return
+    raise SbsError(f'The images for the statistics ended {count} too early. Lower --statistics-images.')
 
 
 def measure(

@@ -1,49 +1,36 @@
 """The phases of a run, each with its checkpoints, measurements and artifacts."""
 import copy
 import dataclasses
-from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from timm_sbs.artifact import record_results
 from timm_sbs.bits import divide_bits, lower_bits_to_fit, measure_influence
 from timm_sbs.config import QuantizationConfig
 from timm_sbs.layout import with_prefix, without_prefix
 from timm_sbs.training.batches import SampleBatches
-from timm_sbs.training.configuration import Settings
+from timm_sbs.training.calibration import corrected_kept, second_order_phase
 from timm_sbs.training.distillation import distill
+from timm_sbs.training.divergence import ExpectedDivergence
 from timm_sbs.training.fit import Fit
 from timm_sbs.training.generated_model import GeneratedModel
-from timm_sbs.training.images import Images, measure, synthetic_batches
+from timm_sbs.training.images import measure, synthetic_batches
 from timm_sbs.training.objective import original_outputs
 from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.run import LAST, PhaseMonitor, Run
+from timm_sbs.training.run import LAST, PhaseMonitor
+from timm_sbs.training.second_order import stored_weights
 from timm_sbs.training.settings import DistillationSettings, PhaseSettings, ReconstructionSettings
+from timm_sbs.training.task import Task, say
+from timm_sbs.training.weight_generator import WeightGenerator
 
-__all__ = ['Task', 'reconstruction_phase', 'training_images', 'image_phase', 'quantization_phase']
+__all__ = ['reconstruction_phase', 'drawn_images', 'training_images', 'image_phase', 'quantization_phase']
 
 SELECTION_BYTES = 128  # by which config.json grows when a phase has ended
 BUDGET_INTERVAL = 100  # steps between looks at the size; bits that are lowered after the last step are not trained with
 
 # Training batches, and the original's logits on all of them where augmentation lets these be computed once.
 TrainingImages = Tuple[Any, Optional[Tensor]]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What all phases of a run work on."""
-    run: Run
-    original: nn.Module
-    images: Images
-    settings: Settings
-    seed: int
-
-
-def _print(accelerator: Accelerator, text: str) -> None:
-    if accelerator.is_main_process:
-        print(text, flush=True)
 
 
 def _with_phase(settings: PhaseSettings, phase: PhaseSettings) -> Any:
@@ -71,19 +58,25 @@ def reconstruction_phase(
         fit.config.quantization if name == 'quantization' else None))
     run.results[f'{name}_seconds'] = round(run.seconds, 1)
     run.add_row({'phase': name, 'step': settings.steps, **monitor.last})
-    _print(accelerator, f"{name}: error {run.results['reconstruction_error']:.4f} after "
+    say(accelerator, f"{name}: error {run.results['reconstruction_error']:.4f} after "
                         f"{run.results[f'{name}_seconds']} s")
     accelerator.free_memory()  # the optimizer
 
 
-def training_images(task: Task, fit: Fit) -> TrainingImages:
-    """Batches of the images that a run reads or draws."""
+def drawn_images(task: Task, fit: Fit) -> Optional[SampleBatches]:
+    """Images that a run draws instead of reading them, if it does."""
+    run, settings, original = task.run, task.settings, task.original
+    if not settings.data_free:
+        return None
+    original.to(run.accelerator.device)
+    return synthetic_batches(settings, original, fit.pretrained_cfg, run.accelerator, run.checkpoints, task.seed)
+
+
+def training_images(task: Task, drawn: Optional[SampleBatches]) -> TrainingImages:
+    """Batches of the images that a run reads, or has drawn."""
     run, settings, original = task.run, task.settings, task.original
     original.to(run.accelerator.device)
-    batches = task.images.train
-    if settings.data_free:
-        batches = synthetic_batches(
-            settings, original, fit.pretrained_cfg, run.accelerator, run.checkpoints, task.seed)
+    batches = drawn or task.images.train
     cached = None
     if settings.data.no_aug and isinstance(batches, SampleBatches) and not any(settings.distillation.feature_weight):
         cached = original_outputs(original, batches.in_order(), len(batches.dataset), run.accelerator)
@@ -137,11 +130,11 @@ def image_phase(
         if validation:
             if 'original_top1' not in results:
                 results['original_top1'] = measure(original, validation, accelerator, 'original').top1
-                _print(accelerator, f"original {results['original_top1']:.2f} %")
+                say(accelerator, f"original {results['original_top1']:.2f} %")
             start = measure(student.materialize(), validation, accelerator, 'before training')
             results.update(top1=start.top1, images=start.images)
             results.setdefault('reconstruction_top1', start.top1)
-            _print(accelerator, f'before {name}: top-1 {start.top1:.2f} %')
+            say(accelerator, f'before {name}: top-1 {start.top1:.2f} %')
         keep()
     if not training or not phase.steps:
         return student.kept_state()
@@ -152,7 +145,7 @@ def image_phase(
         if validation:
             results['top1'] = measure(student.materialize(), validation, accelerator).top1
             results['validations'] = results.get('validations', 0) + 1
-            _print(accelerator, f"step {step}: top-1 {results['top1']:.2f} %")
+            say(accelerator, f"step {step}: top-1 {results['top1']:.2f} %")
         keep()
         return {'top1': results['top1']} if validation else {}
 
@@ -183,21 +176,40 @@ def quantization_phase(
         fit: Fit,
         kept: Optional[Mapping[str, Tensor]],
         training: Optional[TrainingImages],
+        divergence: Optional[ExpectedDivergence] = None,
 ) -> None:
-    """Divide the bits between the predictor's layers, and go on with everything rounded."""
+    """Divide the bits between the predictor's layers, and go on with everything rounded.
+
+    Args:
+        task: The run.
+        fit: The predictor.
+        kept: Kept tensors to start from; None: the original's.
+        training: What :func:`training_images` returns; None: training goes on without images.
+        divergence: The second-order loss, if there are statistics. It divides the bits, is the loss where no images
+            are trained on, and corrects biases for the rounded weights, unless distillation has trained them.
+    """
     name, run, settings = 'quantization', task.run, task.settings
     if run.is_in(name):
         bits = tuple(run.results['layer_bits'])
     else:
         bits, why = settings.quantization.layer_bits, 'as in the artifact to start from'
         if not bits:
-            bits = divide_bits(measure_influence(fit.predictor, fit.plan), settings.quantization.bits)
-            why = 'by the error that rounding it makes'
+            influence = measure_influence(fit.predictor, fit.plan, divergence and divergence.of_changes)
+            bits = divide_bits(influence, settings.quantization.bits)
+            why = f"by the {'divergence' if divergence else 'error'} that rounding it makes"
         run.results['layer_bits'] = list(bits)
         run.best = {}  # what is larger does not compete
-        _print(run.accelerator, f"bits of each layer, {why}: {', '.join(f'{b:.2f}' for b in bits)}")
+        say(run.accelerator, f"bits of each layer, {why}: {', '.join(f'{b:.2f}' for b in bits)}")
     fit = fit.quantized(QuantizationConfig(bits, kept_bits=settings.quantization.kept_bits))
-    if not settings.has_images and settings.quantization.steps:
-        reconstruction_phase(
-            task, fit, _with_phase(settings.reconstruction, settings.quantization), name, settings.steps_before(name))
-    image_phase(task, fit, kept, training, name)
+    if not settings.rounds_on_images and settings.quantization.steps:
+        if divergence:
+            second_order_phase(
+                task, fit, divergence, _with_phase(settings.second_order, settings.quantization), name)
+        else:
+            reconstruction_phase(
+                task, fit, _with_phase(settings.reconstruction, settings.quantization), name,
+                settings.steps_before(name))
+    if divergence and not settings.distils:
+        generator = WeightGenerator(fit.predictor, fit.plan, fit.config.quantization)
+        kept = corrected_kept(task.original, divergence, stored_weights(generator))
+    image_phase(task, fit, kept, training if settings.rounds_on_images else None, name)

@@ -15,18 +15,24 @@ from timm_sbs.ordering import permutation_shapes, places
 from timm_sbs.sizes import num_bytes
 from timm_sbs.targets import TargetSpec, explain_targets
 from timm_sbs.training.batches import Batch
+from timm_sbs.training.calibration import statistics_bytes, trace_uses
 from timm_sbs.training.configuration import Settings
 from timm_sbs.training.distillation import distill
+from timm_sbs.training.divergence import ExpectedDivergence
 from timm_sbs.training.forecast import forecast_sizes, random_orderings
 from timm_sbs.training.fit import Fit, predictor_parameters, start_fit
 from timm_sbs.training.generated_model import GeneratedModel
 from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.reconstruction import reconstruct
+from timm_sbs.training.second_order import second_order
+from timm_sbs.training.statistics import collect_statistics
+from timm_sbs.training.weight_generator import WeightGenerator
 
 __all__ = ['describe_plan']
 
 ORDERING_SAMPLE = 4096  # kernels whose path is timed
 TIMED_STEPS = 4
+TIMED_IMAGES = 16
 
 
 def describe_plan(
@@ -62,10 +68,30 @@ def describe_plan(
         f"files: {sizes['total']:,} bytes ({original_bytes / sizes['total']:.1f} x smaller than {original_bytes:,})",
         f"  predictor {sizes['predictor']:,}, ordering {sizes['ordering']:,}, kept {sizes['kept']:,}, frequencies "
         f"{sizes['frequencies']:,}, headers {sizes['header']:,}, config.json about {sizes['config']:,}",
+        *_statistics_lines(original, config, pretrained_cfg, specs, settings),
         '', 'time, estimated from a few steps on this machine']
     seconds = _estimate_seconds(original, config, pretrained_cfg, specs, settings, accelerator)
     lines += [f'  {what:<16} {_duration(value)}' for what, value in seconds.items()]
     return '\n'.join(lines)
+
+
+def _statistics_lines(
+        original: nn.Module,
+        config: SbsConfig,
+        pretrained_cfg: Mapping[str, Any],
+        specs: Sequence[TargetSpec],
+        settings: Settings,
+) -> List[str]:
+    """What the second-order phase looks at, and the memory that it takes."""
+    if not settings.takes_statistics:
+        return []
+    uses = trace_uses(original, pretrained_cfg, specs)
+    lines = [f'statistics: {settings.second_order.images:,} images, {statistics_bytes(uses) / 1e6:,.0f} MB']
+    missing = [spec.name for spec in specs if spec.name not in uses]
+    if missing:
+        lines.append(f"  none of {len(missing)} weight(s), such as '{missing[0]}', which are reached by no image, or "
+                     f'not as they are')
+    return lines
 
 
 def _kept_lines(original: nn.Module, config: SbsConfig, rule: TargetRule) -> List[str]:
@@ -102,10 +128,12 @@ def _estimate_seconds(
             reconstruct(fit.predictor, fit.plan, original.state_dict(), phase, accelerator=accelerator)
 
         seconds['reconstruction'] = settings.reconstruction.steps * _step_seconds(rebuild)
+    if settings.takes_statistics:
+        seconds.update(_second_order_seconds(fit.quantized(None), original, settings, accelerator))
     if settings.distils:
         seconds['distillation'] = settings.distillation.steps * _step_seconds(
             lambda steps: _distill_random_images(fit.quantized(None), original, settings, accelerator, steps))
-    if settings.quantizes and settings.quantization.steps and settings.has_images:
+    if settings.quantizes and settings.quantization.steps and settings.rounds_on_images:
         seconds['quantization'] = settings.quantization.steps * _step_seconds(
             lambda steps: _distill_random_images(fit, original, settings, accelerator, steps))
     return seconds
@@ -119,6 +147,29 @@ def _step_seconds(run: Callable[[int], None]) -> float:
         run(steps)
         times.append(time.perf_counter() - started)
     return max(0., times[2] - times[1]) / TIMED_STEPS
+
+
+def _second_order_seconds(
+        fit: Fit, original: nn.Module, settings: Settings, accelerator: Accelerator) -> Dict[str, float]:
+    """From a batch of random images, and steps with its statistics."""
+    uses = trace_uses(original, fit.pretrained_cfg, fit.specs)
+    size = resolve_data_config(pretrained_cfg=dict(fit.pretrained_cfg))['input_size']
+    count = min(TIMED_IMAGES, settings.second_order.images)
+    original.to(accelerator.device)
+    for _ in range(2):  # the first warms up
+        started = time.perf_counter()
+        statistics = collect_statistics(original, uses, [torch.randn(count, *size)], count, accelerator)
+        taken = time.perf_counter() - started
+    divergence = ExpectedDivergence(
+        fit.specs, original.state_dict(), uses, statistics, settings.second_order.damping)
+    generator = WeightGenerator(fit.predictor, fit.plan)
+
+    def fit_weights(steps: int) -> None:
+        second_order(generator, divergence, dataclasses.replace(settings.second_order, steps=steps), accelerator)
+
+    return {
+        'statistics': taken * settings.second_order.images / count / accelerator.num_processes,
+        'second-order': settings.second_order.steps * _step_seconds(fit_weights)}
 
 
 def _ordering_seconds(specs: Sequence[TargetSpec], ordering: OrderingConfig) -> float:

@@ -1,4 +1,4 @@
-"""Settings of the three training phases. Defaults were chosen by measurement on ResNet-20."""
+"""Settings of the training phases. Defaults were chosen by measurement on ResNet-20."""
 import math
 from dataclasses import dataclass
 from typing import Optional, Tuple
@@ -8,7 +8,7 @@ from timm_sbs.errors import ConfigError
 
 __all__ = [
     'SCHEDULES', 'KEPT_PARTS', 'ENCODING_DEFAULTS', 'FOLD_FROM', 'MAX_PLACES', 'LINEAR_LAYERS', 'PACKED_LINEAR_LAYERS',
-    'PhaseSettings', 'ReconstructionSettings', 'DistillationSettings', 'QuantizationSettings',
+    'PhaseSettings', 'ReconstructionSettings', 'SecondOrderSettings', 'DistillationSettings', 'QuantizationSettings',
 ]
 
 SCHEDULES = ('one-cycle', 'cosine', 'constant')
@@ -91,6 +91,21 @@ class ReconstructionSettings(PhaseSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_positive(self, 'batch_size')
+
+
+@dataclass(frozen=True)
+class SecondOrderSettings(PhaseSettings):
+    """Fitting the kernels so that predictions change least, by statistics of some images (see ExpectedDivergence)."""
+    steps: int = 2000
+    lr: float = 4e-3
+    betas: Optional[Tuple[float, ...]] = (0.9, 0.99)
+    batch_size: int = 8192  # kernels of one step, in whole filters, over all processes; all kernels of a folded network
+    images: int = 2000  # that are looked at once, for the statistics; labels do not matter
+    damping: float = 1e-3  # part of the mean that is added to the statistics' diagonals
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positive(self, 'batch_size', 'images', 'damping')
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,11 @@ def make_accelerator(mixed_precision: Optional[str] = None, cpu: bool = False, *
     Several processes on a machine without an accelerator talk through gloo, which accelerate uses only when it is
     told that the CPU is wanted.
 
+    Args:
+        mixed_precision: In accelerate's words; None: as ``accelerate launch`` says.
+        cpu: Leave other devices alone.
+        **kwargs: Of :class:`accelerate.Accelerator`.
+
     Raises:
         SbsError: The device cannot compute in this precision, or accelerate refuses a setting.
     """

@@ -1,0 +1,59 @@
+"""Statistics and steps of the second-order phase, on as many processes as started it; prints JSON.
+
+    accelerate launch --multi_gpu --num_processes 2 tests/second_order_worker.py WEIGHTS
+"""
+import copy
+import json
+import sys
+
+import torch
+
+from timm_sbs.demo import demo_batches, load_demo_images
+from timm_sbs.training.divergence import ExpectedDivergence
+from timm_sbs.training.fit import design, start_fit
+from timm_sbs.training.orderings import find_orderings
+from timm_sbs.training.original import load_original
+from timm_sbs.training.reconstruction import reconstruct
+from timm_sbs.training.second_order import second_order, stored_weights
+from timm_sbs.training.settings import ReconstructionSettings, SecondOrderSettings
+from timm_sbs.training.sharing import make_accelerator
+from timm_sbs.training.statistics import LayerStatistics, collect_statistics
+from timm_sbs.training.weight_generator import WeightGenerator
+from timm_sbs.training.weight_uses import find_uses
+
+IMAGES = 200
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    accelerator = make_accelerator('no')
+    original = load_original('resnet20_cifar10', sys.argv[1])
+    config, pretrained_cfg, specs = design(original, pct=10.)
+    fit = start_fit(config, pretrained_cfg, specs, find_orderings(original, specs, config.ordering, accelerator), 0)
+    uses = find_uses(original, specs, torch.zeros(1, 3, 32, 32))
+    images = torch.cat([x for x, _ in demo_batches(load_demo_images(), original.pretrained_cfg)])[:IMAGES]
+    mine = images[accelerator.process_index::accelerator.num_processes].split(50)
+    statistics = collect_statistics(original, uses, mine, IMAGES, accelerator)
+    energies = {name: float(layer.second_moment.diagonal(dim1=-2, dim2=-1).sum()) for name, layer in statistics.items()}
+    reconstruct(
+        fit.predictor, fit.plan, original.state_dict(), ReconstructionSettings(100, batch_size=8192), 0, accelerator)
+    # Steps are compared on statistics that are equal on both numbers of processes.
+    equal = {name: LayerStatistics(
+        torch.eye(use.size).expand_as(statistics[name].second_moment), torch.zeros_like(statistics[name].mean),
+        torch.ones_like(statistics[name].importance)) for name, use in uses.items()}
+    divergence = ExpectedDivergence(specs, original.state_dict(), uses, equal, damping=1e-3)
+    results = {'processes': accelerator.num_processes, 'energies': energies,
+               'before': divergence.total(stored_weights(WeightGenerator(fit.predictor, fit.plan)))}
+    for name, batch_size in (('filters', 8192), ('whole', 1 << 20)):
+        generator = WeightGenerator(copy.deepcopy(fit.predictor), fit.plan)
+        second_order(generator, divergence, SecondOrderSettings(16, lr=2e-3, batch_size=batch_size), accelerator)
+        results[name] = divergence.total(stored_weights(generator))
+    parameters = torch.cat([p.detach().flatten() for p in generator.predictor.parameters()])
+    everyone = accelerator.gather(parameters[None])
+    if accelerator.is_main_process:
+        print(json.dumps({**results, 'processes_agree': bool((everyone == everyone[0]).all())}))
+    accelerator.end_training()
+
+
+if __name__ == '__main__':
+    main()

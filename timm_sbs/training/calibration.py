@@ -1,0 +1,140 @@
+"""The second-order phase of a run: statistics, steps, and the corrections of biases at its end."""
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Optional, Sequence
+
+import torch
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from timm_sbs.base_model import named_state
+from timm_sbs.errors import SbsError
+from timm_sbs.generate import relative_error
+from timm_sbs.layout import with_prefix, without_prefix
+from timm_sbs.targets import TargetSpec
+from timm_sbs.training.batches import SampleBatches
+from timm_sbs.training.divergence import ExpectedDivergence
+from timm_sbs.training.fit import Fit
+from timm_sbs.training.images import sample_images
+from timm_sbs.training.run import PhaseMonitor
+from timm_sbs.training.second_order import second_order, stored_weights
+from timm_sbs.training.settings import SecondOrderSettings
+from timm_sbs.training.statistics import collect_statistics, statistics_from_tensors, statistics_tensors
+from timm_sbs.training.task import Task, say
+from timm_sbs.training.weight_generator import WeightGenerator
+from timm_sbs.training.weight_uses import Use, find_uses
+
+__all__ = ['trace_uses', 'statistics_bytes', 'open_divergence', 'second_order_phase', 'corrected_kept']
+
+MAX_REASON = 300  # characters of another library's message
+
+
+def trace_uses(
+        original: nn.Module,
+        pretrained_cfg: Mapping[str, Any],
+        specs: Sequence[TargetSpec],
+) -> Dict[str, Use]:
+    """Uses of the generated weights, found with one empty image of the size that the original expects.
+
+    Raises:
+        SbsError: The original cannot be run on it.
+    """
+    size = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))['input_size']
+    device = next(original.parameters()).device
+    try:
+        return find_uses(original, specs, torch.zeros(1, *size, device=device))
+    except Exception as e:
+        reason = ' '.join(str(e).split())[:MAX_REASON]
+        raise SbsError(f'The original model cannot be run on an image of {list(size)}: {reason}') from e
+
+
+def statistics_bytes(uses: Mapping[str, Use]) -> int:
+    """Memory of the statistics."""
+    return sum(use.bytes for use in uses.values())
+
+
+def open_divergence(task: Task, fit: Fit, synthetic: Optional[SampleBatches]) -> ExpectedDivergence:
+    """The second-order loss of a run. Its statistics are taken once, however often the run is resumed.
+
+    Args:
+        task: The run.
+        fit: The predictor, with the generated weights.
+        synthetic: Images that the run has drawn, if it has none to read.
+    """
+    run, original, settings = task.run, task.original, task.settings
+    accelerator = run.accelerator
+    original.to(accelerator.device)
+    uses = trace_uses(original, fit.pretrained_cfg, fit.specs)
+
+    def collect() -> Dict[str, Tensor]:
+        batches, count = sample_images(task.images, settings, synthetic, accelerator)
+        statistics = collect_statistics(original, uses, batches, count, accelerator, task.seed)
+        run.results['statistics_images'] = count
+        run.results['statistics_seconds'] = round(run.seconds - before, 1)
+        return statistics_tensors(statistics)
+
+    before = run.seconds
+    statistics = statistics_from_tensors({
+        name: tensor.to(accelerator.device) for name, tensor in run.checkpoints.once('statistics', collect).items()})
+    divergence = ExpectedDivergence(
+        fit.specs, original.state_dict(), uses, statistics, settings.second_order.damping)
+    if divergence.without_statistics:
+        names = divergence.without_statistics
+        say(accelerator, f"{len(names)} weight(s), such as '{names[0]}', are reached by no image, or not as they are: "
+                         f'their errors count by their squares.')
+    return divergence
+
+
+def corrected_kept(
+        original: nn.Module,
+        divergence: ExpectedDivergence,
+        weights: Mapping[str, Tensor],
+) -> Dict[str, Tensor]:
+    """Biases and BatchNorm means of the original, changed so that layers with ``weights`` have the original's mean
+    outputs."""
+    state = named_state(original)
+    return {
+        name: (state[name].detach() + change.to(state[name].device)).to(state[name].dtype)
+        for name, change in divergence.corrections(weights).items()}
+
+
+def second_order_phase(
+        task: Task,
+        fit: Fit,
+        divergence: ExpectedDivergence,
+        settings: SecondOrderSettings,
+        name: str = 'second-order',
+) -> None:
+    """Fit the weights by what their errors do. Steps that make the loss larger are undone."""
+    run, accelerator = task.run, task.run.accelerator
+    generator = WeightGenerator(fit.predictor, fit.plan, fit.config.quantization).to(accelerator.device)
+    start = {key: tensor.detach().clone() for key, tensor in fit.predictor.state_dict().items()}
+
+    def load(tensors: Mapping[str, Tensor]) -> None:
+        fit.predictor.load_state_dict(without_prefix('predictor.', tensors))
+        for key, tensor in without_prefix('start.', tensors).items():
+            start[key].copy_(tensor)
+
+    monitor = PhaseMonitor(
+        run, name,
+        tensors=lambda: {**with_prefix('predictor.', fit.predictor.state_dict()), **with_prefix('start.', start)},
+        load=load, steps_before=task.settings.steps_before(name))
+    second_order(generator, divergence, settings, accelerator, task.seed, monitor, name)
+    after, trained = divergence.total(stored_weights(generator)), dict(fit.predictor.state_dict())
+    trained = {key: tensor.detach().clone() for key, tensor in trained.items()}
+    fit.predictor.load_state_dict(start)
+    before = divergence.total(stored_weights(generator))
+    if after < before:
+        fit.predictor.load_state_dict(trained)
+    else:
+        say(accelerator, f'{name}: the loss rose from {before:.4g} to {after:.4g}, so its steps are undone. Lower '
+                         f'--second-order-lr.')
+    weights = stored_weights(generator)
+    state = task.original.state_dict()
+    run.results.update(
+        expected_divergence=min(before, after),
+        reconstruction_error=relative_error([*weights.values()], [state[key] for key in weights]))
+    run.results[f"{name.replace('-', '_')}_seconds"] = round(run.seconds, 1)
+    run.add_row({'phase': name, 'step': settings.steps, **monitor.last})
+    say(accelerator, f'{name}: expected divergence {before:.4f} before, {min(before, after):.4f} after '
+                     f'{run.seconds:.1f} s')
+    accelerator.free_memory()  # the optimizer

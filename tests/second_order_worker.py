@@ -40,7 +40,7 @@ def main() -> None:
     # Steps are compared on statistics that are equal on both numbers of processes.
     equal = {name: LayerStatistics(
         torch.eye(use.size).expand_as(statistics[name].second_moment), torch.zeros_like(statistics[name].mean),
-        torch.ones_like(statistics[name].importance)) for name, use in uses.items()}
+        torch.zeros(()), torch.ones_like(statistics[name].importance)) for name, use in uses.items()}
     divergence = ExpectedDivergence(specs, original.state_dict(), uses, equal, damping=1e-3)
     results = {'processes': accelerator.num_processes, 'energies': energies,
                'before': divergence.total(stored_weights(WeightGenerator(fit.predictor, fit.plan)))}

@@ -77,7 +77,7 @@ class ExpectedDivergence:
         for name, layer in statistics.items():
             importance = layer.importance + damping * layer.importance.mean()
             self._forms[name] = _Form(
-                weights[name].detach().to(importance), _moment(layer, uses[name], damping), importance)
+                weights[name].detach().to(importance), _damped(layer.second_moment, damping), importance)
         device = next(iter(statistics.values())).mean.device if statistics else torch.device('cpu')
         zeros = [self(name, torch.zeros_like(form.target))[0] for name, form in self._forms.items()]
         size = sum(float(form.target.square().sum()) for form in self._forms.values())
@@ -130,10 +130,7 @@ class ExpectedDivergence:
         return found
 
 
-def _moment(layer: LayerStatistics, use: Use, damping: float) -> Tensor:
-    moment = layer.second_moment
-    if use.corrector is not None:
-        moment = moment - use.positions * layer.mean[..., :, None] * layer.mean[..., None, :]
+def _damped(moment: Tensor, damping: float) -> Tensor:
     diagonal = moment.diagonal(dim1=-2, dim2=-1)
     floor = damping * diagonal.mean(-1, keepdim=True) + 1e-12
     return moment + torch.diag_embed(floor.expand_as(diagonal))

@@ -24,13 +24,17 @@ class LayerStatistics:
     """What one generated weight sees and does.
 
     Shapes: G groups, B blocks of each group's inputs, d inputs of a block, O outputs
-        second_moment [G, B, d, d]: the mean over images of sum over positions u u^T, for input patches u
-        mean [G, B, d]: the mean of u over images and positions
+        second_moment [G, B, d, d]: the mean over images of (1 - r) sum_t u_t u_t^T + r (sum_t u_t) (sum_t u_t)^T, for
+            the input patches u_t at positions t, and the correlation r. Where a bias or a BatchNorm takes up constant
+            errors (:class:`Use`), u_t is without its mean over images and positions
+        mean [G, B, d]: that mean
+        correlation []: of the derivatives by an output at two positions of an image, from 0 to 1
         importance [O]: the mean over images and positions of the squared derivative of the log-likelihood by each
             output: the diagonal of the Fisher information of the outputs
     """
     second_moment: Tensor
     mean: Tensor
+    correlation: Tensor
     importance: Tensor
 
 
@@ -81,6 +85,23 @@ def input_patches(call: Call, positions: Optional[Tensor] = None) -> Tensor:
     return patches.reshape(call.groups, -1, len(x) * len(at))
 
 
+def summed_patches(call: Call) -> Tensor:
+    """The sum over positions of the inputs of a call, for each image: [groups, channels / groups * kernel, images]."""
+    x = call.inputs.detach()
+    if not call.kernel:
+        return x.reshape(len(x), -1, x.shape[-1]).sum(1, dtype=torch.float32).T[None]
+    x = F.pad(x, [amount for padding in reversed(call.padding) for amount in (padding, padding)])
+    sums = x.new_empty(x.shape[1], *call.kernel, len(x), dtype=torch.float32)
+    height, width = call.outputs.shape[2:]
+    for row in range(call.kernel[0]):
+        top = row * call.dilation[0]
+        rows = x[:, :, top:top + (height - 1) * call.stride[0] + 1:call.stride[0]].sum(2, dtype=torch.float32)
+        for column in range(call.kernel[1]):
+            left = column * call.dilation[1]
+            sums[:, row, column] = rows[..., left:left + (width - 1) * call.stride[1] + 1:call.stride[1]].sum(-1).T
+    return sums.reshape(call.groups, -1, len(x))
+
+
 class _Accumulator:
     """Sums of one weight over images."""
 
@@ -88,8 +109,11 @@ class _Accumulator:
         shape = use.groups, use.blocks, use.size
         self.use = use
         self.second_moment = torch.zeros(*shape, use.size, device=device)
+        self.summed_moment = torch.zeros_like(self.second_moment)
         self.inputs = torch.zeros(shape, device=device)
+        self.sampled_inputs = torch.zeros(shape, device=device)
         self.importance = torch.zeros(outputs, device=device)
+        self.products = torch.zeros(2, device=device)  # of derivatives at two positions, and of equal ones as many
 
     def add_inputs(self, call: Call, generator: torch.Generator) -> None:
         positions = _sampled_positions(call, _num_positions(call, self.use), generator)
@@ -98,15 +122,31 @@ class _Accumulator:
         scale = 1. if positions is None else call.positions / len(positions)
         flat = patches.flatten(0, 1)
         self.second_moment.view(-1, self.use.size, self.use.size).baddbmm_(flat, flat.mT, alpha=scale)
-        self.inputs.add_(patches.sum(-1), alpha=scale)
+        sums = summed_patches(call).reshape(-1, self.use.size, len(call.inputs))
+        self.summed_moment.view(-1, self.use.size, self.use.size).baddbmm_(sums, sums.mT)
+        self.inputs += sums.sum(-1).view_as(self.inputs)
+        self.sampled_inputs.add_(patches.sum(-1), alpha=scale)
 
     def add_gradient(self, gradient: Tensor, axis: int) -> None:
-        self.importance += gradient.float().square().movedim(axis, -1).flatten(0, -2).sum(0)
+        gradient = gradient.float().movedim(axis, -1)
+        gradient = gradient.reshape(len(gradient), -1, gradient.shape[-1])  # [B, positions, O]
+        squares = gradient.square().sum((0, 1))
+        self.importance += squares
+        self.products[0] += gradient.sum(1).square().sum() - squares.sum()
+        self.products[1] += (gradient.shape[1] - 1) * squares.sum()
 
     def reduced(self, accelerator: Accelerator, images: int) -> LayerStatistics:
-        sums = [accelerator.reduce(part, reduction='sum') / images
-                for part in (self.second_moment, self.inputs, self.importance)]
-        return LayerStatistics(sums[0], sums[1] / self.use.positions, sums[2] / self.use.positions)
+        each, summed, inputs, sampled, importance, products = (
+            accelerator.reduce(part, reduction='sum') / images for part in (
+                self.second_moment, self.summed_moment, self.inputs, self.sampled_inputs, self.importance,
+                self.products))
+        if self.use.corrector is not None:
+            # With the means of the same patches, so that neither has a negative eigenvalue.
+            each -= sampled[..., :, None] * sampled[..., None, :] / self.use.positions
+            summed -= inputs[..., :, None] * inputs[..., None, :]
+        correlation = (products[0] / products[1].clamp(min=1e-30)).clamp(0, 1)
+        return LayerStatistics(
+            each.lerp_(summed, correlation), inputs / self.use.positions, correlation, importance / self.use.positions)
 
 
 def _random_score(logits: Tensor, generator: torch.Generator) -> Tensor:
@@ -118,7 +158,7 @@ def _random_score(logits: Tensor, generator: torch.Generator) -> Tensor:
     p = torch.softmax(logits, 1)
     signs = (torch.randint(2, p.shape, generator=generator) * 2. - 1.).to(p)
     root = p.sqrt() * signs
-    return root - p * (p.sqrt() * root).sum(1, keepdim=True)
+    return root - p * root.sum(1, keepdim=True)
 
 
 def collect_statistics(
@@ -156,7 +196,7 @@ def collect_statistics(
     generator = torch.Generator().manual_seed(seed * 1009 + accelerator.process_index)
 
     def watch(name: str, call: Call) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
             sums[name].add_inputs(call, generator)
         axis = 1 if call.kernel else -1
         call.outputs.register_hook(lambda gradient: sums[name].add_gradient(gradient, axis))

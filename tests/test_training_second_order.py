@@ -1,0 +1,205 @@
+"""The second-order phase on real weights, and what it does to predictions, through train_sbs.main(argv) too."""
+import copy
+import csv
+import shutil
+
+import pytest
+import timm
+import torch
+from conftest import RESNET
+from PIL import Image
+
+from timm_sbs.artifact import load_artifact
+from timm_sbs.config import OrderingConfig, QuantizationConfig
+from timm_sbs.evaluation import evaluate
+from timm_sbs.training import calibration
+from timm_sbs.training.calibration import corrected_kept
+from timm_sbs.training.divergence import ExpectedDivergence
+from timm_sbs.training.fit import design, start_fit
+from timm_sbs.training.orderings import find_orderings
+from timm_sbs.training.reconstruction import reconstruct
+from timm_sbs.training.second_order import _FilterBatches, second_order, stored_weights
+from timm_sbs.training.settings import ReconstructionSettings, SecondOrderSettings
+from timm_sbs.training.sharing import make_accelerator
+from timm_sbs.training.statistics import collect_statistics
+from timm_sbs.training.weight_generator import WeightGenerator
+from timm_sbs.training.weight_uses import find_uses
+
+
+@pytest.fixture(scope='module')
+def accelerator():
+    return make_accelerator('no', cpu=True)
+
+
+@pytest.fixture(scope='module')
+def measured(resnet20, images, accelerator):
+    """Uses and statistics of ResNet-20 on every other image of the demo."""
+    specs = design(resnet20)[2]
+    uses = find_uses(resnet20, specs, images[0][:1])
+    return uses, collect_statistics(resnet20, uses, images[0][::2].split(50), 250, accelerator)
+
+
+def started(model, accelerator, steps=120, **settings):
+    config, cfg, specs = design(model, **{'pct': 20., **settings})
+    fit = start_fit(config, cfg, specs, find_orderings(model, specs, config.ordering), seed=0)
+    reconstruct(fit.predictor, fit.plan, model.state_dict(), ReconstructionSettings(steps=steps), 0, accelerator)
+    return fit
+
+
+def divergence_of(fit, model, measured, damping=1e-3):
+    uses, statistics = measured
+    return ExpectedDivergence(fit.specs, model.state_dict(), uses, statistics, damping)
+
+
+def accuracy(model, changes, images):
+    changed = copy.deepcopy(model)
+    changed.load_state_dict(changes, strict=False)
+    return evaluate(changed, [tuple(part[1::2] for part in images)]).top1
+
+
+@pytest.mark.parametrize('settings', [
+    dict(), dict(ordering=OrderingConfig(max_places=256)), dict(ordering=OrderingConfig('axis', 'grid'))])
+def test_a_few_steps_bring_predictions_back(resnet20, images, accelerator, measured, settings):
+    """On images that the statistics have not seen. Folded predictors take all kernels in a step."""
+    fit = started(resnet20, accelerator, **settings)
+    divergence = divergence_of(fit, resnet20, measured)
+    generator = WeightGenerator(fit.predictor, fit.plan)
+    before = stored_weights(generator)
+    corrected = {**before, **corrected_kept(resnet20, divergence, before)}
+    second_order(generator, divergence, SecondOrderSettings(40, lr=3e-3), accelerator)
+    after = stored_weights(generator)
+    assert divergence.total(after) < 0.8 * divergence.total(before)
+    top1 = [accuracy(resnet20, changes, images) for changes in (
+        before, corrected, {**after, **corrected_kept(resnet20, divergence, after)})]
+    if fit.config.ordering.coordinates == 'path':  # of a grid nothing is left after so few steps of reconstruction
+        assert top1[2] > max(top1[:2]) + 3
+
+
+def test_gradients_of_filters_add_up_to_those_of_everything(resnet20, accelerator, measured):
+    from timm_sbs.training import second_order as module
+    fit = started(resnet20, accelerator, steps=5)
+    divergence = divergence_of(fit, resnet20, measured)
+    generator = WeightGenerator(fit.predictor, fit.plan)
+
+    def gradient(step):
+        generator.zero_grad()
+        loss = float(step())
+        return loss, torch.cat([p.grad.flatten() for p in generator.predictor.parameters()])
+
+    whole = gradient(lambda: module._whole_step(generator, divergence, accelerator))
+    batches = _FilterBatches([spec.num_filters for spec in fit.specs], 5, seed=3).starting_at(0)
+    parts = [gradient(lambda: module._batch_step(generator, divergence, next(batches), 5, accelerator))
+             for _ in range(5)]
+    assert sum(loss for loss, _ in parts) / 5 == pytest.approx(whole[0], rel=1e-3)
+    mean = torch.stack([g for _, g in parts]).mean(0)
+    assert (mean - whole[1]).norm() < 1e-3 * whole[1].norm()
+
+
+def test_batches_take_every_filter_once_and_can_be_taken_up_anywhere():
+    def batches(start, count):
+        stream = _FilterBatches([16, 3, 40], 5, seed=1).starting_at(start)
+        return [[part.tolist() for part in next(stream)] for _ in range(count)]
+
+    whole = batches(0, 12)
+    for layer, count in enumerate((16, 3, 40)):
+        assert sorted(sum((batch[layer] for batch in whole[:5]), [])) == list(range(count))
+    assert whole[:5] != whole[5:10] and batches(7, 5) == whole[7:]
+
+
+def test_rounded_training_lowers_the_loss_of_the_rounded_weights(resnet20, accelerator, measured):
+    fit = started(resnet20, accelerator, linear_layers=4)
+    fit = fit.quantized(QuantizationConfig((4.,) * 4))
+    divergence = divergence_of(fit, resnet20, measured)
+    generator = WeightGenerator(fit.predictor, fit.plan, fit.config.quantization)
+    before = divergence.total(stored_weights(generator))
+    second_order(generator, divergence, SecondOrderSettings(40, lr=3e-3), accelerator)
+    assert divergence.total(stored_weights(generator)) < 0.8 * before
+
+
+def train(train_sbs, out, folder, *argv):
+    return train_sbs.main([*RESNET, '--reconstruction-steps', '120', '--data-dir', str(folder), '-j', '0', '-b', '50',
+                           '--statistics-images', '200', '--second-order-steps', '30', '--distillation-steps', '0',
+                           '--output', str(out), *argv])
+
+
+def test_through_the_trainer(train_sbs, tmp_path, image_folder, capsys):
+    """Without a step of distillation: the artifact has the weights that were measured, and corrected means."""
+    assert train(train_sbs, tmp_path, image_folder, '--checkpointing-steps', '100') == 0
+    assert 'second-order: expected divergence' in capsys.readouterr().out
+    artifact = load_artifact(tmp_path)
+    results = artifact.config.results
+    assert results['statistics_images'] == 200 and results['expected_divergence'] > 0
+    original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET[3])
+    assert not torch.equal(artifact.kept['layer1.0.bn1.running_mean'], original.layer1[0].bn1.running_mean)
+    assert torch.equal(artifact.kept['bn1.running_mean'], original.bn1.running_mean)  # behind the stem, which is kept
+    assert torch.equal(artifact.kept['linear.bias'], original.linear.bias)
+    with open(tmp_path / 'summary.csv', newline='') as file:
+        assert [row['phase'] for row in csv.DictReader(file)] == ['reconstruction', 'second-order']
+    assert (tmp_path / 'checkpoints' / 'statistics.safetensors').is_file()
+
+
+def test_a_folder_of_unlabelled_images_is_enough(train_sbs, tmp_path, image_folder):
+    flat = tmp_path / 'photographs'
+    flat.mkdir()
+    for index, path in enumerate(sorted((image_folder / 'train').rglob('*.png'))[::4]):
+        shutil.copy(path, flat / f'{index}.png')
+    assert train(train_sbs, tmp_path / 'out', flat) == 0
+    results = load_artifact(tmp_path / 'out').config.results
+    assert results['statistics_images'] == 100 and 'top1' not in results
+
+
+def test_images_that_are_drawn_will_do(train_sbs, tmp_path, image_folder):
+    out = tmp_path / 'out'
+    shutil.rmtree(shutil.copytree(image_folder, tmp_path / 'images') / 'train')
+    assert train(train_sbs, out, tmp_path / 'images', '--data-free', 'inversion', '--synthetic-images', '100',
+                 '--synthetic-steps', '30') == 0
+    results = load_artifact(out).config.results
+    assert results['data_free'] == 'inversion' and results['top1'] > 60
+
+
+def test_packed_without_distillation_is_rounded_by_second_order(train_sbs, tmp_path, image_folder, capsys):
+    argv = ['--bytes', '60k', '--bits', '5', '--granularity', 'axis']
+    assert train(train_sbs, tmp_path, image_folder, *argv) == 0
+    printed = capsys.readouterr().out
+    assert 'by the divergence that rounding it makes' in printed and 'quantization: expected divergence' in printed
+    artifact = load_artifact(tmp_path)
+    assert artifact.config.quantization and 'quantization_steps' not in artifact.config.results
+    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+    assert model.layer3[0].bn1.running_mean.isfinite().all()
+
+
+def test_steps_that_make_it_worse_are_undone(train_sbs, tmp_path, image_folder, capsys):
+    assert train(train_sbs, tmp_path, image_folder, '--second-order-lr', '3', '--second-order-steps', '4') == 0
+    printed = capsys.readouterr().out
+    assert 'so its steps are undone. Lower --second-order-lr.' in printed
+    kept = load_artifact(tmp_path).config.results
+    assert train(train_sbs, tmp_path / '2', image_folder, '--second-order-steps', '1', '--second-order-lr', '1e-9') == 0
+    other = load_artifact(tmp_path / '2').config.results
+    assert kept['expected_divergence'] == pytest.approx(other['expected_divergence'], rel=1e-3)
+
+
+def test_resuming_within_the_phase_looks_at_no_image_again(train_sbs, tmp_path, image_folder, monkeypatch):
+    argv = ['--checkpointing-steps', '10']
+    assert train(train_sbs, tmp_path, image_folder, *argv) == 0
+    uninterrupted = (tmp_path / 'model.safetensors').read_bytes()
+    shutil.rmtree(tmp_path / 'checkpoints' / 'checkpoint-0000150')
+    (tmp_path / 'model.safetensors').unlink()
+    monkeypatch.setattr(calibration, 'collect_statistics', None)
+    assert train(train_sbs, tmp_path, image_folder, *argv, '--resume', 'latest') == 0
+    assert (tmp_path / 'model.safetensors').read_bytes() == uninterrupted
+
+
+def test_too_few_images_are_refused_at_once(train_sbs, tmp_path, capsys):
+    (tmp_path / 'one').mkdir()
+    Image.new('RGB', (32, 32)).save(tmp_path / 'one' / 'a.png')
+    assert train(train_sbs, tmp_path / 'out', tmp_path / 'one') == 2
+    captured = capsys.readouterr()
+    assert 'holds 1 training image(s), and statistics need at least 10' in captured.err
+    assert captured.err.count('\n') == 1 and 'reconstruction' not in captured.out
+
+
+def test_a_plan_tells_what_is_looked_at(train_sbs, tmp_path, image_folder, capsys):
+    assert train(train_sbs, tmp_path / 'out', image_folder, '--dry-run') == 0
+    printed = capsys.readouterr().out
+    assert 'statistics: 200 images, ' in printed
+    assert all(f'\n  {what} ' in printed for what in ('statistics', 'second-order'))

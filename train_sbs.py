@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from timm_sbs.artifact import Artifact, load_artifact
 from timm_sbs.config import GRANULARITIES, SbsConfig
 from timm_sbs.errors import SbsError
+from timm_sbs.ordering import fold_of
 from timm_sbs.publish import create_repository, push_to_hub
 from timm_sbs.targets import TargetSpec
 from timm_sbs.training import arguments
@@ -45,6 +46,7 @@ from timm_sbs.training.plan import describe_plan
 from timm_sbs.training.precision import settle_precision
 from timm_sbs.training.run import Run
 from timm_sbs.training.second_order import stored_weights
+from timm_sbs.training.settings import WHOLE_STEPS
 from timm_sbs.training.sharing import make_accelerator
 from timm_sbs.training.synthetic import batch_norms
 from timm_sbs.training.task import Task, say
@@ -193,6 +195,8 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         config, pretrained_cfg, specs, bits = _design(args, settings, original, accelerator, checkpoint)
     if bits:
         settings = settings.with_bits(bits)
+    if args.second_order_steps is None and any(fold_of(spec, config.ordering) > 1 for spec in specs):
+        settings = settings.with_second_order_steps(WHOLE_STEPS)
     _check_before_work(settings, original)
     images = open_images(settings, pretrained_cfg, accelerator, args.seed)
     if args.dry_run:

@@ -128,15 +128,19 @@ def main() -> None:
     path = HERE / 'results' / f'{NAME}.json'
     results = json.loads(path.read_text()) if path.exists() else {'networks': {}}
     results.update(
-        command='python tests/benchmarks/second_order.py --data-dir CIFAR10 --weights-56 FILE', seeds=args.seeds,
-        start_steps=START_STEPS, steps=args.steps, **environment())
+        command='python tests/benchmarks/second_order.py --data-dir CIFAR10 --weights-56 FILE', start_steps=START_STEPS,
+        steps=args.steps, **environment())
     for name in args.networks:
         network = Network(f'{name}_cifar10', RESNET20 if name == 'resnet20' else args.weights_56, args)
         results['precision'] = network.accelerator.mixed_precision
         entry = results['networks'].setdefault(name, {'original': network.top1, 'runs': []})
         for pct in args.pct:
             for seed in args.seeds:
-                run_all(network, entry['runs'], pct, seed, args, lambda: write_results(NAME, results))
+                run_all(network, entry['runs'], pct, seed, args, lambda: write_results(NAME, with_seeds(results)))
+
+
+def with_seeds(results: Dict[str, Any]) -> Dict[str, Any]:
+    return {**results, 'seeds': sorted({run['seed'] for n in results['networks'].values() for run in n['runs']})}
 
 
 def run_all(

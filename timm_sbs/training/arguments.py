@@ -10,7 +10,7 @@ from timm_sbs.training.configuration import recipe_names
 from timm_sbs.training.data import DataSettings
 from timm_sbs.training.precision import PRECISIONS
 from timm_sbs.training.settings import ENCODING_DEFAULTS, FOLD_FROM, KEPT_PARTS, LINEAR_LAYERS, MAX_PLACES, \
-    PACKED_LINEAR_LAYERS, SCHEDULES, DistillationSettings, PhaseSettings, QuantizationSettings, \
+    PACKED_LINEAR_LAYERS, SCHEDULES, WHOLE_STEPS, DistillationSettings, PhaseSettings, QuantizationSettings, \
     ReconstructionSettings, SecondOrderSettings
 from timm_sbs.training.synthetic import DATA_FREE, InversionSettings
 
@@ -133,7 +133,8 @@ def _add_second_order(parser: argparse.ArgumentParser) -> None:
         'layer; the steps need no image. Biases or BatchNorm means then take up what is constant in the errors.')
     add, s = group.add_argument, SecondOrderSettings
     add('--second-order-steps', type=int, default=None, metavar='N',
-        help=f'0 leaves the phase out (default: {s.steps}; with --start-from 0)')
+        help=f'0 leaves the phase out (default: {s.steps}; {WHOLE_STEPS} where each step takes all kernels; 0 with '
+             f'--start-from)')
     add('--statistics-images', type=int, default=s.images, metavar='N',
         help='images that are looked at, without augmentation (default: %(default)s, or all there are)')
     add('--second-order-batch-size', type=int, default=s.batch_size, metavar='N',

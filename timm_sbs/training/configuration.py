@@ -94,6 +94,11 @@ class Settings:
         """The same settings with the bits that a search has chosen."""
         return replace(self, quantization=replace(self.quantization, bits=bits))
 
+    def with_second_order_steps(self, steps: int) -> 'Settings':
+        """The same settings with so many steps of the second-order phase, if it has any."""
+        steps = steps if self.second_order.steps else 0
+        return replace(self, second_order=replace(self.second_order, steps=steps))
+
     def rounded_from_the_first_image(self) -> 'Settings':
         """The same settings with all steps of distillation taken in the last phase."""
         return replace(

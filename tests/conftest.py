@@ -20,6 +20,7 @@ from timm_sbs.training.generated_model import GeneratedModel
 from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.settings import ReconstructionSettings
+from timm_sbs.training.sharing import make_accelerator
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
@@ -38,6 +39,12 @@ assert SHIPPED in timm.list_models(), f'importing timm_sbs {timm_sbs.__version__
 def own_cache(tmp_path_factory):
     """No test reads or fills the user's cache."""
     os.environ['TIMM_SBS_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def one_precision():
+    """accelerate has one in a process: that of every machine, whatever is fastest on this one."""
+    make_accelerator('no')
 
 
 @pytest.fixture(scope='session')

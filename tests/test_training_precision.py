@@ -4,18 +4,22 @@ import sys
 
 import pytest
 import torch
+from accelerate.state import is_initialized
 from conftest import RESNET
 
 from timm_sbs.artifact import load_artifact
 from timm_sbs.training import precision
 from timm_sbs.training.precision import choose_precision, settle_precision
+from timm_sbs.training.sharing import make_accelerator
 
 CPU = torch.device('cpu')
 
 
 @pytest.fixture(autouse=True)
 def not_launched(monkeypatch):
+    """As in a fresh process."""
     monkeypatch.delenv('ACCELERATE_MIXED_PRECISION', raising=False)
+    monkeypatch.setattr(precision, 'is_initialized', lambda: False)
 
 
 @pytest.mark.parametrize('ratio, expected', [(0.002, 'no'), (1.0, 'no'), (1.9, 'bf16')])
@@ -34,6 +38,13 @@ def test_what_was_launched_asked_or_recorded_goes_first(monkeypatch):
     assert settle_precision('auto').precision == 'fp16'
     monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'no')  # what accelerate launch says if nobody said anything
     assert settle_precision('auto').precision == 'bf16'
+
+
+def test_a_process_keeps_its_precision(monkeypatch):
+    make_accelerator('no', cpu=True)
+    monkeypatch.setattr(precision, 'is_initialized', is_initialized)
+    monkeypatch.setattr(precision, 'bfloat16_speed', lambda: 2.)
+    assert settle_precision('auto').precision == 'no'
 
 
 def test_a_processor_without_bfloat16_units_computes_in_float32():

@@ -7,6 +7,7 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,6 +39,8 @@ def settle_precision(asked: str, recorded: Optional[str] = None) -> Choice:
         return Choice(asked, 'as --mixed-precision says')
     if recorded:
         return Choice(recorded, 'as before the run was stopped')
+    if is_initialized():
+        return Choice(AcceleratorState().mixed_precision, 'as in this process before, where accelerate keeps one')
     state = PartialState(cpu=not torch.accelerator.is_available())
     choice = [choose_precision(state.device) if state.is_main_process else None]
     if state.num_processes > 1:

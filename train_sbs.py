@@ -28,7 +28,8 @@ from timm_sbs.publish import create_repository, push_to_hub
 from timm_sbs.targets import TargetSpec
 from timm_sbs.training import arguments
 from timm_sbs.training.budget import TRIAL_BITS, divide_budget
-from timm_sbs.training.calibration import corrected_kept, open_divergence, second_order_phase
+from timm_sbs.training.calibration import corrected_kept, open_divergence, second_order_phase, statistics_bytes, \
+    trace_uses
 from timm_sbs.training.checkpoints import Checkpoint, Checkpoints, recorded_setting
 from timm_sbs.training.configuration import Settings, args_yaml, parse_args, settings_of
 from timm_sbs.training.environment import environment
@@ -209,7 +210,9 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     kept_checkpoints = args.checkpoints_total_limit or steps // (args.checkpointing_steps or steps + 1)
     float_config = dataclasses.replace(config, quantization=None)
     largest = forecast_sizes(float_config, pretrained_cfg, specs, original.state_dict())['total']
-    output = prepare_output(args.output, largest, kept_checkpoints)
+    uses = trace_uses(original, pretrained_cfg, specs) if settings.takes_statistics else {}
+    output = prepare_output(
+        args.output, largest, kept_checkpoints, statistics_bytes(uses) if args.checkpointing_steps else 0)
     if args.push_to_hub and accelerator.is_main_process:
         create_repository(args.hub_model_id, args.hub_private)
     _start_trackers(args, accelerator)

@@ -6,7 +6,8 @@ import yaml
 from timm_sbs.errors import ConfigError
 from timm_sbs.training.arguments import build_parser
 from timm_sbs.training.configuration import args_yaml, parse_args, recipe_names, settings_of
-from timm_sbs.training.settings import DistillationSettings, QuantizationSettings, ReconstructionSettings
+from timm_sbs.training.settings import DistillationSettings, QuantizationSettings, ReconstructionSettings, \
+    SecondOrderSettings
 
 NEEDED = ['--model', 'resnet20_cifar10', '--output', 'out']
 
@@ -45,8 +46,24 @@ def test_a_packed_predictor_is_rounded_from_the_first_image_unless_told():
         assert rounded.steps_before('quantization') == rounded.reconstruction.steps + rounded.second_order.steps
     both = settings_of(parsed(*images, *packed, '--quantization-steps', '50', '--quantization-lr', '1e-4'))
     assert (both.distillation.steps, both.quantization.steps, both.quantization.lr) == (700, 50, 1e-4)
+    second_order = settings_of(parsed('--data-dir', 'x', '--distillation-steps', '0', *packed))
+    assert second_order.takes_statistics and second_order.quantizes and not second_order.trains_on_images
     without_images = settings_of(parsed(*packed))
     assert without_images.quantization.steps == QuantizationSettings.steps and not without_images.trains_on_images
+
+
+def test_the_second_order_phase_is_taken_where_there_are_images():
+    assert not settings_of(parsed()).takes_statistics
+    assert not settings_of(parsed('--data-dir', 'x', '--second-order-steps', '0')).takes_statistics
+    settings = settings_of(parsed('--data-free', 'noise', '--second-order-lr', '1e-3', '--statistics-images', '50'))
+    assert settings.takes_statistics and settings.second_order == SecondOrderSettings(lr=1e-3, images=50)
+    assert settings.with_second_order_steps(7).second_order.steps == 7
+    assert settings.steps_before('distillation') == settings.reconstruction.steps + SecondOrderSettings.steps
+    # a distilled predictor would be thrown back to the original's weights
+    assert not settings_of(parsed('--data-dir', 'x', '--start-from', 'y')).takes_statistics
+    for flags, says in ((['--statistics-images', '0'], 'images is 0'), (['--second-order-damping', '0'], 'damping is 0')):
+        with pytest.raises(ConfigError, match=says):
+            settings_of(parsed(*flags))
 
 
 def test_loss_weights_may_move():

@@ -16,7 +16,9 @@ __all__ = ['CARD_NAME', 'artifact_card', 'entry_card']
 CARD_NAME = 'README.md'
 _TEMPLATE = Path(__file__).with_name('card.md')
 _TAGS = ['image-classification', 'timm_sbs']
-_PHASES = ('reconstruction', 'distillation', 'quantization')
+_PHASES = {
+    'reconstruction': 'reconstruction', 'second_order': 'second-order reconstruction', 'distillation': 'distillation',
+    'quantization': 'quantization'}
 
 
 def artifact_card(folder: Union[str, Path], repo_id: str) -> str:
@@ -98,10 +100,13 @@ def _comparison(config: SbsConfig, config_bytes: int) -> List[Tuple[str, str, st
 
 def _making(config: SbsConfig) -> List[Tuple[str, str]]:
     results = config.results
-    steps = [f"{results[f'{phase}_steps']:,} steps of {phase}" for phase in _PHASES if results.get(f'{phase}_steps')]
+    steps = [f"{results[f'{phase}_steps']:,} steps of {words}" for phase, words in _PHASES.items()
+             if results.get(f'{phase}_steps')]
     rows = [('phases', ', '.join(steps) or 'not recorded')]
     if 'reconstruction_error' in results:
         rows.append(('error of the weights after reconstruction', f"{results['reconstruction_error']:.4f}"))
+    if 'statistics_images' in results:
+        rows.append(('images of the statistics', f"{results['statistics_images']:,}, without their labels"))
     if 'data_free' in results:
         rows.append(('images', f"synthetic ({results['data_free']})"))
     rows.append(('generated', f'{len(config.generated)} weights; ordering of their kernels: '

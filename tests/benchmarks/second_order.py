@@ -117,8 +117,9 @@ class Network:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data-dir', required=True)
-    parser.add_argument('--weights-56', required=True, type=Path)
+    parser.add_argument('--data-dir')
+    parser.add_argument('--weights-56', type=Path)
+    parser.add_argument('--table', action='store_true', help='only print the README\'s table of the results so far')
     parser.add_argument('--pct', type=float, nargs='+', default=[20., 10., 30.])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--networks', nargs='+', default=['resnet20', 'resnet56'])
@@ -127,6 +128,9 @@ def main() -> None:
     args = parser.parse_args()
     path = HERE / 'results' / f'{NAME}.json'
     results = json.loads(path.read_text()) if path.exists() else {'networks': {}}
+    if args.table:
+        print('\n'.join(table(results)))
+        return
     results.update(
         command='python tests/benchmarks/second_order.py --data-dir CIFAR10 --weights-56 FILE', start_steps=START_STEPS,
         steps=args.steps, **environment())
@@ -137,6 +141,28 @@ def main() -> None:
         for pct in args.pct:
             for seed in args.seeds:
                 run_all(network, entry['runs'], pct, seed, args, lambda: write_results(NAME, with_seeds(results)))
+
+
+def table(results: Mapping[str, Any]) -> List[str]:
+    """Markdown rows: accuracy of each network, size and kind, the mean over seeds and half of their spread."""
+    lines = ['| network | size | weights alone | 100 images | 500 images | 2,000 images | drawn images | seconds |',
+             '|---|---|---|---|---|---|---|---|']
+    for name, network in results['networks'].items():
+        for pct in sorted({run['pct'] for run in network['runs']}):
+            cells = []
+            for kind in ('weights', '100', '500', '2000', 'inversion'):
+                found = [run['top1'] for run in network['runs'] if (run['kind'], run['pct']) == (kind, pct)]
+                cells.append(_spread(found))
+            seconds = [run['seconds'] for run in network['runs'] if (run['kind'], run['pct']) == ('2000', pct)]
+            lines.append(f"| ResNet-{name[6:]} | {pct:g} % | {' | '.join(cells)} | {max(seconds):.0f} |")
+    return lines
+
+
+def _spread(values: List[float]) -> str:
+    if not values:
+        return ''
+    mean = f'{sum(values) / len(values):.2f}'
+    return mean if len(values) == 1 else f'{mean} ± {(max(values) - min(values)) / 2:.2f}'
 
 
 def with_seeds(results: Dict[str, Any]) -> Dict[str, Any]:

@@ -178,7 +178,8 @@ def _add_distillation(parser: argparse.ArgumentParser) -> None:
 def _add_quantization(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         'quantization', 'Last phase: go on with everything rounded as in the packed artifact, on images as in '
-                        'distillation, without these by second order or as in reconstruction.')
+                        'distillation; with --distillation-steps 0 by second order; without images as in '
+                        'reconstruction.')
     add, q = group.add_argument, QuantizationSettings
     add('--bits', type=float, default=None, metavar='B',
         help='pack the predictor with so many bits for a weight, the mean over its layers, which get more the more '

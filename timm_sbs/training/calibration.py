@@ -48,8 +48,8 @@ def trace_uses(
 
 
 def statistics_bytes(uses: Mapping[str, Use]) -> int:
-    """Memory of the statistics."""
-    return sum(use.bytes for use in uses.values())
+    """Memory of the statistics: each sum over positions is held beside the other, and later beside its damped form."""
+    return 2 * sum(use.bytes for use in uses.values())
 
 
 def open_divergence(task: Task, fit: Fit, synthetic: Optional[SampleBatches]) -> ExpectedDivergence:
@@ -130,6 +130,7 @@ def second_order_phase(
                          f'--second-order-lr.')
     weights = stored_weights(generator)
     state = task.original.state_dict()
+    run.results.update({f"{name.replace('-', '_')}_steps": settings.steps * (after < before)})
     run.results.update(
         expected_divergence=min(before, after),
         reconstruction_error=relative_error([*weights.values()], [state[key] for key in weights]))

@@ -85,7 +85,6 @@ class Checkpoints:
         self.settings = json.loads(json.dumps({**settings, 'num_processes': accelerator.num_processes}))
         self.every = every
         self.limit = limit
-        self._computed: Dict[str, Dict[str, Tensor]] = {}
 
     def found(self) -> List[Path]:
         """Complete checkpoints, oldest first. One that was interrupted while it was written is not among them."""
@@ -175,11 +174,6 @@ class Checkpoints:
             name: Of their file.
             compute: Computes them, on every process alike.
         """
-        if name not in self._computed:
-            self._computed[name] = self._read_or_compute(name, compute)
-        return self._computed[name]
-
-    def _read_or_compute(self, name: str, compute: Callable[[], Dict[str, Tensor]]) -> Dict[str, Tensor]:
         path = self.folder / f'{name}.safetensors'
         settings = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
         if path.is_file():

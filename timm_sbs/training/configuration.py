@@ -259,8 +259,7 @@ def settings_of(args: argparse.Namespace, packed: Optional[QuantizationConfig] =
         inversion=InversionSettings(args.synthetic_images, args.synthetic_steps),
         rounds_on_images=False,
     )
-    on_images = settings.has_images and not (
-        settings.takes_statistics and not args.distillation_steps and args.quantization_steps is None)
+    on_images = settings.has_images and bool(args.distillation_steps or not settings.takes_statistics)
     settings = replace(settings, rounds_on_images=on_images)
     if settings.quantizes and on_images and args.quantization_steps is None:
         return settings.rounded_from_the_first_image()

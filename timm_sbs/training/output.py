@@ -12,13 +12,14 @@ __all__ = ['prepare_output', 'write_text']
 CHECKPOINT_FACTOR = 8
 
 
-def prepare_output(folder: str, artifact_bytes: int, checkpoints: int) -> Path:
+def prepare_output(folder: str, artifact_bytes: int, checkpoints: int, others: int = 0) -> Path:
     """Make sure that a run can write where it is to write.
 
     Args:
         folder: Created if it does not exist.
         artifact_bytes: Of one artifact.
         checkpoints: How many will be there at a time.
+        others: Bytes that are kept beside them, such as statistics.
 
     Raises:
         SbsError: The folder cannot be written to, or the disk has not enough room.
@@ -31,7 +32,7 @@ def prepare_output(folder: str, artifact_bytes: int, checkpoints: int) -> Path:
         free = shutil.disk_usage(path).free
     except OSError as e:
         raise SbsError(f"Cannot write to --output '{folder}': {e}.") from e
-    needed = artifact_bytes * (2 + CHECKPOINT_FACTOR * checkpoints)
+    needed = artifact_bytes * (2 + CHECKPOINT_FACTOR * checkpoints) + others
     if free < needed:
         raise SbsError(
             f"The disk of --output '{folder}' has {free:,} bytes left, but the run needs about {needed:,}. Make room, "

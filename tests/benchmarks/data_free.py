@@ -34,8 +34,8 @@ def fit(kind: str, seed: int, steps: int, data_dir: str) -> Dict[str, Any]:
         status = train_sbs.main([
             '--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20), '--pct', '20', '--seed', str(seed),
             '--data-dir', data_dir, '--data-free', 'inversion' if kind == 'inversion' else 'noise',
-            '--distillation-steps', str(steps), '--eval-interval', str(steps), '--mixed-precision', 'bf16',
-            '--output', folder])
+            '--second-order-steps', '0', '--distillation-steps', str(steps), '--eval-interval', str(steps),
+            '--mixed-precision', 'bf16', '--output', folder])
         if status:
             raise SystemExit(status)
         results = load_artifact(Path(folder) / 'last').config.results

@@ -51,7 +51,7 @@ def fit(network: str, weights: Path, data_dir: str, max_places: int, args: argpa
             '--recipe', 'cifar10', '--model', f'{network}_cifar10', '--initial-checkpoint', str(weights),
             '--data-dir', data_dir, '--output', f'{folder}/out', '--pct', '20', '--max-places', str(max_places),
             '--reconstruction-steps', str(args.reconstruction_steps),
-            '--distillation-steps', str(args.steps), '--eval-interval', str(args.steps)])
+            '--second-order-steps', '0', '--distillation-steps', str(args.steps), '--eval-interval', str(args.steps)])
         artifact = load_artifact(f'{folder}/out')
     plan = make_plan(artifact.config, artifact.specs, artifact.permutations, artifact.frequencies)
     results = artifact.config.results

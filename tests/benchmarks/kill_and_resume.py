@@ -27,8 +27,8 @@ def main() -> None:
             'validation': range(0, 500, 5), 'train': [i for i in range(500) if i % 5]})
         argv = [
             '--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20), '--data-dir', str(images),
-            '--reconstruction-steps', str(STEPS['reconstruction']), '--distillation-steps', str(STEPS['distillation']),
-            '--seed', str(SEED), '--eval-interval', '10',
+            '--reconstruction-steps', str(STEPS['reconstruction']), '--second-order-steps', '0',
+            '--distillation-steps', str(STEPS['distillation']), '--seed', str(SEED), '--eval-interval', '10',
             '--batch-size', '50', '--lr', '1e-3', '--checkpointing-steps', '20', '--checkpoints-total-limit', '2']
         results = kill_and_resume(argv, Path(folder), KILLS, SEED)
     equal = sum(run['equal'] for run in results['runs'])

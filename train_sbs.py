@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Fit a predictor to the convolution weights of a timm CNN, and write it as an artifact that timm can load.
 
-Without images the predictor is fitted to the weights alone (reconstruction). With images it is then trained so that
-the generated model predicts what the original predicts (distillation); --data-free draws the images itself.
+Without images the predictor is fitted to the weights alone (reconstruction). With images, which need no labels, it is
+then fitted so that errors of the weights change predictions least (second order), and trained so that the generated
+model predicts what the original predicts (distillation); --data-free draws the images itself.
 
     python train_sbs.py --model resnet18 --pct 15 --output out/resnet18
     accelerate launch train_sbs.py --recipe cifar10 --model resnet20_cifar10 --data-dir cifar10 --output out/resnet20
@@ -15,7 +16,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from accelerate import Accelerator
@@ -46,12 +47,11 @@ from timm_sbs.training.phases import drawn_images, image_phase, quantization_pha
 from timm_sbs.training.plan import describe_plan
 from timm_sbs.training.precision import settle_precision
 from timm_sbs.training.run import Run
-from timm_sbs.training.second_order import stored_weights
 from timm_sbs.training.settings import WHOLE_STEPS
 from timm_sbs.training.sharing import make_accelerator
 from timm_sbs.training.synthetic import batch_norms
 from timm_sbs.training.task import Task, say
-from timm_sbs.training.weight_generator import WeightGenerator
+from timm_sbs.training.weight_uses import Use
 
 # Flags that may differ between a checkpoint and its resumption, because they change no result.
 MAY_CHANGE = {
@@ -150,7 +150,7 @@ def _provenance(args: argparse.Namespace, original: torch.nn.Module) -> Dict[str
     return known
 
 
-def _run_phases(task: Task, fit: Fit, artifact: Optional[Artifact]) -> None:
+def _run_phases(task: Task, fit: Fit, artifact: Optional[Artifact], uses: Mapping[str, Use]) -> None:
     """All phases that are asked for and not yet done."""
     settings, this_run = task.settings, task.run
     kept = artifact.kept if artifact else None
@@ -158,16 +158,39 @@ def _run_phases(task: Task, fit: Fit, artifact: Optional[Artifact]) -> None:
     if not (later or this_run.is_in('second-order')) and (settings.reconstruction.steps or not artifact):
         reconstruction_phase(task, fit, settings.reconstruction)
     drawn = drawn_images(task, fit)
-    divergence = open_divergence(task, fit, drawn) if settings.takes_statistics else None
+    divergence = None
+    if settings.takes_statistics and (not later or settings.quantizes):
+        divergence = open_divergence(task, fit, uses, drawn)
     if divergence and not later:
         second_order_phase(task, fit, divergence, settings.second_order)
-        weights = stored_weights(WeightGenerator(fit.predictor, fit.plan))
-        kept = {**(kept or {}), **corrected_kept(task.original, divergence, weights)}
+        kept = corrected_kept(task.original, divergence, fit.stored_weights())
     training = training_images(task, drawn) if settings.trains_on_images else None
     if not this_run.is_in('quantization') and (settings.distils or not settings.quantizes):
         kept = image_phase(task, fit, kept, training if settings.distils else None)
     if settings.quantizes:
         quantization_phase(task, fit, kept, training, divergence)
+
+
+def _with_second_order(
+        args: argparse.Namespace,
+        settings: Settings,
+        config: SbsConfig,
+        specs: Sequence[TargetSpec],
+        uses: Mapping[str, Use],
+        accelerator: Accelerator,
+) -> Settings:
+    """The settings with the steps that the second-order phase takes for this network."""
+    if not uses:
+        say(accelerator, 'No generated weight is used as it is by a convolution or linear layer, so there is no '
+                         'second-order phase.')
+        return settings.with_second_order_steps(0)
+    if any(fold_of(spec, config.ordering) > 1 for spec in specs):
+        if args.second_order_steps is None:
+            settings = settings.with_second_order_steps(WHOLE_STEPS)
+        if args.quantization_steps is None and not settings.rounds_on_images:
+            settings = dataclasses.replace(
+                settings, quantization=dataclasses.replace(settings.quantization, steps=WHOLE_STEPS))
+    return settings
 
 
 def run(args: argparse.Namespace) -> Dict[str, Any]:
@@ -196,8 +219,10 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         config, pretrained_cfg, specs, bits = _design(args, settings, original, accelerator, checkpoint)
     if bits:
         settings = settings.with_bits(bits)
-    if args.second_order_steps is None and any(fold_of(spec, config.ordering) > 1 for spec in specs):
-        settings = settings.with_second_order_steps(WHOLE_STEPS)
+    uses: Mapping[str, Use] = {}
+    if settings.takes_statistics:
+        uses = trace_uses(original, pretrained_cfg, specs)
+        settings = _with_second_order(args, settings, config, specs, uses, accelerator)
     _check_before_work(settings, original)
     images = open_images(settings, pretrained_cfg, accelerator, args.seed)
     if args.dry_run:
@@ -210,7 +235,6 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     kept_checkpoints = args.checkpoints_total_limit or steps // (args.checkpointing_steps or steps + 1)
     float_config = dataclasses.replace(config, quantization=None)
     largest = forecast_sizes(float_config, pretrained_cfg, specs, original.state_dict())['total']
-    uses = trace_uses(original, pretrained_cfg, specs) if settings.takes_statistics else {}
     output = prepare_output(
         args.output, largest, kept_checkpoints, statistics_bytes(uses) if args.checkpointing_steps else 0)
     if args.push_to_hub and accelerator.is_main_process:
@@ -236,7 +260,7 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     else:
         fit = _start_fit(this_run, original, float_config, pretrained_cfg, specs, args.seed)
     fit.predictor.to(accelerator.device)
-    _run_phases(Task(this_run, original, images, settings, args.seed), fit.quantized(None), artifact)
+    _run_phases(Task(this_run, original, images, settings, args.seed), fit.quantized(None), artifact, uses)
     best = this_run.best
     if accelerator.is_main_process:
         if 'last_top1' in best:

@@ -3,6 +3,7 @@
     accelerate launch --multi_gpu --num_processes 2 tests/second_order_worker.py WEIGHTS
 """
 import copy
+import dataclasses
 import json
 import sys
 
@@ -14,7 +15,7 @@ from timm_sbs.training.fit import design, start_fit
 from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.original import load_original
 from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.second_order import second_order, stored_weights
+from timm_sbs.training.second_order import second_order
 from timm_sbs.training.settings import ReconstructionSettings, SecondOrderSettings
 from timm_sbs.training.sharing import make_accelerator
 from timm_sbs.training.statistics import LayerStatistics, collect_statistics
@@ -33,7 +34,7 @@ def main() -> None:
     uses = find_uses(original, specs, torch.zeros(1, 3, 32, 32))
     images = torch.cat([x for x, _ in demo_batches(load_demo_images(), original.pretrained_cfg)])[:IMAGES]
     mine = images[accelerator.process_index::accelerator.num_processes].split(50)
-    statistics = collect_statistics(original, uses, mine, IMAGES, accelerator)
+    statistics, _ = collect_statistics(original, uses, mine, IMAGES, accelerator)
     energies = {name: float(layer.second_moment.diagonal(dim1=-2, dim2=-1).sum()) for name, layer in statistics.items()}
     reconstruct(
         fit.predictor, fit.plan, original.state_dict(), ReconstructionSettings(100, batch_size=8192), 0, accelerator)
@@ -43,11 +44,11 @@ def main() -> None:
         torch.zeros(()), torch.ones_like(statistics[name].importance)) for name, use in uses.items()}
     divergence = ExpectedDivergence(specs, original.state_dict(), uses, equal, damping=1e-3)
     results = {'processes': accelerator.num_processes, 'energies': energies,
-               'before': divergence.total(stored_weights(WeightGenerator(fit.predictor, fit.plan)))}
+               'before': divergence.total(fit.stored_weights())}
     for name, batch_size in (('filters', 8192), ('whole', 1 << 20)):
         generator = WeightGenerator(copy.deepcopy(fit.predictor), fit.plan)
         second_order(generator, divergence, SecondOrderSettings(16, lr=2e-3, batch_size=batch_size), accelerator)
-        results[name] = divergence.total(stored_weights(generator))
+        results[name] = divergence.total(dataclasses.replace(fit, predictor=generator.predictor).stored_weights())
     parameters = torch.cat([p.detach().flatten() for p in generator.predictor.parameters()])
     everyone = accelerator.gather(parameters[None])
     if accelerator.is_main_process:

@@ -10,17 +10,17 @@ PACKAGE = Path(timm_sbs.__file__).parent
 # From the ground up. A module may import those before it.
 ROOMS = [
     'errors', '_timm', 'files', 'cache', 'config', 'base_model', 'targets', 'entropy', 'packing', 'ordering',
-    'path_search', 'paths', 'encoding', 'predictor', 'generate', 'quantization', 'sizes', 'layout', 'artifact', 'bits',
-    'repack', 'weights', 'evaluation', 'hub', 'models.resnet_cifar', 'models._load', 'models.entries', 'models',
-    'cards', 'publish', '', 'demo', 'info', 'export', 'plots.style', 'plots.artifacts',
-    'plots.results', 'plots', 'training', 'training.environment', 'training.settings',
-    'training.optimizer', 'training.sharing', 'training.losses', 'training.kept', 'training.feature_maps',
-    'training.original', 'training.forecast', 'training.batches', 'training.data', 'training.synthetic',
-    'training.precision', 'training.configuration', 'training.arguments', 'training.monitor', 'training.orderings', 'training.features',
-    'training.reconstruction', 'training.weight_generator', 'training.generated_model', 'training.objective',
-    'training.distillation', 'training.weight_uses', 'training.statistics', 'training.divergence',
-    'training.second_order', 'training.fit', 'training.budget', 'training.output', 'training.checkpoints',
-    'training.images', 'training.run', 'training.task', 'training.calibration', 'training.phases', 'training.plan', 'cli', '__main__',
+    'path_search', 'paths', 'encoding', 'predictor', 'generate', 'quantization', 'sizes', 'layout', 'artifact',
+    'bits', 'repack', 'weights', 'evaluation', 'hub', 'models.resnet_cifar', 'models._load', 'models.entries',
+    'models', 'cards', 'publish', '', 'demo', 'info', 'export', 'plots.style', 'plots.artifacts', 'plots.results',
+    'plots', 'training', 'training.environment', 'training.settings', 'training.optimizer', 'training.sharing',
+    'training.losses', 'training.kept', 'training.feature_maps', 'training.original', 'training.forecast',
+    'training.batches', 'training.data', 'training.synthetic', 'training.precision', 'training.configuration',
+    'training.arguments', 'training.monitor', 'training.orderings', 'training.features', 'training.reconstruction',
+    'training.weight_generator', 'training.generated_model', 'training.objective', 'training.distillation',
+    'training.weight_uses', 'training.statistics', 'training.divergence', 'training.second_order', 'training.fit',
+    'training.budget', 'training.output', 'training.checkpoints', 'training.images', 'training.run', 'training.task',
+    'training.calibration', 'training.phases', 'training.plan', 'cli', '__main__',
 ]
 ONLY_IN = {
     'accelerate': ('training.',), 'constriction': ('entropy',), 'matplotlib': ('plots',), 'numba': ('path_search',),

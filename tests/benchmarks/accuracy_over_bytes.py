@@ -154,7 +154,8 @@ def nern(network: str, weights: Path, images: Batches, args: argparse.Namespace)
             '--model', f'{network}_cifar10', '--initial-checkpoint', str(weights), '--pct', '20',
             '--granularity', 'layer', '--coordinates', 'grid', '--encoding', 'positional', '--activation', 'relu',
             '--data-dir', args.data_dir, '--second-order-steps', '0', '--distillation-steps', str(args.nern_steps),
-            '--eval-interval', str(args.nern_steps), '--lr', '3e-4', '--feature-weight', '1', '--mixed-precision', 'bf16', '--output', out]
+            '--eval-interval', str(args.nern_steps), '--lr', '3e-4', '--feature-weight', '1',
+            '--mixed-precision', 'bf16', '--output', out]
         if train_sbs.main(flags):
             raise SystemExit('training of the NeRN configuration failed')
         size = sum((Path(out) / name).stat().st_size for name in ('config.json', 'model.safetensors'))

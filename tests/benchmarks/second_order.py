@@ -4,13 +4,14 @@
 
 CIFAR10 is an ImageFolder with 'train' (50,000 images, of which at most 2,000 are looked at, without their labels) and
 'validation' (the 10,000 test images, on which nothing was chosen). Every run starts from the same short reconstruction.
-Then 'weights alone' goes on with reconstruction for as long as the second-order phase with 2,000 images takes, its
-statistics included; the others take that phase, with statistics of so many images, or of images that were drawn to match
-the BatchNorm statistics ('inversion'; drawing them is timed apart). No image is trained on. Results are written after
+'weights' is reconstruction alone, for as long as that start and the second-order phase with 2,000 images take, its
+statistics included; the others take that phase, with statistics of so many images, or of images that were drawn to
+match the BatchNorm statistics ('inversion'). No image is trained on. Results are written after
 every run, and runs that are in the file are not repeated. Takes about 2 hours on 2 CPU cores.
 """
 import argparse
 import copy
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -32,7 +33,7 @@ from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.original import load_original
 from timm_sbs.training.precision import settle_precision
 from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.second_order import second_order, stored_weights
+from timm_sbs.training.second_order import second_order
 from timm_sbs.training.settings import ReconstructionSettings, SecondOrderSettings
 from timm_sbs.training.sharing import make_accelerator
 from timm_sbs.training.statistics import LayerStatistics, collect_statistics
@@ -76,7 +77,7 @@ class Network:
                 batches = [x for x, _ in sample_loader(self.data, self.cfg, int(images), seed)[0]]
             count = sum(map(len, batches))
             started = time.perf_counter()
-            found = collect_statistics(self.original, self.uses, batches, count, self.accelerator, seed)
+            found, _ = collect_statistics(self.original, self.uses, batches, count, self.accelerator, seed)
             self._statistics[images, seed] = found, time.perf_counter() - started + drawing
         return self._statistics[images, seed]
 
@@ -98,7 +99,7 @@ class Network:
 
     def weights_alone(self, pct: float, seed: int, steps: int) -> Dict[str, Any]:
         fit, seconds = self.reconstruct(pct, seed, steps)
-        return {**self.measure(stored_weights(WeightGenerator(fit.predictor, fit.plan)), {}), 'steps': steps,
+        return {**self.measure(fit.stored_weights(), {}), 'steps': steps,
                 'seconds': round(seconds, 1)}
 
     def second_order(self, fit: Fit, images: str, steps: int, seed: int) -> Dict[str, Any]:
@@ -109,7 +110,7 @@ class Network:
         started = time.perf_counter()
         second_order(generator, divergence, SecondOrderSettings(steps=steps), self.accelerator, seed)
         seconds = time.perf_counter() - started
-        weights = stored_weights(generator)
+        weights = dataclasses.replace(fit, predictor=generator.predictor).stored_weights()
         return {**self.measure(weights, corrected_kept(self.original, divergence, weights)),
                 'expected_divergence': round(divergence.total(weights), 5),
                 'statistics_seconds': round(taken, 1), 'seconds': round(taken + seconds, 1)}

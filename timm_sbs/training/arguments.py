@@ -133,13 +133,13 @@ def _add_second_order(parser: argparse.ArgumentParser) -> None:
         'layer; the steps need no image. Biases or BatchNorm means then take up what is constant in the errors.')
     add, s = group.add_argument, SecondOrderSettings
     add('--second-order-steps', type=int, default=None, metavar='N',
-        help=f'0 leaves the phase out (default: {s.steps}; {WHOLE_STEPS} where each step takes all kernels; 0 with '
-             f'--start-from)')
+        help=f'0 leaves the phase out (default: {s.steps}; {WHOLE_STEPS} where each step takes all kernels; with '
+             f"--start-from 0, for the phase begins from the original's kept tensors)")
     add('--statistics-images', type=int, default=s.images, metavar='N',
         help='images that are looked at, without augmentation (default: %(default)s, or all there are)')
     add('--second-order-batch-size', type=int, default=s.batch_size, metavar='N',
-        help='kernels of one step, in whole filters, over all processes; where several are generated at each place, all '
-             'kernels (default: %(default)s)')
+        help='kernels of one step, in whole filters, over all processes; where several are generated at each place, '
+             'all kernels (default: %(default)s)')
     add('--second-order-damping', type=float, default=s.damping, metavar='D',
         help="part of their mean that is added to the statistics' diagonals; more if there are few images (default: "
              '%(default)s)')
@@ -188,23 +188,24 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         help='bits of kept tensors in a packed artifact (default: %(default)s)')
     add('--quantization-steps', type=int, default=None, metavar='N',
         help='0 rounds without training. Given a number, distillation comes first, as if nothing were to be rounded '
-             f"(default: all steps of distillation, which is better; without these {q.steps})")
+             f'(default: all steps of distillation, which is better; if it has none {q.steps})')
     _add_phase(group, 'quantization-', None)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     add, d = parser.add_argument_group('images').add_argument, DataSettings
     add('--data-dir', default=None, metavar='DIR',
-        help='a folder with train/CLASS and validation/CLASS, or the root of --dataset')
+        help='a folder with train/CLASS and validation/CLASS, one of images without labels, or the root of --dataset')
     add('--dataset', default='', metavar='NAME',
         help="timm dataset name: 'torch/cifar10', 'hfds/...', 'wds/...' (default: ImageFolder)")
     add('--dataset-download', action='store_true', help='let --dataset download itself')
     add('--train-split', default=d.train_split, metavar='NAME', help='(default: %(default)s)')
     add('--val-split', default=d.val_split, metavar='NAME',
-        help="'' if there are no labelled images to measure on (default: %(default)s)")
+        help="'' if there are no labelled images to measure on (default: 'validation', if --data-dir has it)")
     add('--data-free', choices=DATA_FREE, default=None,
-        help="train on synthetic images: 'inversion' draws them to match the original's BatchNorm statistics, 'noise' "
-             'has the spectrum of photographs. --data-dir then needs a validation split alone, or may be missing')
+        help="draw the images of statistics and distillation: 'inversion' draws them to match the original's BatchNorm "
+             "statistics, 'noise' has the spectrum of photographs. --data-dir then needs a validation split alone, or "
+             'may be missing')
     add('--synthetic-images', type=int, default=InversionSettings.images, metavar='N',
         help='images of --data-free inversion (default: %(default)s)')
     add('--synthetic-steps', type=int, default=InversionSettings.steps, metavar='N',
@@ -234,8 +235,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help='folder of the best artifact, and of all else that a run writes')
     add('--seed', type=int, default=0, metavar='N', help='(default: %(default)s)')
     add('--mixed-precision', choices=PRECISIONS, default='auto',
-        help="'auto' is what 'accelerate launch' says, else what is fastest here, by a quick measurement (default: "
-             '%(default)s)')
+        help="'auto' is bf16 or fp16 if 'accelerate launch' says so; else a quick measurement decides on a CPU, and a "
+             'GPU takes bf16 if it has it (default: %(default)s)')
     add('--checkpointing-steps', type=int, default=None, metavar='N', help='steps between checkpoints (default: none)')
     add('--checkpoints-total-limit', type=int, default=None, metavar='N', help='keep only so many (default: all)')
     add('--resume', default=None, metavar='latest|DIR',

@@ -16,7 +16,7 @@ from timm_sbs.training.divergence import ExpectedDivergence
 from timm_sbs.training.fit import Fit
 from timm_sbs.training.images import sample_images
 from timm_sbs.training.run import PhaseMonitor
-from timm_sbs.training.second_order import second_order, stored_weights
+from timm_sbs.training.second_order import second_order
 from timm_sbs.training.settings import SecondOrderSettings
 from timm_sbs.training.statistics import collect_statistics, statistics_from_tensors, statistics_tensors
 from timm_sbs.training.task import Task, say
@@ -26,6 +26,7 @@ from timm_sbs.training.weight_uses import Use, find_uses
 __all__ = ['trace_uses', 'statistics_bytes', 'open_divergence', 'second_order_phase', 'corrected_kept']
 
 MAX_REASON = 300  # characters of another library's message
+SEEN = 'images and seconds'  # of the statistics, beside them in their file
 
 
 def trace_uses(
@@ -48,39 +49,44 @@ def trace_uses(
 
 
 def statistics_bytes(uses: Mapping[str, Use]) -> int:
-    """Memory of the statistics: each sum over positions is held beside the other, and later beside its damped form."""
-    return 2 * sum(use.bytes for use in uses.values())
+    """Size of the statistics. While they are taken, and while they are damped, they are in memory twice."""
+    return sum(use.bytes for use in uses.values())
 
 
-def open_divergence(task: Task, fit: Fit, synthetic: Optional[SampleBatches]) -> ExpectedDivergence:
+def open_divergence(
+        task: Task,
+        fit: Fit,
+        uses: Mapping[str, Use],
+        drawn: Optional[SampleBatches],
+) -> ExpectedDivergence:
     """The second-order loss of a run. Its statistics are taken once, however often the run is resumed.
 
     Args:
         task: The run.
         fit: The predictor, with the generated weights.
-        synthetic: Images that the run has drawn, if it has none to read.
+        uses: What :func:`trace_uses` returns.
+        drawn: Images that the run has drawn, if it has none to read.
     """
     run, original, settings = task.run, task.original, task.settings
     accelerator = run.accelerator
     original.to(accelerator.device)
-    uses = trace_uses(original, fit.pretrained_cfg, fit.specs)
 
     def collect() -> Dict[str, Tensor]:
-        batches, count = sample_images(task.images, settings, synthetic, accelerator)
-        statistics = collect_statistics(original, uses, batches, count, accelerator, task.seed)
-        run.results['statistics_images'] = count
-        run.results['statistics_seconds'] = round(run.seconds - before, 1)
-        return statistics_tensors(statistics)
+        before = run.seconds
+        batches, count = sample_images(task.images, settings, drawn, accelerator)
+        statistics, seen = collect_statistics(original, uses, batches, count, accelerator, task.seed)
+        return {**statistics_tensors(statistics), SEEN: torch.tensor([float(seen), run.seconds - before])}
 
-    before = run.seconds
-    statistics = statistics_from_tensors({
-        name: tensor.to(accelerator.device) for name, tensor in run.checkpoints.once('statistics', collect).items()})
+    tensors = dict(run.checkpoints.once('statistics', collect))
+    seen, seconds = tensors.pop(SEEN).tolist()
+    run.results.update(statistics_images=int(seen), statistics_seconds=round(seconds, 1))
+    statistics = statistics_from_tensors({name: tensor.to(accelerator.device) for name, tensor in tensors.items()})
     divergence = ExpectedDivergence(
         fit.specs, original.state_dict(), uses, statistics, settings.second_order.damping)
     if divergence.without_statistics:
         names = divergence.without_statistics
-        say(accelerator, f"{len(names)} weight(s), such as '{names[0]}', are reached by no image, or not as they are: "
-                         f'their errors count by their squares.')
+        say(accelerator, f"no statistics for {len(names)} weight(s), such as '{names[0]}', which no image reaches, or "
+                         f'not as they are: their errors count by their squares')
     return divergence
 
 
@@ -89,8 +95,8 @@ def corrected_kept(
         divergence: ExpectedDivergence,
         weights: Mapping[str, Tensor],
 ) -> Dict[str, Tensor]:
-    """Biases and BatchNorm means of the original, changed so that layers with ``weights`` have the original's mean
-    outputs."""
+    """Kept tensors that change: biases and BatchNorm means of the original, with which layers with ``weights`` have the
+    original's mean outputs. All others are the original's."""
     state = named_state(original)
     return {
         name: (state[name].detach() + change.to(state[name].device)).to(state[name].dtype)
@@ -119,22 +125,23 @@ def second_order_phase(
         tensors=lambda: {**with_prefix('predictor.', fit.predictor.state_dict()), **with_prefix('start.', start)},
         load=load, steps_before=task.settings.steps_before(name))
     second_order(generator, divergence, settings, accelerator, task.seed, monitor, name)
-    after, trained = divergence.total(stored_weights(generator)), dict(fit.predictor.state_dict())
-    trained = {key: tensor.detach().clone() for key, tensor in trained.items()}
+    trained = {key: tensor.detach().clone() for key, tensor in fit.predictor.state_dict().items()}
+    weights = fit.stored_weights()
+    after = divergence.total(weights)
     fit.predictor.load_state_dict(start)
-    before = divergence.total(stored_weights(generator))
-    if after < before:
+    before = divergence.total(fit.stored_weights())
+    better = after < before
+    if better:
         fit.predictor.load_state_dict(trained)
     else:
+        weights = fit.stored_weights()
         say(accelerator, f'{name}: the loss rose from {before:.4g} to {after:.4g}, so its steps are undone. Lower '
                          f'--second-order-lr.')
-    weights = stored_weights(generator)
-    state = task.original.state_dict()
-    run.results.update({f"{name.replace('-', '_')}_steps": settings.steps * (after < before)})
-    run.results.update(
-        expected_divergence=min(before, after),
-        reconstruction_error=relative_error([*weights.values()], [state[key] for key in weights]))
-    run.results[f"{name.replace('-', '_')}_seconds"] = round(run.seconds, 1)
+    key, state = name.replace('-', '_'), task.original.state_dict()
+    run.results.update({
+        'expected_divergence': min(before, after), f'{key}_steps': settings.steps * better,
+        f'{key}_error': relative_error([*weights.values()], [state[n] for n in weights]),
+        f'{key}_seconds': round(run.seconds, 1)})
     run.add_row({'phase': name, 'step': settings.steps, **monitor.last})
     say(accelerator, f'{name}: expected divergence {before:.4f} before, {min(before, after):.4f} after '
                      f'{run.seconds:.1f} s')

@@ -52,13 +52,20 @@ class Checkpoint:
 
 def recorded_setting(output: Path, resume: Optional[str], name: str) -> Any:
     """A setting of the checkpoint that ``--resume`` names, before it is opened; None if there is none."""
-    folders = sorted((output / FOLDER).glob(f'{PREFIX}*')) if resume == 'latest' else [Path(resume or '')]
-    for folder in reversed(folders):
-        try:
-            return json.loads((folder / PROGRESS_NAME).read_text(encoding='utf-8'))['settings'][name]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # opening it tells what is wrong
-    return None
+    if not resume:
+        return None
+    folders = _complete(output / FOLDER)[-1:] if resume == 'latest' else [Path(resume)]
+    try:
+        return json.loads((folders[0] / PROGRESS_NAME).read_text(encoding='utf-8'))['settings'][name]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None  # opening it tells what is wrong
+
+
+def _complete(folder: Path) -> List[Path]:
+    """Checkpoints in a folder, oldest first, without any that was interrupted while it was written."""
+    return sorted(
+        (path for path in folder.glob(f'{PREFIX}*') if (path / PROGRESS_NAME).is_file()),
+        key=lambda path: int(path.name.removeprefix(PREFIX)))
 
 
 class Checkpoints:
@@ -88,9 +95,7 @@ class Checkpoints:
 
     def found(self) -> List[Path]:
         """Complete checkpoints, oldest first. One that was interrupted while it was written is not among them."""
-        return sorted(
-            (path for path in self.folder.glob(f'{PREFIX}*') if (path / PROGRESS_NAME).is_file()),
-            key=lambda path: int(path.name.removeprefix(PREFIX)))
+        return _complete(self.folder)
 
     def open(self, resume: str) -> Optional[Checkpoint]:
         """The checkpoint that ``--resume`` names: 'latest' (None if there is none yet), or a folder.

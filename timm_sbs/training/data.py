@@ -15,8 +15,8 @@ __all__ = ['DataSettings', 'train_batches', 'eval_loader', 'sample_loader']
 
 SMALL_IMAGE = 64  # pixels; below, training images are shifted instead of being cropped and resized
 MAX_REASON = 300  # characters of another library's message
-# Names of splits that timm takes for each other, and one more that folders often have.
 VALIDATION = 'validation'
+# Names of splits that timm takes for each other, and one more that folders often have.
 _SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'), ('test',))
 
 
@@ -174,7 +174,7 @@ def sample_loader(
         num_processes: Of the run.
 
     Returns:
-        Batches of this process's images, without end if they come from a stream, and the number of all.
+        Batches of this process's images, and the number of all; of a stream, ``count``, whatever it holds.
 
     Raises:
         SbsError: No images are found.

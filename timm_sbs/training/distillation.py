@@ -1,4 +1,4 @@
-"""Second phase: train predictor and kept tensors so that the generated model predicts what the original predicts."""
+"""Distillation: train predictor and kept tensors so that the generated model predicts what the original predicts."""
 from typing import Iterator, Optional, Union
 
 import torch

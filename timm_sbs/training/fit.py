@@ -4,14 +4,14 @@ import math
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from timm_sbs.artifact import Artifact
+from timm_sbs.artifact import Artifact, as_stored
 from timm_sbs.base_model import describe_base, kept_names
 from timm_sbs.config import EncodingConfig, OrderingConfig, PredictorConfig, QuantizationConfig, SbsConfig, TargetRule
 from timm_sbs.encoding import draw_frequencies
 from timm_sbs.errors import ConfigError
-from timm_sbs.generate import GenerationPlan, make_plan
+from timm_sbs.generate import GenerationPlan, generate_weights, make_plan
 from timm_sbs.ordering import Permutations, output_sizes
 from timm_sbs.predictor import Predictor, num_predictor_parameters, predictor_for_budget
 from timm_sbs.targets import TargetSpec, select_targets
@@ -48,6 +48,10 @@ class Fit:
         """The same predictor, to be rounded in this way; with None, to be stored as floats."""
         config = dataclasses.replace(self.config, quantization=quantization)
         return dataclasses.replace(self, config=config, plan=dataclasses.replace(self.plan, config=config))
+
+    def stored_weights(self) -> Dict[str, Tensor]:
+        """All weights as a reader of the artifact will generate them."""
+        return generate_weights(as_stored(self.predictor, self.config), self.plan)
 
     def artifact(self, model: nn.Module, results: Mapping[str, Any]) -> Artifact:
         """What is to be stored: the predictor as it is now, and the kept tensors of ``model``."""

@@ -21,6 +21,7 @@ from timm_sbs.training.weight_generator import WeightGenerator
 
 __all__ = ['GeneratedModel']
 
+
 class GeneratedModel(WeightGenerator):
     """Predictor and base model as one trainable module.
 

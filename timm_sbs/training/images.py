@@ -15,11 +15,10 @@ from timm_sbs.training.batches import SampleBatches, StreamBatches
 from timm_sbs.training.checkpoints import Checkpoints
 from timm_sbs.training.configuration import Settings
 from timm_sbs.training.data import eval_loader, sample_loader, train_batches
+from timm_sbs.training.statistics import FEWEST_IMAGES
 from timm_sbs.training.synthetic import NoiseImages, SyntheticImages, invert
 
 __all__ = ['Images', 'open_images', 'synthetic_batches', 'sample_images', 'measure']
-
-FEWEST_SAMPLES = 10  # images of the statistics
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,15 @@ def open_images(
     if data.given and settings.trains_on_images and not settings.data_free:
         train = train_batches(data, pretrained_cfg, seed, accelerator.process_index, accelerator.num_processes)
     if data.given and settings.takes_statistics and not settings.data_free:
-        sample = sample_loader(data, pretrained_cfg, settings.second_order.images, seed,
-                               accelerator.process_index, accelerator.num_processes)
-        if sample[1] < FEWEST_SAMPLES:
+        try:
+            sample = sample_loader(data, pretrained_cfg, settings.second_order.images, seed,
+                                   accelerator.process_index, accelerator.num_processes)
+        except SbsError as e:
+            raise SbsError(f'{e} (Without training images, say --second-order-steps 0.)') from e
+        if sample[1] < FEWEST_IMAGES:
             raise SbsError(
                 f"'{data.data_dir or data.dataset}' holds {sample[1]} training image(s), and statistics need at least "
-                f'{FEWEST_SAMPLES}. Add images (they need no labels), use --data-free, or leave the phase out with '
+                f'{FEWEST_IMAGES}. Add images (they need no labels), use --data-free, or leave the phase out with '
                 f'--second-order-steps 0.')
     return Images(train, validation, sample)
 
@@ -107,17 +109,14 @@ def sample_images(
 
 
 def _first(batches: Iterable[Any], count: int) -> Iterator[Tensor]:
-    """The first ``count`` images of some batches.
-
-    Raises:
-        SbsError: There are fewer.
-    """
+    """The first ``count`` images of some batches, or all there are."""
+    if count <= 0:
+        return
     for images, *_ in batches:
         yield images[:count]
         count -= len(images)
         if count <= 0:
             return
-    raise SbsError(f'The images for the statistics ended {count} too early. Lower --statistics-images.')
 
 
 def measure(

@@ -19,10 +19,8 @@ from timm_sbs.training.images import measure, synthetic_batches
 from timm_sbs.training.objective import original_outputs
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.run import LAST, PhaseMonitor
-from timm_sbs.training.second_order import stored_weights
 from timm_sbs.training.settings import DistillationSettings, PhaseSettings, ReconstructionSettings
 from timm_sbs.training.task import Task, say
-from timm_sbs.training.weight_generator import WeightGenerator
 
 __all__ = ['reconstruction_phase', 'drawn_images', 'training_images', 'image_phase', 'quantization_phase']
 
@@ -133,7 +131,8 @@ def image_phase(
                 say(accelerator, f"original {results['original_top1']:.2f} %")
             start = measure(student.materialize(), validation, accelerator, 'before training')
             results.update(top1=start.top1, images=start.images)
-            results.setdefault('reconstruction_top1', start.top1)
+            before = 'second_order' if 'second_order_steps' in results else 'reconstruction'
+            results.setdefault(f'{before}_top1', start.top1)
             say(accelerator, f'before {name}: top-1 {start.top1:.2f} %')
         keep()
     if not training or not phase.steps:
@@ -171,6 +170,17 @@ def image_phase(
     return student.kept_state()
 
 
+def _within_budget(task: Task, fit: Fit) -> Fit:
+    """The same predictor with as many bits less as both files need, before training and corrections rely on them."""
+    run, max_bytes = task.run, task.settings.quantization.max_bytes
+    if max_bytes is None:
+        return fit
+    artifact = fit.artifact(task.original, run.results)
+    fit = fit.quantized(lower_bits_to_fit(artifact, max_bytes - SELECTION_BYTES))
+    run.results['layer_bits'] = list(fit.config.quantization.layer_bits)
+    return fit
+
+
 def quantization_phase(
         task: Task,
         fit: Fit,
@@ -201,15 +211,17 @@ def quantization_phase(
         run.best = {}  # what is larger does not compete
         say(run.accelerator, f"bits of each layer, {why}: {', '.join(f'{b:.2f}' for b in bits)}")
     fit = fit.quantized(QuantizationConfig(bits, kept_bits=settings.quantization.kept_bits))
+    if not run.is_in(name):
+        fit = _within_budget(task, fit)
     if not settings.rounds_on_images and settings.quantization.steps:
         if divergence:
             second_order_phase(
                 task, fit, divergence, _with_phase(settings.second_order, settings.quantization), name)
+            fit = _within_budget(task, fit)
         else:
             reconstruction_phase(
                 task, fit, _with_phase(settings.reconstruction, settings.quantization), name,
                 settings.steps_before(name))
     if divergence and not settings.distils:
-        generator = WeightGenerator(fit.predictor, fit.plan, fit.config.quantization)
-        kept = corrected_kept(task.original, divergence, stored_weights(generator))
+        kept = corrected_kept(task.original, divergence, fit.stored_weights())
     image_phase(task, fit, kept, training if settings.rounds_on_images else None, name)

@@ -86,11 +86,12 @@ def _statistics_lines(
     if not settings.takes_statistics:
         return []
     uses = trace_uses(original, pretrained_cfg, specs)
-    lines = [f'statistics: {settings.second_order.images:,} images, {statistics_bytes(uses) / 1e6:,.0f} MB']
+    memory = 2 * statistics_bytes(uses) / 1e6
+    lines = [f'statistics: up to {settings.second_order.images:,} images, {memory:,.0f} MB of memory']
     missing = [spec.name for spec in specs if spec.name not in uses]
     if missing:
-        lines.append(f"  none of {len(missing)} weight(s), such as '{missing[0]}', which are reached by no image, or "
-                     f'not as they are')
+        lines.append(f"  none for {len(missing)} weight(s), such as '{missing[0]}', which no image reaches, or not as "
+                     f'they are')
     return lines
 
 
@@ -136,6 +137,9 @@ def _estimate_seconds(
     if settings.quantizes and settings.quantization.steps and settings.rounds_on_images:
         seconds['quantization'] = settings.quantization.steps * _step_seconds(
             lambda steps: _distill_random_images(fit, original, settings, accelerator, steps))
+    elif settings.quantizes and settings.takes_statistics and settings.second_order.steps:
+        seconds['quantization'] = (
+            seconds['second-order'] / settings.second_order.steps * settings.quantization.steps)
     return seconds
 
 
@@ -158,7 +162,7 @@ def _second_order_seconds(
     original.to(accelerator.device)
     for _ in range(2):  # the first warms up
         started = time.perf_counter()
-        statistics = collect_statistics(original, uses, [torch.randn(count, *size)], count, accelerator)
+        statistics, _ = collect_statistics(original, uses, [torch.randn(count, *size)], count, accelerator)
         taken = time.perf_counter() - started
     divergence = ExpectedDivergence(
         fit.specs, original.state_dict(), uses, statistics, settings.second_order.damping)

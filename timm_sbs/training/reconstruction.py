@@ -1,4 +1,4 @@
-"""First phase: fit the predictor to the kernels of the original model. Needs no data."""
+"""Reconstruction: fit the predictor to the kernels of the original model. Needs no data."""
 import dataclasses
 import math
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple

@@ -21,7 +21,7 @@ LAST = 'last'  # folder, inside the output, of the artifact after the last valid
 
 
 class Run:
-    """What both phases write to. All of it is restored from a checkpoint.
+    """What all phases write to. All of it is restored from a checkpoint.
 
     Attributes:
         output: Folder of the best artifact; that of the last validation is in ``output/last``.
@@ -112,7 +112,7 @@ class PhaseMonitor(Monitor):
         """
         Args:
             run: The run.
-            phase: 'reconstruction', 'distillation' or 'quantization'.
+            phase: 'reconstruction', 'second-order', 'distillation' or 'quantization'.
             tensors: What a checkpoint has to hold of the model.
             load: Its inverse.
             steps_before: Steps of the phases before.

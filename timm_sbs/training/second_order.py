@@ -2,7 +2,7 @@
 loop."""
 import dataclasses
 import math
-from typing import Dict, Iterator, List, Tuple
+from typing import Iterator, List, Tuple
 
 import torch
 from accelerate import Accelerator
@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
-from timm_sbs.artifact import as_stored
 from timm_sbs.errors import SbsError
-from timm_sbs.generate import TokenGroup, generate_weights
+from timm_sbs.generate import TokenGroup
 from timm_sbs.targets import from_kernels, to_kernels
 from timm_sbs.training.divergence import ExpectedDivergence
 from timm_sbs.training.monitor import Monitor
@@ -22,15 +21,14 @@ from timm_sbs.training.settings import SecondOrderSettings
 from timm_sbs.training.sharing import share, sum_gradients
 from timm_sbs.training.weight_generator import WeightGenerator
 
-__all__ = ['stored_weights', 'second_order']
+__all__ = ['second_order']
 
 LOG_INTERVAL = 50  # steps between looks at the loss, each of which waits for the device
 
 
-def stored_weights(generator: WeightGenerator) -> Dict[str, Tensor]:
-    """All weights as a reader of the artifact will generate them."""
-    config = dataclasses.replace(generator.plan.config, quantization=generator.quantization)
-    return generate_weights(as_stored(generator.predictor, config), generator.plan)
+def _scaled(gradient: Tensor, accelerator: Accelerator) -> Tensor:
+    """As accelerate's backward scales a loss in float16."""
+    return accelerator.scaler.scale(gradient) if accelerator.scaler else gradient
 
 
 class _FilterBatches:
@@ -92,11 +90,14 @@ def _batch_step(
             some = dataclasses.replace(spec, shape=(len(filters), *spec.shape[1:]))
             loss, gradient = divergence(spec.name, from_kernels(part, some), filters.to(part.device))
             total += loss * parts
-            derivative.append(to_kernels(gradient * parts, some))
+            derivative.append(to_kernels(_scaled(gradient * parts, accelerator), some))
         outputs.append(kernels)
         gradients.append(torch.cat(derivative))
     if outputs:  # a process may have no filter of a small batch
         torch.autograd.backward(outputs, gradients)
+    for parameter in generator.predictor.parameters():
+        if parameter.grad is None:  # of a head without a filter in this batch
+            parameter.grad = torch.zeros_like(parameter)
     sum_gradients(generator.predictor.parameters(), accelerator)
     return total
 
@@ -106,7 +107,8 @@ def _whole_step(generator: WeightGenerator, divergence: ExpectedDivergence, acce
     weights = generator.generate(accelerator)
     total = torch.zeros((), device=accelerator.device)
     for name, weight in weights.items():
-        loss, weight.grad = divergence(name, weight)
+        loss, gradient = divergence(name, weight)
+        weight.grad = _scaled(gradient, accelerator)
         total += loss
     generator.backward(weights, accelerator)
     return total / accelerator.num_processes  # each has the same
@@ -125,7 +127,7 @@ def second_order(
 
     A step takes whole filters of every layer, for errors of one filter's kernels add up. Where layers are folded, a
     filter's kernels lie at places that generate others too, and a step takes all kernels. Several processes share out
-    the filters of each batch.
+    the filters of each batch, or the generation of all kernels.
 
     Args:
         generator: The predictor, trained in place, after reconstruction. With a quantization, rounded in each step.

@@ -8,7 +8,8 @@ from timm_sbs.errors import ConfigError
 
 __all__ = [
     'SCHEDULES', 'KEPT_PARTS', 'ENCODING_DEFAULTS', 'FOLD_FROM', 'MAX_PLACES', 'LINEAR_LAYERS', 'PACKED_LINEAR_LAYERS',
-    'WHOLE_STEPS', 'PhaseSettings', 'ReconstructionSettings', 'SecondOrderSettings', 'DistillationSettings', 'QuantizationSettings',
+    'WHOLE_STEPS', 'PhaseSettings', 'ReconstructionSettings', 'SecondOrderSettings', 'DistillationSettings',
+    'QuantizationSettings',
 ]
 
 SCHEDULES = ('one-cycle', 'cosine', 'constant')
@@ -107,7 +108,9 @@ class SecondOrderSettings(PhaseSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_positive(self, 'batch_size', 'images', 'damping')
+        _require_positive(self, 'batch_size', 'damping')
+        if self.images < 10:
+            raise ConfigError(f'Statistics need at least 10 images, not {self.images} (--statistics-images).')
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ outputs, from one look at some images."""
 import contextlib
 import math
 from dataclasses import dataclass, fields
-from typing import Dict, Iterable, Mapping, Optional
+from typing import Dict, Iterable, Mapping, Optional, Tuple
 
 import torch
 from accelerate import Accelerator
@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 from timm_sbs.errors import SbsError
 from timm_sbs.training.weight_uses import Call, Use, WatchedCalls
 
-__all__ = ['LayerStatistics', 'collect_statistics', 'statistics_tensors', 'statistics_from_tensors']
+__all__ = ['FEWEST_IMAGES', 'LayerStatistics', 'collect_statistics', 'statistics_tensors', 'statistics_from_tensors']
 
+FEWEST_IMAGES = 10
 FEWEST_POSITIONS = 16  # of an image and call that are looked at, if there are so many
 
 
@@ -70,10 +71,10 @@ def input_patches(call: Call, positions: Optional[Tensor] = None) -> Tensor:
     """Inputs of a call at some positions, or at all: [groups, channels / groups * kernel, images * positions]."""
     x = call.inputs.detach()
     if not call.kernel:
-        x = x.reshape(len(x), -1, x.shape[-1])
+        x = x.reshape(call.images, -1, x.shape[-1])
         x = x if positions is None else x[:, positions]
         return x.reshape(-1, x.shape[-1]).T[None]
-    x = F.pad(x, [amount for padding in reversed(call.padding) for amount in (padding, padding)])
+    x = F.pad(x, [amount for pair in reversed(call.padding) for amount in pair])
     height, width = call.outputs.shape[2:]
     at = torch.arange(height * width, device=x.device) if positions is None else positions
     rows, columns = (
@@ -89,8 +90,8 @@ def summed_patches(call: Call) -> Tensor:
     """The sum over positions of the inputs of a call, for each image: [groups, channels / groups * kernel, images]."""
     x = call.inputs.detach()
     if not call.kernel:
-        return x.reshape(len(x), -1, x.shape[-1]).sum(1, dtype=torch.float32).T[None]
-    x = F.pad(x, [amount for padding in reversed(call.padding) for amount in (padding, padding)])
+        return x.reshape(call.images, -1, x.shape[-1]).sum(1, dtype=torch.float32).T[None]
+    x = F.pad(x, [amount for pair in reversed(call.padding) for amount in pair])
     sums = x.new_empty(x.shape[1], *call.kernel, len(x), dtype=torch.float32)
     height, width = call.outputs.shape[2:]
     for row in range(call.kernel[0]):
@@ -122,14 +123,14 @@ class _Accumulator:
         scale = 1. if positions is None else call.positions / len(positions)
         flat = patches.flatten(0, 1)
         self.second_moment.view(-1, self.use.size, self.use.size).baddbmm_(flat, flat.mT, alpha=scale)
-        sums = summed_patches(call).reshape(-1, self.use.size, len(call.inputs))
+        sums = summed_patches(call).reshape(-1, self.use.size, call.images)
         self.summed_moment.view(-1, self.use.size, self.use.size).baddbmm_(sums, sums.mT)
         self.inputs += sums.sum(-1).view_as(self.inputs)
         self.sampled_inputs.add_(patches.sum(-1), alpha=scale)
 
-    def add_gradient(self, gradient: Tensor, axis: int) -> None:
+    def add_gradient(self, gradient: Tensor, axis: int, images: int) -> None:
         gradient = gradient.float().movedim(axis, -1)
-        gradient = gradient.reshape(len(gradient), -1, gradient.shape[-1])  # [B, positions, O]
+        gradient = gradient.reshape(images, -1, gradient.shape[-1])  # [B, positions, O]
         squares = gradient.square().sum((0, 1))
         self.importance += squares
         self.products[0] += gradient.sum(1).square().sum() - squares.sum()
@@ -168,7 +169,7 @@ def collect_statistics(
         num_images: int,
         accelerator: Accelerator,
         seed: int = 0,
-) -> Dict[str, LayerStatistics]:
+) -> Tuple[Dict[str, LayerStatistics], int]:
     """Look at some images once, forwards and backwards.
 
     The gradient is a random one with the covariance of the Fisher matrix of the model's own predictions (Martens and
@@ -180,15 +181,15 @@ def collect_statistics(
         model: The original, on the accelerator's device, in eval mode.
         uses: What :func:`find_uses` returns.
         batches: This process's images [B, C, H, W], normalised.
-        num_images: Of all processes.
+        num_images: Of all processes, as expected: batches may hold fewer.
         accelerator: Processes and precision.
         seed: Of gradients and positions.
 
     Returns:
-        Statistics of the weights in ``uses``, on the accelerator's device.
+        Statistics of the weights in ``uses``, on the accelerator's device, and the number of images that were seen.
 
     Raises:
-        SbsError: The network's outputs are not finite, or there is no image.
+        SbsError: The network's outputs are not finite, or there are fewer than ``FEWEST_IMAGES``.
     """
     device = accelerator.device
     names = {id(model.get_parameter(name)): name for name in uses}
@@ -196,18 +197,20 @@ def collect_statistics(
     generator = torch.Generator().manual_seed(seed * 1009 + accelerator.process_index)
 
     def watch(name: str, call: Call) -> None:
+        if not call.outputs.requires_grad:
+            return
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             sums[name].add_inputs(call, generator)
-        axis = 1 if call.kernel else -1
-        call.outputs.register_hook(lambda gradient: sums[name].add_gradient(gradient, axis))
+        axis, count = 1 if call.kernel else -1, call.images
+        call.outputs.register_hook(lambda gradient: sums[name].add_gradient(gradient, axis, count))
 
     lower = accelerator.autocast if accelerator.mixed_precision == 'bf16' else contextlib.nullcontext
     seen = 0
     with tqdm(total=num_images // accelerator.num_processes, desc='statistics', unit='image',
               disable=None if accelerator.is_main_process else True) as progress:
         for images in batches:
-            images = images.to(device, memory_format=torch.channels_last).requires_grad_()
-            with torch.enable_grad(), lower(), WatchedCalls(names, watch):
+            images = images.to(device, memory_format=torch.channels_last).detach().requires_grad_()
+            with torch.enable_grad(), lower(), WatchedCalls(names, len(images), watch):
                 logits = model(images).float()
             if not torch.isfinite(logits).all():
                 raise SbsError('The original model has outputs that are not finite on the images of the statistics. '
@@ -216,6 +219,7 @@ def collect_statistics(
             torch.autograd.grad((score * logits).sum(), images)
             seen += len(images)
             progress.update(len(images))
-    if not seen:
-        raise SbsError('There is no image to take statistics from.')
-    return {name: layer.reduced(accelerator, num_images) for name, layer in sums.items()}
+    total = int(accelerator.reduce(torch.tensor(seen, device=device), reduction='sum'))
+    if total < FEWEST_IMAGES:
+        raise SbsError(f'Statistics were to be taken from {total} image(s), but need at least {FEWEST_IMAGES}.')
+    return {name: sums.pop(name).reduced(accelerator, total) for name in uses}, total

@@ -4,6 +4,7 @@ A module's type says little: timm pads before some convolutions, shares weights,
 attention. Whatever the module, a weight ends in :func:`torch.nn.functional.conv2d` or ``linear``.
 """
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -23,21 +24,20 @@ LARGEST_BLOCK = 4608  # inputs whose second moments are kept together: 85 MB
 class Call:
     """One application of a generated weight, by a convolution or a linear layer."""
     weight: Tensor
-    inputs: Tensor  # [B, C, H, W], or [..., C] of a linear layer
+    inputs: Tensor  # [B, C, H, W]; of a linear layer [B, ..., C] or, where positions lie in the batch, [B * n, ..., C]
     outputs: Tensor
+    images: int  # B
     bias: Optional[Tensor] = None
     kernel: Tuple[int, ...] = ()  # empty for a linear layer, as all that follows
     stride: Tuple[int, ...] = ()
-    padding: Tuple[int, ...] = ()
+    padding: Tuple[Tuple[int, int], ...] = ()  # before and behind
     dilation: Tuple[int, ...] = ()
     groups: int = 1
 
     @property
     def positions(self) -> int:
         """Places of one image at which the weight is applied."""
-        if self.kernel:
-            return math.prod(self.outputs.shape[2:])
-        return self.outputs[0].numel() // self.outputs.shape[-1]
+        return self.outputs.numel() // (self.weight.shape[0] * self.images)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Use:
         size: Inputs of a block: channels times kernel.
         positions: Places of one image at which the weight is applied, over all calls.
         corrector: Entry of the state dict with which a constant error of the outputs can be taken away: the layer's own
-            bias, or the running mean of the BatchNorm that follows. None if there is neither.
+            bias, or the running mean of the BatchNorm that follows. None if there is neither, or if the weight is
+            applied more than once, or others have the same entry.
         sign: With which the error is added to that entry.
     """
     groups: int
@@ -76,17 +77,20 @@ class WatchedCalls(TorchFunctionMode):
     def __init__(
             self,
             weights: Mapping[int, str],
+            images: int,
             watch: Callable[[str, Call], None],
             norm: Callable[[Tensor, Tensor], None] = lambda inputs, mean: None,
     ) -> None:
         """
         Args:
             weights: Names of the weights, by ``id``.
+            images: In the batch that is about to be looked at.
             watch: Called with the name and the call.
             norm: Called with the input and the running mean of each BatchNorm.
         """
         super().__init__()
         self._weights = weights
+        self._images = images
         self._watch = watch
         self._norm = norm
 
@@ -96,7 +100,9 @@ class WatchedCalls(TorchFunctionMode):
             named = self._named(func, *args, **(kwargs or {}))
             name = self._weights.get(id(named['weight']))
             if name is not None:
-                self._watch(name, _call(outputs=outputs, **named))
+                call = _call(outputs=outputs, images=self._images, **named)
+                if call is not None:
+                    self._watch(name, call)
         elif func is F.batch_norm:
             named = dict(zip(('input', 'running_mean'), args), **(kwargs or {}))
             if named.get('running_mean') is not None:
@@ -111,17 +117,24 @@ class WatchedCalls(TorchFunctionMode):
         return {**defaults, **dict(zip(names, args)), **kwargs}
 
 
-def _call(input: Tensor, weight: Tensor, outputs: Tensor, bias: Optional[Tensor] = None, **conv: Any) -> Call:
+def _call(
+        input: Tensor, weight: Tensor, outputs: Tensor, images: int, bias: Optional[Tensor] = None, **conv: Any,
+) -> Optional[Call]:
+    """None for what cannot be told apart by images: their number has to be that of a convolution's batch, and a divisor
+    of a linear layer's (windows of attention, for instance, lie in its batch)."""
     if not conv:
-        return Call(weight, input, outputs, bias)
+        return None if input.dim() < 2 or len(input) % images else Call(weight, input, outputs, images, bias)
+    if input.dim() != weight.dim() or len(input) != images:
+        return None
     kernel = tuple(weight.shape[2:])
     stride, dilation = (_tuple(conv[name], len(kernel)) for name in ('stride', 'dilation'))
     padding = conv['padding']
     if padding == 'same':
-        padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel))
-    elif padding == 'valid':
-        padding = 0
-    return Call(weight, input, outputs, bias, kernel, stride, _tuple(padding, len(kernel)), dilation, conv['groups'])
+        total = [d * (k - 1) for d, k in zip(dilation, kernel)]
+        pairs = tuple((n // 2, n - n // 2) for n in total)
+    else:
+        pairs = tuple((n, n) for n in _tuple(0 if padding == 'valid' else padding, len(kernel)))
+    return Call(weight, input, outputs, images, bias, kernel, stride, pairs, dilation, conv['groups'])
 
 
 def _blocks(channels: int, kernel: int) -> int:
@@ -130,42 +143,51 @@ def _blocks(channels: int, kernel: int) -> int:
                 if channels % parts == 0 and (channels // parts * kernel <= LARGEST_BLOCK or parts == channels))
 
 
-@torch.no_grad()
 def find_uses(model: nn.Module, specs: Sequence[TargetSpec], images: Tensor) -> Dict[str, Use]:
     """Uses of the generated weights, by name, from a forward pass of some images in eval mode.
 
     A weight is left out if no convolution or linear layer gets it as it is: one that is standardized first, that of a
-    1-d or 3-d convolution, or one that no image reaches.
+    1-d or 3-d convolution, one that is applied to constants, or one that no image reaches.
+
+    Args:
+        model: With parameters that require no gradient.
+        specs: The generated weights.
+        images: [B, C, H, W]; their values do not matter.
     """
     weights = {id(model.get_parameter(spec.name)): spec.name for spec in specs}
     entries = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
     calls: Dict[str, List[Call]] = {}
-    correctors: Dict[str, List[Optional[Tuple[str, float]]]] = {}  # of each call: entry of the state dict, and sign
-    made_by: Dict[int, Tuple[str, int]] = {}  # id of an output that is alive in ``calls``: weight, and which call
+    correctors: Dict[str, Tuple[str, float]] = {}  # entry of the state dict, and sign
+    made_by: Dict[Tuple[int, int], str] = {}  # id and version of an output that is alive in ``calls``
 
     def watch(name: str, call: Call) -> None:
+        if not call.outputs.requires_grad:
+            return
         calls.setdefault(name, []).append(call)
-        own = entries.get(id(call.bias))
-        correctors.setdefault(name, []).append((own, -1.) if own else None)
-        made_by[id(call.outputs)] = name, len(calls[name]) - 1
+        made_by[id(call.outputs), call.outputs._version] = name
+        if id(call.bias) in entries:
+            correctors[name] = entries[id(call.bias)], -1.
 
     def norm(inputs: Tensor, mean: Tensor) -> None:
-        if id(inputs) in made_by and id(mean) in entries:
-            name, index = made_by[id(inputs)]
-            correctors[name][index] = correctors[name][index] or (entries[id(mean)], 1.)
+        name = made_by.get((id(inputs), inputs._version))  # another version: an activation was applied in place
+        if name is not None and id(mean) in entries:
+            correctors.setdefault(name, (entries[id(mean)], 1.))
 
     was_training = model.training
     model.eval()
     try:
-        with WatchedCalls(weights, watch, norm):
-            model(images)
+        with torch.enable_grad(), WatchedCalls(weights, len(images), watch, norm):
+            model(images.detach().requires_grad_())
     finally:
         model.train(was_training)
+    claims = Counter(entry for entry, _ in correctors.values())
     found = {}
     for name, each in calls.items():
         channels, kernel = each[0].weight.shape[1], math.prod(each[0].kernel)
         blocks = _blocks(channels, kernel)
-        corrector, sign = correctors[name][0] if len(set(correctors[name])) == 1 and correctors[name][0] else (None, 1.)
+        corrector, sign = correctors.get(name, (None, 1.))
+        if len(each) > 1 or claims[corrector] > 1:
+            corrector, sign = None, 1.
         found[name] = Use(
             each[0].groups, blocks, channels // blocks * kernel, sum(call.positions for call in each), corrector, sign)
     return {spec.name: found[spec.name] for spec in specs if spec.name in found}

@@ -201,7 +201,7 @@ def test_networks_whose_weights_are_all_standardized_have_no_second_order_phase(
     assert train_sbs.main([
         '--model', 'test_nfnet', '--initial-checkpoint', str(weights), '--reconstruction-steps', '2', '--data-free',
         'noise', '--distillation-steps', '0', '--exclude', '*attn*', '*fc*', '*downsample*', '*final_conv*', '--output',
-         str(tmp_path / 'out')]) == 0
+        str(tmp_path / 'out')]) == 0
     assert 'there is no second-order phase' in capsys.readouterr().out
 
 

@@ -208,7 +208,6 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         args.mixed_precision, recorded_setting(Path(args.output), args.resume, 'mixed_precision'))
     accelerator = make_accelerator(
         precision.precision, log_with=list(args.report_to) or None, project_dir=args.output)
-    say(accelerator, f'precision: {precision.precision} ({precision.why})')
     original = load_original(args.model, args.initial_checkpoint, args.model_kwargs)
     checkpoints = _open_checkpoints(args, accelerator)
     checkpoint = checkpoints.open(args.resume) if args.resume else None
@@ -225,6 +224,7 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         settings = _with_second_order(args, settings, config, specs, uses, accelerator)
     _check_before_work(settings, original)
     images = open_images(settings, pretrained_cfg, accelerator, args.seed)
+    say(accelerator, f'precision: {precision.precision} ({precision.why})')
     if args.dry_run:
         if accelerator.is_main_process:
             print(describe_plan(args.model, original, config, pretrained_cfg, specs, settings, accelerator))

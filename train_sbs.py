@@ -224,10 +224,11 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         settings = _with_second_order(args, settings, config, specs, uses, accelerator)
     _check_before_work(settings, original)
     images = open_images(settings, pretrained_cfg, accelerator, args.seed)
-    say(accelerator, f'precision: {precision.precision} ({precision.why})')
+    chosen = f'precision: {precision.precision} ({precision.why})'
     if args.dry_run:
         if accelerator.is_main_process:
-            print(describe_plan(args.model, original, config, pretrained_cfg, specs, settings, accelerator))
+            print(chosen, describe_plan(
+                args.model, original, config, pretrained_cfg, specs, settings, accelerator), sep='\n')
         return {}
     total = sum(p.numel() for p in original.parameters())
     size = predictor_parameters(config, specs)
@@ -242,6 +243,7 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     _start_trackers(args, accelerator)
     if accelerator.is_main_process:
         write_text(output / 'args.yaml', args_yaml(args))
+        print(chosen)
         print(f'{args.model}: {len(specs)} of its weights are generated ({sum(s.num_weights for s in specs):,} of '
               f'{total:,} parameters), by a predictor of {size:,} parameters ({100 * size / total:.1f} %).', flush=True)
 

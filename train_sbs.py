@@ -228,7 +228,8 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     if args.dry_run:
         if accelerator.is_main_process:
             print(chosen, describe_plan(
-                args.model, original, config, pretrained_cfg, specs, settings, accelerator), sep='\n')
+                args.model, original, config, pretrained_cfg, specs, settings, accelerator,
+                images.sample[1] if images.sample else None), sep='\n')
         return {}
     total = sum(p.numel() for p in original.parameters())
     size = predictor_parameters(config, specs)

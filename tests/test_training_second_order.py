@@ -238,5 +238,5 @@ def test_too_few_images_are_refused_at_once(train_sbs, tmp_path, capsys):
 def test_a_plan_tells_what_is_looked_at(train_sbs, tmp_path, image_folder, capsys):
     assert train(train_sbs, tmp_path / 'out', image_folder, '--dry-run') == 0
     printed = capsys.readouterr().out
-    assert 'statistics: up to 100 images, ' in printed
+    assert 'statistics: 100 images, ' in printed
     assert all(f'\n  {what} ' in printed for what in ('statistics', 'second-order'))

@@ -142,7 +142,8 @@ def second_order_phase(
         'expected_divergence': min(before, after), f'{key}_steps': settings.steps * better,
         f'{key}_error': relative_error([*weights.values()], [state[n] for n in weights]),
         f'{key}_seconds': round(run.seconds, 1)})
-    run.add_row({'phase': name, 'step': settings.steps, **monitor.last})
-    say(accelerator, f'{name}: expected divergence {before:.4f} before, {min(before, after):.4f} after '
-                     f'{run.seconds:.1f} s')
+    if better:
+        run.add_row({'phase': name, 'step': settings.steps, **monitor.last})
+        say(accelerator, f'{name}: expected divergence {before:.4f} before, {after:.4f} after, {run.seconds:.1f} s in '
+                         f'all')
     accelerator.free_memory()  # the optimizer

@@ -89,6 +89,8 @@ def _dataset(settings: DataSettings, split: str, is_training: bool) -> Any:
         empty = not isinstance(dataset, IterableDataset) and not len(dataset)
     except (Exception, SystemExit) as e:
         reason = ' '.join(str(e).split())[:MAX_REASON]
+        if settings.data_dir and not settings.dataset and not Path(settings.data_dir).exists():
+            reason = 'there is no such folder.'
         raise SbsError(f"No images could be read from split '{split}' of '{where}': {reason}") from e
     if empty:
         raise SbsError(f"Split '{split}' of '{where}' holds no images.")

@@ -58,7 +58,8 @@ def open_images(
             sample = sample_loader(data, pretrained_cfg, settings.second_order.images, seed,
                                    accelerator.process_index, accelerator.num_processes)
         except SbsError as e:
-            raise SbsError(f'{e} (Without training images, say --second-order-steps 0.)') from e
+            reason = str(e).rstrip('.')
+            raise SbsError(f'{reason}. Without training images, use --data-free or --second-order-steps 0.') from e
         if sample[1] < FEWEST_IMAGES:
             raise SbsError(
                 f"'{data.data_dir or data.dataset}' holds {sample[1]} training image(s), and statistics need at least "

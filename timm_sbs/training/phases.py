@@ -133,7 +133,8 @@ def image_phase(
             results.update(top1=start.top1, images=start.images)
             before = 'second_order' if 'second_order_steps' in results else 'reconstruction'
             results.setdefault(f'{before}_top1', start.top1)
-            say(accelerator, f'before {name}: top-1 {start.top1:.2f} %')
+            when = f'before {name}: ' if training and phase.steps else ''
+            say(accelerator, f'{when}top-1 {start.top1:.2f} %')
         keep()
     if not training or not phase.steps:
         return student.kept_state()

@@ -2,7 +2,7 @@
 import copy
 import dataclasses
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -43,8 +43,15 @@ def describe_plan(
         specs: Sequence[TargetSpec],
         settings: Settings,
         accelerator: Accelerator,
+        sample_size: Optional[int] = None,
 ) -> str:
-    """The plan as text. Takes some steps of each phase, to time them."""
+    """The plan as text. Takes some steps of each phase, to time them.
+
+    Images for statistics are ``sample_size``, if it is known how many there are.
+    """
+    if sample_size is not None:
+        settings = dataclasses.replace(
+            settings, second_order=dataclasses.replace(settings.second_order, images=sample_size))
     parameters = sum(p.numel() for p in original.parameters())
     lines = [f'{name}: {parameters:,} parameters', '', 'generated']
     width = max(len(spec.name) for spec in specs)
@@ -87,7 +94,7 @@ def _statistics_lines(
         return []
     uses = trace_uses(original, pretrained_cfg, specs)
     memory = 2 * statistics_bytes(uses) / 1e6
-    lines = [f'statistics: up to {settings.second_order.images:,} images, {memory:,.0f} MB of memory']
+    lines = [f'statistics: {settings.second_order.images:,} images, {memory:,.0f} MB of memory']
     missing = [spec.name for spec in specs if spec.name not in uses]
     if missing:
         lines.append(f"  none for {len(missing)} weight(s), such as '{missing[0]}', which no image reaches, or not as "

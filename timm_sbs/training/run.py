@@ -1,4 +1,4 @@
-"""One training run: its folder, its progress over both phases, checkpoints, summary.csv and trackers."""
+"""One training run: its folder, its progress over all phases, checkpoints, summary.csv and trackers."""
 import csv
 import io
 import time
@@ -64,10 +64,11 @@ class Run:
         """Whether the run goes on from a checkpoint of this phase."""
         return self.checkpoint is not None and self.checkpoint.progress['phase'] == phase
 
-    def save_checkpoint(self, phase: str, step: int, number: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write a checkpoint of this moment."""
+    def save_checkpoint(
+            self, phase: str, step: int, number: int, tensors: Mapping[str, Tensor], last: Mapping[str, float]) -> None:
+        """Write a checkpoint of this moment, with the figures of the last logged step."""
         progress = {
-            'phase': phase, 'step': step, 'results': self.results, 'best': self.best, 'rows': self._rows,
+            'phase': phase, 'step': step, 'last': dict(last), 'results': self.results, 'best': self.best, 'rows': self._rows,
             'seconds': round(self.seconds, 2)}
         self.checkpoints.save(number, progress, tensors)
 
@@ -134,6 +135,7 @@ class PhaseMonitor(Monitor):
             return 0
         self._load(checkpoint.tensors())
         self._run.checkpoints.restore(checkpoint)
+        self.last = dict(checkpoint.progress.get('last', {}))
         return checkpoint.progress['step']
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -153,4 +155,4 @@ class PhaseMonitor(Monitor):
             self._adjust(step)
         every = self._run.checkpoints.every
         if every and step % every == 0:
-            self._run.save_checkpoint(self._phase, step, self._steps_before + step, self._tensors())
+            self._run.save_checkpoint(self._phase, step, self._steps_before + step, self._tensors(), self.last)

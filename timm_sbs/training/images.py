@@ -15,7 +15,7 @@ from timm_sbs.training.batches import SampleBatches, StreamBatches
 from timm_sbs.training.checkpoints import Checkpoints
 from timm_sbs.training.configuration import Settings
 from timm_sbs.training.data import eval_loader, sample_loader, train_batches
-from timm_sbs.training.statistics import FEWEST_IMAGES
+from timm_sbs.training.settings import FEWEST_IMAGES
 from timm_sbs.training.synthetic import NoiseImages, SyntheticImages, invert
 
 __all__ = ['Images', 'open_images', 'synthetic_batches', 'sample_images', 'measure']

@@ -8,8 +8,8 @@ from timm_sbs.errors import ConfigError
 
 __all__ = [
     'SCHEDULES', 'KEPT_PARTS', 'ENCODING_DEFAULTS', 'FOLD_FROM', 'MAX_PLACES', 'LINEAR_LAYERS', 'PACKED_LINEAR_LAYERS',
-    'WHOLE_STEPS', 'PhaseSettings', 'ReconstructionSettings', 'SecondOrderSettings', 'DistillationSettings',
-    'QuantizationSettings',
+    'WHOLE_STEPS', 'FEWEST_IMAGES', 'PhaseSettings', 'ReconstructionSettings', 'SecondOrderSettings',
+    'DistillationSettings', 'QuantizationSettings',
 ]
 
 SCHEDULES = ('one-cycle', 'cosine', 'constant')
@@ -37,6 +37,7 @@ ENCODING_DEFAULTS = {
 FOLD_FROM, MAX_PLACES = 200_000, 1024
 # Steps of the second-order phase where each takes all kernels. ResNet-18 gained nothing between 60 and 200.
 WHOLE_STEPS = 300
+FEWEST_IMAGES = 10  # of the statistics
 # Matrix products of a predictor: rounding errors grow from one to the next.
 LINEAR_LAYERS, PACKED_LINEAR_LAYERS = 5, 4
 
@@ -109,8 +110,9 @@ class SecondOrderSettings(PhaseSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_positive(self, 'batch_size', 'damping')
-        if self.images < 10:
-            raise ConfigError(f'Statistics need at least 10 images, not {self.images} (--statistics-images).')
+        if self.images < FEWEST_IMAGES:
+            raise ConfigError(
+                f'Statistics need at least {FEWEST_IMAGES} images, not {self.images} (--statistics-images).')
 
 
 @dataclass(frozen=True)

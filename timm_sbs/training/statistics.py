@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from timm_sbs.errors import SbsError
+from timm_sbs.training.settings import FEWEST_IMAGES
 from timm_sbs.training.weight_uses import Call, Use, WatchedCalls
 
-__all__ = ['FEWEST_IMAGES', 'LayerStatistics', 'collect_statistics', 'statistics_tensors', 'statistics_from_tensors']
+__all__ = ['LayerStatistics', 'collect_statistics', 'statistics_tensors', 'statistics_from_tensors']
 
-FEWEST_IMAGES = 10
 FEWEST_POSITIONS = 16  # of an image and call that are looked at, if there are so many
 
 

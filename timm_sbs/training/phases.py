@@ -62,9 +62,9 @@ def reconstruction_phase(
 
 
 def drawn_images(task: Task, fit: Fit) -> Optional[SampleBatches]:
-    """Images that a run draws instead of reading them, if it does."""
+    """Images that a run draws instead of reading them, if it does, and has a use for them."""
     run, settings, original = task.run, task.settings, task.original
-    if not settings.data_free:
+    if not (settings.data_free and (settings.takes_statistics or settings.trains_on_images)):
         return None
     original.to(run.accelerator.device)
     return synthetic_batches(settings, original, fit.pretrained_cfg, run.accelerator, run.checkpoints, task.seed)

@@ -49,6 +49,11 @@ def test_all_figures_of_the_results_are_in_files():
         peers['networks']['resnet20']['original']['bytes'] / sizes['sbs_resnet20_cifar10_24pct'],
         302_542 / sizes['sbs_resnet56_cifar10_26pct'], path['path']['peak_mb'] - path['path']['peak_mb_before'],
         load['networks']['resnet18']['unfolded']['ms'] / 1000, *seen, FOLD_FROM}
+    for run in results_of('second_order')['networks'].values():  # means over seeds, and halves of their spreads
+        for kind, pct in {(r['kind'], r['pct']) for r in run['runs']}:
+            found = [r['top1'] for r in run['runs'] if (r['kind'], r['pct']) == (kind, pct)]
+            known |= {sum(found) / len(found), (max(found) - min(found)) / 2}
+    known |= {run['bytes'] / 1e6 for run in results_of('second_order_imagenet')['statistics'].values()}
     text = README[README.index('## Results'):]
     for dropped in (r'```.*?```', r'`[^`]*`', r'\]\([^)]*\)'):  # commands, names and links
         text = re.sub(dropped, '', text, flags=re.DOTALL)

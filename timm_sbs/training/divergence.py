@@ -71,7 +71,7 @@ class ExpectedDivergence:
             statistics: What :func:`timm_sbs.training.statistics.collect_statistics` returns, on the device of the run.
             damping: Part of the mean that is added to the diagonals, for the statistics are those of a few images.
         """
-        self.uses = uses
+        self._uses = uses
         self._means = {name: layer.mean for name, layer in statistics.items()}
         self._forms: Dict[str, _Form] = {}
         for name, layer in statistics.items():
@@ -120,13 +120,12 @@ class ExpectedDivergence:
         that they have with the original weights: [O] each."""
         found: Dict[str, Tensor] = {}
         for name, mean in self._means.items():
-            use = self.uses[name]
+            use = self._uses[name]
             if use.corrector is None:
                 continue
             target = self._forms[name].target
             error = (weights[name].detach().to(target).flatten(1) - target).view(use.groups, -1, mean[0].numel())
-            change = use.sign * torch.bmm(error, mean.flatten(1)[..., None]).flatten()
-            found[use.corrector] = found.get(use.corrector, 0) + change
+            found[use.corrector] = use.sign * torch.bmm(error, mean.flatten(1)[..., None]).flatten()
         return found
 
 

@@ -20,6 +20,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from accelerate import Accelerator
+from timm.data import resolve_data_config
 
 from timm_sbs.artifact import Artifact, load_artifact
 from timm_sbs.config import GRANULARITIES, SbsConfig
@@ -37,6 +38,7 @@ from timm_sbs.training.environment import environment
 from timm_sbs.training.feature_maps import feature_modules
 from timm_sbs.training.fit import Fit, continue_fit, design, predictor_parameters, start_fit
 from timm_sbs.training.forecast import forecast_sizes
+from timm_sbs.training.image_size import check_sizes
 from timm_sbs.training.images import open_images
 from timm_sbs.training.optimizer import make_optimizer
 from timm_sbs.training.orderings import find_orderings
@@ -56,7 +58,8 @@ from timm_sbs.training.weight_uses import Use
 # Flags that may differ between a checkpoint and its resumption, because they change no result.
 MAY_CHANGE = {
     'output', 'resume', 'checkpointing_steps', 'checkpoints_total_limit', 'report_to', 'push_to_hub', 'hub_model_id',
-    'hub_private', 'dry_run', 'config', 'recipe', 'workers', 'data_dir', 'initial_checkpoint', 'dataset_download',
+    'hub_private', 'dry_run', 'config', 'recipe', 'workers', 'data_dir', 'unlabelled_dir',
+    'class_map', 'initial_checkpoint', 'dataset_download',
 }
 
 
@@ -83,6 +86,9 @@ def _check_before_work(settings: Settings, original: torch.nn.Module) -> None:
         make_optimizer([torch.nn.Parameter(torch.zeros(1))], phase)
     if settings.trains_on_images and any(settings.distillation.feature_weight):
         feature_modules(original, settings.distillation.feature_modules)
+    sizes = settings.distillation.train_size
+    if settings.trains_on_images and sizes:
+        check_sizes(original, sizes, resolve_data_config(pretrained_cfg=dict(original.pretrained_cfg))['input_size'])
     if settings.data_free == 'inversion':
         batch_norms(original)
 
@@ -245,6 +251,9 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     if accelerator.is_main_process:
         write_text(output / 'args.yaml', args_yaml(args))
         print(chosen)
+        if not settings.has_images:
+            print('No images (--data-dir, --dataset, --data-free): the predictor is fitted to the weights alone, and '
+                  'settings of the other phases change nothing.')
         print(f'{args.model}: {len(specs)} of its weights are generated ({sum(s.num_weights for s in specs):,} of '
               f'{total:,} parameters), by a predictor of {size:,} parameters ({100 * size / total:.1f} %).', flush=True)
 

@@ -203,7 +203,7 @@ def test_summary_and_arguments_are_written(train_sbs, tmp_path, image_folder):
     with open(tmp_path / 'summary.csv', newline='') as file:
         rows = list(csv.DictReader(file))
     assert [(row['phase'], row['step']) for row in rows] == [
-        ('reconstruction', '20'), ('distillation', '2'), ('distillation', '4')]
+        ('reconstruction', '20'), ('distillation', '0'), ('distillation', '2'), ('distillation', '4')]
     results = load_artifact(tmp_path / 'last').config.results
     assert float(rows[-1]['top1']) == results['last_top1'] and float(rows[0]['loss']) > 0
     again = train_sbs.parse_args(train_sbs.build_parser(), ['--config', str(tmp_path / 'args.yaml')])

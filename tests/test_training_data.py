@@ -5,7 +5,7 @@ from conftest import write_demo_images
 
 from timm_sbs.demo import demo_batches, load_demo_images
 from timm_sbs.errors import ConfigError, SbsError
-from timm_sbs.training.data import DataSettings, eval_loader, train_batches
+from timm_sbs.training.data import DataSettings, eval_loader, sample_loader, train_batches
 
 CFG = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
 
@@ -90,10 +90,46 @@ def test_unknown_dataset_scheme():
         eval_loader(DataSettings('/nowhere', dataset='torch/cifar11', workers=0), CFG)
 
 
+def test_unlabelled_folders_add_to_the_training_images(image_folder, tmp_path):
+    more = write_demo_images(tmp_path, {'any': range(0, 500, 25)})
+    settings = DataSettings(str(image_folder), unlabelled_dirs=(str(more / 'any'),), batch_size=10, workers=0)
+    assert len(train_batches(settings, CFG).dataset) == 70 and len(eval_loader(settings, CFG).dataset) == 50
+    loader, count = sample_loader(settings, CFG, 1000)
+    assert count == 70 and sum(len(x) for x, _ in loader) == 70
+    alone = DataSettings(unlabelled_dirs=(str(more / 'any'), str(more / 'any')), batch_size=10, workers=0)
+    assert alone.given and not alone.validation and len(train_batches(alone, CFG).dataset) == 40
+    measured = DataSettings(str(validation_alone(image_folder, tmp_path)), (str(more / 'any'),), workers=0, batch_size=5)
+    assert len(train_batches(measured, CFG).dataset) == 20 and len(eval_loader(measured, CFG).dataset) == 50
+
+
+def validation_alone(image_folder, tmp_path):
+    (tmp_path / 'measured').mkdir()
+    (tmp_path / 'measured' / 'validation').symlink_to(image_folder / 'validation')
+    return tmp_path / 'measured'
+
+
+def test_an_unlabelled_folder_without_images(image_folder, tmp_path):
+    (tmp_path / 'none').mkdir()
+    with pytest.raises(SbsError, match='No images could be read'):
+        train_batches(DataSettings(str(image_folder), (str(tmp_path / 'none'),), workers=0), CFG)
+
+
+def test_a_class_map_gives_classes_that_have_no_folder(image_folder, tmp_path):
+    names = sorted(path.name for path in (image_folder / 'validation').iterdir())
+    (tmp_path / 'classes.txt').write_text('\n'.join(['absent', *names]) + '\n')
+    settings = DataSettings(str(image_folder), class_map=str(tmp_path / 'classes.txt'), workers=0, batch_size=50)
+    (_, labels), = eval_loader(settings, {**CFG, 'num_classes': 11})
+    assert sorted(set(labels.tolist())) == list(range(1, 11))
+    for file, says in (('classes.pkl', 'must be a .txt file'), ('no.txt', 'is no file')):
+        with pytest.raises(ConfigError, match=says):
+            DataSettings(str(image_folder), class_map=str(tmp_path / file))
+
+
 def test_settings():
     assert not DataSettings().given and DataSettings(dataset='hfds/x').given
-    with pytest.raises(ConfigError):
-        DataSettings(batch_size=0)
+    for wrong in (dict(batch_size=0), dict(mixup=-1.), dict(cutmix=1., batch_size=5)):
+        with pytest.raises(ConfigError):
+            DataSettings(**wrong)
 
 
 def test_datasets_of_other_schemes(image_folder):

@@ -135,7 +135,7 @@ def test_through_the_trainer(train_sbs, tmp_path, image_folder, capsys):
     assert torch.equal(artifact.kept['bn1.running_mean'], original.bn1.running_mean)  # behind the stem, which is kept
     assert torch.equal(artifact.kept['linear.bias'], original.linear.bias)
     with open(tmp_path / 'summary.csv', newline='') as file:
-        assert [row['phase'] for row in csv.DictReader(file)] == ['reconstruction', 'second-order']
+        assert [row['phase'] for row in csv.DictReader(file)] == ['reconstruction', 'second-order', 'end']
     assert (tmp_path / 'checkpoints' / 'statistics.safetensors').is_file()
 
 

@@ -115,6 +115,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation.add_argument('--checkpoint', default='', metavar='FILE', help='weights, instead of the pretrained ones')
     evaluation.add_argument('--data-dir', metavar='DIR', help='folder with SPLIT/CLASS, or the root of --dataset')
     evaluation.add_argument('--dataset', default='', metavar='NAME', help="timm dataset name, such as 'torch/cifar10'")
+    evaluation.add_argument('--class-map', default='', metavar='FILE',
+                            help="text file with the names of the class folders in the order of the model's classes")
     evaluation.add_argument('--val-split', default='validation', metavar='NAME', help='(default: %(default)s)')
     evaluation.add_argument('-b', '--batch-size', type=int, default=128, metavar='N', help='(default: %(default)s)')
     evaluation.add_argument('-j', '--workers', type=int, default=2, metavar='N', help='(default: %(default)s)')
@@ -218,7 +220,8 @@ def _eval(args: argparse.Namespace) -> None:
     from timm_sbs.training.original import load_original
 
     settings = DataSettings(
-        args.data_dir, args.dataset, val_split=args.val_split, batch_size=args.batch_size, workers=args.workers)
+        args.data_dir, dataset=args.dataset, class_map=args.class_map, val_split=args.val_split,
+        batch_size=args.batch_size, workers=args.workers)
     if not settings.given:
         raise SbsError('Say where the images are: --data-dir DIR, or --dataset NAME.')
     model = load_original(args.model, args.checkpoint)

@@ -196,6 +196,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add, d = parser.add_argument_group('images').add_argument, DataSettings
     add('--data-dir', default=None, metavar='DIR',
         help='a folder with train/CLASS and validation/CLASS, one of images without labels, or the root of --dataset')
+    add('--unlabelled-dir', nargs='*', default=(), metavar='DIR',
+        help='folders of more training images, whose subfolders mean nothing; --data-dir then needs a validation split '
+             'alone, or may be missing')
+    add('--class-map', default='', metavar='FILE',
+        help="text file with the names of the class folders in the order of the model's classes, where there are not "
+             'folders of all (as in timm)')
     add('--dataset', default='', metavar='NAME',
         help="timm dataset name: 'torch/cifar10', 'hfds/...', 'wds/...' (default: ImageFolder)")
     add('--dataset-download', action='store_true', help='let --dataset download itself')
@@ -227,6 +233,15 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add('--color-jitter', type=float, default=d.color_jitter, metavar='F', help='(default: %(default)s)')
     add('--aa', default=None, metavar='NAME', help="timm's AutoAugment policy, such as 'rand-m9-mstd0.5'")
     add('--reprob', type=float, default=d.reprob, metavar='P', help='of random erasing (default: %(default)s)')
+    add('--mixup', type=float, default=d.mixup, metavar='A',
+        help='mix images of a batch in shares drawn from Beta(A, A); original and generated model see the same mixture '
+             '(default: %(default)s, not at all)')
+    add('--cutmix', type=float, default=d.cutmix, metavar='A',
+        help='paste rectangles of one image into another likewise; with --mixup, each batch takes one of them '
+             '(default: %(default)s)')
+    add('--train-size', type=int, nargs='+', default=None, metavar='PX',
+        help='height of the images in distillation, or those of the first and the last step, between which it goes '
+             "on in steps of 32: smaller images take less time (default: what the model expects)")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

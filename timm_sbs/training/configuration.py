@@ -184,7 +184,7 @@ def args_yaml(args: argparse.Namespace) -> str:
     return yaml.safe_dump(values, default_flow_style=False)
 
 
-def _pair(values: Sequence[float], flag: str) -> Tuple[float, float]:
+def _pair(values: Sequence[Any], flag: str) -> Tuple[Any, Any]:
     if len(values) > 2:
         raise ConfigError(f'{flag} takes one value, or those of the first and the last step.')
     return values[0], values[-1]
@@ -217,6 +217,9 @@ def settings_of(args: argparse.Namespace, packed: Optional[QuantizationConfig] =
         train_kept = [part for part in KEPT_PARTS if not (args.data_free and part == 'statistics')]
     if args.data_free == 'noise' and any(args.label_weight):
         raise ConfigError('Noise has no labels: --label-weight does not go together with --data-free noise.')
+    if args.unlabelled_dir and any(args.label_weight):
+        raise ConfigError('--label-weight needs a label for every training image, so it does not go together with '
+                          '--unlabelled-dir.')
     if args.push_to_hub and not args.hub_model_id:
         raise ConfigError('--push-to-hub needs --hub-model-id USER/NAME.')
     for name in ('checkpointing_steps', 'checkpoints_total_limit'):
@@ -237,7 +240,9 @@ def settings_of(args: argparse.Namespace, packed: Optional[QuantizationConfig] =
         feature_weight=_pair(args.feature_weight, '--feature-weight'),
         label_weight=_pair(args.label_weight, '--label-weight'), feature_modules=tuple(args.feature_modules),
         temperature=args.temperature, train_kept=tuple(train_kept), clip_grad=args.clip_grad,
-        grad_accum_steps=args.grad_accum_steps, eval_interval=args.eval_interval, **_phase(args, ''))
+        grad_accum_steps=args.grad_accum_steps,
+        train_size=_pair(args.train_size, '--train-size') if args.train_size else None,
+        eval_interval=args.eval_interval, **_phase(args, ''))
     quantization = QuantizationSettings(
         steps=QuantizationSettings.steps if args.quantization_steps is None else args.quantization_steps,
         bits=args.bits, layer_bits=packed.layer_bits if packed else (),
@@ -251,10 +256,7 @@ def settings_of(args: argparse.Namespace, packed: Optional[QuantizationConfig] =
         second_order=_second_order(args),
         distillation=distillation,
         quantization=quantization,
-        data=DataSettings(
-            args.data_dir, args.dataset, args.train_split, args.val_split, args.batch_size, args.workers, args.no_aug,
-            args.crop_padding, args.hflip, args.vflip, tuple(args.scale), tuple(args.ratio), args.color_jitter, args.aa,
-            args.reprob, args.dataset_download),
+        data=_data(args),
         data_free=args.data_free,
         inversion=InversionSettings(args.synthetic_images, args.synthetic_steps),
         rounds_on_images=False,
@@ -264,6 +266,15 @@ def settings_of(args: argparse.Namespace, packed: Optional[QuantizationConfig] =
     if settings.quantizes and on_images and args.quantization_steps is None:
         return settings.rounded_from_the_first_image()
     return settings
+
+
+def _data(args: argparse.Namespace) -> DataSettings:
+    return DataSettings(
+        data_dir=args.data_dir, unlabelled_dirs=tuple(args.unlabelled_dir), class_map=args.class_map,
+        dataset=args.dataset, train_split=args.train_split, val_split=args.val_split, batch_size=args.batch_size,
+        workers=args.workers, no_aug=args.no_aug, crop_padding=args.crop_padding, hflip=args.hflip, vflip=args.vflip,
+        scale=tuple(args.scale), ratio=tuple(args.ratio), color_jitter=args.color_jitter, aa=args.aa,
+        reprob=args.reprob, mixup=args.mixup, cutmix=args.cutmix, dataset_download=args.dataset_download)
 
 
 def _second_order(args: argparse.Namespace) -> SecondOrderSettings:

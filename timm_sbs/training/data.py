@@ -5,7 +5,7 @@ from typing import Any, List, Mapping, Optional, Tuple, Union
 
 import torch
 from timm.data import create_dataset, create_loader, create_transform, resolve_data_config
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 from torchvision import transforms
 
 from timm_sbs.errors import ConfigError, SbsError
@@ -24,6 +24,8 @@ _SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evalua
 class DataSettings:
     """Where images are and how they are read. Names are those of timm's train.py."""
     data_dir: Optional[str] = None  # root of the data
+    unlabelled_dirs: Tuple[str, ...] = ()  # more training images, whose subfolders mean nothing
+    class_map: str = ''  # text file with the names of class folders in the order of the model's classes
     dataset: str = ''  # timm dataset name with scheme ('torch/cifar10', 'hfds/...', 'wds/...'); empty: an ImageFolder
     train_split: str = 'train'
     val_split: Optional[str] = None  # empty: there are no images to measure on; None: 'validation', if there is one
@@ -38,16 +40,32 @@ class DataSettings:
     color_jitter: float = 0.
     aa: Optional[str] = None  # timm's AutoAugment policy, such as 'rand-m9-mstd0.5'
     reprob: float = 0.  # probability of random erasing
+    mixup: float = 0.  # shares of two mixed training images are drawn from Beta(mixup, mixup); 0 mixes none
+    cutmix: float = 0.  # the same for pasted rectangles
     dataset_download: bool = False  # let torch/, hfds/ and tfds/ datasets download themselves
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0:
             raise ConfigError('The batch size must be at least 1 and the number of workers at least 0.')
+        if min(self.mixup, self.cutmix) < 0:
+            raise ConfigError('--mixup and --cutmix must be 0 or more.')
+        if self.mixes and self.batch_size % 2:
+            raise ConfigError(f'--mixup and --cutmix take pairs of images, so --batch-size must be even, not '
+                              f'{self.batch_size}.')
+        if self.class_map and Path(self.class_map).suffix != '.txt':
+            raise ConfigError(f"--class-map '{self.class_map}' must be a .txt file, with one class folder in a line.")
+        if self.class_map and not Path(self.class_map).is_file():
+            raise ConfigError(f"--class-map '{self.class_map}' is no file.")
 
     @property
     def given(self) -> bool:
         """Whether there are images at all."""
-        return bool(self.data_dir or self.dataset)
+        return bool(self.data_dir or self.dataset or self.unlabelled_dirs)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed with each other."""
+        return bool(self.mixup or self.cutmix)
 
     @property
     def validation(self) -> str:
@@ -56,6 +74,8 @@ class DataSettings:
         if self.val_split is None and not self.dataset and self.data_dir and Path(self.data_dir).is_dir():
             found = _splits_in(Path(self.data_dir))
             return VALIDATION if any(name in _SPLITS[1] or name in _SPLITS[2] for name in found) else ''
+        if not (self.data_dir or self.dataset):
+            return ''
         return VALIDATION if self.val_split is None else self.val_split
 
 
@@ -69,14 +89,20 @@ def _check_split(settings: DataSettings, split: str) -> None:
     Raises:
         SbsError: There is no such split, but another.
     """
+    if not _has_split(settings, split):
+        found = ' and '.join(_splits_in(Path(settings.data_dir)))
+        raise SbsError(f"'{settings.data_dir}' has no split '{split}', but {found}. Check --train-split and "
+                       f'--val-split.')
+
+
+def _has_split(settings: DataSettings, split: str) -> bool:
+    """Whether a folder has a split, or none at all, so that all of its images are of any split."""
     folder = Path(settings.data_dir or '')
     if settings.dataset.split('/')[0] in ('hfds', 'hfids', 'wds', 'tfds') or not folder.is_dir():
-        return
+        return True  # the data set itself knows
     synonyms = next((names for names in _SPLITS if split in names), (split,))
-    found = _splits_in(folder)
-    if found and not any((folder / name).exists() for name in (split.split('[')[0], *synonyms)):
-        raise SbsError(f"'{folder}' has no split '{split}', but {' and '.join(found)}. Check --train-split and "
-                       f'--val-split.')
+    names = (split.split('[')[0], *synonyms)
+    return not _splits_in(folder) or any((folder / name).exists() for name in names)
 
 
 def _dataset(settings: DataSettings, split: str, is_training: bool) -> Any:
@@ -85,7 +111,8 @@ def _dataset(settings: DataSettings, split: str, is_training: bool) -> Any:
     try:
         dataset = create_dataset(
             settings.dataset, root=settings.data_dir, split=split, is_training=is_training,
-            download=settings.dataset_download, batch_size=settings.batch_size)
+            download=settings.dataset_download, batch_size=settings.batch_size,
+            class_map=settings.class_map)
         empty = not isinstance(dataset, IterableDataset) and not len(dataset)
     except (Exception, SystemExit) as e:
         reason = ' '.join(str(e).split())[:MAX_REASON]
@@ -97,12 +124,39 @@ def _dataset(settings: DataSettings, split: str, is_training: bool) -> Any:
     return dataset
 
 
+def _train_dataset(settings: DataSettings, is_training: bool, transform: Any) -> Any:
+    """Training images of all folders, with one transform.
+
+    Raises:
+        SbsError: A folder holds no images.
+    """
+    parts = []
+    has_split = True
+    if settings.unlabelled_dirs:  # then the others may be for validation alone
+        has_split = bool(settings.data_dir or settings.dataset) and _has_split(settings, settings.train_split)
+    if has_split:
+        parts.append(_dataset(settings, settings.train_split, is_training))
+    for folder in settings.unlabelled_dirs:
+        parts.append(_dataset(DataSettings(folder), settings.train_split, is_training))
+    if isinstance(parts[0], IterableDataset) and len(parts) > 1:
+        raise SbsError('--unlabelled-dir does not go together with a --dataset that is streamed.')
+    for part in parts:
+        part.transform = transform
+    return parts[0] if len(parts) == 1 else ConcatDataset(parts)
+
+
+def _plain_transform(data_config: Mapping[str, Any]) -> Any:
+    """What validation images go through."""
+    return create_transform(
+        tuple(data_config['input_size']), interpolation=data_config['interpolation'], mean=data_config['mean'],
+        std=data_config['std'], crop_pct=data_config['crop_pct'], crop_mode=data_config.get('crop_mode'))
+
+
 def _train_transform(settings: DataSettings, data_config: Mapping[str, Any]) -> Any:
     size = tuple(data_config['input_size'])
     common = dict(interpolation=data_config['interpolation'], mean=data_config['mean'], std=data_config['std'])
     if settings.no_aug:
-        return create_transform(
-            size, crop_pct=data_config['crop_pct'], crop_mode=data_config.get('crop_mode'), **common)
+        return _plain_transform(data_config)
     transform = create_transform(
         size, is_training=True, scale=settings.scale, ratio=settings.ratio, hflip=settings.hflip, vflip=settings.vflip,
         color_jitter=settings.color_jitter or None, auto_augment=settings.aa, re_prob=settings.reprob, **common)
@@ -146,12 +200,12 @@ def train_batches(
         SbsError: No images are found, or fewer than one batch.
     """
     data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    dataset = _dataset(settings, settings.train_split, True)
+    dataset = _train_dataset(settings, True, _train_transform(settings, data_config))
     if isinstance(dataset, IterableDataset):
-        loader = _create_loader(dataset, settings, data_config, training=True)
-        dataset.transform = _train_transform(settings, data_config)
+        transform = dataset.transform
+        loader = _create_loader(dataset, settings, data_config, training=True)  # sets one of its own
+        dataset.transform = transform
         return StreamBatches(loader)
-    dataset.transform = _train_transform(settings, data_config)
     return SampleBatches(
         dataset, settings.batch_size, settings.workers, seed, process_index, num_processes,
         pin_memory=torch.cuda.is_available())
@@ -182,15 +236,14 @@ def sample_loader(
         SbsError: No images are found.
     """
     data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    dataset = _dataset(settings, settings.train_split, False)
+    dataset = _train_dataset(settings, False, _plain_transform(data_config))
     if not isinstance(dataset, IterableDataset):
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
         count = len(chosen)
         part = chosen[process_index::num_processes]
-        loader = _create_loader(dataset, settings, data_config, training=False)
         return DataLoader(
-            Subset(loader.dataset, part), settings.batch_size, num_workers=settings.workers,
+            Subset(dataset, part), settings.batch_size, num_workers=settings.workers,
             generator=torch.Generator()), count
     return _create_loader(dataset, settings, data_config, training=False), count
 

@@ -9,6 +9,8 @@ from tqdm.auto import tqdm
 from timm_sbs.errors import SbsError
 from timm_sbs.training.batches import Batch, SampleBatches, StreamBatches
 from timm_sbs.training.generated_model import GeneratedModel
+from timm_sbs.training.image_size import resize, size_at
+from timm_sbs.training.mixing import ImageMixer
 from timm_sbs.training.monitor import Monitor
 from timm_sbs.training.objective import Objective
 from timm_sbs.training.optimizer import make_optimizer, set_lr
@@ -29,6 +31,7 @@ def distill(
         cached_outputs: Optional[Tensor] = None,
         name: str = 'distillation',
         batches_before: int = 0,
+        mixer: Optional[ImageMixer] = None,
 ) -> None:
     """Distil the original model into a generated one.
 
@@ -42,6 +45,7 @@ def distill(
         cached_outputs: The original's logits of all training images, if they do not depend on augmentation.
         name: Of the phase, for the progress bar.
         batches_before: Batches that an earlier phase has had, after which this one begins.
+        mixer: Mixes the images of each batch with each other.
 
     Raises:
         SbsError: The loss is no longer finite.
@@ -51,7 +55,8 @@ def distill(
     optimizer = accelerator.prepare(make_optimizer(student.trained_parameters, settings))
     start = monitor.resume()
     objective = Objective(student, original, settings, accelerator, cached_outputs)
-    stream = batches.starting_at(batches_before + start * settings.grad_accum_steps)
+    first = batches_before + start * settings.grad_accum_steps
+    stream = _prepared(batches.starting_at(first), first, mixer, accelerator)
     student.train()
     try:
         with tqdm(total=settings.steps, initial=start, desc=name, unit='step',
@@ -92,7 +97,7 @@ def _step(
     weights = student.generate(accelerator)
     total = torch.zeros((), device=accelerator.device)
     for _ in range(settings.grad_accum_steps):
-        loss = objective(_on_device(next(stream), accelerator), weights, step) / settings.grad_accum_steps
+        loss = objective(_resized(next(stream), settings, step), weights, step) / settings.grad_accum_steps
         accelerator.backward(loss)
         total += loss.detach()
     student.backward(weights, accelerator)
@@ -101,9 +106,20 @@ def _step(
     return total
 
 
-def _on_device(batch: Batch, accelerator: Accelerator) -> Batch:
-    images, labels, indices = batch
+def _prepared(
+        batches: Iterator[Batch], first: int, mixer: Optional[ImageMixer], accelerator: Accelerator) -> Iterator[Batch]:
+    """Batches on the device, mixed; ``first`` is the number of the first."""
     device = accelerator.device
-    return (
-        images.to(device, non_blocking=True, memory_format=torch.channels_last),
-        labels.to(device, non_blocking=True), indices.to(device, non_blocking=True))
+    for number, (images, labels, indices) in enumerate(batches, first):
+        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        labels = labels.to(device, non_blocking=True)
+        if mixer:
+            images, labels = mixer(images, labels, number)
+        yield images, labels, indices.to(device, non_blocking=True)
+
+
+def _resized(batch: Batch, settings: DistillationSettings, step: int) -> Batch:
+    if settings.train_size is None:
+        return batch
+    images, labels, indices = batch
+    return resize(images, size_at(settings.train_size, step, settings.steps)), labels, indices

@@ -16,6 +16,7 @@ from timm_sbs.training.divergence import ExpectedDivergence
 from timm_sbs.training.fit import Fit
 from timm_sbs.training.generated_model import GeneratedModel
 from timm_sbs.training.images import measure, synthetic_batches
+from timm_sbs.training.mixing import ImageMixer
 from timm_sbs.training.objective import original_outputs
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.run import LAST, PhaseMonitor
@@ -76,7 +77,8 @@ def training_images(task: Task, drawn: Optional[SampleBatches]) -> TrainingImage
     original.to(run.accelerator.device)
     batches = drawn or task.images.train
     cached = None
-    if settings.data.no_aug and isinstance(batches, SampleBatches) and not any(settings.distillation.feature_weight):
+    fixed = settings.data.no_aug and not settings.data.mixes and settings.distillation.train_size is None
+    if fixed and isinstance(batches, SampleBatches) and not any(settings.distillation.feature_weight):
         cached = original_outputs(original, batches.in_order(), len(batches.dataset), run.accelerator)
     return batches, cached
 
@@ -136,6 +138,8 @@ def image_phase(
             when = f'before {name}: ' if training and phase.steps else ''
             say(accelerator, f'{when}top-1 {start.top1:.2f} %')
         keep()
+        if validation:
+            run.add_row({'phase': name if training else 'end', 'step': 0, 'top1': start.top1})
     if not training or not phase.steps:
         return student.kept_state()
 
@@ -161,7 +165,9 @@ def image_phase(
         load=load, steps_before=task.settings.steps_before(name), validate=validate,
         adjust=lambda step: fit_into_budget() if step % BUDGET_INTERVAL == 0 else None)
     batches, cached = training
-    distill(student, original, batches, phase, accelerator, monitor, cached, name, batches_before)
+    data, classes = task.settings.data, fit.pretrained_cfg['num_classes']
+    mixer = ImageMixer(data.mixup, data.cutmix, classes, task.seed, accelerator.process_index) if data.mixes else None
+    distill(student, original, batches, phase, accelerator, monitor, cached, name, batches_before, mixer)
     accelerator.free_memory()
     if validation and accelerator.is_main_process:
         selection = {'validations': results['validations'], 'last_top1': results['top1']}

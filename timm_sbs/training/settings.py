@@ -1,5 +1,6 @@
 """Settings of the training phases. Defaults were chosen by measurement on ResNet-20."""
 import math
+import re
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
@@ -21,7 +22,13 @@ def _require_positive(owner: object, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
         if not (value > 0 and math.isfinite(value)):
-            raise ConfigError(f'{type(owner).__name__}.{name} is {value}, but must be larger than 0.')
+            raise ConfigError(f'{_called(owner, name)} is {value}, but must be larger than 0.')
+
+
+def _called(owner: object, name: str) -> str:
+    """A setting as users of flags and of Python both know it: 'batch size of reconstruction'."""
+    phase = re.sub('(?<!^)(?=[A-Z])', '-', type(owner).__name__.removesuffix('Settings')).lower()
+    return f"{name.replace('_', ' ')} of {phase}"
 
 
 # Encodings that were measured to work, by the coordinates of kernels. A grid's axes are shorter than a path, and its
@@ -56,13 +63,13 @@ class PhaseSettings:
     def __post_init__(self) -> None:
         _require_positive(self, 'lr')
         if self.steps < 0:
-            raise ConfigError(f'{type(self).__name__}.steps is {self.steps}, but must be 0 or more.')
+            raise ConfigError(f"{_called(self, 'steps')} is {self.steps}, but must be 0 or more.")
         if self.sched not in SCHEDULES:
-            raise ConfigError(f"sched is '{self.sched}', but must be one of: {', '.join(SCHEDULES)}.")
+            raise ConfigError(f"{_called(self, 'sched')} is '{self.sched}', but must be one of: {', '.join(SCHEDULES)}.")
         if not 0 <= self.warmup < 1:
-            raise ConfigError(f'warmup is {self.warmup}, but must be from 0 to below 1.')
+            raise ConfigError(f"{_called(self, 'warmup')} is {self.warmup}, but must be from 0 to below 1.")
         if not self.weight_decay >= 0:
-            raise ConfigError(f'weight_decay is {self.weight_decay}, but must be 0 or more.')
+            raise ConfigError(f"{_called(self, 'weight_decay')} is {self.weight_decay}, but must be 0 or more.")
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0: warm-up, then the schedule.
@@ -131,6 +138,7 @@ class DistillationSettings(PhaseSettings):
     train_kept: Tuple[str, ...] = KEPT_PARTS  # parts of the kept tensors that are trained too
     clip_grad: float = 1.0  # largest norm of the gradient
     grad_accum_steps: int = 1  # batches of one step
+    train_size: Optional[Tuple[int, int]] = None  # height of images at the first step and the last; None: the original's
     eval_interval: int = 500  # steps between validations; the best predictor so far is written at each
 
     def __post_init__(self) -> None:

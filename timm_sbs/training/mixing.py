@@ -1,0 +1,47 @@
+"""Images of a batch mixed with each other: more to learn from where images are few."""
+from typing import Tuple
+
+import numpy as np
+from timm.data import Mixup
+from torch import Tensor
+
+__all__ = ['ImageMixer']
+
+
+class ImageMixer:
+    """timm's mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899), the same in a run that was resumed.
+
+    Original and generated model see the same mixture, so that its outputs need no label.
+    """
+
+    def __init__(self, mixup: float, cutmix: float, num_classes: int, seed: int = 0, process_index: int = 0) -> None:
+        """
+        Args:
+            mixup: Both shares of a mixture are drawn from Beta(mixup, mixup); 0 mixes none.
+            cutmix: The same for pasted rectangles. If both are above 0, each batch takes one of them by chance.
+            num_classes: Of the labels, which are mixed too.
+            seed: Of all that is drawn.
+            process_index: Of this process, which draws for itself.
+        """
+        self._mix = Mixup(mixup, cutmix, num_classes=num_classes, label_smoothing=0.) if mixup or cutmix else None
+        self._seeds = seed, process_index
+
+    def __call__(self, images: Tensor, labels: Tensor, number: int) -> Tuple[Tensor, Tensor]:
+        """Mix a batch.
+
+        Args:
+            images: [B, C, H, W]; B is even. Overwritten.
+            labels: Class indices [B], or -1 for images without a label.
+            number: Of the batch, counted from 0 over the whole run.
+
+        Returns:
+            Images, and labels: indices [B] as they were if nothing is mixed, else shares of each class [B, classes].
+        """
+        if self._mix is None:
+            return images, labels
+        state = np.random.get_state()
+        np.random.seed(np.random.SeedSequence([*self._seeds, number]).generate_state(1))
+        try:
+            return self._mix(images, labels.clamp(min=0))
+        finally:
+            np.random.set_state(state)

@@ -214,7 +214,7 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         args.mixed_precision, recorded_setting(Path(args.output), args.resume, 'mixed_precision'))
     accelerator = make_accelerator(
         precision.precision, log_with=list(args.report_to) or None, project_dir=args.output)
-    original = load_original(args.model, args.initial_checkpoint, args.model_kwargs)
+    original = load_original(args.model, args.initial_checkpoint, args.model_kwargs, args.license)
     checkpoints = _open_checkpoints(args, accelerator)
     checkpoint = checkpoints.open(args.resume) if args.resume else None
     if artifact:

@@ -32,6 +32,7 @@ RESNET = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20), 
 SHIPPED = 'sbs_resnet20_cifar10_42pct'
 ALL_SHIPPED = [
     SHIPPED, 'sbs_resnet20_cifar10_33pct', 'sbs_resnet20_cifar10_24pct', 'sbs_resnet56_cifar10_26pct']
+IMAGENET_SHIPPED = 'sbs_resnet18_15pct'
 assert SHIPPED in timm.list_models(), f'importing timm_sbs {timm_sbs.__version__} registers no models'
 
 

@@ -42,7 +42,7 @@ def test_listed_as_pretrained():
 
 
 @pytest.mark.parametrize('name, base', [
-    ('sbs_resnet18_15pct', 'resnet18'), ('sbs_resnet34_15pct', 'resnet34'), ('sbs_resnet50_15pct', 'resnet50'),
+    ('sbs_resnet34_15pct', 'resnet34'), ('sbs_resnet50_15pct', 'resnet50'),
     ('sbs_convnext_tiny_15pct', 'convnext_tiny'), ('sbs_mobilenetv3_large_100_30pct', 'mobilenetv3_large_100'),
     ('sbs_tf_efficientnet_lite0_30pct', 'tf_efficientnet_lite0')])
 def test_entries_for_imagenet(name, base, monkeypatch):

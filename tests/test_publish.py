@@ -168,17 +168,24 @@ def test_two_processes_load_at_once(hub, client, small_folder):
 
 def test_a_named_entry_loads_from_its_repository(hub, client, small_folder, tmp_path):
     """Once it is there. Before, one message says what else one can do. Its card's snippet runs."""
-    assert "Or fit one yourself: train_sbs.py --model resnet18 --pct 15" in client.load('sbs_resnet18_15pct')
-    client.push(small_folder, 'timm-sbs/sbs_resnet18_15pct')
-    assert "generates weights of 'resnet20_cifar10'" in client.load('sbs_resnet18_15pct')
-    original = timm.create_model('resnet18').eval()
+    assert "Or fit one yourself: train_sbs.py --model resnet34 --pct 15" in client.load('sbs_resnet34_15pct')
+    client.push(small_folder, 'timm-sbs/sbs_resnet34_15pct')
+    assert "generates weights of 'resnet20_cifar10'" in client.load('sbs_resnet34_15pct')
+    original = timm.create_model('resnet34').eval()
     small = dict(ordering=OrderingConfig('none', 'grid'), encoding=EncodingConfig(num_frequencies=8))
-    save_artifact(tmp_path / 'resnet18', fit_quickly(original, steps=1, pct=0.1, **small))
-    client.push(tmp_path / 'resnet18', 'timm-sbs/sbs_resnet18_15pct')
-    card = hub.files('timm-sbs/sbs_resnet18_15pct')['README.md'].decode()
+    save_artifact(tmp_path / 'resnet34', fit_quickly(original, steps=1, pct=0.1, **small))
+    client.push(tmp_path / 'resnet34', 'timm-sbs/sbs_resnet34_15pct')
+    card = hub.files('timm-sbs/sbs_resnet34_15pct')['README.md'].decode()
     snippet = snippet_of(card)
-    assert "create_model('sbs_resnet18_15pct', pretrained=True)" in snippet
+    assert "create_model('sbs_resnet34_15pct', pretrained=True)" in snippet
     assert client.run(f'{snippet}\nprint(model.num_classes)') == '1000'
+
+
+def test_a_licence_goes_with_the_artifact(hub, client, small_folder):
+    (small_folder / 'LICENSE').write_text('Mine.')
+    client.push(small_folder)
+    assert hub.files('user/small')['LICENSE'] == b'Mine.'
+    assert 'LICENSE, beside this card' in hub.files('user/small')['README.md'].decode()
 
 
 def snippet_of(card):

@@ -27,7 +27,7 @@ def commands(program):
 def test_first_snippet_runs():
     scope = {}
     exec(blocks('python')[0], scope)
-    assert scope['model'].num_classes == 10 and scope['other'].num_classes == 7
+    assert scope['model'].num_classes == 1000 and scope['small'].num_classes == 10 and scope['other'].num_classes == 7
 
 
 def test_demo_command_runs_as_installed():

@@ -11,9 +11,10 @@ from timm_sbs.errors import ArtifactError
 from timm_sbs.models.entries import ENTRIES, Entry
 from timm_sbs.sizes import PARTS
 
-__all__ = ['CARD_NAME', 'artifact_card', 'entry_card']
+__all__ = ['CARD_NAME', 'LICENSE_NAME', 'artifact_card', 'entry_card']
 
 CARD_NAME = 'README.md'
+LICENSE_NAME = 'LICENSE'  # of the original's weights, where an artifact brings it along
 _TEMPLATE = Path(__file__).with_name('card.md')
 _TAGS = ['image-classification', 'timm_sbs']
 _PHASES = {
@@ -46,6 +47,7 @@ def artifact_card(folder: Union[str, Path], repo_id: str) -> str:
         ledger=[(part, f'{config.sizes[part]:,}') for part in PARTS] + [(CONFIG_NAME, f'{config_bytes:,}')],
         making=_making(config), validations=results.get('validations'),
         last_top1=f"{results['last_top1']:.2f} %" if 'last_top1' in results else None,
+        license=pretrained_cfg.get('license'), own_license=(folder / LICENSE_NAME).is_file(),
         agreement=f", on {results['images']:,} images as measured above" if 'images' in results else '')
 
 
@@ -75,8 +77,9 @@ def _rendered(data: ModelCardData, **values: Any) -> str:
 
 
 def _model_index(name: str, dataset: Optional[str], results: Mapping[str, Any]) -> Dict[str, Any]:
-    """The accuracy, in the words of the Hub's model-index, if it and its images are known."""
-    if not dataset or 'top1' not in results:
+    """The accuracy, in the words of the Hub's model-index, if it and its images are known, and these are the data
+    set's own validation images."""
+    if not dataset or 'top1' not in results or 'measured_on' in results:
         return {}
     return {'model_name': name, 'eval_results': [EvalResult(
         task_type='image-classification', dataset_type=dataset, dataset_name=dataset, metric_type='accuracy',
@@ -88,7 +91,8 @@ def _comparison(config: SbsConfig, config_bytes: int) -> List[Tuple[str, str, st
     total = sizes['file'] + config_bytes
     rows = []
     if 'top1' in results:
-        rows.append((f"top-1, {results['images']:,} images", f"{results['original_top1']:.2f} %",
+        measured_on = f", {results['measured_on']}" if 'measured_on' in results else ''
+        rows.append((f"top-1, {results['images']:,} images{measured_on}", f"{results['original_top1']:.2f} %",
                      f"{results['top1']:.2f} %"))
     rows.append(('bytes', f"{sizes['original']:,} (float32 values)",
                  f"{total:,} (both files; {100 * total / sizes['original']:.1f} %)"))

@@ -15,7 +15,7 @@ PICTURES = ('ledger', 'kernels', 'curves', 'accuracy', 'folding', 'loading', 'sp
 DESCRIPTION = """CNNs whose weights are generated, on load, by a small predictor. In Python:
 
     import timm, timm_sbs
-    model = timm.create_model('sbs_resnet20_cifar10_42pct', pretrained=True)
+    model = timm.create_model('sbs_resnet18_15pct', pretrained=True)
 
 A predictor of your own is fitted by train_sbs.py, and then loaded or shared:
 
@@ -31,9 +31,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
     demo = commands.add_parser(
-        'demo', help='load the shipped ResNet-20 and classify the shipped test images',
+        'demo', help='load shipped predictors and classify shipped images',
         description='Create sbs_resnet20_cifar10_42pct from the predictor inside the package, and classify 500 '
-                    'CIFAR-10 test images with it. Downloads nothing.')
+                    'CIFAR-10 test images with it; then sbs_resnet18_15pct, and show what it sees in three photographs. '
+                    'Downloads nothing.')
+    demo.add_argument('--plot', metavar='FILE', help='draw the photographs and their classes (.png, .svg or .pdf)')
+    demo.add_argument('--theme', choices=['light', 'dark'], default='light', help='of --plot (default: %(default)s)')
     demo.set_defaults(run=_demo)
 
     info = commands.add_parser(
@@ -143,6 +146,24 @@ def _demo(args: argparse.Namespace) -> None:
     width = max(len(row[0]) for row in rows)
     for label, original, generated in rows:
         print(f'  {label:<{width}}  {original:>10}  {generated:>10}')
+    _show_photographs(args.plot, args.theme)
+
+
+def _show_photographs(picture: Optional[str], theme: str) -> None:
+    from timm_sbs.demo_photographs import MODEL, classify_photographs
+
+    photographs, seconds = classify_photographs()
+    print(f'\n{MODEL}, created from the predictor inside the package in {1000 * seconds:.0f} ms')
+    for photograph in photographs:
+        print(f'  {photograph.title} ({photograph.source})')
+        print(f"    {'original':<32}  generated")
+        for (name, probability), (own_name, own_probability) in zip(photograph.original, photograph.generated):
+            print(f'    {name:<24} {100 * probability:5.1f} %  {own_name:<24} {100 * own_probability:5.1f} %')
+    if picture:
+        from timm_sbs.plots.photographs import plot_photographs
+
+        plot_photographs(photographs, picture, theme)
+        print(f'wrote {picture}')
 
 
 def _info(args: argparse.Namespace) -> None:

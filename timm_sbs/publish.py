@@ -9,7 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, load_artifact
-from timm_sbs.cards import CARD_NAME, artifact_card
+from timm_sbs.cards import CARD_NAME, LICENSE_NAME, artifact_card
 from timm_sbs.errors import SbsError
 from timm_sbs.hub import NETWORK_ERRORS, reason_of
 
@@ -48,7 +48,8 @@ def push_to_hub(
     repeated, and one without changes makes no commit.
 
     Args:
-        folder: The artifact. It is read and checked first. A README.md in it goes before the card.
+        folder: The artifact. It is read and checked first. A README.md in it goes before the card, and a LICENSE
+            goes with it.
         repo_id: 'user/name' or 'organisation/name'; created where there is none.
         private: Whether it is created as a private repository.
         revision: Branch to commit to, created where there is none; default: main.
@@ -70,6 +71,8 @@ def push_to_hub(
     api = HfApi(library_name='timm_sbs', token=token)
     operations = [CommitOperationAdd(name, str(folder / name)) for name in (CONFIG_NAME, WEIGHTS_NAME)]
     operations.append(CommitOperationAdd(CARD_NAME, card))
+    if (folder / LICENSE_NAME).is_file():
+        operations.append(CommitOperationAdd(LICENSE_NAME, str(folder / LICENSE_NAME)))
     try:
         with _progress_on_terminals():
             if revision:

@@ -17,6 +17,8 @@ class Entry:
     base: str
     pct: int  # parameters of the predictor over all of the original's, rounded
     dataset: str  # of the original and of distillation, as the Hub names it
+    weights: Optional[str] = None  # timm's name of weights that are read as the original's are; None: the default ones
+    license: Optional[str] = None  # of the original's weights, and so of the predictor; None: as timm says
 
 
 # 15 % is the paper's size for ResNets. A third of MobileNetV3 and EfficientNet-Lite0 is classifier, stem and norms, and
@@ -26,7 +28,8 @@ ENTRIES = {
     'sbs_resnet20_cifar10_33pct': Entry('resnet20_cifar10', 33, 'cifar10'),
     'sbs_resnet20_cifar10_24pct': Entry('resnet20_cifar10', 24, 'cifar10'),
     'sbs_resnet56_cifar10_26pct': Entry('resnet56_cifar10', 26, 'cifar10'),
-    'sbs_resnet18_15pct': Entry('resnet18', 15, 'imagenet-1k'),
+    'sbs_resnet18_15pct': Entry(
+        'resnet18', 15, 'imagenet-1k', weights='resnet18.tv_in1k', license='cc-by-nc-4.0'),
     'sbs_resnet34_15pct': Entry('resnet34', 15, 'imagenet-1k'),
     'sbs_resnet50_15pct': Entry('resnet50', 15, 'imagenet-1k'),
     'sbs_convnext_tiny_15pct': Entry('convnext_tiny', 15, 'imagenet-1k'),
@@ -36,8 +39,9 @@ ENTRIES = {
 
 
 def _default_cfg(name: str, entry: Entry) -> Dict[str, Any]:
-    """timm's description of the base's default weights, which are those that the entry is fitted to."""
-    cfg = filter_pretrained_cfg(get_pretrained_cfg(entry.base).to_dict(), remove_source=True)
+    """timm's description of the weights that the entry is fitted to."""
+    cfg = filter_pretrained_cfg(get_pretrained_cfg(entry.weights or entry.base).to_dict(), remove_source=True)
+    cfg['license'] = entry.license or cfg.get('license')
     for field in ('architecture', 'tag', 'custom_load', 'state_dict', 'origin_url', 'notes', 'paper_name'):
         cfg.pop(field, None)
     return {**cfg, 'hf_hub_id': f'timm-sbs/{name}', 'paper_ids': 'arXiv:2509.07373'}

@@ -62,6 +62,9 @@ def _add_original(parser: argparse.ArgumentParser) -> None:
     add('--model', required=True, metavar='NAME', help='timm model whose weights are to be generated')
     add('--initial-checkpoint', default='', metavar='FILE',
         help="its trained weights (default: timm's pretrained weights)")
+    add('--license', default=None, metavar='NAME',
+        help="licence of these weights, which the predictor's card will say, such as cc-by-nc-4.0 (default: that of "
+             "timm's weights; unknown with --initial-checkpoint)")
     add('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE',
         help='further arguments of the architecture')
 

@@ -20,6 +20,7 @@ def load_original(
         name: str,
         checkpoint: Optional[str] = None,
         model_args: Optional[Mapping[str, Any]] = None,
+        license: Optional[str] = None,
 ) -> nn.Module:
     """Create the original model with its trained weights, in eval mode.
 
@@ -27,6 +28,8 @@ def load_original(
         name: timm model name, with or without a tag, or a source such as 'hf-hub:user/name'.
         checkpoint: File with the weights; without it, timm's own pretrained weights are loaded.
         model_args: Further arguments of the architecture.
+        license: Of the weights, as the Hub names licences ('cc-by-nc-4.0'). None is that of timm's weights, and for a
+            checkpoint that nothing is known.
 
     Raises:
         TargetError: timm has no such model.
@@ -45,6 +48,8 @@ def load_original(
         source = f"checkpoint '{checkpoint}'" if checkpoint else 'its pretrained weights'
         reason = ' '.join(str(e).split())[:MAX_REASON]
         raise SbsError(f"Cannot create '{name}' from {source}: {reason}") from e
+    if checkpoint or license:
+        model.pretrained_cfg = {**model.pretrained_cfg, 'license': license}
     return model.requires_grad_(False).eval()
 
 

@@ -1,0 +1,251 @@
+"""ResNet-18 on ImageNet photographs: predictors beside the original, and beside rounding of the original's own weights.
+
+    python tests/benchmarks/imagenet_resnet18.py --images ROOT --weights FILE --statistics FILE NAME=FOLDER ...
+
+ROOT has the ImageFolders 'validation' (1,300 photographs of ImageNet's validation set) and 'validation10' (490 of ten of
+its classes), and imagenet_classes.txt, their classes in order. Both are easy samples: figures stand beside the
+original's on the same images, and say nothing of the full validation set. FILE are the original's weights, and the
+statistics that a run of the trainer leaves in OUTPUT/checkpoints. Each NAME=FOLDER is an artifact. Parts:
+
+- artifacts: top-1, top-5 and agreement with the original, and bytes of both files;
+- blocks: the first artifact, with the weights of a single residual block generated and all others the original's, and
+  the other way round; errors of the weights by layer;
+- rounding: the original's weights rounded by output channel, entropy-coded with the coder that we use, all else as
+  float16: to the nearest, and by second order (each column's error is made up for by the columns after it, as in GPTQ,
+  arXiv 2210.17323, with our statistics), both also with biases and BatchNorm means corrected;
+- nncodec: NNCodec (see nncodec_worker.py), with --nncodec PYTHON.
+
+Results are written after every figure to results/imagenet_resnet18.json, whose other parts stay. A figure takes about
+two minutes on one CPU thread.
+"""
+import argparse
+import copy
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import safetensors.torch
+import timm
+import torch
+from common import HERE, write_results
+from timm.data import create_dataset, create_loader, resolve_data_config
+from torch import Tensor, nn
+
+import timm_sbs  # noqa: F401  (adds to timm)
+from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME
+from timm_sbs.entropy import encode_integers
+from timm_sbs.generate import relative_error
+from timm_sbs.training.calibration import SEEN, corrected_kept, trace_uses
+from timm_sbs.training.divergence import ExpectedDivergence
+from timm_sbs.training.environment import environment
+from timm_sbs.training.fit import design
+from timm_sbs.training.original import load_original
+from timm_sbs.training.settings import SecondOrderSettings
+from timm_sbs.training.statistics import LayerStatistics, statistics_from_tensors
+
+NAME = 'imagenet_resnet18'
+SETS = ('validation', 'validation10')
+ROUNDING_BITS = (2, 3, 4, 6)
+QPS = (-32, -28, -24, -20)
+COLUMNS = 128  # that are rounded before their errors go to all columns that follow
+Figures = Dict[str, Dict[str, float]]
+
+
+class Photographs:
+    """Both sets, decoded once, with what the original says of them."""
+
+    def __init__(self, root: Path, original: nn.Module) -> None:
+        config = resolve_data_config(pretrained_cfg=dict(original.pretrained_cfg))
+        self._batches: Dict[str, List[Tuple[Tensor, Tensor]]] = {}
+        for name in SETS:
+            dataset = create_dataset('', root=str(root / name), class_map=str(root / 'imagenet_classes.txt'))
+            self._batches[name] = list(create_loader(
+                dataset, config['input_size'], 50, interpolation=config['interpolation'], mean=config['mean'],
+                std=config['std'], crop_pct=config['crop_pct'], use_prefetcher=False, num_workers=0,
+                device=torch.device('cpu')))
+        self._expected: Optional[Dict[str, Tensor]] = None
+        self._expected = {name: self._logits(original, name).argmax(1) for name in SETS}
+        self.original = self.measure(original)
+
+    @torch.inference_mode()
+    def _logits(self, model: nn.Module, name: str) -> Tensor:
+        return torch.cat([model(x.to(memory_format=torch.channels_last)) for x, _ in self._batches[name]])
+
+    def measure(self, model: nn.Module) -> Figures:
+        """Per cent of right, nearly right, and unchanged predictions, in float32."""
+        model = model.eval().to(memory_format=torch.channels_last)
+        figures = {}
+        for name in SETS:
+            labels = torch.cat([y for _, y in self._batches[name]])
+            top = self._logits(model, name).topk(5, dim=1).indices
+            figures[name] = {
+                key: round(100 * float(hits.float().mean()), 2) for key, hits in (
+                    ('top1', top[:, 0] == labels), ('top5', (top == labels[:, None]).any(1)),
+                    ('agreement', top[:, 0] == self._expected[name]))}
+        return figures
+
+
+def with_state(original: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    model = copy.deepcopy(original)
+    model.load_state_dict(dict(state), strict=False)
+    return model
+
+
+def block_of(name: str) -> str:
+    return '.'.join(name.split('.')[:2])
+
+
+def blocks(
+        original: nn.Module, generated: nn.Module, names: List[str], measure: Callable[[nn.Module], Figures],
+) -> Iterator[Dict[str, Any]]:
+    """Figures with one block's generated weights, and with all but those."""
+    state = generated.state_dict()
+    for block in dict.fromkeys(map(block_of, names)):
+        inside = {name: state[name] for name in names if block_of(name) == block}
+        outside = {name: original.get_parameter(name) for name in inside}
+        yield {
+            'block': block, 'weights': sum(weight.numel() for weight in inside.values()),
+            'errors': {name: round(relative_error([weight], [outside[name]]), 4) for name, weight in inside.items()},
+            'only': measure(with_state(original, inside)), 'all_but': measure(with_state(generated, outside))}
+
+
+def _best_steps(weight: Tensor, limit: int) -> Tensor:
+    """Steps of the rows of a weight with the least squared error, of some that reach to a part of the largest value."""
+    largest = weight.abs().amax(1, keepdim=True)
+    steps = torch.stack([(share * largest / limit).clamp(min=1e-7).half().float() for share in torch.linspace(0.2, 1, 33)])
+    errors = torch.stack([((weight / s).round().clamp(-limit, limit) * s - weight).square().sum(1) for s in steps])
+    return steps.gather(0, errors.argmin(0)[None, :, None])[0]
+
+
+def rounded_rows(weight: Tensor, bits: int, layer: Optional[LayerStatistics]) -> Tuple[Tensor, Tensor]:
+    """Integers and steps of a weight [O, d] by row, to the nearest, or by second order with a layer's statistics."""
+    limit = 2 ** (bits - 1) - 1
+    steps = _best_steps(weight, limit)
+    if layer is None:
+        return (weight / steps).round().clamp(-limit, limit), steps
+    moment = layer.second_moment[0, 0].double()
+    moment = moment + 1e-2 * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moment)), upper=True).float()
+    rest, integers = weight.clone(), torch.empty_like(weight)
+    for start in range(0, weight.shape[1], COLUMNS):
+        stop = min(start + COLUMNS, weight.shape[1])
+        errors = []
+        for column in range(start, stop):
+            integers[:, column] = (rest[:, column] / steps[:, 0]).round().clamp(-limit, limit)
+            error = (rest[:, column] - integers[:, column] * steps[:, 0]) / factor[column, column]
+            rest[:, column:stop] -= error[:, None] * factor[column, column:stop]
+            errors.append(error)
+        rest[:, stop:] -= torch.stack(errors, dim=1) @ factor[start:stop, stop:]
+    return integers, steps
+
+
+def rounding(
+        original: nn.Module, statistics: Mapping[str, LayerStatistics], divergence: ExpectedDivergence,
+        measure: Callable[[nn.Module], Figures],
+) -> Iterator[Dict[str, Any]]:
+    """All weights with at least two axes rounded; the classifier and the stem to at least 6 bits, to the nearest."""
+    matrices = {name: tensor for name, tensor in original.state_dict().items() if tensor.dim() > 1}
+    others = sum(tensor.numel() for tensor in original.state_dict().values() if tensor.dim() == 1)
+    for bits in ROUNDING_BITS:
+        for how in ('nearest', 'second order'):
+            decoded, arrays, size = {}, [], 2 * others
+            for name, weight in matrices.items():
+                layer = statistics.get(name) if how == 'second order' else None
+                integers, steps = rounded_rows(
+                    weight.flatten(1), bits if name in statistics else max(bits, 6), layer)
+                decoded[name] = (integers * steps).view_as(weight)
+                arrays.append(integers.long().numpy())
+                size += 2 * len(integers)
+            generated = {name: decoded[name] for name in statistics}
+            model = with_state(original, decoded)
+            corrected = with_state(model, corrected_kept(original, divergence, generated))
+            yield {'bits': bits, 'how': how, 'bytes': len(encode_integers(arrays)) + size,
+                   'expected_divergence': divergence.total(generated), **measure(model), 'corrected': measure(corrected)}
+
+
+def nncodec(
+        original: nn.Module, weights: Path, python: str, measure: Callable[[nn.Module], Figures],
+) -> Iterator[Dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        for qp in QPS:
+            subprocess.run([python, HERE / 'nncodec_worker.py', weights, folder, str(qp)], check=True)
+            model = with_state(original, safetensors.torch.load_file(Path(folder) / f'{qp}.safetensors'))
+            yield {'qp': qp, 'bytes': (Path(folder) / f'{qp}.nnc').stat().st_size, **measure(model)}
+
+
+def table(results: Mapping[str, Any]) -> List[str]:
+    """Markdown rows of docs/imagenet.md: the original, artifacts, and other ways to make the original small."""
+    rows = [('original, float32', results['original'])]
+    rows += [(row['name'], row) for row in results.get('artifacts', [])]
+    for row in results.get('rounding', []):
+        name = f"{row['bits']} bits by channel, {row['how']}"
+        rows += [(name, row), (f'{name}, corrected', {**row['corrected'], 'bytes': row['bytes']})]
+    rows += [(f"NNCodec, qp {row['qp']}", row) for row in results.get('nncodec', [])]
+    lines = ['| | bytes | top-1 | top-5 | agreement | top-1, ten classes |', '|---|---|---|---|---|---|']
+    for name, row in rows:
+        first, second = row['validation'], row['validation10']
+        lines.append(f"| {name} | {row['bytes']:,} | {first['top1']:.2f} % | {first['top5']:.2f} % | "
+                     f"{first['agreement']:.2f} % | {second['top1']:.2f} % |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--images', type=Path)
+    parser.add_argument('--weights', type=Path)
+    parser.add_argument('--table', action='store_true', help='only print the table of docs/imagenet.md')
+    parser.add_argument('--statistics', type=Path)
+    parser.add_argument('--nncodec', metavar='PYTHON')
+    parser.add_argument('--parts', nargs='+', default=['artifacts'],
+                        choices=['artifacts', 'blocks', 'rounding', 'nncodec'])
+    parser.add_argument('artifacts', nargs='*', metavar='NAME=FOLDER')
+    args = parser.parse_args()
+    path = HERE / 'results' / f'{NAME}.json'
+    results = json.loads(path.read_text()) if path.exists() else {}
+    if args.table:
+        print('\n'.join(table(results)))
+        return
+    original = load_original('resnet18.tv_in1k', str(args.weights))
+    photographs = Photographs(args.images, original)
+    results.update(
+        command='python tests/benchmarks/imagenet_resnet18.py --images ROOT --weights FILE --statistics FILE NAME=FOLDER '
+                '...', original={'bytes': args.weights.stat().st_size, **photographs.original}, **environment())
+    artifacts = dict(pair.split('=', 1) for pair in args.artifacts)
+
+    def note(part: str, rows: Iterator[Dict[str, Any]]) -> None:
+        found: List[Dict[str, Any]] = []
+        for row in rows:
+            print(part, row, flush=True)
+            found.append(row)
+            write_results(NAME, {**results, part: found})
+        results[part] = found
+
+    def measured() -> Iterator[Dict[str, Any]]:
+        yield from (row for row in results.get('artifacts', []) if row['name'] not in artifacts)
+        for name, folder in artifacts.items():
+            model = timm.create_model(f'local-dir:{folder}', pretrained=True)
+            size = sum((Path(folder) / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME))
+            yield {'name': name, 'bytes': size, **photographs.measure(model)}
+
+    if 'artifacts' in args.parts:
+        note('artifacts', measured())
+    specs = design(original, pct=15.)[2]
+    if 'blocks' in args.parts:
+        generated = timm.create_model(f'local-dir:{next(iter(artifacts.values()))}', pretrained=True)
+        note('blocks', blocks(original, generated, [spec.name for spec in specs], photographs.measure))
+    if 'rounding' in args.parts:
+        tensors = safetensors.torch.load_file(args.statistics)
+        tensors.pop(SEEN)
+        statistics = statistics_from_tensors(tensors)
+        divergence = ExpectedDivergence(
+            specs, original.state_dict(), trace_uses(original, original.pretrained_cfg, specs), statistics,
+            SecondOrderSettings.damping)
+        note('rounding', rounding(original, statistics, divergence, photographs.measure))
+    if 'nncodec' in args.parts:
+        note('nncodec', nncodec(original, args.weights, args.nncodec, photographs.measure))
+
+
+if __name__ == '__main__':
+    main()

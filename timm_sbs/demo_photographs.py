@@ -1,0 +1,69 @@
+"""The demo's second part: photographs and an ImageNet predictor, both inside the package."""
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterable, List, Tuple
+
+import timm
+import torch
+from PIL import Image
+from timm.data import ImageNetInfo, create_transform, resolve_data_config
+
+from timm_sbs.errors import SbsError
+
+__all__ = ['Photograph', 'classify_photographs']
+
+FOLDER = Path(__file__).parent / 'demo_data'
+INFO_NAME = 'photographs.json'
+MODEL = 'sbs_resnet18_15pct'
+
+Predictions = Tuple[Tuple[str, float], ...]  # names of classes and their probabilities, the most probable first
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A shipped photograph, and what two networks see in it."""
+    title: str
+    source: str  # photographer and licence
+    path: Path
+    original: Predictions  # recorded, for the original's weights do not ship
+    generated: Predictions
+
+
+@torch.inference_mode()
+def classify_photographs() -> Tuple[List[Photograph], float]:
+    """Create the shipped ImageNet model and classify the shipped photographs.
+
+    Returns:
+        The photographs with their predictions, and the seconds that creating the model took.
+
+    Raises:
+        SbsError: The package is incomplete.
+
+    Example:
+        >>> photographs, seconds = classify_photographs()
+        >>> photographs[0].generated[0][0]
+        'Egyptian cat'
+    """
+    try:
+        entries = json.loads((FOLDER / INFO_NAME).read_text(encoding='utf-8'))['photographs']
+        images = [Image.open(FOLDER / entry['file']).convert('RGB') for entry in entries]
+    except OSError as e:
+        raise SbsError(f'The demo images are missing from this installation: {e}. Install timm_sbs again.') from e
+    started = time.perf_counter()
+    model = timm.create_model(MODEL, pretrained=True).eval()
+    seconds = time.perf_counter() - started
+    transform = create_transform(**resolve_data_config(pretrained_cfg=dict(model.pretrained_cfg)))
+    top = model(torch.stack([transform(image) for image in images])).softmax(dim=1).topk(5)
+    return [
+        Photograph(
+            entry['title'], entry['source'], FOLDER / entry['file'],
+            original=_named(entry['original']), generated=_named(zip(indices.tolist(), values.tolist())))
+        for entry, values, indices in zip(entries, top.values, top.indices)], seconds
+
+
+def _named(predictions: Iterable[Tuple[int, float]]) -> Predictions:
+    classes = ImageNetInfo()
+    return tuple(
+        (classes.index_to_description(index).split(',')[0], probability) for index, probability in predictions)

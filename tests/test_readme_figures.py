@@ -3,19 +3,21 @@ import json
 import re
 
 import pytest
-from conftest import ALL_SHIPPED, README, RESULTS
+from conftest import ALL_SHIPPED, README, REPOSITORY, RESULTS
 
 from timm_sbs.artifact import read_config
 from timm_sbs.config import GRANULARITIES
 from timm_sbs.models import embedded_folder
 from timm_sbs.training.settings import FOLD_FROM
 
+PAGES = [README, *(path.read_text(encoding='utf-8') for path in (REPOSITORY / 'docs').glob('*.md'))]
+
 
 @pytest.mark.parametrize('path', sorted(RESULTS.glob('*.json')), ids=lambda path: path.stem)
 def test_results_say_how_they_came_about(path):
     results = json.loads(path.read_text())
     assert {'command', 'versions', 'hardware'} <= set(results) and {'seed', 'seeds'} & set(results)
-    assert results['command'] in ' '.join(README.split())
+    assert any(results['command'] in ' '.join(page.split()) for page in PAGES)
     assert set(results['versions']) >= {'timm_sbs', 'timm', 'torch'}
 
 

@@ -11,7 +11,7 @@ from timm_sbs.training.settings import DistillationSettings, ReconstructionSetti
     (lambda: ReconstructionSettings(batch_size=0), 'must be larger than 0'),
     (lambda: ReconstructionSettings(sched='cyclic'), 'must be one of: one-cycle, cosine, constant'),
     (lambda: ReconstructionSettings(warmup=1.), 'from 0 to below 1'),
-    (lambda: ReconstructionSettings(weight_decay=float('nan')), 'weight_decay is nan'),
+    (lambda: ReconstructionSettings(weight_decay=float('nan')), 'weight decay of reconstruction is nan'),
     (lambda: DistillationSettings(temperature=0.), 'must be larger than 0'),
     (lambda: DistillationSettings(lr=float('nan')), 'must be larger than 0'),
     (lambda: DistillationSettings(feature_weight=(-1., 0.)), 'Loss weights must be 0 or more'),

@@ -211,7 +211,7 @@ def main() -> None:
     photographs = Photographs(args.images, original)
     results.update(
         command='python tests/benchmarks/imagenet_resnet18.py --images ROOT --weights FILE --statistics FILE NAME=FOLDER '
-                '...', original={'bytes': args.weights.stat().st_size, **photographs.original}, **environment())
+                '...', seed=0, original={'bytes': args.weights.stat().st_size, **photographs.original}, **environment())
     artifacts = dict(pair.split('=', 1) for pair in args.artifacts)
 
     def note(part: str, rows: Iterator[Dict[str, Any]]) -> None:

@@ -47,7 +47,7 @@ from timm_sbs.training.statistics import LayerStatistics, statistics_from_tensor
 
 NAME = 'imagenet_resnet18'
 SETS = ('validation', 'validation10')
-ROUNDING_BITS = (2, 3, 4, 6)
+ROUNDING_BITS = (4, 3)
 QPS = (-32, -28, -24, -20)
 COLUMNS = 128  # that are rounded before their errors go to all columns that follow
 Figures = Dict[str, Dict[str, float]]

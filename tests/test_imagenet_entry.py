@@ -9,9 +9,10 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from timm_sbs import cli, hub
-from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, read_config
+from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, load_artifact, read_config
 from timm_sbs.demo_photographs import FOLDER, classify_photographs
 from timm_sbs.models import embedded_folder
+from timm_sbs.training.fit import continue_fit
 
 FOLDER_OF_PREDICTOR = embedded_folder(IMAGENET_SHIPPED)
 
@@ -89,3 +90,10 @@ def test_photographs_may_be_shipped_and_are_small():
     entries = json.loads((FOLDER / 'photographs.json').read_text())['photographs']
     assert all('CC0' in entry['source'] or 'public domain' in entry['source'] for entry in entries)
     assert sum((FOLDER / entry['file']).stat().st_size for entry in entries) < 80_000
+
+
+def test_training_it_further_keeps_its_licence():
+    original = timm.create_model('resnet18').requires_grad_(False).eval()
+    assert original.pretrained_cfg['license'] == 'apache-2.0'
+    fit = continue_fit(load_artifact(FOLDER_OF_PREDICTOR), original)
+    assert fit.pretrained_cfg['license'] == 'cc-by-nc-4.0'

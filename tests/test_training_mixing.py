@@ -5,7 +5,7 @@ from timm_sbs.training.mixing import ImageMixer
 
 
 def batch():
-    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2, -1, 3])
+    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2, 0, 3])
 
 
 def test_a_batch_is_mixed_by_its_number_alone():
@@ -27,6 +27,11 @@ def test_pasted_rectangles_come_from_the_other_image():
     (images, _), (plain, _) = ImageMixer(0., 1., num_classes=5)(*batch(), 1), batch()
     from_first, from_last = (images[0] == plain[0]).all(0), (images[0] == plain[3]).all(0)
     assert (from_first | from_last).all() and from_last.any()
+
+
+def test_labels_that_are_not_used_may_be_anything():
+    images, labels = ImageMixer(1., 0., num_classes=5, labelled=False)(batch()[0], torch.tensor([-1, 99, 7, 3]), 0)
+    assert labels.tolist() == [-1, 99, 7, 3] and torch.equal(images, ImageMixer(1., 0., num_classes=5)(*batch(), 0)[0])
 
 
 def test_nothing_else_that_is_drawn_changes():

@@ -64,7 +64,7 @@ def _add_original(parser: argparse.ArgumentParser) -> None:
         help="its trained weights (default: timm's pretrained weights)")
     add('--license', default=None, metavar='NAME',
         help="licence of these weights, which the predictor's card will say, such as cc-by-nc-4.0 (default: that of "
-             "timm's weights; unknown with --initial-checkpoint)")
+             "timm's weights; unknown with --initial-checkpoint; with --start-from the artifact's, always)")
     add('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE',
         help='further arguments of the architecture')
 

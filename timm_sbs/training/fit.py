@@ -207,7 +207,7 @@ def start_fit(
 
 
 def continue_fit(artifact: Artifact, original: nn.Module) -> Fit:
-    """The predictor of an artifact, to be trained further.
+    """The predictor of an artifact, to be trained further. It keeps its licence.
 
     Raises:
         ConfigError: It was fitted to another architecture.
@@ -215,6 +215,7 @@ def continue_fit(artifact: Artifact, original: nn.Module) -> Fit:
     base, base_args, pretrained_cfg = describe_original(original, artifact.config.base_args)
     if base != artifact.config.base:
         raise ConfigError(f"The artifact was fitted to '{artifact.config.base}', but the original model is '{base}'.")
+    pretrained_cfg['license'] = artifact.pretrained_cfg.get('license')  # whatever trains it further
     config = dataclasses.replace(artifact.config, results={}, weights_sha256='')
     plan = make_plan(config, artifact.specs, artifact.permutations, artifact.frequencies)
     predictor = artifact.predictor.requires_grad_(True)

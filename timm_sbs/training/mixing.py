@@ -2,6 +2,7 @@
 from typing import Tuple
 
 import numpy as np
+import torch
 from timm.data import Mixup
 from torch import Tensor
 
@@ -14,7 +15,15 @@ class ImageMixer:
     Original and generated model see the same mixture, so that its outputs need no label.
     """
 
-    def __init__(self, mixup: float, cutmix: float, num_classes: int, seed: int = 0, process_index: int = 0) -> None:
+    def __init__(
+            self,
+            mixup: float,
+            cutmix: float,
+            num_classes: int,
+            seed: int = 0,
+            process_index: int = 0,
+            labelled: bool = True,
+    ) -> None:
         """
         Args:
             mixup: Both shares of a mixture are drawn from Beta(mixup, mixup); 0 mixes none.
@@ -22,26 +31,29 @@ class ImageMixer:
             num_classes: Of the labels, which are mixed too.
             seed: Of all that is drawn.
             process_index: Of this process, which draws for itself.
+            labelled: Whether labels are used. If not, they may be anything, and stay as they are.
         """
         self._mix = Mixup(mixup, cutmix, num_classes=num_classes, label_smoothing=0.) if mixup or cutmix else None
         self._seeds = seed, process_index
+        self._labelled = labelled
 
     def __call__(self, images: Tensor, labels: Tensor, number: int) -> Tuple[Tensor, Tensor]:
         """Mix a batch.
 
         Args:
             images: [B, C, H, W]; B is even. Overwritten.
-            labels: Class indices [B], or -1 for images without a label.
+            labels: Class indices [B].
             number: Of the batch, counted from 0 over the whole run.
 
         Returns:
-            Images, and labels: indices [B] as they were if nothing is mixed, else shares of each class [B, classes].
+            Images, and labels: indices [B] as they were if they are not used or nothing is mixed, else shares of each class [B, classes].
         """
         if self._mix is None:
             return images, labels
         state = np.random.get_state()
         np.random.seed(np.random.SeedSequence([*self._seeds, number]).generate_state(1))
         try:
-            return self._mix(images, labels.clamp(min=0))
+            mixed, shares = self._mix(images, labels if self._labelled else torch.zeros_like(labels))
+            return mixed, shares if self._labelled else labels
         finally:
             np.random.set_state(state)

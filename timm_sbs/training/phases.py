@@ -166,7 +166,9 @@ def image_phase(
         adjust=lambda step: fit_into_budget() if step % BUDGET_INTERVAL == 0 else None)
     batches, cached = training
     data, classes = task.settings.data, fit.pretrained_cfg['num_classes']
-    mixer = ImageMixer(data.mixup, data.cutmix, classes, task.seed, accelerator.process_index) if data.mixes else None
+    mixer = ImageMixer(
+        data.mixup, data.cutmix, classes, task.seed, accelerator.process_index,
+        labelled=any(phase.label_weight)) if data.mixes else None
     distill(student, original, batches, phase, accelerator, monitor, cached, name, batches_before, mixer)
     accelerator.free_memory()
     if validation and accelerator.is_main_process:

@@ -62,7 +62,8 @@ def test_the_second_order_phase_is_taken_where_there_are_images():
     # a distilled predictor would be thrown back to the original's weights
     assert not settings_of(parsed('--data-dir', 'x', '--start-from', 'y')).takes_statistics
     for flags, says in (
-            (['--statistics-images', '5'], 'at least 10 images, not 5'), (['--second-order-damping', '0'], 'damping of second-order is 0')):
+            (['--statistics-images', '5'], 'at least 10 images, not 5'),
+            (['--second-order-damping', '0'], 'damping of second-order is 0')):
         with pytest.raises(ConfigError, match=says):
             settings_of(parsed(*flags))
 

@@ -1,7 +1,6 @@
 """The loss against traces written out and the divergence that really comes, its derivative against autograd."""
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from timm_sbs.targets import TargetSpec, select_targets

@@ -17,7 +17,7 @@ from timm_sbs.errors import SbsError
 from timm_sbs.evaluation import Accuracy, evaluate
 from timm_sbs.models import embedded_folder
 
-__all__ = ['DemoImages', 'DemoResult', 'load_demo_images', 'demo_batches', 'run_demo']
+__all__ = ['FOLDER', 'DemoImages', 'DemoResult', 'images_missing', 'load_demo_images', 'demo_batches', 'run_demo']
 
 FOLDER = Path(__file__).parent / 'demo_data'
 SHEET_NAME = 'cifar10_500.png'
@@ -48,6 +48,11 @@ class DemoResult:
     recorded: Dict[str, Any]  # the artifact's results on all 10,000 test images
 
 
+def images_missing(reason: OSError) -> SbsError:
+    """The error of an installation without the images of a demo."""
+    return SbsError(f'The demo images are missing from this installation: {reason}. Install timm_sbs again.')
+
+
 def load_demo_images() -> DemoImages:
     """Read the images that ship with the package.
 
@@ -58,7 +63,7 @@ def load_demo_images() -> DemoImages:
         info = json.loads((FOLDER / INFO_NAME).read_text(encoding='utf-8'))
         sheet = np.asarray(Image.open(FOLDER / SHEET_NAME).convert('RGB'))
     except OSError as e:
-        raise SbsError(f'The demo images are missing from this installation: {e}. Install timm_sbs again.') from e
+        raise images_missing(e) from e
     rows = sheet.shape[0] // SIZE
     tiles = sheet.reshape(rows, SIZE, COLUMNS, SIZE, 3).swapaxes(1, 2).reshape(-1, SIZE, SIZE, 3)
     return DemoImages(tiles, info['labels'], info['class_names'], info['original'])

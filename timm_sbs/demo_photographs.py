@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_data_config
 
-from timm_sbs.errors import SbsError
+from timm_sbs.demo import FOLDER, images_missing
 
 __all__ = ['Photograph', 'classify_photographs']
 
-FOLDER = Path(__file__).parent / 'demo_data'
 INFO_NAME = 'photographs.json'
 MODEL = 'sbs_resnet18_15pct'
 
@@ -50,20 +49,21 @@ def classify_photographs() -> Tuple[List[Photograph], float]:
         entries = json.loads((FOLDER / INFO_NAME).read_text(encoding='utf-8'))['photographs']
         images = [Image.open(FOLDER / entry['file']).convert('RGB') for entry in entries]
     except OSError as e:
-        raise SbsError(f'The demo images are missing from this installation: {e}. Install timm_sbs again.') from e
+        raise images_missing(e) from e
     started = time.perf_counter()
     model = timm.create_model(MODEL, pretrained=True).eval()
     seconds = time.perf_counter() - started
     transform = create_transform(**resolve_data_config(pretrained_cfg=dict(model.pretrained_cfg)))
     top = model(torch.stack([transform(image) for image in images])).softmax(dim=1).topk(5)
+    classes = ImageNetInfo()
     return [
         Photograph(
             entry['title'], entry['source'], FOLDER / entry['file'],
-            original=_named(entry['original']), generated=_named(zip(indices.tolist(), values.tolist())))
+            original=_named(entry['original'], classes),
+            generated=_named(zip(indices.tolist(), values.tolist()), classes))
         for entry, values, indices in zip(entries, top.values, top.indices)], seconds
 
 
-def _named(predictions: Iterable[Tuple[int, float]]) -> Predictions:
-    classes = ImageNetInfo()
+def _named(predictions: Iterable[Tuple[int, float]], classes: ImageNetInfo) -> Predictions:
     return tuple(
         (classes.index_to_description(index).split(',')[0], probability) for index, probability in predictions)

@@ -1,6 +1,11 @@
 """Errors that users of timm_sbs may want to catch. Each message says what was wrong, where, and what to do."""
 
-__all__ = ['SbsError', 'ConfigError', 'TargetError', 'OrderingError', 'ArtifactError', 'MissingExtraError']
+__all__ = ['SbsError', 'ConfigError', 'TargetError', 'OrderingError', 'ArtifactError', 'MissingExtraError', 'short_reason']
+
+
+def short_reason(error: BaseException, limit: int = 300) -> str:
+    """Another library's message in one line of so many characters at the most, for one of ours to quote."""
+    return ' '.join(str(error).split())[:limit]
 
 
 class SbsError(Exception):

@@ -30,14 +30,13 @@ import safetensors.torch
 import timm
 import torch
 from common import HERE, write_results
-from timm.data import create_dataset, create_loader, resolve_data_config
 from torch import Tensor, nn
 
-import timm_sbs  # noqa: F401  (adds to timm)
 from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME
 from timm_sbs.entropy import encode_integers
 from timm_sbs.generate import relative_error
 from timm_sbs.training.calibration import SEEN, corrected_kept, trace_uses
+from timm_sbs.training.data import DataSettings, eval_loader
 from timm_sbs.training.divergence import ExpectedDivergence
 from timm_sbs.training.environment import environment
 from timm_sbs.training.fit import design
@@ -57,29 +56,30 @@ class Photographs:
     """Both sets, decoded once, with what the original says of them."""
 
     def __init__(self, root: Path, original: nn.Module) -> None:
-        config = resolve_data_config(pretrained_cfg=dict(original.pretrained_cfg))
         self._batches: Dict[str, List[Tuple[Tensor, Tensor]]] = {}
         for name in SETS:
-            dataset = create_dataset('', root=str(root / name), class_map=str(root / 'imagenet_classes.txt'))
-            self._batches[name] = list(create_loader(
-                dataset, config['input_size'], 50, interpolation=config['interpolation'], mean=config['mean'],
-                std=config['std'], crop_pct=config['crop_pct'], use_prefetcher=False, num_workers=0,
-                device=torch.device('cpu')))
-        self._expected: Optional[Dict[str, Tensor]] = None
-        self._expected = {name: self._logits(original, name).argmax(1) for name in SETS}
-        self.original = self.measure(original)
+            data = DataSettings(
+                str(root), class_map=str(root / 'imagenet_classes.txt'), val_split=name, batch_size=50, workers=0)
+            self._batches[name] = list(eval_loader(data, original.pretrained_cfg))
+        top = self._top5(original)
+        self._expected = {name: found[:, 0] for name, found in top.items()}
+        self.original = self._figures(top)
 
     @torch.inference_mode()
-    def _logits(self, model: nn.Module, name: str) -> Tensor:
-        return torch.cat([model(x.to(memory_format=torch.channels_last)) for x, _ in self._batches[name]])
+    def _top5(self, model: nn.Module) -> Dict[str, Tensor]:
+        model = model.eval().to(memory_format=torch.channels_last)
+        return {
+            name: torch.cat([model(x.to(memory_format=torch.channels_last)).topk(5, dim=1).indices for x, _ in batches])
+            for name, batches in self._batches.items()}
 
     def measure(self, model: nn.Module) -> Figures:
         """Per cent of right, nearly right, and unchanged predictions, in float32."""
-        model = model.eval().to(memory_format=torch.channels_last)
+        return self._figures(self._top5(model))
+
+    def _figures(self, found: Mapping[str, Tensor]) -> Figures:
         figures = {}
-        for name in SETS:
+        for name, top in found.items():
             labels = torch.cat([y for _, y in self._batches[name]])
-            top = self._logits(model, name).topk(5, dim=1).indices
             figures[name] = {
                 key: round(100 * float(hits.float().mean()), 2) for key, hits in (
                     ('top1', top[:, 0] == labels), ('top5', (top == labels[:, None]).any(1)),
@@ -114,7 +114,8 @@ def blocks(
 def _best_steps(weight: Tensor, limit: int) -> Tensor:
     """Steps of the rows of a weight with the least squared error, of some that reach to a part of the largest value."""
     largest = weight.abs().amax(1, keepdim=True)
-    steps = torch.stack([(share * largest / limit).clamp(min=1e-7).half().float() for share in torch.linspace(0.2, 1, 33)])
+    shares = torch.linspace(0.2, 1, 33)
+    steps = torch.stack([(share * largest / limit).clamp(min=1e-7).half().float() for share in shares])
     errors = torch.stack([((weight / s).round().clamp(-limit, limit) * s - weight).square().sum(1) for s in steps])
     return steps.gather(0, errors.argmin(0)[None, :, None])[0]
 

@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, List, Mapping, Tuple
 import torch
 from common import HERE, RESNET20, write_results
 from timm.data import resolve_data_config
-from torch import Tensor, nn
+from torch import Tensor
 
 from timm_sbs.evaluation import evaluate
 from timm_sbs.generate import relative_error

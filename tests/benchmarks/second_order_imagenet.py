@@ -18,17 +18,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Tuple
+from typing import Any, Dict, Iterable, Mapping, Tuple
 
 import timm
 import torch
 from common import write_results
 from efficientnet_lite0 import load_original
-from timm.data import create_dataset, create_loader, resolve_data_config
 from torch import Tensor, nn
 
 from timm_sbs.training.calibration import corrected_kept, statistics_bytes, trace_uses
-from timm_sbs.training.data import DataSettings, sample_loader
+from timm_sbs.training.data import DataSettings, eval_loader, sample_loader
 from timm_sbs.training.divergence import ExpectedDivergence
 from timm_sbs.training.environment import environment
 from timm_sbs.training.fit import design, predictor_parameters, start_fit
@@ -45,15 +44,6 @@ from timm_sbs.training.weight_generator import WeightGenerator
 LITE0_PIXELS = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def validation_images(folder: str, class_map: str, cfg: Mapping[str, Any]) -> List[Tuple[Tensor, Tensor]]:
-    config = resolve_data_config(pretrained_cfg=dict(cfg))
-    dataset = create_dataset('', root=folder, split='validation', class_map=class_map)
-    loader = create_loader(
-        dataset, config['input_size'], 50, interpolation=config['interpolation'], mean=config['mean'],
-        std=config['std'], crop_pct=config['crop_pct'], use_prefetcher=False, num_workers=2, device=torch.device('cpu'))
-    return list(loader)
-
-
 @torch.inference_mode()
 def predictions(model: nn.Module, batches: Iterable[Tuple[Tensor, Tensor]]) -> Tensor:
     return torch.cat([model(images).argmax(1) for images, _ in batches])
@@ -63,7 +53,7 @@ def lite0(args: argparse.Namespace) -> Dict[str, Any]:
     original = load_original()
     original.pretrained_cfg.update(LITE0_PIXELS)
     cfg, accelerator = original.pretrained_cfg, make_accelerator(settle_precision('auto').precision)
-    validation = validation_images(args.validation, args.class_map, cfg)
+    validation = list(eval_loader(DataSettings(args.validation, class_map=args.class_map, batch_size=50), cfg))
     labels = torch.cat([y for _, y in validation])
     expected = predictions(original, validation)
 

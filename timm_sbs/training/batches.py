@@ -1,4 +1,5 @@
 """Training batches that can be taken up at any step: what a batch holds depends on the seed and its number alone."""
+import contextlib
 import random
 from typing import Any, Iterable, Iterator, List, Tuple
 
@@ -9,11 +10,23 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from timm_sbs.errors import SbsError
 
-__all__ = ['Batch', 'SampleBatches', 'StreamBatches']
+__all__ = ['Batch', 'SampleBatches', 'StreamBatches', 'kept_random_states']
 
 # Images [B, C, H, W], class indices [B], and places of the images in their data set [B].
 Batch = Tuple[Tensor, Tensor, Tensor]
 Key = Tuple[int, int]  # place of an image in its data set, and its place in the sequence of all training images
+
+
+@contextlib.contextmanager
+def kept_random_states() -> Iterator[None]:
+    """Whatever is seeded and drawn within the block leaves the states of torch, numpy and Python as they were."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
 
 
 class _SeededSamples(Dataset):
@@ -28,17 +41,12 @@ class _SeededSamples(Dataset):
 
     def __getitem__(self, key: Key) -> Tuple[Tensor, int, int]:
         index, place = key
-        states = torch.get_rng_state(), np.random.get_state(), random.getstate()
         seed = int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0])
-        torch.random.default_generator.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        try:
+        with kept_random_states():
+            torch.random.default_generator.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
             image, label = self.dataset[index]
-        finally:
-            torch.set_rng_state(states[0])
-            np.random.set_state(states[1])
-            random.setstate(states[2])
         return image, label, index
 
 

@@ -1,5 +1,4 @@
 """The second-order phase of a run: statistics, steps, and the corrections of biases at its end."""
-from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 import torch
@@ -7,7 +6,7 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from timm_sbs.base_model import named_state
-from timm_sbs.errors import SbsError
+from timm_sbs.errors import SbsError, short_reason
 from timm_sbs.generate import relative_error
 from timm_sbs.layout import with_prefix, without_prefix
 from timm_sbs.targets import TargetSpec
@@ -25,7 +24,6 @@ from timm_sbs.training.weight_uses import Use, find_uses
 
 __all__ = ['trace_uses', 'statistics_bytes', 'open_divergence', 'second_order_phase', 'corrected_kept']
 
-MAX_REASON = 300  # characters of another library's message
 SEEN = 'images and seconds'  # of the statistics, beside them in their file
 
 
@@ -44,7 +42,7 @@ def trace_uses(
     try:
         return find_uses(original, specs, torch.zeros(1, *size, device=device))
     except Exception as e:
-        reason = ' '.join(str(e).split())[:MAX_REASON]
+        reason = short_reason(e)
         raise SbsError(f'The original model cannot be run on an image of {list(size)}: {reason}') from e
 
 

@@ -8,13 +8,12 @@ from timm.data import create_dataset, create_loader, create_transform, resolve_d
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 from torchvision import transforms
 
-from timm_sbs.errors import ConfigError, SbsError
+from timm_sbs.errors import ConfigError, SbsError, short_reason
 from timm_sbs.training.batches import SampleBatches, StreamBatches
 
 __all__ = ['DataSettings', 'train_batches', 'eval_loader', 'sample_loader']
 
 SMALL_IMAGE = 64  # pixels; below, training images are shifted instead of being cropped and resized
-MAX_REASON = 300  # characters of another library's message
 VALIDATION = 'validation'
 # Names of splits that timm takes for each other, and one more that folders often have.
 _SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'), ('test',))
@@ -115,7 +114,7 @@ def _dataset(settings: DataSettings, split: str, is_training: bool) -> Any:
             class_map=settings.class_map)
         empty = not isinstance(dataset, IterableDataset) and not len(dataset)
     except (Exception, SystemExit) as e:
-        reason = ' '.join(str(e).split())[:MAX_REASON]
+        reason = short_reason(e)
         if settings.data_dir and not settings.dataset and not Path(settings.data_dir).exists():
             reason = 'there is no such folder.'
         raise SbsError(f"No images could be read from split '{split}' of '{where}': {reason}") from e
@@ -130,19 +129,16 @@ def _train_dataset(settings: DataSettings, is_training: bool, transform: Any) ->
     Raises:
         SbsError: A folder holds no images.
     """
-    parts = []
-    has_split = True
-    if settings.unlabelled_dirs:  # then the others may be for validation alone
-        has_split = bool(settings.data_dir or settings.dataset) and _has_split(settings, settings.train_split)
-    if has_split:
-        parts.append(_dataset(settings, settings.train_split, is_training))
-    for folder in settings.unlabelled_dirs:
-        parts.append(_dataset(DataSettings(folder), settings.train_split, is_training))
-    if isinstance(parts[0], IterableDataset) and len(parts) > 1:
+    parts = [DataSettings(folder) for folder in settings.unlabelled_dirs]
+    # Beside unlabelled folders, the others may be for validation alone.
+    if not parts or ((settings.data_dir or settings.dataset) and _has_split(settings, settings.train_split)):
+        parts.insert(0, settings)
+    datasets = [_dataset(part, settings.train_split, is_training) for part in parts]
+    if isinstance(datasets[0], IterableDataset) and len(datasets) > 1:
         raise SbsError('--unlabelled-dir does not go together with a --dataset that is streamed.')
-    for part in parts:
-        part.transform = transform
-    return parts[0] if len(parts) == 1 else ConcatDataset(parts)
+    for dataset in datasets:
+        dataset.transform = transform
+    return datasets[0] if len(datasets) == 1 else ConcatDataset(datasets)
 
 
 def _plain_transform(data_config: Mapping[str, Any]) -> Any:
@@ -153,13 +149,13 @@ def _plain_transform(data_config: Mapping[str, Any]) -> Any:
 
 
 def _train_transform(settings: DataSettings, data_config: Mapping[str, Any]) -> Any:
-    size = tuple(data_config['input_size'])
-    common = dict(interpolation=data_config['interpolation'], mean=data_config['mean'], std=data_config['std'])
     if settings.no_aug:
         return _plain_transform(data_config)
+    size = tuple(data_config['input_size'])
     transform = create_transform(
         size, is_training=True, scale=settings.scale, ratio=settings.ratio, hflip=settings.hflip, vflip=settings.vflip,
-        color_jitter=settings.color_jitter or None, auto_augment=settings.aa, re_prob=settings.reprob, **common)
+        color_jitter=settings.color_jitter or None, auto_augment=settings.aa, re_prob=settings.reprob,
+        interpolation=data_config['interpolation'], mean=data_config['mean'], std=data_config['std'])
     padding = settings.crop_padding
     if padding is None:
         padding = 4 if max(size[1:]) < SMALL_IMAGE else 0
@@ -200,9 +196,9 @@ def train_batches(
         SbsError: No images are found, or fewer than one batch.
     """
     data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    dataset = _train_dataset(settings, True, _train_transform(settings, data_config))
+    transform = _train_transform(settings, data_config)
+    dataset = _train_dataset(settings, True, transform)
     if isinstance(dataset, IterableDataset):
-        transform = dataset.transform
         loader = _create_loader(dataset, settings, data_config, training=True)  # sets one of its own
         dataset.transform = transform
         return StreamBatches(loader)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from timm_sbs.errors import SbsError
+from timm_sbs.errors import SbsError, short_reason
 
 __all__ = ['size_at', 'resize', 'check_sizes']
 
@@ -43,6 +43,6 @@ def check_sizes(original: nn.Module, sizes: Tuple[int, int], input_size: Tuple[i
         try:
             original(resize(torch.zeros(1, *input_size, device=next(original.parameters()).device), height))
         except Exception as e:
-            reason = ' '.join(str(e).split())[:200]
+            reason = short_reason(e, 200)
             raise SbsError(f'The model cannot be run on images of --train-size {height}: {reason}. Leave the flag '
                            f'out.') from e

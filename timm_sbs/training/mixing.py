@@ -6,6 +6,8 @@ import torch
 from timm.data import Mixup
 from torch import Tensor
 
+from timm_sbs.training.batches import kept_random_states
+
 __all__ = ['ImageMixer']
 
 
@@ -46,14 +48,12 @@ class ImageMixer:
             number: Of the batch, counted from 0 over the whole run.
 
         Returns:
-            Images, and labels: indices [B] as they were if they are not used or nothing is mixed, else shares of each class [B, classes].
+            Images, and labels: indices [B] as they were if they are not used or nothing is mixed, else shares of each
+            class [B, classes].
         """
         if self._mix is None:
             return images, labels
-        state = np.random.get_state()
-        np.random.seed(np.random.SeedSequence([*self._seeds, number]).generate_state(1))
-        try:
+        with kept_random_states():
+            np.random.seed(np.random.SeedSequence([*self._seeds, number]).generate_state(1))
             mixed, shares = self._mix(images, labels if self._labelled else torch.zeros_like(labels))
-            return mixed, shares if self._labelled else labels
-        finally:
-            np.random.set_state(state)
+        return mixed, shares if self._labelled else labels

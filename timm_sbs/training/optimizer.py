@@ -5,12 +5,10 @@ import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
-from timm_sbs.errors import ConfigError
+from timm_sbs.errors import ConfigError, short_reason
 from timm_sbs.training.settings import PhaseSettings
 
 __all__ = ['make_optimizer', 'set_lr']
-
-MAX_REASON = 200  # characters of another library's message
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: PhaseSettings) -> torch.optim.Optimizer:
@@ -27,7 +25,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: PhaseSettings) 
         return create_optimizer_v2(
             list(parameters), settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, **betas)
     except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as e:
-        raise ConfigError(f"Optimizer '{settings.opt}' cannot be made: {' '.join(str(e).split())[:MAX_REASON]}") from e
+        raise ConfigError(f"Optimizer '{settings.opt}' cannot be made: {short_reason(e, 200)}") from e
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -6,12 +6,11 @@ import timm
 from timm.models import filter_pretrained_cfg, get_model_input_config, get_model_traits, split_model_name_tag
 from torch import nn
 
-from timm_sbs.errors import SbsError, TargetError
+from timm_sbs.errors import SbsError, TargetError, short_reason
 from timm_sbs.base_model import canonical_args
 
 __all__ = ['load_original', 'describe_original']
 
-MAX_REASON = 300  # characters of another library's message that a user gets to read
 # Fields of timm's pretrained_cfg that name places or names of the original, which are not the predictor's.
 _NOT_KEPT = ('architecture', 'state_dict', 'custom_load', 'notes')
 
@@ -46,7 +45,7 @@ def load_original(
         raise
     except Exception as e:
         source = f"checkpoint '{checkpoint}'" if checkpoint else 'its pretrained weights'
-        reason = ' '.join(str(e).split())[:MAX_REASON]
+        reason = short_reason(e)
         raise SbsError(f"Cannot create '{name}' from {source}: {reason}") from e
     if checkpoint or license:
         model.pretrained_cfg = {**model.pretrained_cfg, 'license': license}

@@ -165,10 +165,10 @@ def image_phase(
         load=load, steps_before=task.settings.steps_before(name), validate=validate,
         adjust=lambda step: fit_into_budget() if step % BUDGET_INTERVAL == 0 else None)
     batches, cached = training
-    data, classes = task.settings.data, fit.pretrained_cfg['num_classes']
+    data = task.settings.data
     mixer = ImageMixer(
-        data.mixup, data.cutmix, classes, task.seed, accelerator.process_index,
-        labelled=any(phase.label_weight)) if data.mixes else None
+        data.mixup, data.cutmix, fit.pretrained_cfg['num_classes'], task.seed, accelerator.process_index,
+        labelled=any(phase.label_weight))
     distill(student, original, batches, phase, accelerator, monitor, cached, name, batches_before, mixer)
     accelerator.free_memory()
     if validation and accelerator.is_main_process:

@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from timm.data import resolve_data_config
 
-from timm_sbs.artifact import Artifact, load_artifact
+from timm_sbs.artifact import Artifact, copy_license, load_artifact
 from timm_sbs.config import GRANULARITIES, SbsConfig
 from timm_sbs.errors import SbsError
 from timm_sbs.ordering import fold_of
@@ -48,6 +48,7 @@ from timm_sbs.training.phases import drawn_images, image_phase, quantization_pha
     training_images
 from timm_sbs.training.plan import describe_plan
 from timm_sbs.training.precision import settle_precision
+from timm_sbs.training.resume import folder_name, unchanging_settings
 from timm_sbs.training.run import Run
 from timm_sbs.training.settings import WHOLE_STEPS
 from timm_sbs.training.sharing import make_accelerator
@@ -55,24 +56,15 @@ from timm_sbs.training.synthetic import batch_norms
 from timm_sbs.training.task import Task, say
 from timm_sbs.training.weight_uses import Use
 
-# Flags that may differ between a checkpoint and its resumption, because they change no result.
-MAY_CHANGE = {
-    'output', 'resume', 'checkpointing_steps', 'checkpoints_total_limit', 'report_to', 'push_to_hub', 'hub_model_id',
-    'hub_private', 'dry_run', 'config', 'recipe', 'workers', 'data_dir', 'unlabelled_dir',
-    'class_map', 'initial_checkpoint', 'dataset_download',
-}
-
-
 def build_parser() -> argparse.ArgumentParser:
     return arguments.build_parser(__doc__)
 
 
 def _open_checkpoints(args: argparse.Namespace, accelerator: Accelerator) -> Checkpoints:
     """Raises SbsError where checkpoints of another run would be in the way."""
-    unchanging = {name: value for name, value in vars(args).items() if name not in MAY_CHANGE}
-    unchanging['mixed_precision'] = accelerator.mixed_precision
     checkpoints = Checkpoints(
-        Path(args.output), accelerator, unchanging, args.checkpointing_steps, args.checkpoints_total_limit)
+        Path(args.output), accelerator, unchanging_settings(args, accelerator.mixed_precision), args.checkpointing_steps,
+        args.checkpoints_total_limit)
     if checkpoints.found() and not args.resume:
         raise SbsError(
             f"'{args.output}' holds checkpoints of an earlier run. Go on from them with --resume latest, or choose "
@@ -152,7 +144,9 @@ def _provenance(args: argparse.Namespace, original: torch.nn.Module) -> Dict[str
     if hub_id and not args.initial_checkpoint:
         known['original_hub_id'] = hub_id
     if args.dataset or args.data_dir:
-        known['dataset'] = args.dataset.rpartition('/')[2] or Path(args.data_dir).resolve().name
+        known['dataset'] = args.dataset.rpartition('/')[2] or folder_name(args.data_dir)
+    if args.unlabelled_dir:
+        known['unlabelled'] = ', '.join(map(folder_name, args.unlabelled_dir))
     return known
 
 
@@ -252,8 +246,8 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         write_text(output / 'args.yaml', args_yaml(args))
         print(chosen)
         if not settings.has_images:
-            print('No images (--data-dir, --dataset, --data-free): the predictor is fitted to the weights alone, and '
-                  'settings of the other phases change nothing.')
+            print('No images (--data-dir, --dataset, --unlabelled-dir, --data-free): the predictor is fitted to the '
+                  'weights alone, and settings of the other phases change nothing.')
         print(f'{args.model}: {len(specs)} of its weights are generated ({sum(s.num_weights for s in specs):,} of '
               f'{total:,} parameters), by a predictor of {size:,} parameters ({100 * size / total:.1f} %).', flush=True)
 
@@ -268,6 +262,8 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         **environment(accelerator.device, accelerator.num_processes)}
     this_run = Run(output, accelerator, checkpoints, results, checkpoint)
     if artifact:
+        if accelerator.is_main_process:
+            copy_license(args.start_from, output)
         fit = continue_fit(artifact, original)
     else:
         fit = _start_fit(this_run, original, float_config, pretrained_cfg, specs, args.seed)

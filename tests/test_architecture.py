@@ -21,7 +21,8 @@ ROOMS = [
     'training.arguments', 'training.monitor', 'training.orderings', 'training.features', 'training.reconstruction',
     'training.weight_generator', 'training.generated_model', 'training.objective', 'training.distillation',
     'training.weight_uses', 'training.statistics', 'training.divergence', 'training.second_order', 'training.fit',
-    'training.budget', 'training.output', 'training.checkpoints', 'training.images', 'training.run', 'training.task',
+    'training.budget', 'training.output', 'training.resume', 'training.checkpoints', 'training.images', 'training.run',
+    'training.task',
     'training.calibration', 'training.phases', 'training.plan', 'cli', '__main__',
 ]
 ONLY_IN = {

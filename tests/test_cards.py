@@ -87,6 +87,16 @@ def test_what_the_trainer_records_is_told(small_artifact, tmp_path):
         assert text in card.text, text
 
 
+def test_rounding_on_images_is_told_as_the_distillation_that_it_is(small_artifact, tmp_path):
+    for results, says in (
+            ({'quantization_steps': 1000, 'unlabelled': 'a, b'}, '1,000 steps of distillation, rounded'),
+            ({'quantization_steps': 300, 'quantization_seconds': 5.}, '300 steps of quantization')):
+        config = dataclasses.replace(small_artifact.config, results=results)
+        save_artifact(tmp_path, dataclasses.replace(small_artifact, config=config))
+        card = artifact_card(tmp_path, 'user/any')
+        assert says in card and ('images without labels: a, b' in card) == ('unlabelled' in results)
+
+
 def test_no_card_without_an_artifact(tmp_path, small_folder):
     with pytest.raises(SbsError, match='no predictor'):
         artifact_card(tmp_path, 'user/none')

@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from safetensors import safe_open
 
 from timm_sbs import SbsError, cli
 from timm_sbs.artifact import load_artifact
@@ -14,6 +15,13 @@ def test_timm_loads_the_checkpoint_without_this_package(small_folder, tmp_path):
     model = timm.create_model(base, checkpoint_path=output)
     expected = load_artifact(small_folder).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_licence_of_the_weights_goes_with_them(tmp_path, capsys):
+    assert cli.main(['export', 'sbs_resnet18_15pct', str(tmp_path / 'a.safetensors')]) == 0
+    assert 'its licence is that of the predictor' in capsys.readouterr().out
+    with safe_open(tmp_path / 'a.safetensors', framework='pt') as file:
+        assert file.metadata()['license'] == 'cc-by-nc-4.0'
 
 
 def test_nothing_is_left_where_writing_fails(small_folder, tmp_path):

@@ -12,8 +12,8 @@ from timm_sbs import SbsError, cli, plots
 from timm_sbs.models import embedded_folder
 from timm_sbs.plots import KINDS, plot
 
-SUMMARY = 'phase,step,loss,lr,top1\nreconstruction,100,0.2,1e-3,\ndistillation,50,0.5,1e-4,80.5\n' \
-          'distillation,100,0.3,1e-5,81.5\n'
+SUMMARY = 'phase,step,loss,lr,top1,seconds\nreconstruction,100,0.2,1e-3,70.5,60\n' \
+          'distillation,50,0.5,1e-4,80.5,90\ndistillation,100,0.3,1e-5,81.5,120\n'
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +60,8 @@ def test_curves_of_a_training_run(shipped, tmp_path, monkeypatch):
     assert plot(run, tmp_path / 'a.png', 'curves') == 'curves'
     loss, top1 = drawn[0].axes
     assert [list(line.get_xdata()) for line in loss.lines] == [[100], [150, 200]]
-    assert [list(line.get_ydata()) for line in top1.lines] == [[80.5, 81.5]]
+    assert [list(line.get_ydata()) for line in top1.lines] == [[70.5], [80.5, 81.5]]
+    assert [list(line.get_xdata()) for line in top1.lines] == [[1], [1.5, 2]]  # minutes
 
 
 @pytest.mark.parametrize('path', sorted(RESULTS.glob('*.json')), ids=lambda path: path.stem)

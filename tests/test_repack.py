@@ -35,6 +35,16 @@ def test_a_packed_copy_is_smaller_and_nearly_the_same(folder, tmp_path, images):
         assert (before(images[0]).argmax(1) == after(images[0]).argmax(1)).float().mean() > 0.9
 
 
+def test_the_licence_goes_with_the_copy(folder, tmp_path):
+    assert not (folder / 'LICENSE').exists()
+    repack(folder, tmp_path / 'without')
+    assert not (tmp_path / 'without' / 'LICENSE').exists()
+    save_artifact(tmp_path / 'source', load_artifact(folder))
+    (tmp_path / 'source' / 'LICENSE').write_text('CC BY-NC 4.0')
+    repack(tmp_path / 'source', tmp_path / 'copy')
+    assert (tmp_path / 'copy' / 'LICENSE').read_text() == 'CC BY-NC 4.0'
+
+
 def test_results_of_the_unpacked_are_not_claimed(folder, tmp_path):
     from timm_sbs.artifact import record_results
     repack(folder, tmp_path / 'a')

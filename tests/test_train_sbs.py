@@ -222,6 +222,34 @@ def test_an_earlier_runs_checkpoints_are_not_mixed_with_a_new_one(train_sbs, tmp
     assert 'was made with --pct 20.0, but this run has 10.0' in capsys.readouterr().err
 
 
+def test_a_run_may_be_resumed_where_its_images_are_now(train_sbs, tmp_path, image_folder, capsys):
+    names = sorted(path.name for path in (image_folder / 'train').iterdir())
+    (tmp_path / 'classes.txt').write_text('\n'.join(names))
+    for place in ('here', 'there', 'other'):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / ('photographs' if place != 'other' else 'more')).symlink_to(image_folder / 'train')
+    argv = [*RESNET, '--reconstruction-steps', '6', '--second-order-steps', '0', '--distillation-steps', '2', '-b', '8',
+            '-j', '0', '--checkpointing-steps', '3', '--pct', '3', '--class-map', str(tmp_path / 'classes.txt'),
+            '--output', str(tmp_path / 'out')]
+    assert train_sbs.main([*argv, '--unlabelled-dir', str(tmp_path / 'here' / 'photographs')]) == 0
+    again = [*argv, '--resume', 'latest', '--license', 'mit', '--unlabelled-dir']
+    assert train_sbs.main([*again, str(tmp_path / 'there' / 'photographs')]) == 0
+    assert load_artifact(tmp_path / 'out').pretrained_cfg['license'] == 'mit'
+    assert load_artifact(tmp_path / 'out').config.results['unlabelled'] == 'photographs'
+    assert train_sbs.main([*again, str(tmp_path / 'other' / 'more')]) == 2
+    assert '--unlabelled-dir' in capsys.readouterr().err
+    (tmp_path / 'classes.txt').write_text('\n'.join(reversed(names)))
+    assert train_sbs.main([*again, str(tmp_path / 'there' / 'photographs')]) == 2
+    assert '--class-map classes.txt' in capsys.readouterr().err
+
+
+def test_what_is_trained_further_keeps_its_licence(train_sbs, tmp_path, small_folder):
+    (small_folder / 'LICENSE').write_text('for nobody')
+    argv = [*RESNET, '--start-from', str(small_folder), '--reconstruction-steps', '2', '--output', str(tmp_path / 'out')]
+    assert train_sbs.main(argv) == 0
+    assert (tmp_path / 'out' / 'LICENSE').read_text() == 'for nobody'
+
+
 def test_the_original_is_not_in_a_checkpoint(train_sbs, tmp_path, image_folder):
     argv = [*RESNET, '--reconstruction-steps', '3', '--data-dir', str(image_folder), '--distillation-steps', '2',
             '-b', '8', '-j', '0', '--checkpointing-steps', '2', '--pct', '3', '--output', str(tmp_path)]

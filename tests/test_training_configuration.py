@@ -97,6 +97,7 @@ def test_bad_flags_are_named(argv, capsys):
 
 @pytest.mark.parametrize('argv, says', [
     (['--data-free', 'noise', '--label-weight', '1'], 'Noise has no labels'),
+    (['--data-free', 'noise', '--unlabelled-dir', '.'], 'draws all training images itself'),
     (['--push-to-hub'], '--push-to-hub needs --hub-model-id'),
     (['--checkpointing-steps', '0'], '--checkpointing-steps must be 1 or more'),
     (['--granularity', 'axis', '--coordinates', 'path'], "coordinates='path' needs"),

@@ -102,6 +102,17 @@ def test_unlabelled_folders_add_to_the_training_images(image_folder, tmp_path):
     assert len(train_batches(measured, CFG).dataset) == 20 and len(eval_loader(measured, CFG).dataset) == 50
 
 
+def test_subfolders_of_an_unlabelled_folder_mean_nothing(tmp_path):
+    folder = write_demo_images(tmp_path, {'train': range(0, 500, 25), 'val': range(1, 500, 50), 'x': range(2, 500, 50)})
+    assert len(train_batches(DataSettings(unlabelled_dirs=(str(folder),), batch_size=10, workers=0), CFG).dataset) == 40
+
+
+def test_an_unlabelled_folder_that_is_none(tmp_path):
+    for folder in ('', str(tmp_path / 'nowhere')):
+        with pytest.raises(ConfigError, match='--unlabelled-dir .* is no folder'):
+            DataSettings(unlabelled_dirs=(folder,))
+
+
 def validation_alone(image_folder, tmp_path):
     (tmp_path / 'measured').mkdir()
     (tmp_path / 'measured' / 'validation').symlink_to(image_folder / 'validation')
@@ -120,7 +131,10 @@ def test_a_class_map_gives_classes_that_have_no_folder(image_folder, tmp_path):
     settings = DataSettings(str(image_folder), class_map=str(tmp_path / 'classes.txt'), workers=0, batch_size=50)
     (_, labels), = eval_loader(settings, {**CFG, 'num_classes': 11})
     assert sorted(set(labels.tolist())) == list(range(1, 11))
-    for file, says in (('classes.pkl', 'must be a .txt file'), ('no.txt', 'is no file')):
+    (tmp_path / 'gap.txt').write_text('cat\n\ndog\n')
+    (tmp_path / 'twice.txt').write_text('cat\ndog\ncat\n')
+    for file, says in (('classes.pkl', 'must be a .txt file'), ('no.txt', 'cannot be read'),
+                       ('gap.txt', 'line 2 is empty'), ('twice.txt', "line 3 names 'cat' again")):
         with pytest.raises(ConfigError, match=says):
             DataSettings(str(image_folder), class_map=str(tmp_path / file))
 

@@ -18,10 +18,21 @@ def test_images_keep_their_proportions():
     torch.testing.assert_close(resize(torch.ones(1, 3, 32, 32), 20), torch.ones(1, 3, 20, 20))
 
 
+class OddSizes(torch.nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 1, 1)
+
+    def forward(self, images):
+        if images.shape[2] == 96:
+            raise ValueError('odd')
+
+
 def test_sizes_that_the_original_cannot_take(resnet20):
     check_sizes(resnet20, (16, 32), (3, 32, 32))
     with pytest.raises(SbsError, match='--train-size 64 must be from 1 to 32'):
         check_sizes(resnet20, (16, 64), (3, 32, 32))
+    with pytest.raises(SbsError, match='run on images of --train-size 96: odd'):  # neither the first nor the last
+        check_sizes(OddSizes(), (64, 128), (3, 128, 128))
     fixed = timm.create_model('coatnet_pico_rw_224', pretrained=False, num_classes=2).eval()
     with pytest.raises(SbsError, match='cannot be run on images of --train-size 128'):
         check_sizes(fixed, (128, 224), (3, 224, 224))

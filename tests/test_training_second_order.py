@@ -185,6 +185,20 @@ def test_bits_are_settled_before_biases_are_corrected(train_sbs, tmp_path, image
     assert torch.allclose(artifact.kept['layer2.1.bn1.running_mean'], expected, atol=2e-3 * float(expected.abs().max()))
 
 
+def test_accuracy_is_told_after_each_phase(train_sbs, tmp_path, image_folder):
+    """Where rounding follows, too: the figures are those of runs that end with the phase."""
+    flags = ['--granularity', 'axis', '--linear-layers', '4', '--reconstruction-steps', '150']
+    assert train(train_sbs, tmp_path / 'a', image_folder, *flags, '--bits', '2', '--quantization-steps', '2') == 0
+    assert train(train_sbs, tmp_path / 'b', image_folder, *flags) == 0
+    assert train(train_sbs, tmp_path / 'c', image_folder, *flags, '--second-order-steps', '0') == 0
+    with open(tmp_path / 'a' / 'summary.csv', newline='') as file:
+        rows = {row['phase']: row for row in csv.DictReader(file)}
+    rounded, second, first = (load_artifact(tmp_path / name).config.results for name in 'abc')
+    assert float(rows['reconstruction']['top1']) == rounded['reconstruction_top1'] == first['top1']
+    assert float(rows['second-order']['top1']) == rounded['second_order_top1'] == second['top1']
+    assert len({first['top1'], second['top1'], rounded['top1']}) == 3
+
+
 def test_going_on_from_an_artifact_with_the_phase_starts_from_the_originals_kept_tensors(
         train_sbs, tmp_path, image_folder):
     assert train(train_sbs, tmp_path / '1', image_folder) == 0

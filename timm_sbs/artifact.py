@@ -25,12 +25,13 @@ from timm_sbs.sizes import ledger
 from timm_sbs.targets import TargetSpec, specs_from_names
 
 __all__ = [
-    'Artifact', 'as_stored', 'save_artifact', 'load_artifact', 'artifact_sizes', 'record_results', 'read_config',
-    'config_text',
+    'Artifact', 'as_stored', 'save_artifact', 'load_artifact', 'artifact_sizes', 'record_results', 'copy_license',
+    'read_config', 'config_text',
 ]
 
 CONFIG_NAME = 'config.json'
 WEIGHTS_NAME = 'model.safetensors'
+LICENSE_NAME = 'LICENSE'  # of the original's weights, where an artifact brings it along
 MAX_CONFIG_BYTES = 4 << 20
 
 
@@ -126,6 +127,17 @@ def record_results(folder: Union[str, Path], results: Mapping[str, Any]) -> None
         replace_files({Path(folder) / CONFIG_NAME: config_text(config, pretrained_cfg).encode()})
     except OSError as e:
         raise ArtifactError(f'Cannot write {Path(folder) / CONFIG_NAME}: {e}.') from e
+
+
+def copy_license(source: Union[str, Path], target: Union[str, Path]) -> None:
+    """Copy the LICENSE beside an artifact, if there is one, to an artifact that was made from it."""
+    path = Path(source) / LICENSE_NAME
+    if not path.is_file():
+        return
+    try:
+        replace_files({Path(target) / LICENSE_NAME: path.read_bytes()})
+    except OSError as e:
+        raise ArtifactError(f"Cannot copy {path} to '{target}': {e}.") from e
 
 
 def config_text(config: SbsConfig, pretrained_cfg: Mapping[str, Any]) -> str:

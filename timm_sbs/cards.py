@@ -5,16 +5,15 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, read_config
+from timm_sbs.artifact import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, read_config
 from timm_sbs.config import SbsConfig
 from timm_sbs.errors import ArtifactError
 from timm_sbs.models.entries import ENTRIES, Entry
 from timm_sbs.sizes import PARTS
 
-__all__ = ['CARD_NAME', 'LICENSE_NAME', 'artifact_card', 'entry_card']
+__all__ = ['CARD_NAME', 'artifact_card', 'entry_card']
 
 CARD_NAME = 'README.md'
-LICENSE_NAME = 'LICENSE'  # of the original's weights, where an artifact brings it along
 _TEMPLATE = Path(__file__).with_name('card.md')
 _TAGS = ['image-classification', 'timm_sbs']
 _PHASES = {
@@ -104,13 +103,18 @@ def _comparison(config: SbsConfig, config_bytes: int) -> List[Tuple[str, str, st
 
 def _making(config: SbsConfig) -> List[Tuple[str, str]]:
     results = config.results
-    steps = [f"{results[f'{phase}_steps']:,} steps of {words}" for phase, words in _PHASES.items()
+    words = dict(_PHASES)
+    if 'quantization_seconds' not in results:  # as rounding without images has
+        words['quantization'] = 'distillation, rounded'
+    steps = [f"{results[f'{phase}_steps']:,} steps of {text}" for phase, text in words.items()
              if results.get(f'{phase}_steps')]
     rows = [('phases', ', '.join(steps) or 'not recorded')]
     if 'reconstruction_error' in results:
         rows.append(('error of the weights after reconstruction', f"{results['reconstruction_error']:.4f}"))
     if 'statistics_images' in results:
         rows.append(('images of the statistics', f"{results['statistics_images']:,}, without their labels"))
+    if 'unlabelled' in results:
+        rows.append(('images without labels', results['unlabelled']))
     if 'data_free' in results:
         rows.append(('images', f"synthetic ({results['data_free']})"))
     rows.append(('generated', f'{len(config.generated)} weights; ordering of their kernels: '

@@ -150,10 +150,13 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _show_photographs(picture: Optional[str], theme: str) -> None:
+    import timm
+
     from timm_sbs.demo_photographs import MODEL, classify_photographs
 
     photographs, seconds = classify_photographs()
-    print(f'\n{MODEL}, created from the predictor inside the package in {1000 * seconds:.0f} ms')
+    print(f'\n{MODEL}, created from the predictor inside the package in {1000 * seconds:.0f} ms (licence: '
+          f'{timm.get_pretrained_cfg(MODEL).license})')
     for photograph in photographs:
         print(f'  {photograph.title} ({photograph.source})')
         print(f"    {'original':<32}  generated")
@@ -173,11 +176,15 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from timm_sbs.artifact import LICENSE_NAME
     from timm_sbs.export import export_checkpoint
     from timm_sbs.info import find_folder
 
-    base, size = export_checkpoint(find_folder(args.model), args.output)
+    folder = find_folder(args.model)
+    base, size = export_checkpoint(folder, args.output)
     print(f"wrote {args.output}, {size:,} bytes: timm.create_model('{base}', checkpoint_path='{args.output}')")
+    if (folder / LICENSE_NAME).is_file():
+        print(f'its licence is that of the predictor: {folder / LICENSE_NAME}')
 
 
 def _push(args: argparse.Namespace) -> None:

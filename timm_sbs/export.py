@@ -15,6 +15,8 @@ __all__ = ['export_checkpoint']
 def export_checkpoint(folder: Union[str, Path], output: Union[str, Path]) -> Tuple[str, int]:
     """Generate all weights of an artifact and write the base model's complete state dict.
 
+    The licence of the weights, if it is known, is in the file's metadata.
+
     Args:
         folder: Of the artifact.
         output: A safetensors file, which timm loads with ``checkpoint_path``. It appears complete or not at all.
@@ -26,7 +28,9 @@ def export_checkpoint(folder: Union[str, Path], output: Union[str, Path]) -> Tup
         SbsError: The artifact cannot be read, or the file cannot be written.
     """
     artifact = load_artifact(folder)
-    data = safetensors.torch.save(with_own_memory(artifact.state_dict()), metadata={'format': 'pt'})
+    license = artifact.pretrained_cfg.get('license')
+    data = safetensors.torch.save(
+        with_own_memory(artifact.state_dict()), metadata={'format': 'pt', **({'license': license} if license else {})})
     try:
         replace_files({Path(output): data})
     except OSError as e:

@@ -61,6 +61,7 @@ def describe_artifact(folder: Path) -> str:
     values = sizes['original_values']
     rows: List[Tuple[str, str]] = [
         ('base', config.base),
+        ('licence', pretrained_cfg.get('license') or 'not recorded'),
         ('generated', f'{len(config.generated)} weights'),
         ('predictor', f"{config.predictor.linear_layers} layers, widths "
                       f"{', '.join(map(str, config.predictor.hidden_widths))}, "

@@ -8,8 +8,8 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, load_artifact
-from timm_sbs.cards import CARD_NAME, LICENSE_NAME, artifact_card
+from timm_sbs.artifact import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, load_artifact
+from timm_sbs.cards import CARD_NAME, artifact_card
 from timm_sbs.errors import SbsError
 from timm_sbs.hub import NETWORK_ERRORS, reason_of
 

@@ -3,7 +3,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Union
 
-from timm_sbs.artifact import Artifact, artifact_sizes, as_stored, load_artifact, save_artifact
+from timm_sbs.artifact import Artifact, artifact_sizes, as_stored, copy_license, load_artifact, save_artifact
 from timm_sbs.bits import FEWEST, MOST, divide_bits, measure_influence
 from timm_sbs.config import QuantizationConfig
 from timm_sbs.errors import ConfigError
@@ -22,7 +22,7 @@ def repack(
         kept_bits: int = 8,
         max_bytes: Optional[int] = None,
 ) -> Dict[str, Any]:
-    """Write a packed copy of an artifact, packed already or not.
+    """Write a packed copy of an artifact, packed already or not. A LICENSE goes with it.
 
     Bits go to the predictor's layers by the error that rounding each of them makes
     (:func:`timm_sbs.bits.divide_bits`).
@@ -59,6 +59,7 @@ def repack(
     after = generate_weights(as_stored(copy.predictor, copy.config), plan)
     results['packing_error'] = float(f'{relative_error([after[n] for n in before], [*before.values()]):.3g}')
     save_artifact(output, copy)
+    copy_license(folder, output)
     return results
 
 

@@ -13,6 +13,9 @@ statistics that a run of the trainer leaves in OUTPUT/checkpoints. Each NAME=FOL
 - rounding: the original's weights rounded by output channel, entropy-coded with the coder that we use, all else as
   float16: to the nearest, and by second order (each column's error is made up for by the columns after it, as in GPTQ,
   arXiv 2210.17323, with our statistics), both also with biases and BatchNorm means corrected;
+- trained: the original's weights rounded by output channel to as many bits as fit the first artifact's bytes, with
+  biases and means corrected, and then distilled with the recipe's images, mixtures, sizes, losses and steps, at rates of
+  its own (--trained-rates), each with all else at 8 bits, entropy-coded, without any header (see rounded_model.py);
 - nncodec: NNCodec (see nncodec_worker.py), with --nncodec PYTHON.
 
 Results are written after every figure to results/imagenet_resnet18.json, whose other parts stay. A figure takes about
@@ -21,34 +24,45 @@ two minutes on one CPU thread.
 import argparse
 import copy
 import json
+import statistics
 import subprocess
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
 import safetensors.torch
 import timm
 import torch
 from common import HERE, write_results
+from rounded_model import RoundedModel
+from rounded_rows import rounded_rows
 from torch import Tensor, nn
 
 from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME
 from timm_sbs.entropy import encode_integers
 from timm_sbs.generate import relative_error
+from timm_sbs.training.arguments import build_parser
 from timm_sbs.training.calibration import SEEN, corrected_kept, trace_uses
-from timm_sbs.training.data import DataSettings, eval_loader
+from timm_sbs.training.configuration import parse_args, settings_of
+from timm_sbs.training.data import DataSettings, eval_loader, train_batches
+from timm_sbs.training.distillation import distill
 from timm_sbs.training.divergence import ExpectedDivergence
 from timm_sbs.training.environment import environment
 from timm_sbs.training.fit import design
+from timm_sbs.training.mixing import ImageMixer
+from timm_sbs.training.monitor import Monitor
 from timm_sbs.training.original import load_original
+from timm_sbs.training.precision import settle_precision
 from timm_sbs.training.settings import SecondOrderSettings
+from timm_sbs.training.sharing import make_accelerator
 from timm_sbs.training.statistics import LayerStatistics, statistics_from_tensors
 
 NAME = 'imagenet_resnet18'
 SETS = ('validation', 'validation10')
 ROUNDING_BITS = (4, 3)
 QPS = (-32, -28, -24, -20)
-COLUMNS = 128  # that are rounded before their errors go to all columns that follow
 Figures = Dict[str, Dict[str, float]]
 
 
@@ -111,39 +125,8 @@ def blocks(
             'only': measure(with_state(original, inside)), 'all_but': measure(with_state(generated, outside))}
 
 
-def _best_steps(weight: Tensor, limit: int) -> Tensor:
-    """Steps of the rows of a weight with the least squared error, of some that reach to a part of the largest value."""
-    largest = weight.abs().amax(1, keepdim=True)
-    shares = torch.linspace(0.2, 1, 33)
-    steps = torch.stack([(share * largest / limit).clamp(min=1e-7).half().float() for share in shares])
-    errors = torch.stack([((weight / s).round().clamp(-limit, limit) * s - weight).square().sum(1) for s in steps])
-    return steps.gather(0, errors.argmin(0)[None, :, None])[0]
-
-
-def rounded_rows(weight: Tensor, bits: int, layer: Optional[LayerStatistics]) -> Tuple[Tensor, Tensor]:
-    """Integers and steps of a weight [O, d] by row, to the nearest, or by second order with a layer's statistics."""
-    limit = 2 ** (bits - 1) - 1
-    steps = _best_steps(weight, limit)
-    if layer is None:
-        return (weight / steps).round().clamp(-limit, limit), steps
-    moment = layer.second_moment[0, 0].double()
-    moment = moment + 1e-2 * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moment)), upper=True).float()
-    rest, integers = weight.clone(), torch.empty_like(weight)
-    for start in range(0, weight.shape[1], COLUMNS):
-        stop = min(start + COLUMNS, weight.shape[1])
-        errors = []
-        for column in range(start, stop):
-            integers[:, column] = (rest[:, column] / steps[:, 0]).round().clamp(-limit, limit)
-            error = (rest[:, column] - integers[:, column] * steps[:, 0]) / factor[column, column]
-            rest[:, column:stop] -= error[:, None] * factor[column, column:stop]
-            errors.append(error)
-        rest[:, stop:] -= torch.stack(errors, dim=1) @ factor[start:stop, stop:]
-    return integers, steps
-
-
 def rounding(
-        original: nn.Module, statistics: Mapping[str, LayerStatistics], divergence: ExpectedDivergence,
+        original: nn.Module, moments: Mapping[str, LayerStatistics], divergence: ExpectedDivergence,
         measure: Callable[[nn.Module], Figures],
 ) -> Iterator[Dict[str, Any]]:
     """All weights with at least two axes rounded; the classifier and the stem to at least 6 bits, to the nearest."""
@@ -153,17 +136,63 @@ def rounding(
         for how in ('nearest', 'second order'):
             decoded, arrays, size = {}, [], 2 * others
             for name, weight in matrices.items():
-                layer = statistics.get(name) if how == 'second order' else None
+                layer = moments.get(name) if how == 'second order' else None
                 integers, steps = rounded_rows(
-                    weight.flatten(1), bits if name in statistics else max(bits, 6), layer)
+                    weight.flatten(1), bits if name in moments else max(bits, 6), layer)
                 decoded[name] = (integers * steps).view_as(weight)
                 arrays.append(integers.long().numpy())
                 size += 2 * len(integers)
-            generated = {name: decoded[name] for name in statistics}
+            generated = {name: decoded[name] for name in moments}
             model = with_state(original, decoded)
             corrected = with_state(model, corrected_kept(original, divergence, generated))
             yield {'bits': bits, 'how': how, 'bytes': len(encode_integers(arrays)) + size,
                    'expected_divergence': divergence.total(generated), **measure(model), 'corrected': measure(corrected)}
+
+
+class LossMonitor(Monitor):
+    """Keeps the losses that are logged."""
+
+    def __init__(self) -> None:
+        self.losses: List[float] = []
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.losses.append(metrics['loss'])
+
+
+def trained_rounding(
+        original: nn.Module, divergence: ExpectedDivergence, names: List[str], max_bytes: int,
+        args: argparse.Namespace, measure: Callable[[nn.Module], Figures],
+) -> Iterator[Dict[str, Any]]:
+    """Weights rounded by channel and trained as the recipe trains predictors."""
+    root = args.images
+    settings = settings_of(parse_args(build_parser(''), [
+        '--recipe', 'imagenet', '--model', '', '--output', '', '--distillation-steps', str(args.trained_steps),
+        '--data-dir', str(root), '--class-map', str(root / 'imagenet_classes.txt'), '--workers', '0',
+        '--unlabelled-dir', *(str(folder) for folder in sorted((root / 'unlabelled').iterdir()))]))
+    kept_bits = settings.quantization.kept_bits
+
+    def rounded(model: nn.Module, bits: float) -> RoundedModel:
+        return RoundedModel(model, names, bits, kept_bits, train_statistics=False)
+
+    bits = next(bits for bits in (step / 16 for step in range(96, 16, -1))
+                if rounded(original, bits).stored()[1] <= max_bytes)
+    start, _ = rounded(original, bits).stored()
+    corrected = with_state(original, corrected_kept(original, divergence, {name: start[name] for name in names}))
+    for rate in args.trained_rates:
+        phase = replace(settings.distillation, steps=args.trained_steps, eval_interval=args.trained_steps, lr=rate)
+        student = rounded(corrected, bits)
+        decoded, size = student.stored()
+        row = {'bits': bits, 'lr': rate, 'steps': args.trained_steps,
+               'start': {'bytes': size, **measure(with_state(original, decoded))}}
+        accelerator = make_accelerator(settle_precision('auto').precision)
+        batches = train_batches(settings.data, original.pretrained_cfg)
+        mixer = ImageMixer(settings.data.mixup, settings.data.cutmix, 1000, labelled=False)
+        monitor = LossMonitor()
+        started = time.perf_counter()
+        distill(student, original, batches, phase, accelerator, monitor, name=f'{bits} bits, rate {rate}', mixer=mixer)
+        row.update(seconds=round(time.perf_counter() - started, 1), loss=round(statistics.mean(monitor.losses[-5:]), 4))
+        decoded, size = student.stored()
+        yield {**row, 'bytes': size, **measure(with_state(original, decoded))}
 
 
 def nncodec(
@@ -176,6 +205,11 @@ def nncodec(
             yield {'qp': qp, 'bytes': (Path(folder) / f'{qp}.nnc').stat().st_size, **measure(model)}
 
 
+def artifact_bytes(folder: Path) -> int:
+    """Size of an artifact's two files."""
+    return sum((folder / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME))
+
+
 def table(results: Mapping[str, Any]) -> List[str]:
     """Markdown rows of docs/imagenet.md: the original, artifacts, and other ways to make the original small."""
     rows = [('original, float32', results['original'])]
@@ -183,6 +217,8 @@ def table(results: Mapping[str, Any]) -> List[str]:
     for row in results.get('rounding', []):
         name = f"{row['bits']} bits by channel, {row['how']}"
         rows += [(name, row), (f'{name}, corrected', {**row['corrected'], 'bytes': row['bytes']})]
+    rows += [(f"{row['bits']:g} bits by channel, trained for {row['steps']:,} steps at {row['lr']:g}", row)
+             for row in results.get('trained', [])]
     rows += [(f"NNCodec, qp {row['qp']}", row) for row in results.get('nncodec', [])]
     lines = ['| | bytes | top-1 | top-5 | agreement | top-1, ten classes |', '|---|---|---|---|---|---|']
     for name, row in rows:
@@ -200,7 +236,9 @@ def main() -> None:
     parser.add_argument('--statistics', type=Path)
     parser.add_argument('--nncodec', metavar='PYTHON')
     parser.add_argument('--parts', nargs='+', default=['artifacts'],
-                        choices=['artifacts', 'blocks', 'rounding', 'nncodec'])
+                        choices=['artifacts', 'blocks', 'rounding', 'trained', 'nncodec'])
+    parser.add_argument('--trained-steps', type=int, default=1000)
+    parser.add_argument('--trained-rates', type=float, nargs='+', default=[1e-4])
     parser.add_argument('artifacts', nargs='*', metavar='NAME=FOLDER')
     args = parser.parse_args()
     path = HERE / 'results' / f'{NAME}.json'
@@ -227,23 +265,27 @@ def main() -> None:
         yield from (row for row in results.get('artifacts', []) if row['name'] not in artifacts)
         for name, folder in artifacts.items():
             model = timm.create_model(f'local-dir:{folder}', pretrained=True)
-            size = sum((Path(folder) / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME))
-            yield {'name': name, 'bytes': size, **photographs.measure(model)}
+            yield {'name': name, 'bytes': artifact_bytes(Path(folder)), **photographs.measure(model)}
 
     if 'artifacts' in args.parts:
         note('artifacts', measured())
     specs = design(original, pct=15.)[2]
+    names = [spec.name for spec in specs]
     if 'blocks' in args.parts:
         generated = timm.create_model(f'local-dir:{next(iter(artifacts.values()))}', pretrained=True)
-        note('blocks', blocks(original, generated, [spec.name for spec in specs], photographs.measure))
-    if 'rounding' in args.parts:
+        note('blocks', blocks(original, generated, names, photographs.measure))
+    if {'rounding', 'trained'} & {*args.parts}:
         tensors = safetensors.torch.load_file(args.statistics)
         tensors.pop(SEEN)
-        statistics = statistics_from_tensors(tensors)
+        moments = statistics_from_tensors(tensors)
         divergence = ExpectedDivergence(
-            specs, original.state_dict(), trace_uses(original, original.pretrained_cfg, specs), statistics,
+            specs, original.state_dict(), trace_uses(original, original.pretrained_cfg, specs), moments,
             SecondOrderSettings.damping)
-        note('rounding', rounding(original, statistics, divergence, photographs.measure))
+        if 'rounding' in args.parts:
+            note('rounding', rounding(original, moments, divergence, photographs.measure))
+        if 'trained' in args.parts:
+            size = artifact_bytes(Path(next(iter(artifacts.values()))))
+            note('trained', trained_rounding(original, divergence, names, size, args, photographs.measure))
     if 'nncodec' in args.parts:
         note('nncodec', nncodec(original, args.weights, args.nncodec, photographs.measure))
 

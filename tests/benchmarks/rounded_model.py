@@ -15,6 +15,7 @@ from timm_sbs.config import QuantizationConfig
 from timm_sbs.entropy import encode_integers
 from timm_sbs.quantization import dequantize, is_quantized, quantize_kept, quantize_predictor, rounded_kept, \
     rounded_predictor
+from timm_sbs.training.kept import set_statistics_mode
 
 __all__ = ['RoundedModel']
 
@@ -22,18 +23,33 @@ __all__ = ['RoundedModel']
 class RoundedModel(nn.Module):
     """A network whose convolutions are rounded to ``bits`` by output channel, with straight-through gradients."""
 
-    def __init__(self, original: nn.Module, generated: List[str], bits: float, kept_bits: int) -> None:
+    def __init__(
+            self,
+            original: nn.Module,
+            generated: List[str],
+            bits: float,
+            kept_bits: int,
+            train_statistics: bool = True,
+    ) -> None:
         """
         Args:
             original: Copied.
             generated: Names of the weights that are rounded to ``bits``: those that ours generates.
             bits: Of these weights, as those of a predictor's rows.
             kept_bits: Of all other tensors.
+            train_statistics: Whether those of BatchNorm follow the training images.
         """
         super().__init__()
         self.model = copy.deepcopy(original).requires_grad_(True)
         self.generated = generated
+        self.train_statistics = train_statistics
         self.quantization = QuantizationConfig((bits,) * len(generated), kept_bits=kept_bits)
+
+    def train(self, mode: bool = True) -> 'RoundedModel':
+        super().train(mode)
+        if mode and not self.train_statistics:
+            set_statistics_mode(self.model, training=False)
+        return self
 
     @property
     def trained_parameters(self) -> List[nn.Parameter]:

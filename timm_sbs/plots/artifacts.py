@@ -79,25 +79,26 @@ def draw_kernels(
 
 
 def draw_curves(source: Path, *_: Any, **__: Any) -> Figure:
-    """Loss and accuracy of a training run."""
+    """Loss of a training run over its steps, and accuracy over its time, phase by phase."""
     with open(source / 'summary.csv', encoding='utf-8', newline='') as file:
         rows = list(csv.DictReader(file))
     figure = Figure(figsize=(7, 3))
     axes = figure.subplots(1, 2)
-    offset, last = 0, 0
-    phases = list(dict.fromkeys(row['phase'] for row in rows))
-    for phase in phases:
+    offset = 0
+    for index, phase in enumerate(dict.fromkeys(row['phase'] for row in rows)):
         mine = [row for row in rows if row['phase'] == phase]
-        for axis, column in zip(axes, ('loss', 'top1')):
-            points = [(offset + int(row['step']), float(row[column])) for row in mine if row.get(column)]
+        losses = [(offset + int(row['step']), float(row['loss'])) for row in mine if row.get('loss')]
+        accuracies = [(float(row['seconds']) / 60, float(row['top1'])) for row in mine if row.get('top1')]
+        for axis, points in zip(axes, (losses, accuracies)):
             if points:
-                axis.plot(*zip(*points), 'o-', markersize=3, label=phase)
-        last = max((int(row['step']) for row in mine), default=0)
-        offset += last
+                axis.plot(*zip(*points), 'o-', markersize=3, label=phase, color=f'C{index}')
+        offset += max(int(row['step']) for row in mine)
     axes[0].set_yscale('log')
-    for axis, title in zip(axes, ('loss', 'top-1, %')):
+    for axis, title, unit in zip(axes, ('loss', 'top-1, %'), ('step', 'minutes')):
         axis.set_title(title, fontsize=10)
-        axis.set_xlabel('step')
+        axis.set_xlabel(unit)
         axis.grid(alpha=0.5)
-    axes[0].legend(frameon=False)
+    for axis in axes:
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=8)
     return figure

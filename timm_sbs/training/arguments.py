@@ -200,11 +200,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add('--data-dir', default=None, metavar='DIR',
         help='a folder with train/CLASS and validation/CLASS, one of images without labels, or the root of --dataset')
     add('--unlabelled-dir', nargs='*', default=(), metavar='DIR',
-        help='folders of more training images, whose subfolders mean nothing; --data-dir then needs a validation split '
-             'alone, or may be missing')
+        help='folders of more training images, without labels: all images in them and in their subfolders, whatever '
+             'these are called; --data-dir then needs a validation split alone, or may be missing')
     add('--class-map', default='', metavar='FILE',
-        help="text file with the names of the class folders in the order of the model's classes, where there are not "
-             'folders of all (as in timm)')
+        help="text file with the names of the class folders, one in a line, in the order of the model's classes, where "
+             'there are not folders of all (as in timm). Images of other folders are left out')
     add('--dataset', default='', metavar='NAME',
         help="timm dataset name: 'torch/cifar10', 'hfds/...', 'wds/...' (default: ImageFolder)")
     add('--dataset-download', action='store_true', help='let --dataset download itself')
@@ -224,7 +224,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add('-j', '--workers', type=int, default=d.workers, metavar='N',
         help='processes that read images, for each process (default: %(default)s)')
     add('--no-aug', action='store_true',
-        help="no augmentation; the original's outputs are then computed only once for each image")
+        help="no augmentation; the original's outputs are then computed only once for each image, unless --mixup, "
+             '--cutmix or --train-size change what is seen')
     add('--crop-padding', type=int, default=None, metavar='PX',
         help='shift training images by up to PX pixels (default: 4 below 64 pixels, else 0: random resized crops)')
     add('--hflip', type=float, default=d.hflip, metavar='P',
@@ -243,8 +244,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help='paste rectangles of one image into another likewise; with --mixup, each batch takes one of them '
              '(default: %(default)s)')
     add('--train-size', type=int, nargs='+', default=None, metavar='PX',
-        help='height of the images in distillation, or those of the first and the last step, between which it goes '
-             "on in steps of 32: smaller images take less time (default: what the model expects)")
+        help='height of the images in distillation, or its first and its last height, with steps of 32 pixels between '
+             'them: smaller images take less time (default: what the model expects)')
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from timm_sbs.training.run import PhaseMonitor
 from timm_sbs.training.second_order import second_order
 from timm_sbs.training.settings import SecondOrderSettings
 from timm_sbs.training.statistics import collect_statistics, statistics_from_tensors, statistics_tensors
-from timm_sbs.training.task import Task, say
+from timm_sbs.training.task import Task, measure_tensors, say
 from timm_sbs.training.weight_generator import WeightGenerator
 from timm_sbs.training.weight_uses import Use, find_uses
 
@@ -142,7 +142,13 @@ def second_order_phase(
         f'{key}_error': relative_error([*weights.values()], [state[n] for n in weights]),
         f'{key}_seconds': round(run.seconds, 1)})
     if better:
-        run.add_row({'phase': name, 'step': settings.steps, **monitor.last})
         say(accelerator, f'{name}: expected divergence {before:.4f} before, {after:.4f} after, {run.seconds:.1f} s in '
                          f'all')
     accelerator.free_memory()  # the optimizer
+    measured: Dict[str, float] = {}
+    if name == 'second-order' and task.settings.quantizes and not task.settings.distils:  # else measured by the next
+        measured = measure_tensors(
+            task, {**weights, **corrected_kept(task.original, divergence, weights)}, name)
+        run.results.update({f'{key}_{figure}': value for figure, value in measured.items()})
+    if better:
+        run.add_row({'phase': name, 'step': settings.steps, **monitor.last, **measured})

@@ -217,6 +217,9 @@ def settings_of(args: argparse.Namespace, packed: Optional[QuantizationConfig] =
         train_kept = [part for part in KEPT_PARTS if not (args.data_free and part == 'statistics')]
     if args.data_free == 'noise' and any(args.label_weight):
         raise ConfigError('Noise has no labels: --label-weight does not go together with --data-free noise.')
+    if args.data_free and args.unlabelled_dir:
+        raise ConfigError('--data-free draws all training images itself, so it does not go together with '
+                          '--unlabelled-dir.')
     if args.unlabelled_dir and any(args.label_weight):
         raise ConfigError('--label-weight needs a label for every training image, so it does not go together with '
                           '--unlabelled-dir.')

@@ -53,13 +53,21 @@ class DataSettings:
                               f'{self.batch_size}.')
         if self.class_map and Path(self.class_map).suffix != '.txt':
             raise ConfigError(f"--class-map '{self.class_map}' must be a .txt file, with one class folder in a line.")
-        if self.class_map and not Path(self.class_map).is_file():
-            raise ConfigError(f"--class-map '{self.class_map}' is no file.")
+        if self.class_map:
+            _check_class_map(Path(self.class_map))
+        for folder in self.unlabelled_dirs:
+            if not folder or not Path(folder).is_dir():
+                raise ConfigError(f"--unlabelled-dir '{folder}' is no folder.")
 
     @property
     def given(self) -> bool:
         """Whether there are images at all."""
         return bool(self.data_dir or self.dataset or self.unlabelled_dirs)
+
+    @property
+    def where(self) -> str:
+        """Where the images are, for a message."""
+        return ' '.join(filter(None, [self.dataset, self.data_dir, *self.unlabelled_dirs]))
 
     @property
     def mixes(self) -> bool:
@@ -76,6 +84,21 @@ class DataSettings:
         if not (self.data_dir or self.dataset):
             return ''
         return VALIDATION if self.val_split is None else self.val_split
+
+
+def _check_class_map(path: Path) -> None:
+    """Raises ConfigError where the file has no class in a line, or one twice: all that follow would be counted wrongly."""
+    try:
+        names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"--class-map '{path}' cannot be read: {short_reason(e)}") from e
+    seen = set()
+    for number, name in enumerate(names, 1):
+        if not name or name in seen:
+            what = f"names '{name}' again" if name else 'is empty'
+            raise ConfigError(f"--class-map '{path}': line {number} {what}. Each line must name the folder of another "
+                              f"class, in the order of the model's classes.")
+        seen.add(name)
 
 
 def _splits_in(folder: Path) -> List[str]:
@@ -105,21 +128,24 @@ def _has_split(settings: DataSettings, split: str) -> bool:
 
 
 def _dataset(settings: DataSettings, split: str, is_training: bool) -> Any:
+    """One split, or, if it is '', all images of a folder, whatever its subfolders are called."""
     where = ' '.join(filter(None, [settings.dataset, settings.data_dir]))
-    _check_split(settings, split)
+    if split:
+        _check_split(settings, split)
+    which = f"split '{split}' of '{where}'" if split else f"'{where}'"
     try:
         dataset = create_dataset(
             settings.dataset, root=settings.data_dir, split=split, is_training=is_training,
-            download=settings.dataset_download, batch_size=settings.batch_size,
+            search_split=bool(split), download=settings.dataset_download, batch_size=settings.batch_size,
             class_map=settings.class_map)
         empty = not isinstance(dataset, IterableDataset) and not len(dataset)
     except (Exception, SystemExit) as e:
         reason = short_reason(e)
         if settings.data_dir and not settings.dataset and not Path(settings.data_dir).exists():
             reason = 'there is no such folder.'
-        raise SbsError(f"No images could be read from split '{split}' of '{where}': {reason}") from e
+        raise SbsError(f'No images could be read from {which}: {reason}') from e
     if empty:
-        raise SbsError(f"Split '{split}' of '{where}' holds no images.")
+        raise SbsError(f'{which[0].upper()}{which[1:]} holds no images.')
     return dataset
 
 
@@ -129,11 +155,11 @@ def _train_dataset(settings: DataSettings, is_training: bool, transform: Any) ->
     Raises:
         SbsError: A folder holds no images.
     """
-    parts = [DataSettings(folder) for folder in settings.unlabelled_dirs]
+    parts = [(DataSettings(folder), '') for folder in settings.unlabelled_dirs]
     # Beside unlabelled folders, the others may be for validation alone.
     if not parts or ((settings.data_dir or settings.dataset) and _has_split(settings, settings.train_split)):
-        parts.insert(0, settings)
-    datasets = [_dataset(part, settings.train_split, is_training) for part in parts]
+        parts.insert(0, (settings, settings.train_split))
+    datasets = [_dataset(part, split, is_training) for part, split in parts]
     if isinstance(datasets[0], IterableDataset) and len(datasets) > 1:
         raise SbsError('--unlabelled-dir does not go together with a --dataset that is streamed.')
     for dataset in datasets:

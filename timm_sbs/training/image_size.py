@@ -9,6 +9,7 @@ from timm_sbs.errors import SbsError, short_reason
 
 __all__ = ['size_at', 'resize', 'check_sizes']
 
+SIZES_CHECKED = 64  # steps, more than there are multiples of SIZE_STEP between any two sizes
 SIZE_STEP = 32  # pixels; sizes in between are multiples of it, for networks halve their maps up to five times
 
 
@@ -39,7 +40,9 @@ def check_sizes(original: nn.Module, sizes: Tuple[int, int], input_size: Tuple[i
     """Raises SbsError where the original cannot be run on images of a size, before training relies on it."""
     for height in sizes:
         if not 0 < height <= input_size[1]:
-            raise SbsError(f'--train-size {height} must be from 1 to {input_size[1]}, which the model expects.')
+            raise SbsError(f'--train-size {height} must be from 1 to {input_size[1]}, the height that the model expects.')
+    between = {size_at(sizes, step, SIZES_CHECKED) for step in range(SIZES_CHECKED)}
+    for height in sorted(between):
         try:
             original(resize(torch.zeros(1, *input_size, device=next(original.parameters()).device), height))
         except Exception as e:

@@ -62,7 +62,7 @@ def open_images(
             raise SbsError(f'{reason}. Without training images, use --data-free or --second-order-steps 0.') from e
         if sample[1] < FEWEST_IMAGES:
             raise SbsError(
-                f"'{data.data_dir or data.dataset}' holds {sample[1]} training image(s), and statistics need at least "
+                f"'{data.where}' holds {sample[1]} training image(s), and statistics need at least "
                 f'{FEWEST_IMAGES}. Add images (they need no labels), use --data-free, or leave the phase out with '
                 f'--second-order-steps 0.')
     return Images(train, validation, sample)

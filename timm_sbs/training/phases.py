@@ -21,7 +21,7 @@ from timm_sbs.training.objective import original_outputs
 from timm_sbs.training.reconstruction import reconstruct
 from timm_sbs.training.run import LAST, PhaseMonitor
 from timm_sbs.training.settings import DistillationSettings, PhaseSettings, ReconstructionSettings
-from timm_sbs.training.task import Task, say
+from timm_sbs.training.task import Task, measure_tensors, say
 
 __all__ = ['reconstruction_phase', 'drawn_images', 'training_images', 'image_phase', 'quantization_phase']
 
@@ -56,10 +56,14 @@ def reconstruction_phase(
         fit.predictor, fit.plan, task.original.state_dict(), settings, task.seed, accelerator, monitor,
         fit.config.quantization if name == 'quantization' else None))
     run.results[f'{name}_seconds'] = round(run.seconds, 1)
-    run.add_row({'phase': name, 'step': settings.steps, **monitor.last})
     say(accelerator, f"{name}: error {run.results['reconstruction_error']:.4f} after "
                         f"{run.results[f'{name}_seconds']} s")
     accelerator.free_memory()  # the optimizer
+    measured: Dict[str, float] = {}
+    if name == 'reconstruction' and task.settings.takes_statistics:  # else the next phase begins with a measurement
+        measured = measure_tensors(task, fit.stored_weights(), name)
+        run.results.update({f'{name}_{key}': value for key, value in measured.items()})
+    run.add_row({'phase': name, 'step': settings.steps, **monitor.last, **measured})
 
 
 def drawn_images(task: Task, fit: Fit) -> Optional[SampleBatches]:

@@ -1,0 +1,42 @@
+"""Rounding of a weight by row without training, to the nearest or by second order, for imagenet_resnet18.py."""
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from timm_sbs.training.statistics import LayerStatistics
+
+__all__ = ['rounded_rows']
+
+COLUMNS = 128  # that are rounded before their errors go to all columns that follow
+
+
+def _best_steps(weight: Tensor, limit: int) -> Tensor:
+    """Steps of the rows of a weight with the least squared error, of some that reach to a part of the largest value."""
+    largest = weight.abs().amax(1, keepdim=True)
+    shares = torch.linspace(0.2, 1, 33)
+    steps = torch.stack([(share * largest / limit).clamp(min=1e-7).half().float() for share in shares])
+    errors = torch.stack([((weight / s).round().clamp(-limit, limit) * s - weight).square().sum(1) for s in steps])
+    return steps.gather(0, errors.argmin(0)[None, :, None])[0]
+
+
+def rounded_rows(weight: Tensor, bits: int, layer: Optional[LayerStatistics]) -> Tuple[Tensor, Tensor]:
+    """Integers and steps of a weight [O, d] by row, to the nearest, or by second order with a layer's statistics."""
+    limit = 2 ** (bits - 1) - 1
+    steps = _best_steps(weight, limit)
+    if layer is None:
+        return (weight / steps).round().clamp(-limit, limit), steps
+    moment = layer.second_moment[0, 0].double()
+    moment = moment + 1e-2 * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moment)), upper=True).float()
+    rest, integers = weight.clone(), torch.empty_like(weight)
+    for start in range(0, weight.shape[1], COLUMNS):
+        stop = min(start + COLUMNS, weight.shape[1])
+        errors = []
+        for column in range(start, stop):
+            integers[:, column] = (rest[:, column] / steps[:, 0]).round().clamp(-limit, limit)
+            error = (rest[:, column] - integers[:, column] * steps[:, 0]) / factor[column, column]
+            rest[:, column:stop] -= error[:, None] * factor[column, column:stop]
+            errors.append(error)
+        rest[:, stop:] -= torch.stack(errors, dim=1) @ factor[start:stop, stop:]
+    return integers, steps

@@ -10,6 +10,7 @@ statistics that a run of the trainer leaves in OUTPUT/checkpoints. Each NAME=FOL
 - artifacts: top-1, top-5 and agreement with the original, and bytes of both files;
 - blocks: the first artifact, with the weights of a single residual block generated and all others the original's, and
   the other way round; errors of the weights by layer;
+- kept: the first artifact with its kept tensors, most of them the classifier's, rounded to fewer bits, not trained;
 - rounding: the original's weights rounded by output channel, entropy-coded with the coder that we use, all else as
   float16: to the nearest, and by second order (each column's error is made up for by the columns after it, as in GPTQ,
   arXiv 2210.17323, with our statistics), both also with biases and BatchNorm means corrected;
@@ -40,9 +41,10 @@ from rounded_model import RoundedModel
 from rounded_rows import rounded_rows
 from torch import Tensor, nn
 
-from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME
+from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, artifact_sizes, load_artifact
 from timm_sbs.entropy import encode_integers
 from timm_sbs.generate import relative_error
+from timm_sbs.quantization import rounded_kept
 from timm_sbs.training.arguments import build_parser
 from timm_sbs.training.calibration import SEEN, corrected_kept, trace_uses
 from timm_sbs.training.configuration import parse_args, settings_of
@@ -62,6 +64,7 @@ from timm_sbs.training.statistics import LayerStatistics, statistics_from_tensor
 NAME = 'imagenet_resnet18'
 SETS = ('validation', 'validation10')
 ROUNDING_BITS = (4, 3)
+KEPT_BITS = (7, 6, 5, 4)
 QPS = (-32, -28, -24, -20)
 Figures = Dict[str, Dict[str, float]]
 
@@ -123,6 +126,16 @@ def blocks(
             'block': block, 'weights': sum(weight.numel() for weight in inside.values()),
             'errors': {name: round(relative_error([weight], [outside[name]]), 4) for name, weight in inside.items()},
             'only': measure(with_state(original, inside)), 'all_but': measure(with_state(generated, outside))}
+
+
+def kept(folder: Path, measure: Callable[[nn.Module], Figures]) -> Iterator[Dict[str, Any]]:
+    """An artifact with fewer bits for its kept tensors."""
+    artifact, model = load_artifact(folder), timm.create_model(f'local-dir:{folder}', pretrained=True)
+    for bits in KEPT_BITS:
+        quantization = replace(artifact.config.quantization, kept_bits=bits)
+        coarser = replace(artifact, config=replace(artifact.config, quantization=quantization))
+        rounded = {name: rounded_kept(name, tensor, quantization) for name, tensor in artifact.kept.items()}
+        yield {'bits': bits, 'kept_bytes': artifact_sizes(coarser)['kept'], **measure(with_state(model, rounded))}
 
 
 def rounding(
@@ -228,15 +241,27 @@ def table(results: Mapping[str, Any]) -> List[str]:
     return lines
 
 
+def blocks_table(results: Mapping[str, Any]) -> List[str]:
+    """Markdown rows of docs/imagenet.md: what each residual block contributes to what is lost."""
+    lines = ['| block | weights | errors of its weights | this block alone: top-1 | agreement | all but this: top-1 | '
+             'agreement |', '|' + '---|' * 7]
+    for row in results.get('blocks', []):
+        figures = [f"{row[which]['validation'][key]:.2f} %" for which in ('only', 'all_but')
+                   for key in ('top1', 'agreement')]
+        errors = ', '.join(f'{error:.3f}' for error in row['errors'].values())
+        lines.append(f"| {row['block']} | {row['weights']:,} | {errors} | {' | '.join(figures)} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--images', type=Path)
     parser.add_argument('--weights', type=Path)
-    parser.add_argument('--table', action='store_true', help='only print the table of docs/imagenet.md')
+    parser.add_argument('--table', action='store_true', help='only print the tables of docs/imagenet.md')
     parser.add_argument('--statistics', type=Path)
     parser.add_argument('--nncodec', metavar='PYTHON')
     parser.add_argument('--parts', nargs='+', default=['artifacts'],
-                        choices=['artifacts', 'blocks', 'rounding', 'trained', 'nncodec'])
+                        choices=['artifacts', 'blocks', 'kept', 'rounding', 'trained', 'nncodec'])
     parser.add_argument('--trained-steps', type=int, default=1000)
     parser.add_argument('--trained-rates', type=float, nargs='+', default=[1e-4])
     parser.add_argument('artifacts', nargs='*', metavar='NAME=FOLDER')
@@ -244,7 +269,7 @@ def main() -> None:
     path = HERE / 'results' / f'{NAME}.json'
     results = json.loads(path.read_text()) if path.exists() else {}
     if args.table:
-        print('\n'.join(table(results)))
+        print('\n'.join([*table(results), '', *blocks_table(results)]))
         return
     original = load_original('resnet18.tv_in1k', str(args.weights))
     photographs = Photographs(args.images, original)
@@ -274,6 +299,8 @@ def main() -> None:
     if 'blocks' in args.parts:
         generated = timm.create_model(f'local-dir:{next(iter(artifacts.values()))}', pretrained=True)
         note('blocks', blocks(original, generated, names, photographs.measure))
+    if 'kept' in args.parts:
+        note('kept', kept(Path(next(iter(artifacts.values()))), photographs.measure))
     if {'rounding', 'trained'} & {*args.parts}:
         tensors = safetensors.torch.load_file(args.statistics)
         tensors.pop(SEEN)

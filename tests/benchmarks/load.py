@@ -2,9 +2,9 @@
 
     python tests/benchmarks/load.py
 
-ResNet-20 is the shipped predictor. No ImageNet predictor is trained yet: those of ResNet-18 and ResNet-50 have the
-right shapes, 15 % of the parameters, 5 bits a weight and random weights, in two orderings, 'axis' (a few kilobytes) and
-'layer' (a path over each layer: most of the file). 'unfolded' is 'axis' with one kernel at each place. All
+'shipped' are the predictors of ResNet-20 and ResNet-18 in the package. The others have the right shapes, 15 % of the
+parameters, 5 bits a weight and random weights, in two orderings, 'axis' (a few kilobytes) and 'layer' (a path over each
+layer: most of the file). 'unfolded' is 'axis' with one kernel at each place. All
 checkpoints are local files; the full one is a safetensors file, the int8 one has integers with a step for each row,
 which are turned into floats again. Calls take turns, medians are reported, first loads find an empty cache, and memory
 is measured in a process of its own, above what it has after its imports. The limit is the time that the predictor's
@@ -26,7 +26,7 @@ import torch
 from common import operations, product_rate, seconds, write_results
 
 import timm_sbs  # noqa: F401  (registers models)
-from timm_sbs.artifact import load_artifact, save_artifact
+from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, load_artifact, save_artifact
 from timm_sbs.cache import clear_cache
 from timm_sbs.config import OrderingConfig
 from timm_sbs.generate import BLOCK, DEVICE_BLOCK, generate_weights, make_plan
@@ -40,6 +40,8 @@ VARIANTS = {
     'layer': OrderingConfig('layer', 'path'),
     'axis': OrderingConfig('axis', 'grid'),
 }
+SHIPPED = {'resnet20_cifar10': 'sbs_resnet20_cifar10_42pct', 'resnet18': 'sbs_resnet18_15pct'}
+RANDOM = {'resnet20_cifar10': (), 'resnet18': ('axis',), 'resnet50': ('layer', 'axis')}
 REPEATS = 7
 
 
@@ -152,7 +154,7 @@ def measure(name: str, folders: Dict[str, Path], checkpoints: Path) -> Dict[str,
         'int8_bytes': int8.stat().st_size, 'int8_ms': round(1000 * median['int8'], 1),
         'model_mb': round(model_bytes / 1e6, 1)}
     for key, folder in folders.items():
-        size = sum(path.stat().st_size for path in folder.iterdir())
+        size = sum((folder / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME))
         later, again = median[f'{key}, first'], median[f'{key}, second']
         clear_cache()
         peak = peak_memory(f'timm.create_model("local-dir:{folder}", pretrained=True)')
@@ -174,18 +176,18 @@ def main() -> None:
                                'max_places': MAX_PLACES, 'networks': {}}
     with tempfile.TemporaryDirectory() as place:
         os.environ['TIMM_SBS_CACHE'] = f'{place}/cache'
-        for name in ('resnet20_cifar10', 'resnet18', 'resnet50'):
+        for name in RANDOM:
             checkpoints = Path(place) / name
             checkpoints.mkdir()
             torch.manual_seed(0)
             model = timm.create_model(name).eval()
             write_checkpoints(checkpoints, model)
-            folders = {key: checkpoints / key for key in VARIANTS}
-            if name == 'resnet20_cifar10':
-                folders = {'shipped': embedded_folder('sbs_resnet20_cifar10_42pct')}
-            else:
-                for key, ordering in VARIANTS.items():
-                    write_artifact(folders[key], model, ordering)
+            folders = {}
+            if name in SHIPPED:
+                folders['shipped'] = embedded_folder(SHIPPED[name])
+            for key in RANDOM[name]:
+                folders[key] = checkpoints / key
+                write_artifact(folders[key], model, VARIANTS[key])
             results['networks'][name] = measure(name, folders, checkpoints)
             if name == 'resnet18':
                 write_artifact(checkpoints / 'unfolded', model, VARIANTS['axis'], max_places=0)

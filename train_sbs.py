@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from timm.data import resolve_data_config
 
-from timm_sbs.artifact import Artifact, copy_license, load_artifact
+from timm_sbs.artifact import Artifact, load_artifact
 from timm_sbs.config import GRANULARITIES, SbsConfig
 from timm_sbs.errors import SbsError
 from timm_sbs.ordering import fold_of
@@ -56,6 +56,7 @@ from timm_sbs.training.synthetic import batch_norms
 from timm_sbs.training.task import Task, say
 from timm_sbs.training.weight_uses import Use
 
+
 def build_parser() -> argparse.ArgumentParser:
     return arguments.build_parser(__doc__)
 
@@ -63,8 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _open_checkpoints(args: argparse.Namespace, accelerator: Accelerator) -> Checkpoints:
     """Raises SbsError where checkpoints of another run would be in the way."""
     checkpoints = Checkpoints(
-        Path(args.output), accelerator, unchanging_settings(args, accelerator.mixed_precision), args.checkpointing_steps,
-        args.checkpoints_total_limit)
+        Path(args.output), accelerator, unchanging_settings(args, accelerator.mixed_precision),
+        args.checkpointing_steps, args.checkpoints_total_limit)
     if checkpoints.found() and not args.resume:
         raise SbsError(
             f"'{args.output}' holds checkpoints of an earlier run. Go on from them with --resume latest, or choose "
@@ -262,8 +263,6 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         **environment(accelerator.device, accelerator.num_processes)}
     this_run = Run(output, accelerator, checkpoints, results, checkpoint)
     if artifact:
-        if accelerator.is_main_process:
-            copy_license(args.start_from, output)
         fit = continue_fit(artifact, original)
     else:
         fit = _start_fit(this_run, original, float_config, pretrained_cfg, specs, args.seed)

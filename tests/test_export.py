@@ -5,13 +5,14 @@ from safetensors import safe_open
 
 from timm_sbs import SbsError, cli
 from timm_sbs.artifact import load_artifact
+from timm_sbs.models import embedded_folder
 from timm_sbs.export import export_checkpoint
 
 
 def test_timm_loads_the_checkpoint_without_this_package(small_folder, tmp_path):
     output = tmp_path / 'resnet20.safetensors'
-    base, size = export_checkpoint(small_folder, output)
-    assert base == 'resnet20_cifar10' and size == output.stat().st_size
+    base, size, license = export_checkpoint(small_folder, output)
+    assert license == 'bsd-2-clause' and base == 'resnet20_cifar10' and size == output.stat().st_size
     model = timm.create_model(base, checkpoint_path=output)
     expected = load_artifact(small_folder).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
@@ -19,9 +20,10 @@ def test_timm_loads_the_checkpoint_without_this_package(small_folder, tmp_path):
 
 def test_the_licence_of_the_weights_goes_with_them(tmp_path, capsys):
     assert cli.main(['export', 'sbs_resnet18_15pct', str(tmp_path / 'a.safetensors')]) == 0
-    assert 'its licence is that of the predictor' in capsys.readouterr().out
+    assert 'its licence is that of the predictor: cc-by-nc-4.0' in capsys.readouterr().out
     with safe_open(tmp_path / 'a.safetensors', framework='pt') as file:
         assert file.metadata()['license'] == 'cc-by-nc-4.0'
+        assert file.metadata()['license_text'] == (embedded_folder('sbs_resnet18_15pct') / 'LICENSE').read_text()
 
 
 def test_nothing_is_left_where_writing_fails(small_folder, tmp_path):

@@ -72,6 +72,7 @@ def at(*keys):
     at('pretrained_cfg', 'num_classes')(10 ** 12),
     at('pretrained_cfg', 'input_size')([10 ** 9, 32, 32]),
     at('pretrained_cfg')([]),
+    at('pretrained_cfg', 'license')({'a': 1}),
     at('sbs', 'format_version')(10 ** 30),
     at('sbs', 'weights_sha256')('../../x'),
 ])

@@ -6,6 +6,7 @@ import timm
 from conftest import SHIPPED
 
 from timm_sbs import SbsError, hub
+from timm_sbs.artifact import load_artifact
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +58,13 @@ def test_files_in_the_cache_are_found_offline(tmp_path, small_folder):
     assert hub.download('user/predictor', cache_dir=tmp_path) == snapshot
     model = timm.create_model('hf-hub:user/predictor', pretrained=True, cache_dir=tmp_path)
     assert model.pretrained_cfg['hf_hub_id'] == 'user/predictor' and model.pretrained_cfg['source'] == 'hf-hub'
+
+
+def test_a_licence_is_fetched_where_there_is_one(tmp_path, small_folder):
+    snapshot = cached_snapshot(tmp_path, 'predictor')
+    for path in small_folder.iterdir():
+        path.rename(snapshot / path.name)
+    assert hub.download('user/predictor', cache_dir=tmp_path, optional=['LICENSE']) == snapshot
+    assert load_artifact(snapshot).license_text is None
+    (snapshot / 'LICENSE').write_text('for nobody')
+    assert load_artifact(hub.download('user/predictor', cache_dir=tmp_path, optional=['LICENSE'])).license_text

@@ -22,7 +22,7 @@ def test_the_ledger_adds_up_to_what_ls_says(capsys):
     rows = [line for line in printed.splitlines() if ' bytes ' in line]
     counts = [int(row.split(' bytes')[0].split()[-1].replace(',', '')) for row in rows]
     assert counts[-1] == total == sum(counts[:-1])
-    assert 'licence' in printed and 'top-1' in printed and 'resnet20_cifar10' in printed
+    assert 'bsd-2-clause' in printed and 'top-1' in printed and 'resnet20_cifar10' in printed
 
 
 def test_files_of_two_artifacts(small_folder):

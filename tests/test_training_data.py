@@ -98,7 +98,8 @@ def test_unlabelled_folders_add_to_the_training_images(image_folder, tmp_path):
     assert count == 70 and sum(len(x) for x, _ in loader) == 70
     alone = DataSettings(unlabelled_dirs=(str(more / 'any'), str(more / 'any')), batch_size=10, workers=0)
     assert alone.given and not alone.validation and len(train_batches(alone, CFG).dataset) == 40
-    measured = DataSettings(str(validation_alone(image_folder, tmp_path)), (str(more / 'any'),), workers=0, batch_size=5)
+    labelled = str(validation_alone(image_folder, tmp_path))
+    measured = DataSettings(labelled, (str(more / 'any'),), workers=0, batch_size=5)
     assert len(train_batches(measured, CFG).dataset) == 20 and len(eval_loader(measured, CFG).dataset) == 50
 
 
@@ -111,6 +112,12 @@ def test_an_unlabelled_folder_that_is_none(tmp_path):
     for folder in ('', str(tmp_path / 'nowhere')):
         with pytest.raises(ConfigError, match='--unlabelled-dir .* is no folder'):
             DataSettings(unlabelled_dirs=(folder,))
+
+
+def test_a_split_that_was_asked_for_is_not_left_out(image_folder):
+    settings = DataSettings(str(image_folder), (str(image_folder / 'train'),), train_split='trian', workers=0)
+    with pytest.raises(SbsError, match="no split 'trian'"):
+        train_batches(settings, CFG)
 
 
 def validation_alone(image_folder, tmp_path):
@@ -131,10 +138,17 @@ def test_a_class_map_gives_classes_that_have_no_folder(image_folder, tmp_path):
     settings = DataSettings(str(image_folder), class_map=str(tmp_path / 'classes.txt'), workers=0, batch_size=50)
     (_, labels), = eval_loader(settings, {**CFG, 'num_classes': 11})
     assert sorted(set(labels.tolist())) == list(range(1, 11))
+    with pytest.raises(SbsError, match='names 11 classes, but the model has 10'):
+        eval_loader(settings, {**CFG, 'num_classes': 10})
+    (tmp_path / 'few.txt').write_text('\n'.join([*names[:8], 'x', 'y']))
+    with pytest.raises(SbsError, match=f"does not name '{names[8]}' and 1 others"):
+        eval_loader(DataSettings(str(image_folder), class_map=str(tmp_path / 'few.txt'), workers=0), CFG)
+    (tmp_path / 'marked.txt').write_text('\n'.join(names), encoding='utf-8-sig')
     (tmp_path / 'gap.txt').write_text('cat\n\ndog\n')
     (tmp_path / 'twice.txt').write_text('cat\ndog\ncat\n')
     for file, says in (('classes.pkl', 'must be a .txt file'), ('no.txt', 'cannot be read'),
-                       ('gap.txt', 'line 2 is empty'), ('twice.txt', "line 3 names 'cat' again")):
+                       ('marked.txt', 'begins with a byte order mark'), ('gap.txt', 'line 2 is empty'),
+                       ('twice.txt', "line 3 names 'cat' again")):
         with pytest.raises(ConfigError, match=says):
             DataSettings(str(image_folder), class_map=str(tmp_path / file))
 

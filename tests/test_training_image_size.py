@@ -31,7 +31,7 @@ def test_sizes_that_the_original_cannot_take(resnet20):
     check_sizes(resnet20, (16, 32), (3, 32, 32))
     with pytest.raises(SbsError, match='--train-size 64 must be from 1 to 32'):
         check_sizes(resnet20, (16, 64), (3, 32, 32))
-    with pytest.raises(SbsError, match='run on images of --train-size 96: odd'):  # neither the first nor the last
+    with pytest.raises(SbsError, match='run on images of --train-size 64 128, which passes 96: odd'):
         check_sizes(OddSizes(), (64, 128), (3, 128, 128))
     fixed = timm.create_model('coatnet_pico_rw_224', pretrained=False, num_classes=2).eval()
     with pytest.raises(SbsError, match='cannot be run on images of --train-size 128'):

@@ -5,7 +5,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple, Union
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 import safetensors.torch
 import torch
@@ -25,14 +25,15 @@ from timm_sbs.sizes import ledger
 from timm_sbs.targets import TargetSpec, specs_from_names
 
 __all__ = [
-    'Artifact', 'as_stored', 'save_artifact', 'load_artifact', 'artifact_sizes', 'record_results', 'copy_license',
-    'read_config', 'config_text',
+    'Artifact', 'as_stored', 'save_artifact', 'load_artifact', 'artifact_sizes', 'record_results', 'read_config',
+    'config_text',
 ]
 
 CONFIG_NAME = 'config.json'
 WEIGHTS_NAME = 'model.safetensors'
-LICENSE_NAME = 'LICENSE'  # of the original's weights, where an artifact brings it along
+LICENSE_NAME = 'LICENSE'  # of the original's weights, where an artifact brings it along; no part of its size
 MAX_CONFIG_BYTES = 4 << 20
+MAX_LICENSE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Artifact:
         permutations: The kernel ordering of each generated weight.
         kept: The state dict entries of the base model that are stored as they are.
         base_state: The base model's state dict on the meta device, at its canonical classes and channels.
+        license_text: Of the LICENSE beside the artifact, which goes wherever the artifact or a copy of it goes.
     """
     config: SbsConfig
     pretrained_cfg: Dict[str, Any]
@@ -57,6 +59,7 @@ class Artifact:
     permutations: Tuple[Permutations, ...]
     kept: Dict[str, Tensor]
     base_state: Dict[str, Tensor]
+    license_text: Optional[str] = None
 
     def state_dict(self) -> Dict[str, Tensor]:
         """Generate the complete state dict of the base model: float32 weights, kept tensors, zeroed step counters."""
@@ -113,7 +116,10 @@ def save_artifact(folder: Union[str, Path], artifact: Artifact) -> SbsConfig:
     text = config_text(config, artifact.pretrained_cfg)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_files({folder / WEIGHTS_NAME: data, folder / CONFIG_NAME: text.encode()})
+        contents = {folder / WEIGHTS_NAME: data, folder / CONFIG_NAME: text.encode()}
+        if artifact.license_text is not None:
+            contents[folder / LICENSE_NAME] = artifact.license_text.encode()
+        replace_files(contents)
     except OSError as e:
         raise ArtifactError(f'Cannot write the artifact to {folder}: {e}.') from e
     return config
@@ -127,17 +133,6 @@ def record_results(folder: Union[str, Path], results: Mapping[str, Any]) -> None
         replace_files({Path(folder) / CONFIG_NAME: config_text(config, pretrained_cfg).encode()})
     except OSError as e:
         raise ArtifactError(f'Cannot write {Path(folder) / CONFIG_NAME}: {e}.') from e
-
-
-def copy_license(source: Union[str, Path], target: Union[str, Path]) -> None:
-    """Copy the LICENSE beside an artifact, if there is one, to an artifact that was made from it."""
-    path = Path(source) / LICENSE_NAME
-    if not path.is_file():
-        return
-    try:
-        replace_files({Path(target) / LICENSE_NAME: path.read_bytes()})
-    except OSError as e:
-        raise ArtifactError(f"Cannot copy {path} to '{target}': {e}.") from e
 
 
 def config_text(config: SbsConfig, pretrained_cfg: Mapping[str, Any]) -> str:
@@ -185,6 +180,8 @@ def read_config(folder: Union[str, Path]) -> Tuple[SbsConfig, Dict[str, Any]]:
     pretrained_cfg = root.get('pretrained_cfg')
     if not isinstance(pretrained_cfg, dict):
         raise ArtifactError(f"{path} has no 'pretrained_cfg' object.")
+    if not isinstance(pretrained_cfg.get('license'), (str, type(None))):
+        raise ArtifactError(f"{path} has a 'license' that is no text, but {pretrained_cfg['license']!r}.")
     return config, pretrained_cfg
 
 
@@ -220,7 +217,19 @@ def load_artifact(folder: Union[str, Path]) -> Artifact:
         permutations=contents.permutations,
         kept=contents.kept,
         base_state=base_state,
+        license_text=_read_license(Path(folder) / LICENSE_NAME),
     )
+
+
+def _read_license(path: Path) -> Optional[str]:
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MAX_LICENSE_BYTES:
+        raise ArtifactError(f'{path} is larger than {MAX_LICENSE_BYTES} bytes, so it can be no licence.')
+    try:
+        return path.read_text(encoding='utf-8')
+    except (OSError, ValueError) as e:
+        raise ArtifactError(f'{path} cannot be read: {e}.') from e
 
 
 def _structure(config: SbsConfig, specs: Tuple[TargetSpec, ...]) -> Predictor:

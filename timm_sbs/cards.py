@@ -16,7 +16,8 @@ __all__ = ['CARD_NAME', 'artifact_card', 'entry_card']
 CARD_NAME = 'README.md'
 _TEMPLATE = Path(__file__).with_name('card.md')
 # The recipe is for thousands of photographs; what it should have changed for a million (recipes/imagenet.yaml).
-_WHOLE_IMAGENET = '--batch-size 256 --distillation-steps 40000 --train-size 160 224 --mixup 0 --workers 8'
+_WHOLE_IMAGENET = '--batch-size 256 --distillation-steps 40000 --train-size 160 224 --mixup 0 --workers 8 ' \
+                  '--eval-interval 5000'
 _TAGS = ['image-classification', 'timm_sbs']
 _PHASES = {
     'reconstruction': 'reconstruction', 'second_order': 'second-order reconstruction', 'distillation': 'distillation',

@@ -176,15 +176,12 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from timm_sbs.artifact import LICENSE_NAME
     from timm_sbs.export import export_checkpoint
     from timm_sbs.info import find_folder
 
-    folder = find_folder(args.model)
-    base, size = export_checkpoint(folder, args.output)
+    base, size, license = export_checkpoint(find_folder(args.model), args.output)
     print(f"wrote {args.output}, {size:,} bytes: timm.create_model('{base}', checkpoint_path='{args.output}')")
-    if (folder / LICENSE_NAME).is_file():
-        print(f'its licence is that of the predictor: {folder / LICENSE_NAME}')
+    print(f"its licence is that of the predictor: {license or 'not recorded'}")
 
 
 def _push(args: argparse.Namespace) -> None:

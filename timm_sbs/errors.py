@@ -1,6 +1,8 @@
 """Errors that users of timm_sbs may want to catch. Each message says what was wrong, where, and what to do."""
 
-__all__ = ['SbsError', 'ConfigError', 'TargetError', 'OrderingError', 'ArtifactError', 'MissingExtraError', 'short_reason']
+__all__ = [
+    'SbsError', 'ConfigError', 'TargetError', 'OrderingError', 'ArtifactError', 'MissingExtraError', 'short_reason',
+]
 
 
 def short_reason(error: BaseException, limit: int = 300) -> str:

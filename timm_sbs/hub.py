@@ -1,4 +1,5 @@
 """Predictors from the Hugging Face Hub."""
+import contextlib
 from pathlib import Path
 from typing import Optional, Sequence, Union
 
@@ -19,6 +20,7 @@ def download(
         repo: str,
         cache_dir: Optional[Union[str, Path]] = None,
         names: Sequence[str] = (CONFIG_NAME, WEIGHTS_NAME),
+        optional: Sequence[str] = (),
 ) -> Path:
     """Download a predictor, or find it in the local cache.
 
@@ -26,6 +28,7 @@ def download(
         repo: 'user/name' or 'user/name@revision'.
         cache_dir: Cache folder; default: that of huggingface_hub.
         names: Files to download; default: all that a predictor consists of.
+        optional: Files to download if the repository has them.
 
     Returns:
         The folder that holds its files.
@@ -38,6 +41,10 @@ def download(
         for name in names:
             path = hf_hub_download(
                 repo_id, name, revision=revision or None, cache_dir=cache_dir, library_name='timm_sbs')
+        for name in optional:
+            with contextlib.suppress(EntryNotFoundError):
+                hf_hub_download(
+                    repo_id, name, revision=revision or None, cache_dir=cache_dir, library_name='timm_sbs')
         return Path(path).parent
     except HFValidationError as e:
         raise ArtifactError(f"'{repo_id}' is no repository name of the Hub: {e}") from e

@@ -5,7 +5,7 @@ from typing import List, Tuple
 import timm
 
 from timm_sbs import hub
-from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, read_config
+from timm_sbs.artifact import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, read_config
 from timm_sbs.errors import ArtifactError
 from timm_sbs.models import embedded_folder
 from timm_sbs.sizes import PARTS
@@ -18,14 +18,15 @@ def find_folder(name: str, weights: bool = True) -> Path:
 
     Args:
         name: What a user calls it.
-        weights: Whether model.safetensors is needed too; without it, only config.json is downloaded.
+        weights: Whether model.safetensors is needed too, and a LICENSE; if not, only config.json is downloaded.
 
     Raises:
         ArtifactError: There is none.
     """
     files = (CONFIG_NAME, WEIGHTS_NAME) if weights else (CONFIG_NAME,)
+    beside = (LICENSE_NAME,) if weights else ()
     if name.startswith('hf-hub:'):
-        return hub.download(name.removeprefix('hf-hub:'), names=files)
+        return hub.download(name.removeprefix('hf-hub:'), names=files, optional=beside)
     path = Path(name.removeprefix('local-dir:'))
     if path.is_file():
         path = path.parent
@@ -35,7 +36,7 @@ def find_folder(name: str, weights: bool = True) -> Path:
     if embedded:
         return embedded
     if timm.is_model(name) and name.startswith('sbs_'):
-        return hub.download(timm.get_pretrained_cfg(name).hf_hub_id, names=files)
+        return hub.download(timm.get_pretrained_cfg(name).hf_hub_id, names=files, optional=beside)
     raise ArtifactError(
         f"'{name}' is neither a folder of a predictor nor the name of one. Named ones: "
         f"{', '.join(timm.list_models('sbs_*'))}.")

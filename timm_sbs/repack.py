@@ -3,7 +3,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Union
 
-from timm_sbs.artifact import Artifact, artifact_sizes, as_stored, copy_license, load_artifact, save_artifact
+from timm_sbs.artifact import Artifact, artifact_sizes, as_stored, load_artifact, save_artifact
 from timm_sbs.bits import FEWEST, MOST, divide_bits, measure_influence
 from timm_sbs.config import QuantizationConfig
 from timm_sbs.errors import ConfigError
@@ -59,7 +59,6 @@ def repack(
     after = generate_weights(as_stored(copy.predictor, copy.config), plan)
     results['packing_error'] = float(f'{relative_error([after[n] for n in before], [*before.values()]):.3g}')
     save_artifact(output, copy)
-    copy_license(folder, output)
     return results
 
 

@@ -23,7 +23,6 @@ Results are written after every figure to results/imagenet_resnet18.json, whose 
 two minutes on one CPU thread.
 """
 import argparse
-import copy
 import json
 import statistics
 import subprocess
@@ -31,24 +30,24 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping
 
 import safetensors.torch
 import timm
-import torch
 from common import HERE, write_results
+from imagenet_photographs import Figures, Photographs, artifact_bytes, with_state
 from rounded_model import RoundedModel
 from rounded_rows import rounded_rows
-from torch import Tensor, nn
+from torch import nn
 
-from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, artifact_sizes, load_artifact
+from timm_sbs.artifact import artifact_sizes, load_artifact
 from timm_sbs.entropy import encode_integers
 from timm_sbs.generate import relative_error
 from timm_sbs.quantization import rounded_kept
 from timm_sbs.training.arguments import build_parser
 from timm_sbs.training.calibration import SEEN, corrected_kept, trace_uses
 from timm_sbs.training.configuration import parse_args, settings_of
-from timm_sbs.training.data import DataSettings, eval_loader, train_batches
+from timm_sbs.training.data import train_batches
 from timm_sbs.training.distillation import distill
 from timm_sbs.training.divergence import ExpectedDivergence
 from timm_sbs.training.environment import environment
@@ -62,52 +61,9 @@ from timm_sbs.training.sharing import make_accelerator
 from timm_sbs.training.statistics import LayerStatistics, statistics_from_tensors
 
 NAME = 'imagenet_resnet18'
-SETS = ('validation', 'validation10')
 ROUNDING_BITS = (4, 3)
 KEPT_BITS = (7, 6, 5, 4)
 QPS = (-32, -28, -24, -20)
-Figures = Dict[str, Dict[str, float]]
-
-
-class Photographs:
-    """Both sets, decoded once, with what the original says of them."""
-
-    def __init__(self, root: Path, original: nn.Module) -> None:
-        self._batches: Dict[str, List[Tuple[Tensor, Tensor]]] = {}
-        for name in SETS:
-            data = DataSettings(
-                str(root), class_map=str(root / 'imagenet_classes.txt'), val_split=name, batch_size=50, workers=0)
-            self._batches[name] = list(eval_loader(data, original.pretrained_cfg))
-        top = self._top5(original)
-        self._expected = {name: found[:, 0] for name, found in top.items()}
-        self.original = self._figures(top)
-
-    @torch.inference_mode()
-    def _top5(self, model: nn.Module) -> Dict[str, Tensor]:
-        model = model.eval().to(memory_format=torch.channels_last)
-        return {
-            name: torch.cat([model(x.to(memory_format=torch.channels_last)).topk(5, dim=1).indices for x, _ in batches])
-            for name, batches in self._batches.items()}
-
-    def measure(self, model: nn.Module) -> Figures:
-        """Per cent of right, nearly right, and unchanged predictions, in float32."""
-        return self._figures(self._top5(model))
-
-    def _figures(self, found: Mapping[str, Tensor]) -> Figures:
-        figures = {}
-        for name, top in found.items():
-            labels = torch.cat([y for _, y in self._batches[name]])
-            figures[name] = {
-                key: round(100 * float(hits.float().mean()), 2) for key, hits in (
-                    ('top1', top[:, 0] == labels), ('top5', (top == labels[:, None]).any(1)),
-                    ('agreement', top[:, 0] == self._expected[name]))}
-        return figures
-
-
-def with_state(original: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    model = copy.deepcopy(original)
-    model.load_state_dict(dict(state), strict=False)
-    return model
 
 
 def block_of(name: str) -> str:
@@ -218,11 +174,6 @@ def nncodec(
             yield {'qp': qp, 'bytes': (Path(folder) / f'{qp}.nnc').stat().st_size, **measure(model)}
 
 
-def artifact_bytes(folder: Path) -> int:
-    """Size of an artifact's two files."""
-    return sum((folder / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME))
-
-
 def table(results: Mapping[str, Any]) -> List[str]:
     """Markdown rows of docs/imagenet.md: the original, artifacts, and other ways to make the original small."""
     rows = [('original, float32', results['original'])]
@@ -274,8 +225,8 @@ def main() -> None:
     original = load_original('resnet18.tv_in1k', str(args.weights))
     photographs = Photographs(args.images, original)
     results.update(
-        command='python tests/benchmarks/imagenet_resnet18.py --images ROOT --weights FILE --statistics FILE NAME=FOLDER '
-                '...', seed=0, original={'bytes': args.weights.stat().st_size, **photographs.original}, **environment())
+        command='python tests/benchmarks/imagenet_resnet18.py --images ROOT --weights FILE --statistics FILE '
+                'NAME=FOLDER ...', seed=0, original={'bytes': args.weights.stat().st_size, **photographs.original}, **environment())
     artifacts = dict(pair.split('=', 1) for pair in args.artifacts)
 
     def note(part: str, rows: Iterator[Dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Mapping
 
 import timm
 from common import HERE, write_results
-from imagenet_resnet18 import Photographs, artifact_bytes
+from imagenet_photographs import Photographs, artifact_bytes
 
 from timm_sbs.artifact import read_config
 from timm_sbs.training.environment import environment
@@ -69,7 +69,8 @@ def table(results: Mapping[str, Any]) -> List[str]:
         '| ordering | bytes | of these ordering | parameters | reconstruction | second order | rounded | distilled | '
         'top-5 | agreement | ten classes |', '|' + '---|' * 11]
     for row in results['variants']:
-        phases = [f"{phase['top1']:.2f} %" for phase in row['phases'][:3]]
+        found = {phase['phase']: f"{phase['top1']:.2f} %" for phase in reversed(row['phases'])}  # the first of each
+        phases = [found[name] for name in ('reconstruction', 'second-order', 'quantization')]
         first, second = row['validation'], row['validation10']
         lines.append('| ' + ' | '.join([
             row['name'], f"{row['bytes']:,}", f"{row['ordering_bytes']:,}", f"{row['predictor_parameters']:,}", *phases,
@@ -126,7 +127,9 @@ def main() -> None:
         model = timm.create_model(f'local-dir:{output}', pretrained=True)
         measured = read_config(output)[0].results
         row = {
-            'name': name, 'ordering_bytes': read_config(output)[0].sizes['ordering'], 'distillation_steps': args.distillation_steps, 'flags': VARIANTS[name], 'bytes': artifact_bytes(output), **photographs.measure(model),
+            'name': name, 'distillation_steps': args.distillation_steps, 'flags': VARIANTS[name],
+            'bytes': artifact_bytes(output), 'ordering_bytes': read_config(output)[0].sizes['ordering'],
+            **photographs.measure(model),
             **{key: measured[key] for key in (
                 'predictor_parameters', 'reconstruction_error', 'second_order_error', 'expected_divergence')
                if key in measured},

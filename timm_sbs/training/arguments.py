@@ -224,8 +224,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add('-j', '--workers', type=int, default=d.workers, metavar='N',
         help='processes that read images, for each process (default: %(default)s)')
     add('--no-aug', action='store_true',
-        help="no augmentation; the original's outputs are then computed only once for each image, unless --mixup, "
-             '--cutmix or --train-size change what is seen')
+        help="no augmentation; the original's outputs are then computed only once for each image, if they are all that "
+             'is compared (no --feature-weight) and nothing else changes what is seen (--mixup, --cutmix, --train-size)')
     add('--crop-padding', type=int, default=None, metavar='PX',
         help='shift training images by up to PX pixels (default: 4 below 64 pixels, else 0: random resized crops)')
     add('--hflip', type=float, default=d.hflip, metavar='P',

@@ -150,5 +150,4 @@ def second_order_phase(
         measured = measure_tensors(
             task, {**weights, **corrected_kept(task.original, divergence, weights)}, name)
         run.results.update({f'{key}_{figure}': value for figure, value in measured.items()})
-    if better:
-        run.add_row({'phase': name, 'step': settings.steps, **monitor.last, **measured})
+    run.add_row({'phase': name, 'step': settings.steps, **(monitor.last if better else {}), **measured})

@@ -8,7 +8,7 @@ from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tupl
 import yaml
 
 from timm_sbs.config import OrderingConfig, QuantizationConfig, TargetRule
-from timm_sbs.errors import ConfigError
+from timm_sbs.errors import ConfigError, short_reason
 from timm_sbs.training.data import DataSettings
 from timm_sbs.training.settings import ENCODING_DEFAULTS, KEPT_PARTS, LINEAR_LAYERS, PACKED_LINEAR_LAYERS, \
     DistillationSettings, QuantizationSettings, ReconstructionSettings, SecondOrderSettings
@@ -128,7 +128,7 @@ def _read_yaml(text: str, where: str) -> Dict[str, Any]:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as e:
-        raise ConfigError(f"{where} is no YAML: {' '.join(str(e).split())}") from e
+        raise ConfigError(f"{where} is no YAML: {short_reason(e)}") from e
     if not isinstance(values, dict):
         raise ConfigError(f'{where} must be a YAML mapping from flags to values.')
     return values

@@ -14,6 +14,7 @@ from timm_sbs.training.batches import SampleBatches, StreamBatches
 __all__ = ['DataSettings', 'train_batches', 'eval_loader', 'sample_loader']
 
 SMALL_IMAGE = 64  # pixels; below, training images are shifted instead of being cropped and resized
+TRAIN = 'train'
 VALIDATION = 'validation'
 # Names of splits that timm takes for each other, and one more that folders often have.
 _SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'), ('test',))
@@ -26,7 +27,7 @@ class DataSettings:
     unlabelled_dirs: Tuple[str, ...] = ()  # more training images, whose subfolders mean nothing
     class_map: str = ''  # text file with the names of class folders in the order of the model's classes
     dataset: str = ''  # timm dataset name with scheme ('torch/cifar10', 'hfds/...', 'wds/...'); empty: an ImageFolder
-    train_split: str = 'train'
+    train_split: str = TRAIN
     val_split: Optional[str] = None  # empty: there are no images to measure on; None: 'validation', if there is one
     batch_size: int = 128  # images of one batch, on each process
     workers: int = 2  # processes that read images, for each process
@@ -87,11 +88,14 @@ class DataSettings:
 
 
 def _check_class_map(path: Path) -> None:
-    """Raises ConfigError where the file has no class in a line, or one twice: all that follow would be counted wrongly."""
+    """Raises ConfigError where a line has no class, or one that is there already: those that follow would be wrong."""
     try:
         names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"--class-map '{path}' cannot be read: {short_reason(e)}") from e
+    if names and names[0].startswith('\ufeff'):
+        raise ConfigError(f"--class-map '{path}' begins with a byte order mark, which would be part of the first name. "
+                          f'Save it as UTF-8 without one.')
     seen = set()
     for number, name in enumerate(names, 1):
         if not name or name in seen:
@@ -156,8 +160,9 @@ def _train_dataset(settings: DataSettings, is_training: bool, transform: Any) ->
         SbsError: A folder holds no images.
     """
     parts = [(DataSettings(folder), '') for folder in settings.unlabelled_dirs]
-    # Beside unlabelled folders, the others may be for validation alone.
-    if not parts or ((settings.data_dir or settings.dataset) and _has_split(settings, settings.train_split)):
+    labelled = bool(settings.data_dir or settings.dataset)
+    # Beside unlabelled folders, the others may be for validation alone, unless a split was asked for.
+    if not parts or labelled and (_has_split(settings, settings.train_split) or settings.train_split != TRAIN):
         parts.insert(0, (settings, settings.train_split))
     datasets = [_dataset(part, split, is_training) for part, split in parts]
     if isinstance(datasets[0], IterableDataset) and len(datasets) > 1:
@@ -278,13 +283,31 @@ def eval_loader(settings: DataSettings, pretrained_cfg: Mapping[str, Any]) -> Da
     """
     data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
     dataset = _dataset(settings, settings.validation, False)
+    _check_folders(dataset, settings)
     _check_classes(dataset, settings, pretrained_cfg.get('num_classes'))
     return _create_loader(dataset, settings, data_config, training=False)
+
+
+def _check_folders(dataset: Any, settings: DataSettings) -> None:
+    """Raises SbsError where a folder of labelled images is missing in the class map, which leaves its images out."""
+    reader = getattr(dataset, 'reader', None)
+    root = Path(getattr(reader, 'root', None) or settings.data_dir or '')
+    if not settings.class_map or not root.is_dir():
+        return
+    unknown = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name not in reader.class_to_idx)
+    if unknown:
+        others = f' and {len(unknown) - 1} others' if len(unknown) > 1 else ''
+        raise SbsError(f"--class-map '{settings.class_map}' does not name '{unknown[0]}'{others}, of the folders in "
+                       f"'{root}'.")
 
 
 def _check_classes(dataset: Any, settings: DataSettings, num_classes: Optional[int]) -> None:
     """Raises SbsError where labels cannot be the model's, for a class is missing or surplus."""
     classes = getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None)
+    if classes and num_classes and len(classes) != num_classes and settings.class_map:
+        raise SbsError(
+            f"--class-map '{settings.class_map}' names {len(classes)} classes, but the model has {num_classes}. It must "
+            f'name all of them, in their order.')
     if classes and num_classes and len(classes) != num_classes:
         raise SbsError(
             f"Split '{settings.validation}' of '{settings.data_dir}' holds {len(classes)} classes, but the model has "

@@ -36,6 +36,7 @@ class Fit:
         permutations: Their kernel orderings.
         plan: The generation.
         predictor: The predictor itself, trained in place.
+        license_text: Of the LICENSE that its artifact is to have, if any.
     """
     config: SbsConfig
     pretrained_cfg: Dict[str, Any]
@@ -43,6 +44,7 @@ class Fit:
     permutations: Tuple[Permutations, ...]
     plan: GenerationPlan
     predictor: Predictor
+    license_text: Optional[str] = None
 
     def quantized(self, quantization: Optional[QuantizationConfig]) -> 'Fit':
         """The same predictor, to be rounded in this way; with None, to be stored as floats."""
@@ -66,6 +68,7 @@ class Fit:
             permutations=self.permutations,
             kept={name: state[name] for name in kept_names(base_state, self.config.generated)},
             base_state=base_state,
+            license_text=self.license_text,
         )
 
 
@@ -207,7 +210,7 @@ def start_fit(
 
 
 def continue_fit(artifact: Artifact, original: nn.Module) -> Fit:
-    """The predictor of an artifact, to be trained further. It keeps its licence.
+    """The predictor of an artifact, to be trained further. It keeps its licence, if it has one.
 
     Raises:
         ConfigError: It was fitted to another architecture.
@@ -215,8 +218,9 @@ def continue_fit(artifact: Artifact, original: nn.Module) -> Fit:
     base, base_args, pretrained_cfg = describe_original(original, artifact.config.base_args)
     if base != artifact.config.base:
         raise ConfigError(f"The artifact was fitted to '{artifact.config.base}', but the original model is '{base}'.")
-    pretrained_cfg['license'] = artifact.pretrained_cfg.get('license')  # whatever trains it further
+    pretrained_cfg['license'] = artifact.pretrained_cfg.get('license') or pretrained_cfg.get('license')
     config = dataclasses.replace(artifact.config, results={}, weights_sha256='')
     plan = make_plan(config, artifact.specs, artifact.permutations, artifact.frequencies)
     predictor = artifact.predictor.requires_grad_(True)
-    return Fit(config, pretrained_cfg, artifact.specs, artifact.permutations, plan, predictor)
+    return Fit(
+        config, pretrained_cfg, artifact.specs, artifact.permutations, plan, predictor, artifact.license_text)

@@ -40,12 +40,14 @@ def check_sizes(original: nn.Module, sizes: Tuple[int, int], input_size: Tuple[i
     """Raises SbsError where the original cannot be run on images of a size, before training relies on it."""
     for height in sizes:
         if not 0 < height <= input_size[1]:
-            raise SbsError(f'--train-size {height} must be from 1 to {input_size[1]}, the height that the model expects.')
+            raise SbsError(
+                f'--train-size {height} must be from 1 to {input_size[1]}, the height that the model expects.')
     between = {size_at(sizes, step, SIZES_CHECKED) for step in range(SIZES_CHECKED)}
     for height in sorted(between):
         try:
             original(resize(torch.zeros(1, *input_size, device=next(original.parameters()).device), height))
         except Exception as e:
             reason = short_reason(e, 200)
-            raise SbsError(f'The model cannot be run on images of --train-size {height}: {reason}. Leave the flag '
+            which = height if height in sizes else f'{sizes[0]} {sizes[1]}, which passes {height}'
+            raise SbsError(f'The model cannot be run on images of --train-size {which}: {reason}. Leave the flag '
                            f'out.') from e

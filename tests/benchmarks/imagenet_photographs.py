@@ -1,0 +1,61 @@
+"""What is measured on ImageNet photographs, for imagenet_resnet18.py and imagenet_variants.py."""
+import copy
+from pathlib import Path
+from typing import Dict, List, Mapping, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME
+from timm_sbs.training.data import DataSettings, eval_loader
+
+__all__ = ['Figures', 'Photographs', 'with_state', 'artifact_bytes']
+
+SETS = ('validation', 'validation10')
+Figures = Dict[str, Dict[str, float]]
+
+
+class Photographs:
+    """Both sets, decoded once, with what the original says of them."""
+
+    def __init__(self, root: Path, original: nn.Module) -> None:
+        self._batches: Dict[str, List[Tuple[Tensor, Tensor]]] = {}
+        for name in SETS:
+            data = DataSettings(
+                str(root), class_map=str(root / 'imagenet_classes.txt'), val_split=name, batch_size=50, workers=0)
+            self._batches[name] = list(eval_loader(data, original.pretrained_cfg))
+        top = self._top5(original)
+        self._expected = {name: found[:, 0] for name, found in top.items()}
+        self.original = self._figures(top)
+
+    @torch.inference_mode()
+    def _top5(self, model: nn.Module) -> Dict[str, Tensor]:
+        model = model.eval().to(memory_format=torch.channels_last)
+        return {
+            name: torch.cat([model(x.to(memory_format=torch.channels_last)).topk(5, dim=1).indices for x, _ in batches])
+            for name, batches in self._batches.items()}
+
+    def measure(self, model: nn.Module) -> Figures:
+        """Per cent of right, nearly right, and unchanged predictions, in float32."""
+        return self._figures(self._top5(model))
+
+    def _figures(self, found: Mapping[str, Tensor]) -> Figures:
+        figures = {}
+        for name, top in found.items():
+            labels = torch.cat([y for _, y in self._batches[name]])
+            figures[name] = {
+                key: round(100 * float(hits.float().mean()), 2) for key, hits in (
+                    ('top1', top[:, 0] == labels), ('top5', (top == labels[:, None]).any(1)),
+                    ('agreement', top[:, 0] == self._expected[name]))}
+        return figures
+
+
+def with_state(original: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    model = copy.deepcopy(original)
+    model.load_state_dict(dict(state), strict=False)
+    return model
+
+
+def artifact_bytes(folder: Path) -> int:
+    """Size of an artifact's two files."""
+    return sum((folder / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME))

@@ -33,6 +33,7 @@ SHIPPED = 'sbs_resnet20_cifar10_42pct'
 ALL_SHIPPED = [
     SHIPPED, 'sbs_resnet20_cifar10_33pct', 'sbs_resnet20_cifar10_24pct', 'sbs_resnet56_cifar10_26pct']
 IMAGENET_SHIPPED = 'sbs_resnet18_15pct'
+IMAGENET_ALL = [IMAGENET_SHIPPED, 'sbs_resnet18_15pct_small']
 assert SHIPPED in timm.list_models(), f'importing timm_sbs {timm_sbs.__version__} registers no models'
 
 

@@ -4,9 +4,10 @@ import json
 import pytest
 import timm
 import torch
-from conftest import IMAGENET_SHIPPED, REPOSITORY
+from conftest import IMAGENET_ALL, IMAGENET_SHIPPED, REPOSITORY
 from huggingface_hub import ModelCard
 from PIL import Image
+from timm.data import create_transform, resolve_data_config
 
 from timm_sbs import cli, hub
 from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, load_artifact, read_config
@@ -36,15 +37,18 @@ def test_it_is_a_resnet18_as_timm_builds_it(model):
         assert json.dumps(cfg[field]) == json.dumps(original[field]), field  # lists and tuples alike
 
 
-def test_predictor_and_files_are_as_small_as_promised():
-    results = read_config(FOLDER_OF_PREDICTOR)[0].results
+@pytest.mark.parametrize('name, largest', [*zip(IMAGENET_ALL, (4_200_000, 2_850_000))])
+def test_predictor_and_files_are_as_small_as_promised(name, largest):
+    folder = embedded_folder(name)
+    results = read_config(folder)[0].results
     assert results['predictor_parameters'] <= 0.15 * results['original_parameters']
     assert results['original_parameters'] == sum(p.numel() for p in timm.create_model('resnet18').parameters())
-    assert sum((FOLDER_OF_PREDICTOR / name).stat().st_size for name in (CONFIG_NAME, WEIGHTS_NAME)) <= 4_200_000
+    assert sum((folder / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME)) <= largest
 
 
-def test_recorded_accuracy_is_within_two_points_of_the_originals():
-    results = read_config(FOLDER_OF_PREDICTOR)[0].results
+@pytest.mark.parametrize('name', IMAGENET_ALL)
+def test_recorded_accuracy_is_within_two_points_of_the_originals(name):
+    results = read_config(embedded_folder(name))[0].results
     assert results['images'] == 1300 and results['original_top1'] - results['top1'] <= 2
     assert 'easy sample' in results['measured_on']
 
@@ -74,16 +78,26 @@ def test_other_heads_stems_and_features(model):
         (64, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
 
 
-def test_its_licence_is_told_wherever_it_is_looked_for(model):
-    assert model.pretrained_cfg['license'] == 'cc-by-nc-4.0'
-    assert timm.get_pretrained_cfg(IMAGENET_SHIPPED).license == 'cc-by-nc-4.0'
-    assert read_config(FOLDER_OF_PREDICTOR)[1]['license'] == 'cc-by-nc-4.0'
-    licence = (FOLDER_OF_PREDICTOR / 'LICENSE').read_text()
+def test_the_small_one_sees_the_same_in_a_photograph(model):
+    small = timm.create_model(IMAGENET_ALL[1], pretrained=True).eval()
+    assert small.pretrained_cfg['license'] == 'cc-by-nc-4.0'
+    transform = create_transform(**resolve_data_config(pretrained_cfg=dict(model.pretrained_cfg)))
+    image = transform(Image.open(FOLDER / 'coffee.jpg').convert('RGB'))[None]
+    with torch.inference_mode():
+        expected, found = (network(image).softmax(1)[0] for network in (model, small))
+    assert expected.argmax() == found.argmax() and float((expected - found).abs().sum()) < 0.6
+
+
+@pytest.mark.parametrize('name', IMAGENET_ALL)
+def test_its_licence_is_told_wherever_it_is_looked_for(name):
+    assert timm.get_pretrained_cfg(name).license == 'cc-by-nc-4.0'
+    assert read_config(embedded_folder(name))[1]['license'] == 'cc-by-nc-4.0'
+    licence = (embedded_folder(name) / 'LICENSE').read_text()
     assert 'NonCommercial 4.0' in licence and '1907.05686' in licence and 'Soumith Chintala' in licence
-    card = ModelCard.load(REPOSITORY / 'hub_cards' / f'{IMAGENET_SHIPPED}.md')
+    card = ModelCard.load(REPOSITORY / 'hub_cards' / f'{name}.md')
     assert card.data.license == 'cc-by-nc-4.0' and 'easy sample' in card.text
     assert card.data.eval_results is None  # 1,300 photographs are not the data set's validation
-    assert 'CC BY-NC 4.0' in (REPOSITORY / 'NOTICE').read_text()
+    assert 'CC BY-NC 4.0' in (REPOSITORY / 'NOTICE').read_text() and f'`{name}`' in (REPOSITORY / 'README.md').read_text()
 
 
 def test_photographs_may_be_shipped_and_are_small():

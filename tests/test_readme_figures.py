@@ -174,8 +174,8 @@ def test_figures_of_the_created_model():
     assert f"{results['forward_ratio']:.2f} times that of the original" in README
 
 
-LOADED = (('ResNet-20, shipped', 'resnet20_cifar10', 'shipped'), ('ResNet-18, axis', 'resnet18', 'axis'),
-          ('ResNet-18, layer', 'resnet18', 'layer'), ('ResNet-50, axis', 'resnet50', 'axis'),
+LOADED = (('ResNet-20, shipped', 'resnet20_cifar10', 'shipped'), ('ResNet-18, shipped', 'resnet18', 'shipped'),
+          ('ResNet-18, axis', 'resnet18', 'axis'), ('ResNet-50, axis', 'resnet50', 'axis'),
           ('ResNet-50, layer', 'resnet50', 'layer'))
 
 

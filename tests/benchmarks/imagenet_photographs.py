@@ -1,7 +1,7 @@
 """What is measured on ImageNet photographs, for imagenet_resnet18.py and imagenet_variants.py."""
 import copy
 from pathlib import Path
-from typing import Dict, List, Mapping, Tuple
+from typing import Dict, List, Mapping, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -29,15 +29,15 @@ class Photographs:
         self.original = self._figures(top)
 
     @torch.inference_mode()
-    def _top5(self, model: nn.Module) -> Dict[str, Tensor]:
-        model = model.eval().to(memory_format=torch.channels_last)
+    def _top5(self, model: nn.Module, sets: Sequence[str] = SETS) -> Dict[str, Tensor]:
+        model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # the original stays trainable
         return {
             name: torch.cat([model(x.to(memory_format=torch.channels_last)).topk(5, dim=1).indices for x, _ in batches])
-            for name, batches in self._batches.items()}
+            for name, batches in self._batches.items() if name in sets}
 
-    def measure(self, model: nn.Module) -> Figures:
+    def measure(self, model: nn.Module, sets: Sequence[str] = SETS) -> Figures:
         """Per cent of right, nearly right, and unchanged predictions, in float32."""
-        return self._figures(self._top5(model))
+        return self._figures(self._top5(model, sets))
 
     def _figures(self, found: Mapping[str, Tensor]) -> Figures:
         figures = {}

@@ -14,6 +14,7 @@ statistics that a run of the trainer leaves in OUTPUT/checkpoints. Each NAME=FOL
 - rounding: the original's weights rounded by output channel, entropy-coded with the coder that we use, all else as
   float16: to the nearest, and by second order (each column's error is made up for by the columns after it, as in GPTQ,
   arXiv 2210.17323, with our statistics), both also with biases and BatchNorm means corrected;
+- coded: the same with steps for so many bits of entropy and no limit of levels, corrected;
 - trained: the original's weights rounded by output channel to as many bits as fit the first artifact's bytes, with
   biases and means corrected, and then distilled with the recipe's images, mixtures, sizes, losses and steps, at rates of
   its own (--trained-rates), each with all else at 8 bits, entropy-coded, without any header (see rounded_model.py);
@@ -30,15 +31,15 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import safetensors.torch
 import timm
 from common import HERE, write_results
 from imagenet_photographs import Figures, Photographs, artifact_bytes, with_state
 from rounded_model import RoundedModel
-from rounded_rows import rounded_rows
-from torch import nn
+from rounded_rows import rounded_rows, steps_of_entropy, steps_of_levels
+from torch import Tensor, nn
 
 from timm_sbs.artifact import artifact_sizes, load_artifact
 from timm_sbs.entropy import encode_integers
@@ -62,7 +63,8 @@ from timm_sbs.training.statistics import LayerStatistics, statistics_from_tensor
 
 NAME = 'imagenet_resnet18'
 ROUNDING_BITS = (4, 3)
-KEPT_BITS = (7, 6, 5, 4)
+CODED_BITS = (2.7, 1.75)
+KEPT_BITS = (6, 5, 4)
 QPS = (-32, -28, -24, -20)
 
 
@@ -96,26 +98,28 @@ def kept(folder: Path, measure: Callable[[nn.Module], Figures]) -> Iterator[Dict
 
 def rounding(
         original: nn.Module, moments: Mapping[str, LayerStatistics], divergence: ExpectedDivergence,
-        measure: Callable[[nn.Module], Figures],
+        measure: Callable[[nn.Module], Figures], steps_of: Callable[..., Tuple[Tensor, float]], rates: Sequence[float],
+        only_corrected: bool = False,
 ) -> Iterator[Dict[str, Any]]:
-    """All weights with at least two axes rounded; the classifier and the stem to at least 6 bits, to the nearest."""
+    """All weights with at least two axes rounded; the classifier and the stem to 6 bits or more, to the nearest."""
     matrices = {name: tensor for name, tensor in original.state_dict().items() if tensor.dim() > 1}
     others = sum(tensor.numel() for tensor in original.state_dict().values() if tensor.dim() == 1)
-    for bits in ROUNDING_BITS:
+    for bits in rates:
         for how in ('nearest', 'second order'):
             decoded, arrays, size = {}, [], 2 * others
             for name, weight in matrices.items():
-                layer = moments.get(name) if how == 'second order' else None
-                integers, steps = rounded_rows(
-                    weight.flatten(1), bits if name in moments else max(bits, 6), layer)
+                rows = weight.flatten(1)
+                steps, limit = steps_of(rows, bits) if name in moments else steps_of_levels(rows, max(int(bits), 6))
+                integers = rounded_rows(rows, steps, limit, moments.get(name) if how == 'second order' else None)
                 decoded[name] = (integers * steps).view_as(weight)
                 arrays.append(integers.long().numpy())
                 size += 2 * len(integers)
             generated = {name: decoded[name] for name in moments}
             model = with_state(original, decoded)
-            corrected = with_state(model, corrected_kept(original, divergence, generated))
-            yield {'bits': bits, 'how': how, 'bytes': len(encode_integers(arrays)) + size,
-                   'expected_divergence': divergence.total(generated), **measure(model), 'corrected': measure(corrected)}
+            corrected = measure(with_state(model, corrected_kept(original, divergence, generated)))
+            row = {'bits': bits, 'how': how, 'bytes': len(encode_integers(arrays)) + size,
+                   'expected_divergence': divergence.total(generated), 'corrected': corrected}
+            yield row if only_corrected else {**row, **measure(model)}
 
 
 class LossMonitor(Monitor):
@@ -181,7 +185,9 @@ def table(results: Mapping[str, Any]) -> List[str]:
     for row in results.get('rounding', []):
         name = f"{row['bits']} bits by channel, {row['how']}"
         rows += [(name, row), (f'{name}, corrected', {**row['corrected'], 'bytes': row['bytes']})]
-    rows += [(f"{row['bits']:g} bits by channel, trained for {row['steps']:,} steps at {row['lr']:g}", row)
+    rows += [(f"{row['bits']:g} bits of entropy by channel, {row['how']}, corrected",
+              {**row['corrected'], 'bytes': row['bytes']}) for row in results.get('coded', [])]
+    rows += [(f"{row['bits']:g} bits of entropy by channel, trained for {row['steps']:,} steps at {row['lr']:g}", row)
              for row in results.get('trained', [])]
     rows += [(f"NNCodec, qp {row['qp']}", row) for row in results.get('nncodec', [])]
     lines = ['| | bytes | top-1 | top-5 | agreement | top-1, ten classes |', '|---|---|---|---|---|---|']
@@ -212,7 +218,7 @@ def main() -> None:
     parser.add_argument('--statistics', type=Path)
     parser.add_argument('--nncodec', metavar='PYTHON')
     parser.add_argument('--parts', nargs='+', default=['artifacts'],
-                        choices=['artifacts', 'blocks', 'kept', 'rounding', 'trained', 'nncodec'])
+                        choices=['artifacts', 'blocks', 'kept', 'rounding', 'coded', 'trained', 'nncodec'])
     parser.add_argument('--trained-steps', type=int, default=1000)
     parser.add_argument('--trained-rates', type=float, nargs='+', default=[1e-4])
     parser.add_argument('artifacts', nargs='*', metavar='NAME=FOLDER')
@@ -249,10 +255,10 @@ def main() -> None:
     names = [spec.name for spec in specs]
     if 'blocks' in args.parts:
         generated = timm.create_model(f'local-dir:{next(iter(artifacts.values()))}', pretrained=True)
-        note('blocks', blocks(original, generated, names, photographs.measure))
+        note('blocks', blocks(original, generated, names, lambda m: photographs.measure(m, ['validation'])))
     if 'kept' in args.parts:
         note('kept', kept(Path(next(iter(artifacts.values()))), photographs.measure))
-    if {'rounding', 'trained'} & {*args.parts}:
+    if {'rounding', 'coded', 'trained'} & {*args.parts}:
         tensors = safetensors.torch.load_file(args.statistics)
         tensors.pop(SEEN)
         moments = statistics_from_tensors(tensors)
@@ -260,7 +266,11 @@ def main() -> None:
             specs, original.state_dict(), trace_uses(original, original.pretrained_cfg, specs), moments,
             SecondOrderSettings.damping)
         if 'rounding' in args.parts:
-            note('rounding', rounding(original, moments, divergence, photographs.measure))
+            note('rounding', rounding(
+                original, moments, divergence, photographs.measure, steps_of_levels, ROUNDING_BITS))
+        if 'coded' in args.parts:
+            note('coded', rounding(
+                original, moments, divergence, photographs.measure, steps_of_entropy, CODED_BITS, only_corrected=True))
         if 'trained' in args.parts:
             size = artifact_bytes(Path(next(iter(artifacts.values()))))
             note('trained', trained_rounding(original, divergence, names, size, args, photographs.measure))

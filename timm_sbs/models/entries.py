@@ -30,6 +30,8 @@ ENTRIES = {
     'sbs_resnet56_cifar10_26pct': Entry('resnet56_cifar10', 26, 'cifar10'),
     'sbs_resnet18_15pct': Entry(
         'resnet18', 15, 'imagenet-1k', weights='resnet18.tv_in1k', license='cc-by-nc-4.0'),
+    'sbs_resnet18_15pct_small': Entry(
+        'resnet18', 15, 'imagenet-1k', weights='resnet18.tv_in1k', license='cc-by-nc-4.0'),
     'sbs_resnet34_15pct': Entry('resnet34', 15, 'imagenet-1k'),
     'sbs_resnet50_15pct': Entry('resnet50', 15, 'imagenet-1k'),
     'sbs_convnext_tiny_15pct': Entry('convnext_tiny', 15, 'imagenet-1k'),
@@ -88,6 +90,15 @@ def sbs_resnet18_15pct(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     CC BY-NC 4.0: not for commercial use.
     """
     return _create('sbs_resnet18_15pct', pretrained, **kwargs)
+
+
+@register_model
+def sbs_resnet18_15pct_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """As sbs_resnet18_15pct, with kernels ordered within each filter, in 2.8 MB that ship inside the package.
+
+    CC BY-NC 4.0: not for commercial use.
+    """
+    return _create('sbs_resnet18_15pct_small', pretrained, **kwargs)
 
 
 @register_model

@@ -45,9 +45,10 @@ def fit(name: str, output: Path, args: argparse.Namespace) -> None:
         '--recipe', 'imagenet', '--model', 'resnet18.tv_in1k', '--initial-checkpoint', str(args.weights),
         '--data-dir', str(images), '--class-map', str(images / 'imagenet_classes.txt'),
         '--unlabelled-dir', *(str(folder) for folder in sorted((images / 'unlabelled').iterdir())),
-        '--distillation-steps', str(args.distillation_steps), '--eval-interval', str(args.distillation_steps),
+        '--distillation-steps', str(args.distillation_steps), '--eval-interval', str(max(args.distillation_steps, 1)),
         '--checkpointing-steps', '50', '--checkpoints-total-limit', '1', '--workers', '0',
-        '--output', str(output), '--resume', 'latest', *VARIANTS[name]]
+        '--output', str(output), '--resume', 'latest', *VARIANTS[name],
+        *([] if args.distillation_steps else ['--quantization-steps', '0'])]
     train_sbs.run(train_sbs.parse_args(train_sbs.build_parser(), argv))
 
 
@@ -70,11 +71,13 @@ def table(results: Mapping[str, Any]) -> List[str]:
         'top-5 | agreement | ten classes |', '|' + '---|' * 11]
     for row in results['variants']:
         found = {phase['phase']: f"{phase['top1']:.2f} %" for phase in reversed(row['phases'])}  # the first of each
-        phases = [found[name] for name in ('reconstruction', 'second-order', 'quantization')]
+        rounded = found.get('quantization') or found['end']
+        distilled = f"{row['validation']['top1']:.2f} % ({row['distillation_steps']:,} steps)"
+        phases = [found['reconstruction'], found['second-order'], rounded, distilled if row['distillation_steps'] else '']
         first, second = row['validation'], row['validation10']
         lines.append('| ' + ' | '.join([
             row['name'], f"{row['bytes']:,}", f"{row['ordering_bytes']:,}", f"{row['predictor_parameters']:,}", *phases,
-            f"{first['top1']:.2f} % ({row['distillation_steps']:,} steps)", f"{first['top5']:.2f} %",
+            f"{first['top5']:.2f} %",
             f"{first['agreement']:.2f} %", f"{second['top1']:.2f} %"]) + ' |')
     return lines
 

@@ -37,14 +37,16 @@ def download(
         ArtifactError: The repository, revision or a file does not exist, or cannot be reached.
     """
     repo_id, _, revision = repo.partition('@')
+
+    def fetch(name: str) -> str:
+        return hf_hub_download(repo_id, name, revision=revision or None, cache_dir=cache_dir, library_name='timm_sbs')
+
     try:
         for name in names:
-            path = hf_hub_download(
-                repo_id, name, revision=revision or None, cache_dir=cache_dir, library_name='timm_sbs')
+            path = fetch(name)
         for name in optional:
             with contextlib.suppress(EntryNotFoundError):
-                hf_hub_download(
-                    repo_id, name, revision=revision or None, cache_dir=cache_dir, library_name='timm_sbs')
+                fetch(name)
         return Path(path).parent
     except HFValidationError as e:
         raise ArtifactError(f"'{repo_id}' is no repository name of the Hub: {e}") from e

@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import Tensor
 
+from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME
 from timm_sbs.config import EncodingConfig, OrderingConfig
 from timm_sbs.entropy import encode_integers
 from timm_sbs.generate import GenerationPlan
@@ -85,6 +86,11 @@ def rounded_by_channel(state: Mapping[str, Tensor], bits: int) -> Tuple[Dict[str
         arrays.append(integers.long().numpy())
         other += 2 * len(rows)
     return decoded, len(encode_integers(arrays)) + other
+
+
+def artifact_bytes(folder: Path) -> int:
+    """Size of an artifact's two files."""
+    return sum((folder / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME))
 
 
 def write_results(name: str, results: Mapping[str, Any]) -> None:

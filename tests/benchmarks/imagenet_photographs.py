@@ -6,10 +6,9 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME
 from timm_sbs.training.data import DataSettings, eval_loader
 
-__all__ = ['Figures', 'Photographs', 'with_state', 'artifact_bytes']
+__all__ = ['Figures', 'Photographs', 'with_state', 'recipe_flags']
 
 SETS = ('validation', 'validation10')
 Figures = Dict[str, Dict[str, float]]
@@ -56,6 +55,8 @@ def with_state(original: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-def artifact_bytes(folder: Path) -> int:
-    """Size of an artifact's two files."""
-    return sum((folder / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME))
+def recipe_flags(root: Path) -> List[str]:
+    """Flags of the trainer for the recipe and all photographs of ROOT."""
+    return [
+        '--recipe', 'imagenet', '--data-dir', str(root), '--class-map', str(root / 'imagenet_classes.txt'),
+        '--unlabelled-dir', *(str(folder) for folder in sorted((root / 'unlabelled').iterdir())), '--workers', '0']

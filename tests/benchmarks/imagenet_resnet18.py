@@ -35,8 +35,8 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import safetensors.torch
 import timm
-from common import HERE, write_results
-from imagenet_photographs import Figures, Photographs, artifact_bytes, with_state
+from common import HERE, artifact_bytes, write_results
+from imagenet_photographs import Figures, Photographs, recipe_flags, with_state
 from rounded_model import RoundedModel
 from rounded_rows import rounded_rows, steps_of_entropy, steps_of_levels
 from torch import Tensor, nn
@@ -137,11 +137,8 @@ def trained_rounding(
         args: argparse.Namespace, measure: Callable[[nn.Module], Figures],
 ) -> Iterator[Dict[str, Any]]:
     """Weights rounded by channel and trained as the recipe trains predictors."""
-    root = args.images
     settings = settings_of(parse_args(build_parser(''), [
-        '--recipe', 'imagenet', '--model', '', '--output', '', '--distillation-steps', str(args.trained_steps),
-        '--data-dir', str(root), '--class-map', str(root / 'imagenet_classes.txt'), '--workers', '0',
-        '--unlabelled-dir', *(str(folder) for folder in sorted((root / 'unlabelled').iterdir()))]))
+        *recipe_flags(args.images), '--model', '', '--output', '', '--distillation-steps', str(args.trained_steps)]))
     kept_bits = settings.quantization.kept_bits
 
     def rounded(model: nn.Module, bits: float) -> RoundedModel:

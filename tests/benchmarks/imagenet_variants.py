@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
 import timm
-from common import HERE, write_results
-from imagenet_photographs import Photographs, artifact_bytes
+from common import HERE, artifact_bytes, write_results
+from imagenet_photographs import Photographs, recipe_flags
 
 from timm_sbs.artifact import read_config
 from timm_sbs.training.environment import environment
@@ -40,13 +40,10 @@ VARIANTS: Dict[str, List[str]] = {
 
 
 def fit(name: str, output: Path, args: argparse.Namespace) -> None:
-    images = args.images
     argv = [
-        '--recipe', 'imagenet', '--model', 'resnet18.tv_in1k', '--initial-checkpoint', str(args.weights),
-        '--data-dir', str(images), '--class-map', str(images / 'imagenet_classes.txt'),
-        '--unlabelled-dir', *(str(folder) for folder in sorted((images / 'unlabelled').iterdir())),
+        *recipe_flags(args.images), '--model', 'resnet18.tv_in1k', '--initial-checkpoint', str(args.weights),
         '--distillation-steps', str(args.distillation_steps), '--eval-interval', str(max(args.distillation_steps, 1)),
-        '--checkpointing-steps', '50', '--checkpoints-total-limit', '1', '--workers', '0',
+        '--checkpointing-steps', '50', '--checkpoints-total-limit', '1',
         '--output', str(output), '--resume', 'latest', *VARIANTS[name],
         *([] if args.distillation_steps else ['--quantization-steps', '0'])]
     train_sbs.run(train_sbs.parse_args(train_sbs.build_parser(), argv))

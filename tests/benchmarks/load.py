@@ -23,10 +23,10 @@ from typing import Any, Callable, Dict, List, Optional
 import safetensors.torch
 import timm
 import torch
-from common import operations, product_rate, seconds, write_results
+from common import artifact_bytes, operations, product_rate, seconds, write_results
 
 import timm_sbs  # noqa: F401  (registers models)
-from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME, load_artifact, save_artifact
+from timm_sbs.artifact import load_artifact, save_artifact
 from timm_sbs.cache import clear_cache
 from timm_sbs.config import OrderingConfig
 from timm_sbs.generate import BLOCK, DEVICE_BLOCK, generate_weights, make_plan
@@ -154,7 +154,7 @@ def measure(name: str, folders: Dict[str, Path], checkpoints: Path) -> Dict[str,
         'int8_bytes': int8.stat().st_size, 'int8_ms': round(1000 * median['int8'], 1),
         'model_mb': round(model_bytes / 1e6, 1)}
     for key, folder in folders.items():
-        size = sum((folder / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME))
+        size = artifact_bytes(folder)
         later, again = median[f'{key}, first'], median[f'{key}, second']
         clear_cache()
         peak = peak_memory(f'timm.create_model("local-dir:{folder}", pretrained=True)')

@@ -149,5 +149,4 @@ def second_order_phase(
     if name == 'second-order' and task.settings.quantizes and not task.settings.distils:  # else measured by the next
         measured = measure_tensors(
             task, {**weights, **corrected_kept(task.original, divergence, weights)}, name)
-        run.results.update({f'{key}_{figure}': value for figure, value in measured.items()})
     run.add_row({'phase': name, 'step': settings.steps, **(monitor.last if better else {}), **measured})

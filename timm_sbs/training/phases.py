@@ -62,7 +62,6 @@ def reconstruction_phase(
     measured: Dict[str, float] = {}
     if name == 'reconstruction' and task.settings.takes_statistics:  # else the next phase begins with a measurement
         measured = measure_tensors(task, fit.stored_weights(), name)
-        run.results.update({f'{name}_{key}': value for key, value in measured.items()})
     run.add_row({'phase': name, 'step': settings.steps, **monitor.last, **measured})
 
 

@@ -24,7 +24,8 @@ class Task:
 
 
 def measure_tensors(task: Task, tensors: Mapping[str, Tensor], phase: str) -> Dict[str, float]:
-    """What a phase has come to: the original with these tensors in place of its own, on the validation images.
+    """What a phase has come to: the original with these tensors in place of its own, on the validation images. The run's
+    results get it as ``PHASE_top1``.
 
     Returns:
         ``{'top1': per cent}``, or nothing where there are no such images.
@@ -35,6 +36,7 @@ def measure_tensors(task: Task, tensors: Mapping[str, Tensor], phase: str) -> Di
     model = copy.deepcopy(task.original)
     model.load_state_dict(dict(tensors), strict=False)
     top1 = measure(model.to(accelerator.device), validation, accelerator, f'after {phase}').top1
+    task.run.results[f"{phase.replace('-', '_')}_top1"] = top1
     say(accelerator, f'after {phase}: top-1 {top1:.2f} %')
     return {'top1': top1}
 

@@ -1,7 +1,6 @@
 """Shared fixtures: a real network, the predictor that ships, and a small predictor fitted on the spot."""
 import copy
 import functools
-import importlib.util
 import os
 import subprocess
 import sys
@@ -13,14 +12,15 @@ import torch
 from PIL import Image
 
 import timm_sbs
-from timm_sbs.artifact import save_artifact
-from timm_sbs.demo import demo_batches, load_demo_images
-from timm_sbs.training.fit import design, start_fit
-from timm_sbs.training.generated_model import GeneratedModel
-from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.settings import ReconstructionSettings
-from timm_sbs.training.sharing import make_accelerator
+from timm_sbs.artifact.folder import save_artifact
+from timm_sbs.cli.demo import demo_batches, load_demo_images
+from timm_sbs.common.config import StorageConfig
+from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.options.settings import ReconstructionSettings
+from timm_sbs.training.steps.generated_model import GeneratedModel
+from timm_sbs.training.steps.reconstruction import reconstruct
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
@@ -56,26 +56,31 @@ def resnet20() -> torch.nn.Module:
     return model.requires_grad_(False).eval()
 
 
+def started(original, pct=20., seed=0, **settings):
+    """A fresh artifact of a network, its kernels in order."""
+    chosen = design(original, pct=pct, **settings)
+    return start_artifact(chosen, find_orderings(original, chosen.specs, chosen.generator.ordering), original, seed)
+
+
 def fit_quickly(original, steps=20, pct=5., **settings):
     """A predictor that has learned a little, in about a second."""
-    config, pretrained_cfg, specs = design(original, pct=pct, **settings)
-    fit = start_fit(config, pretrained_cfg, specs, find_orderings(original, specs, config.ordering), seed=0)
-    results = reconstruct(fit.predictor, fit.plan, original.state_dict(), ReconstructionSettings(steps=steps))
-    return fit.artifact(original, results)
+    artifact = started(original, pct, **settings)
+    error = reconstruct(
+        artifact.generator, original.state_dict(), ReconstructionSettings(steps=steps), artifact.storage)
+    return artifact.with_results({'reconstruction_error': error})
 
 
 @functools.cache
 def _reconstructed(model):
-    config, cfg, specs = design(model, pct=20.)
-    fit = start_fit(config, cfg, specs, find_orderings(model, specs, config.ordering), seed=0)
-    reconstruct(fit.predictor, fit.plan, model.state_dict(), ReconstructionSettings(steps=100))
-    return fit
+    artifact = started(model)
+    reconstruct(artifact.generator, model.state_dict(), ReconstructionSettings(steps=100))
+    return artifact
 
 
-def student_of(model, **settings):
+def student_of(model, storage=StorageConfig(), **settings):
     """A generated model of one's own, after a hundred steps of reconstruction."""
-    fit = _reconstructed(model)
-    return GeneratedModel(copy.deepcopy(fit.predictor), fit.plan, copy.deepcopy(model), **settings)
+    generator = copy.deepcopy(_reconstructed(model).generator)
+    return GeneratedModel(generator, copy.deepcopy(model), storage, **settings)
 
 
 @pytest.fixture(scope='session')
@@ -126,12 +131,3 @@ def launch(processes, script, *args):
         env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope='session')
-def train_sbs():
-    """The top-level script as a module."""
-    spec = importlib.util.spec_from_file_location('train_sbs', REPOSITORY / 'train_sbs.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -5,16 +5,17 @@ import json
 import re
 import socket
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any
 from urllib.parse import unquote
 
 TOKEN = 'hf_loopback'
 
 
-Files = Dict[str, bytes]
+Files = dict[str, bytes]
 
 
 @dataclass
@@ -30,12 +31,12 @@ class Hub:
         cuts: Requests whose connection is cut, each once, after so many bytes of the body: (part of 'METHOD PATH', n).
         endpoint: Address of the server.
     """
-    refs: Dict[str, Dict[str, Files]] = field(default_factory=dict)
-    private: Dict[str, bool] = field(default_factory=dict)
-    requests: List[str] = field(default_factory=list)
+    refs: dict[str, dict[str, Files]] = field(default_factory=dict)
+    private: dict[str, bool] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
     uploads: Files = field(default_factory=dict)
-    failures: List[Tuple[str, int]] = field(default_factory=list)
-    cuts: List[Tuple[str, int]] = field(default_factory=list)
+    failures: list[tuple[str, int]] = field(default_factory=list)
+    cuts: list[tuple[str, int]] = field(default_factory=list)
     endpoint: str = ''
 
     def files(self, repo: str, revision: str = 'main') -> Files:
@@ -46,7 +47,7 @@ class Hub:
         self.refs[repo].update({branch: files, oid: files})
         return oid
 
-    def take(self, faults: List[Tuple[str, int]], request: str) -> Optional[int]:
+    def take(self, faults: list[tuple[str, int]], request: str) -> int | None:
         """The first fault that is meant for a request, which then is over."""
         for fault in faults:
             if fault[0] in request:
@@ -74,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         pass
 
-    def _send(self, status: int, body: Any = b'', headers: Optional[Dict[str, str]] = None) -> None:
+    def _send(self, status: int, body: Any = b'', headers: dict[str, str] | None = None) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         for name, value in {'Content-Type': 'application/json', **(headers or {})}.items():
@@ -129,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = _handle
 
-    def _create(self, request: Dict[str, Any]) -> None:
+    def _create(self, request: dict[str, Any]) -> None:
         repo = f"{request.get('organization') or 'user'}/{request['name']}"
         url = f'{self.hub.endpoint}/{repo}'
         if repo in self.hub.refs:
@@ -138,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.private[repo] = bool(request.get('private')) or request.get('visibility') == 'private'
         return self._send(200, {'url': url, 'name': repo, 'id': repo})
 
-    def _lfs(self, request: Dict[str, Any]) -> Dict[str, Any]:
+    def _lfs(self, request: dict[str, Any]) -> dict[str, Any]:
         """Large files are to be uploaded, unless they are here already."""
         return {'transfer': 'basic', 'objects': [
             {'oid': item['oid'], 'size': item['size'], **({} if item['oid'] in self.hub.uploads else {
@@ -177,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
             'success': True, 'commitOid': commit, 'commitUrl': f'{self.hub.endpoint}/{repo}/commit/{commit}',
             'hookOutput': ''})
 
-    def _mode(self, path: str, files: Files) -> Dict[str, Any]:
+    def _mode(self, path: str, files: Files) -> dict[str, Any]:
         """How a file is to be uploaded, and its present content by name, so that the client can see if it is new."""
         large = path.endswith('.safetensors')
         answer = {'path': path, 'shouldIgnore': False, 'uploadMode': 'lfs' if large else 'regular'}

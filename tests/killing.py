@@ -1,4 +1,4 @@
-"""Runs of train_sbs.py that are killed at a moment and resumed, beside one that never was."""
+"""Runs of the trainer that are killed at a moment and resumed, beside one that never was."""
 import hashlib
 import random
 import signal
@@ -6,14 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List
-
-SCRIPT = Path(__file__).parent.parent / 'train_sbs.py'
+from typing import Any
 
 
-def _start(argv: List[str], output: Path) -> subprocess.Popen:
+def _start(argv: list[str], output: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *argv, '--output', str(output), '--resume', 'latest'],
+        [sys.executable, '-m', 'timm_sbs.train', *argv, '--output', str(output), '--resume', 'latest'],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -29,13 +27,13 @@ def _finish(process: subprocess.Popen) -> None:
         raise RuntimeError(errors)
 
 
-def _digests(output: Path) -> Dict[str, str]:
+def _digests(output: Path) -> dict[str, str]:
     """Of the tensors of the best and of the last artifact."""
     return {name: hashlib.sha256((output / name).read_bytes()).hexdigest()
             for name in ('model.safetensors', 'last/model.safetensors')}
 
 
-def kill_and_resume(argv: List[str], folder: Path, kills: int, seed: int = 0) -> Dict[str, Any]:
+def kill_and_resume(argv: list[str], folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
     """Run once without a kill, and ``kills`` times with a SIGKILL at a random moment and a resumption.
 
     Returns:

@@ -8,12 +8,12 @@ import time
 
 import torch
 
-from timm_sbs.training.fit import design, start_fit
-from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.original import load_original
-from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.settings import ReconstructionSettings
-from timm_sbs.training.sharing import make_accelerator
+from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.predictor.original import load_original
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.options.settings import ReconstructionSettings
+from timm_sbs.training.steps.reconstruction import reconstruct
 
 
 def main() -> None:
@@ -21,20 +21,20 @@ def main() -> None:
     torch.set_num_threads(1)
     accelerator = make_accelerator()
     original = load_original('resnet20_cifar10', weights)
-    config, pretrained_cfg, specs = design(original, pct=20.)
-    permutations = find_orderings(original, specs, config.ordering, accelerator)
-    fit = start_fit(config, pretrained_cfg, specs, permutations, seed=0)
+    chosen = design(original, pct=20.)
+    permutations = find_orderings(original, chosen.specs, chosen.generator.ordering, accelerator)
+    generator = start_artifact(chosen, permutations, original, seed=0).generator
     accelerator.wait_for_everyone()
     started = time.perf_counter()
-    results = reconstruct(
-        fit.predictor, fit.plan, original.state_dict(), ReconstructionSettings(steps, batch_size=batch_size), 0,
-        accelerator)
+    error = reconstruct(
+        generator, original.state_dict(), ReconstructionSettings(steps, batch_size=batch_size),
+        accelerator=accelerator)
     seconds = time.perf_counter() - started
-    parameters = torch.cat([p.detach().flatten() for p in fit.predictor.parameters()])
+    parameters = torch.cat([p.detach().flatten() for p in generator.parameters()])
     everyone = accelerator.gather(parameters[None])
     if accelerator.is_main_process:
         print(json.dumps({
-            **results, 'processes': accelerator.num_processes, 'seconds': seconds,
+            'reconstruction_error': error, 'processes': accelerator.num_processes, 'seconds': seconds,
             'microseconds_per_kernel': 1e6 * seconds / (steps * batch_size),
             'processes_agree': bool((everyone == everyone[0]).all())}))
     accelerator.end_training()

@@ -1,87 +1,115 @@
-"""Rooms import only what stands above them, and optional dependencies stay where they belong."""
+"""Rooms import only rooms before them, say what they may import, and keep optional dependencies to themselves."""
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from conftest import RESULTS
+
 import timm_sbs
 
+sys.path.insert(0, str(RESULTS.parent))
+from table_makers.rooms import ROOMS, arrows, imported_modules, room_of
+
 PACKAGE = Path(timm_sbs.__file__).parent
-# From the ground up. A module may import those before it.
-ROOMS = [
-    'errors', '_timm', 'files', 'cache', 'config', 'base_model', 'targets', 'entropy', 'packing', 'ordering',
-    'path_search', 'paths', 'encoding', 'predictor', 'generate', 'quantization', 'sizes', 'layout', 'artifact',
-    'bits', 'repack', 'weights', 'evaluation', 'hub', 'models.resnet_cifar', 'models._load', 'models.entries',
-    'models', 'cards', 'publish', '', 'demo', 'demo_photographs', 'info', 'export', 'plots.style', 'plots.artifacts',
-    'plots.results', 'plots.photographs', 'plots', 'training', 'training.environment', 'training.settings',
-    'training.optimizer', 'training.sharing',
-    'training.losses', 'training.kept', 'training.feature_maps', 'training.original', 'training.forecast',
-    'training.batches', 'training.data', 'training.mixing', 'training.image_size', 'training.synthetic',
-    'training.precision', 'training.configuration',
-    'training.arguments', 'training.monitor', 'training.orderings', 'training.features', 'training.reconstruction',
-    'training.weight_generator', 'training.generated_model', 'training.objective', 'training.distillation',
-    'training.weight_uses', 'training.statistics', 'training.divergence', 'training.second_order', 'training.fit',
-    'training.budget', 'training.output', 'training.resume', 'training.checkpoints', 'training.images', 'training.run',
-    'training.task',
-    'training.calibration', 'training.phases', 'training.plan', 'cli', '__main__',
-]
+DOORS = {'__init__.py', '__main__.py', 'train.py'}
+MARKS = {'py.typed'}  # types are annotated
+TRAINING = ('options', 'losses', 'steps', 'design', 'run', 'fit')  # folders of the room, and its function
 ONLY_IN = {
-    'accelerate': ('training.',), 'constriction': ('entropy',), 'matplotlib': ('plots',), 'numba': ('path_search',),
-    'scipy': ('paths',),
-    'torchvision': ('training.data',), 'yaml': ('training.configuration',),
+    'accelerate': ('common.distributed', 'common.progress', 'data', 'training', 'train'),
+    'constriction': ('codec.entropy',), 'matplotlib': ('plots',), 'numba': ('training.design.two_opt',),
+    'scipy': ('training.design.paths',), 'torchvision': ('data.loaders',), 'yaml': ('training.options.parsing',),
 }
 
 
 def name_of(path):
-    parts = path.relative_to(PACKAGE).with_suffix('').parts
-    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+    return '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
 
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from ((node.module, alias.name) for alias in node.names)
-
-
-def test_every_module_is_a_room():
-    assert sorted(name_of(path) for path in PACKAGE.rglob('*.py')) == sorted(ROOMS)
+def test_there_is_nothing_beside_the_rooms():
+    found = {path.name for path in PACKAGE.iterdir() if path.name != '__pycache__'}
+    assert found == {*ROOMS, *DOORS, *MARKS} and len(ROOMS) <= 10
 
 
 def test_imports_point_one_way():
-    for path in PACKAGE.rglob('*.py'):
-        room = name_of(path)
-        for module, name in imported(path):
-            if module.split('.')[0] != 'timm_sbs':
-                continue
-            target = '.'.join(module.split('.')[1:])
-            inner = f'{target}.{name}' if target else name
-            target = inner if inner in ROOMS else target
+    for room, targets in arrows().items():
+        for target in targets:
             assert ROOMS.index(target) < ROOMS.index(room), f'{room} imports {target}'
+    for path in PACKAGE.rglob('*.py'):
+        if path.parent != PACKAGE and not path.is_relative_to(PACKAGE / 'cli'):  # rooms know nothing of the doors
+            assert not from_doors(path), path
+
+
+def from_doors(path):
+    """What a file imports of the package that is in no room."""
+    return [name for name in imported_modules(path) if name.split('.')[0] == 'timm_sbs' and not room_of(name)]
+
+
+@pytest.mark.parametrize('line, found', [
+    ('from timm_sbs import load', ['timm_sbs.load']), ('import timm_sbs', ['timm_sbs']),
+    ('from timm_sbs.train import main', ['timm_sbs.train.main']), ('import timm_sbs.train', ['timm_sbs.train']),
+    ('from timm_sbs.common import cache', []), ('import timm', []),
+    ('from timm_sbs.common.errors import SbsError', [])])
+def test_imports_from_doors_are_found(tmp_path, line, found):
+    (tmp_path / 'file.py').write_text(f'def function():\n    {line}\n')
+    assert from_doors(tmp_path / 'file.py') == found
+
+
+@pytest.mark.parametrize('room', ROOMS)
+def test_a_room_says_what_it_is_for_and_imports_no_more_than_it_says(room):
+    text = ast.get_docstring(ast.parse((PACKAGE / room / '__init__.py').read_text(encoding='utf-8')))
+    purpose, rights = text.split('\n\n')
+    [sentence] = re.findall(r'May import (.*?)\.(?= |$|\n)', rights, flags=re.DOTALL)
+    named = set(re.findall(r'``(\w+)``', sentence))
+    if sentence.startswith('all rooms'):
+        allowed = set(ROOMS) - named
+    else:
+        allowed = named
+        assert bool(named) != (sentence == 'nothing of this package')
+    assert purpose and arrows()[room] <= allowed
+
+
+def test_folders_of_the_trainer_have_an_order():
+    for path in (PACKAGE / 'training').rglob('*.py'):
+        own = name_of(path).split('.')[1]
+        if own == '__init__':
+            continue
+        for name in imported_modules(path):
+            if room_of(name) == 'training':
+                assert TRAINING.index(name.split('.')[2]) <= TRAINING.index(own), f'{path} imports {name}'
 
 
 def test_optional_dependencies_stay_in_their_rooms():
     for path in PACKAGE.rglob('*.py'):
-        for module, _ in imported(path):
-            for package, rooms in ONLY_IN.items():
-                if module.split('.')[0] == package:
-                    assert name_of(path).startswith(rooms), f'{path} imports {package}'
+        for module in imported_modules(path):
+            rooms = ONLY_IN.get(module.split('.')[0])
+            if rooms:
+                assert any(name_of(path) == room or name_of(path).startswith(f'{room}.') for room in rooms), path
 
 
 def test_creating_a_model_needs_no_training_dependency():
     code = (
         "import sys\n"
-        "for name in ('accelerate', 'numba', 'scipy'): sys.modules[name] = None\n"
-        "import timm, timm_sbs, timm_sbs.cli\n"
+        "for name in ('accelerate', 'numba', 'scipy', 'matplotlib'): sys.modules[name] = None\n"
+        "import timm, timm_sbs, timm_sbs.cli.main\n"
         "timm.create_model('sbs_resnet20_cifar10_42pct', pretrained=True)\n"
         "try:\n"
-        "    import timm_sbs.paths\n"
+        "    import timm_sbs.training.design.paths\n"
         "except timm_sbs.SbsError as e:\n"
         "    assert \"pip install 'timm_sbs[train]'\" in str(e)\n"
         "else:\n"
         "    raise SystemExit('no error')\n")
     subprocess.run([sys.executable, '-c', code], check=True, cwd='/')
+
+
+@pytest.mark.parametrize('extra, module', [('train', 'accelerate'), ('train', 'numba'), ('train', 'scipy')])
+def test_the_trainer_names_the_extra_that_it_needs(extra, module):
+    code = f"import sys; sys.modules[{module!r}] = None; from timm_sbs.train import main; sys.exit(main(['--help']))"
+    shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd='/')
+    assert shown.returncode == 2 and f"pip install 'timm_sbs[{extra}]'" in shown.stderr
+    assert 'Traceback' not in shown.stderr
 
 
 def test_files_stay_small():

@@ -1,4 +1,7 @@
-"""What the README tells users to do works, and its figures of the shipped predictors are theirs."""
+"""What README and docs tell users to do works: snippets run, commands and flags are those of the programs."""
+import ast
+import functools
+import json
 import re
 import shlex
 import subprocess
@@ -6,28 +9,82 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ALL_SHIPPED, README, REPOSITORY, SHIPPED
+from conftest import ALL_SHIPPED, README, REPOSITORY, RESULTS, SHIPPED
 
-from timm_sbs import cli
-from timm_sbs.artifact import read_config
-from timm_sbs.config import QuantizationConfig
-from timm_sbs.models import embedded_folder
+import timm_sbs
+from timm_sbs.cli import main as cli
+
+sys.path.insert(0, str(RESULTS.parent))
+from table_makers.sources import config_of, word
+
+PAGES = {path.name: path.read_text(encoding='utf-8')
+         for path in [REPOSITORY / 'README.md', *sorted((REPOSITORY / 'docs').glob('*.md'))]}
+# Snippets with these words need a network, a login, images, or a folder that an earlier command writes.
+NOT_RUN = ("create_model('resnet18'", 'hf-hub:', 'push_to_hub', 'images=', 'local-dir:out')
+# Options of accelerate and of the help, which the pages name.
+FOREIGN = {'--multi_gpu', '--num_processes', '--help'}
 
 
-def blocks(language):
-    return re.findall(rf'```{language}\n(.*?)```', README, flags=re.DOTALL)
+def blocks(language, page='README.md'):
+    return re.findall(rf'```{language}\n(.*?)```', PAGES[page], flags=re.DOTALL)
 
 
-def commands(program):
-    lines = re.sub(r'\\\n\s*', ' ', '\n'.join(blocks('bash'))).splitlines()
-    parts = [shlex.split(part) for line in lines for part in line.split('&&')]
-    return [part for part in parts if any(word.endswith(program) for word in part[:3])]
+def command_lines():
+    """Words of all command lines of all pages: those of code blocks, and those inside sentences."""
+    for page in PAGES:
+        lines = re.sub(r'\\\n\s*', ' ', '\n'.join(blocks('bash', page))).splitlines()
+        yield from (shlex.split(part, comments=True) for line in lines for part in line.split('&&'))
+        inline = re.findall(r'`(timm-sbs [^`]+)`', re.sub(r'(?ms)^```.*?^```', '', PAGES[page]))
+        yield from (shlex.split(' '.join(text.split())) for text in inline)
+
+
+def trainer_argv(words):
+    """The trainer's arguments, if the words start it: 'timm-sbs train', '-m timm_sbs.train' or 'train_sbs.py'."""
+    if words[:2] == ['timm-sbs', 'train']:
+        return words[2:]
+    for program in ('timm_sbs.train', 'train_sbs.py'):
+        if program in words:
+            return words[words.index(program) + 1:]
+    return None
+
+
+TRAINING = [(words, argv) for words in command_lines() if (argv := trainer_argv(words)) is not None
+            and not {'...', '--help'} & set(argv)]
+OTHERS = [words for words in command_lines() if words[:1] == ['timm-sbs'] and words[1] != 'train'
+          and '...' not in words]
+
+
+@pytest.fixture(scope='session')
+def trainer():
+    """The trainer's parser, and what reads recipes and configuration files too."""
+    from timm_sbs.training.options.flags import build_parser
+    from timm_sbs.training.options.parsing import parse_args
+    return build_parser, lambda argv: parse_args(build_parser(), argv)
 
 
 def test_first_snippet_runs():
     scope = {}
     exec(blocks('python')[0], scope)
     assert scope['model'].num_classes == 1000 and scope['small'].num_classes == 10 and scope['other'].num_classes == 7
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if blocks('python', page)])
+def test_snippets_run(page, tmp_path, monkeypatch):
+    """In order, as in one program, in a checkout; fits take a few steps."""
+    (tmp_path / 'tests').mkdir()
+    (tmp_path / 'tests' / 'data').symlink_to(REPOSITORY / 'tests' / 'data')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        timm_sbs, 'fit', functools.partial(timm_sbs.fit, reconstruction_steps=5, mixed_precision='no'))
+    scope, ran = {}, 0
+    for block in blocks('python', page):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == 'timm_sbs':
+                assert hasattr(timm_sbs, node.attr), node.attr
+        if not any(word in block for word in NOT_RUN):
+            exec(block, scope)
+            ran += 1
+    assert ran
 
 
 def test_demo_command_runs_as_installed():
@@ -42,22 +99,23 @@ def test_ci_runs_the_readmes_test_command():
     assert command in blocks('bash')[1] and command in (REPOSITORY / '.ci' / 'run').read_text()
 
 
-def settings_of(train_sbs, args):
-    """What to start from is packed, in all commands of the README that start from something."""
-    return train_sbs.settings_of(args, QuantizationConfig((5.,) * 4) if args.start_from else None)
+def test_the_first_training_command_needs_no_download(trainer):
+    words, argv = TRAINING[0]
+    args = trainer[1](argv)
+    assert words[0] == 'timm-sbs' and (REPOSITORY / args.initial_checkpoint).is_file()
+    assert not args.data_dir and not args.dataset and not args.data_free
 
 
-def test_training_commands_are_understood(train_sbs):
-    found = commands('train_sbs.py')
-    assert len(found) >= 3
-    for words in found:
-        argv = words[words.index('train_sbs.py') + 1:]
-        settings_of(train_sbs, train_sbs.parse_args(train_sbs.build_parser(), argv))
+@pytest.mark.parametrize('words, argv', TRAINING, ids=lambda words: ' '.join(words)[:80])
+def test_training_commands_are_understood(words, argv, trainer):
+    trainer[1](argv)
 
 
-def test_other_commands_are_understood():
-    for words in commands('timm-sbs'):
-        cli.build_parser().parse_args(words[1:])
+@pytest.mark.parametrize('words', OTHERS, ids=lambda words: ' '.join(words)[:80])
+def test_other_commands_are_understood(words):
+    if len(words) == 2 and words[1] in options_of(cli.build_parser())[1]:
+        return  # a sentence that names the command alone
+    cli.build_parser().parse_args(words[1:])
 
 
 def options_of(parser):
@@ -72,74 +130,61 @@ def options_of(parser):
     return options, names
 
 
-def test_help_knows_what_the_readme_names(train_sbs):
-    """Options of the trainer and the program, of the benchmarks, and two of accelerate's."""
-    options, names = options_of(cli.build_parser())
-    options |= options_of(train_sbs.build_parser())[0] | {'--multi_gpu', '--num_processes'}
-    for script in (REPOSITORY / 'tests' / 'benchmarks').glob('*.py'):
+def test_flags_in_sentences_exist(trainer):
+    """They are the trainer's, the program's, a benchmark's, or one of a few of accelerate."""
+    options = options_of(cli.build_parser())[0] | options_of(trainer[0]())[0] | FOREIGN
+    for script in RESULTS.parent.glob('*.py'):
         options.update(re.findall(r"add_argument\('(--[\w-]+)'", script.read_text()))
-    assert set(re.findall(r'(?<![\w-])--[a-z][\w-]*', README)) <= options
+    for page, text in PAGES.items():
+        assert set(re.findall(r'(?<![\w-])--[a-z][\w-]*', text)) <= options, page
+
+
+def test_every_command_is_shown():
+    names = options_of(cli.build_parser())[1]
+    assert 'train' in names
     for name in names:
-        assert re.search(rf'timm-sbs {name}\b', README), name
+        assert any(re.search(rf'timm-sbs {name}\b', text) for text in PAGES.values()), name
 
 
-def test_examples_of_the_programs_help_are_those_of_the_readme():
-    examples = re.findall(r'^    (.+)$', cli.DESCRIPTION, flags=re.MULTILINE)
-    assert len(examples) == 5 and all(example in README.splitlines() for example in examples)
+def test_recipes_are_named_and_exist(trainer):
+    [recipe] = [action for action in trainer[0]()._actions if '--recipe' in action.option_strings]
+    section = PAGES['training.md'].partition('## Recipes\n')[2].partition('\n## ')[0]
+    assert set(re.findall(r'`(\w+)`', section)) - {'sbs_resnet18_15pct'} == set(recipe.choices)
 
 
-def test_commands_of_the_trainers_help_are_understood(train_sbs):
-    found = re.findall(r'train_sbs\.py (--.*)', train_sbs.build_parser().format_help())
-    assert len(found) >= 3
-    for line in found:
-        settings_of(train_sbs, train_sbs.parse_args(train_sbs.build_parser(), shlex.split(line)))
-
-
-def test_links_into_the_repository_exist():
-    links, pictures = re.findall(r'\]\((?!http)([^)#]+)\)', README), re.findall(r'src(?:set)?="([^"]+)"', README)
-    assert len(links) > 10 and len(pictures) >= 4
-    for target in links + pictures:
-        assert (REPOSITORY / target).exists(), target
-
-
-@pytest.mark.parametrize('name', ALL_SHIPPED)
-def test_figures_of_the_shipped_predictors(name):
-    folder = embedded_folder(name)
-    results = read_config(folder)[0].results
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    row = next(line for line in README.splitlines() if line.startswith(f'| `{name}` | {results["top1"]:.2f} %'))
-    share = 100 * results['predictor_parameters'] / results['original_parameters']
-    assert f"| {results['predictor_parameters']:,} ({share:.1f} %) | {size:,} (" in row
-    for text in (f"{results['original_top1']:.2f} %", f"{results['last_top1']:.2f} %"):
-        assert text in README, text
+def test_commands_of_the_programs_help_are_understood(trainer):
+    for parser, least in ((cli.build_parser(), 1), (trainer[0](), 2)):
+        found = re.findall(r'^ *((?:timm-sbs|accelerate launch|python|train_sbs\.py) .+)$', parser.format_help(),
+                           flags=re.MULTILINE)
+        lines = [shlex.split(line) for line in found if 'usage' not in line and '...' not in line]
+        assert len(lines) >= least
+        for words in lines:
+            argv = trainer_argv(words)
+            trainer[1](argv) if argv is not None else cli.build_parser().parse_args(words[1:])
 
 
 @pytest.mark.parametrize('name', ALL_SHIPPED)
-def test_training_commands_of_the_shipped_predictors_are_those_that_made_them(name, train_sbs):
-    """A predictor that was made by two commands, distilled and then packed, has the results of both."""
-    config = read_config(embedded_folder(name))[0]
-    runs = [run for run in (config.results.get('started_from'), config.results) if run]
-    made = []
-    for words in commands('train_sbs.py'):
-        if config.base in words:
-            made.append(train_sbs.parse_args(train_sbs.build_parser(), words[words.index('train_sbs.py') + 1:]))
-    for run in runs:
-        matching = [
+def test_training_commands_of_the_shipped_predictors_are_those_that_made_them(name, trainer):
+    """A predictor that was made by two commands, distilled and then quantized, has the results of both."""
+    sbs = config_of(name)['sbs']
+    made = [trainer[1](argv) for _, argv in TRAINING if sbs['base'] in argv and '--mixed-precision' in argv]
+    order_over = word(sbs['ordering'].get('order_over') or sbs['ordering']['granularity'])
+    for run in (run for run in (sbs['results'].get('started_from'), sbs['results']) if run):
+        [args] = [
             args for args in made
             if (args.bytes, args.bits, args.reconstruction_steps, args.mixed_precision, args.seed) == (
                 run.get('max_bytes'), run.get('bits'), run['reconstruction_steps'], run['mixed_precision'], run['seed'])
-            and args.granularity == (run['granularity'] if not args.start_from else None)]
-        assert len(matching) == 1, run
-        settings = settings_of(train_sbs, matching[0])
-        for phase in ('distillation', 'quantization'):
-            taken, all_steps = run.get(f'{phase}_steps', 0), getattr(settings, phase).steps
-            best_before_the_end = taken and taken % matching[0].eval_interval == 0 and 'last_top1' in run
-            assert taken == all_steps or (best_before_the_end and taken < all_steps)
+            and args.order_over == (None if args.start_from else order_over)]
+        taken, interval = run['quantization_steps'], args.eval_interval
+        assert taken == args.distillation_steps or (  # the best, before the end
+            taken < args.distillation_steps and taken % interval == 0 and 'last_top1' in run)
 
 
-def test_where_the_bytes_are():
-    folder = embedded_folder(SHIPPED)
-    sizes = read_config(folder)[0].sizes
-    parts = [sizes[part] for part in ('predictor', 'ordering', 'kept', 'frequencies', 'header')]
-    row = ' | '.join(f'{size:,}' for size in [*parts, (folder / 'config.json').stat().st_size])
-    assert f'timm-sbs info {SHIPPED}' in README and f'| {row} |' in README
+def test_the_command_that_made_resnet18_is_shown(trainer):
+    results = json.loads((RESULTS / 'imagenet_resnet18.json').read_text())
+    assert results['command'].split()[1] in PAGES['imagenet.md']
+    [args] = [trainer[1](argv) for words, argv in TRAINING if '--license' in argv]
+    shipped = config_of('sbs_resnet18_15pct')['sbs']['results']
+    assert args.recipe == 'imagenet' and args.license == 'cc-by-nc-4.0' and args.bits == shipped['bits']
+    assert (args.reconstruction_steps, args.distillation_steps, args.seed) == (
+        shipped['reconstruction_steps'], shipped['quantization_steps'], shipped['seed'])

@@ -1,6 +1,6 @@
 """``python -m timm_sbs`` is ``timm-sbs``."""
 import sys
 
-from timm_sbs.cli import main
+from timm_sbs.cli.main import main
 
 sys.exit(main())

@@ -1,15 +1,16 @@
-"""What each part of the method contributes: one configuration of train_sbs.py for every question, three seeds each.
+"""What each part of the method contributes: one configuration of the trainer for every question, three seeds each.
 
     python tests/benchmarks/ablation.py --network resnet20 --weights FILE --data-dir CIFAR10
 
-'parameters': predictors of 20 % of the network's parameters, reconstruction alone. 'granularities': each packed at 5
-bits to whole files of several sizes, with rounding in the last third of the steps. 'bytes': other configurations in
-the largest of these. 'distilled': the main ones of the first list, and of ResNet-20 the granularities in one size,
-with 300 steps of distillation more (the quick recipe; all of them rounded where the file is packed). Everything is
-measured as a user loads it from the written files. Bandwidths of every exponent are the best of three, around that
-with which a layer of 1,536 kernels gets the same one as by default; NeRN's learning rate, 0.02, was the best of four.
-Rows that the results file has already are not measured again, so that a run that was stopped goes on. Takes three
-hours for each network on one thread.
+'parameters': predictors of 20 % of the network's parameters, reconstruction alone. 'granularities': every choice of
+--order-over, quantized at 5 bits to whole files of several sizes, with rounding in the last third of the steps; results
+call order over axes 'axis', and over nothing 'none'. 'bytes': other configurations in the largest of these.
+'distilled': the main ones of the first list, and of ResNet-20 the second list in one size, with 300 steps of
+distillation more (the quick recipe; all of them rounded where the file is quantized). Everything is measured as a user
+loads it from the written files. Bandwidths of every exponent are the best of three, around that with which a layer of
+1,536 kernels gets the same one as by default; NeRN's learning rate, 0.02, was the best of four. Rows that the results
+file has already are not measured again, so that a run that was stopped goes on. Takes three hours for each network on
+one thread.
 """
 import argparse
 import itertools
@@ -17,37 +18,37 @@ import json
 import os
 import shlex
 import statistics
-import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any
 
 import timm
-from common import HERE, write_results
+from common import HERE, current_flags, write_results
 
-from timm_sbs.artifact import read_config
-from timm_sbs.config import GRANULARITIES
-from timm_sbs.evaluation import evaluate
-from timm_sbs.training.data import DataSettings, eval_loader
-from timm_sbs.training.environment import environment
+from timm_sbs.artifact.folder import CONFIG_NAME, WEIGHTS_NAME, read_config
+from timm_sbs.common.config import ORDER_OVER
+from timm_sbs.data.accuracy import evaluate
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.loaders import eval_loader
+from timm_sbs.train import main as train
+from timm_sbs.training.run.environment import environment
 
 os.environ['TIMM_SBS_CACHE'] = 'off'
-sys.path.insert(0, str(HERE.parents[1]))
-import train_sbs  # noqa: E402
 
 NERN = '--coordinates grid --encoding positional --activation relu'
 MAIN = {
     'UOS and UOS-RFF': '',
     'UOS alone': '--encoding positional',
-    'UOS-RFF alone': '--granularity none',
-    'neither': '--granularity none --encoding positional',
-    'NeRN, cross-filter': f'{NERN} --granularity layer',
-    'axis': '--granularity axis',
+    'UOS-RFF alone': '--order-over nothing',
+    'neither': '--order-over nothing --encoding positional',
+    'NeRN, cross-filter': f'{NERN} --order-over layer',
+    'axis': '--order-over axes',
 }
 OTHERS = {
-    'NeRN, no order': f'{NERN} --granularity none',
-    'NeRN, in-filter': f'{NERN} --granularity filter',
-    'filter': '--granularity filter',
+    'NeRN, no order': f'{NERN} --order-over nothing',
+    'NeRN, in-filter': f'{NERN} --order-over filter',
+    'filter': '--order-over filter',
     'sine': '--activation sine',
     'ReLU': '--activation relu',
     **{f'{n} linear layers': f'--linear-layers {n}' for n in (3, 4, 6, 8)},
@@ -55,9 +56,10 @@ OTHERS = {
 EXPONENTS = (0., 0.25, 0.75, 1.)  # 0.5 is the default
 FACTORS = (0.5, 1., 2.)
 USUAL_KERNELS = 1536
+LABELS = {'axes': 'axis', 'nothing': 'none'}  # of what a path runs over, in the results; others are as the flag's
 BUDGETS = {'resnet20': ('49k', '64k', '80k', '110k'), 'resnet56': ('120k', '160k', '240k')}
 STEPS = {'resnet20': 1500, 'resnet56': 900}
-PACKED = {
+QUANTIZED = {
     'resnet20': ('UOS alone', 'neither', 'NeRN, cross-filter', 'p = 0', 'p = 0.25'),
     'resnet56': ('UOS alone', 'neither')}
 DISTILLED = {
@@ -65,7 +67,7 @@ DISTILLED = {
     'resnet56': ('UOS and UOS-RFF', 'UOS alone', 'UOS-RFF alone', 'NeRN, cross-filter')}
 DISTILLED_BUDGETS = {'resnet20': ('80k',), 'resnet56': ()}
 
-Row = Dict[str, Any]
+Row = dict[str, Any]
 
 
 class Ablation:
@@ -75,15 +77,17 @@ class Ablation:
         self.args = args
         self.name = f'ablation_{args.network}'
         path = HERE / 'results' / f'{self.name}.json'
-        self.rows: List[Row] = json.loads(path.read_text())['rows'] if path.exists() else []
+        rows = json.loads(path.read_text())['rows'] if path.exists() else []
+        self.rows: list[Row] = [
+            {**row, 'flags': shlex.join(current_flags(shlex.split(row['flags'])))} for row in rows]
         self.base = f'{args.network}_cifar10'
         cfg = timm.get_pretrained_cfg(self.base).to_dict()
         self.batches = list(eval_loader(DataSettings(args.data_dir, batch_size=250, workers=1), cfg))
 
-    def fit(self, flags: str, seed: int, steps: int) -> Optional[Row]:
+    def fit(self, flags: str, seed: int, steps: int) -> Row | None:
         """Run the trainer and measure what it wrote; None if it refused."""
         with tempfile.TemporaryDirectory() as folder:
-            status = train_sbs.main([
+            status = train([
                 '--model', self.base, '--initial-checkpoint', self.args.weights, '--pct', '20', '--max-places', '0',
                 '--reconstruction-steps', str(steps), *shlex.split(flags), '--seed', str(seed), '--output', folder])
             if status:
@@ -91,9 +95,9 @@ class Ablation:
             config, _ = read_config(folder)
             model = timm.create_model(f'local-dir:{folder}', pretrained=True)
             return {
-                'parameters': config.sizes['predictor_parameters'], 'width': config.predictor.width,
-                'bytes': sum((Path(folder) / name).stat().st_size for name in ('config.json', 'model.safetensors')),
-                'ordering_bytes': config.sizes['ordering'],
+                'parameters': config.ledger['predictor_parameters'], 'width': config.predictor.width,
+                'bytes': sum((Path(folder) / name).stat().st_size for name in (CONFIG_NAME, WEIGHTS_NAME)),
+                'ordering_bytes': config.ledger['ordering'],
                 'error': round(config.results['reconstruction_error'], 4),
                 'top1': round(evaluate(model, self.batches).top1, 2)}
 
@@ -108,7 +112,7 @@ class Ablation:
         self.write()
 
     def write(self) -> None:
-        summary: Dict[str, Dict[str, Row]] = {}
+        summary: dict[str, dict[str, Row]] = {}
         for regime, name in dict.fromkeys((row['regime'], row['name']) for row in self.rows):
             rows = [r for r in self.rows if (r['regime'], r['name']) == (regime, name) and 'error' in r]
             if rows:
@@ -124,7 +128,7 @@ class Ablation:
             'seeds': sorted({row['seed'] for row in self.rows}), 'steps': self.args.steps, 'distillation_steps': 300,
             'pct': 20, 'bits': 5, 'rows': self.rows, 'summary': summary, **environment()})
 
-    def bandwidths(self) -> Iterator[Tuple[str, str]]:
+    def bandwidths(self) -> Iterator[tuple[str, str]]:
         """Name and flags of each exponent with the best of its bandwidths, found in a third of the steps."""
         for exponent in EXPONENTS:
             trials = {}
@@ -144,21 +148,23 @@ def measure_all(ablation: Ablation, seed: int) -> None:
     if 'parameters' in args.regimes:
         for name, flags in configurations.items():
             ablation.measure('parameters', name, flags, seed, steps)
-    budgets, packed = BUDGETS[network], {}
+    budgets, quantized = BUDGETS[network], {}
     if 'granularities' in args.regimes:
-        packed.update({(budget, name): f'--granularity {name}' for budget in budgets for name in GRANULARITIES})
+        quantized.update({
+            (budget, LABELS.get(over, over)): f'--order-over {over}' for budget in budgets for over in ORDER_OVER})
     if 'bytes' in args.regimes:
-        for name in PACKED[network]:
+        for name in QUANTIZED[network]:
             flags = configurations[name]
-            packed[budgets[-1], name] = flags if '--granularity' in flags else f'--granularity layer {flags}'
-    for (budget, name), flags in packed.items():
+            quantized[budgets[-1], name] = flags if '--order-over' in flags else f'--order-over layer {flags}'
+    for (budget, name), flags in quantized.items():
         flags = f'--bytes {budget} {flags} --bits 5 --quantization-steps {steps // 3}'
         ablation.measure(f'{budget} bytes', name, flags, seed, steps - steps // 3)
     if 'distilled' in args.regimes:
         for name in DISTILLED[network]:
             ablation.measure('distilled', name, configurations[name], seed, steps, distill=True)
-        for budget, name in itertools.product(DISTILLED_BUDGETS[network], GRANULARITIES):
-            flags = f'--bytes {budget} --granularity {name} --bits 5'
+        for budget, over in itertools.product(DISTILLED_BUDGETS[network], ORDER_OVER):
+            flags = f'--bytes {budget} --order-over {over} --bits 5'
+            name = LABELS.get(over, over)
             ablation.measure(f'{budget} bytes, distilled', name, flags, seed, steps, distill=True)
 
 

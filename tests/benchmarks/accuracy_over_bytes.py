@@ -21,10 +21,10 @@ Prints a table, and writes results/accuracy_over_bytes.json and .png.
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+from typing import Any
 
 import numpy as np
 import timm
@@ -34,24 +34,23 @@ from rounded_model import RoundedModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from timm_sbs.artifact import read_config
-from timm_sbs.evaluation import evaluate
-from timm_sbs.models import embedded_folder
-from timm_sbs.training.data import DataSettings, eval_loader, train_batches
-from timm_sbs.training.distillation import distill
-from timm_sbs.training.environment import environment
-from timm_sbs.training.settings import DistillationSettings
-from timm_sbs.training.sharing import make_accelerator
-
-sys.path.insert(0, str(HERE.parent.parent))
-import train_sbs  # noqa: E402
+from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.folder import CONFIG_NAME, WEIGHTS_NAME, read_config
+from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.data.accuracy import evaluate
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.loaders import eval_loader, train_batches
+from timm_sbs.train import main as train
+from timm_sbs.training.options.settings import DistillationSettings
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.steps.distillation import distill
 
 NAME = 'accuracy_over_bytes'
 QPS = {'resnet20': range(-32, -16, 2), 'resnet56': (-32, -30, -28, -26, -25, -24, -23, -22)}
 TRAINED_BITS = {'resnet20': (1.6,), 'resnet56': (1.5,)}
 TRAINED_RATE = 5e-4  # the recipe's rate is for predictors
 KEPT_BITS = 7  # beside trained rounding, as beside ours
-Batches = List[Tuple[Tensor, Tensor]]
+Batches = list[tuple[Tensor, Tensor]]
 
 
 def top1(model: torch.nn.Module, images: Batches, what: str) -> float:
@@ -64,19 +63,19 @@ def with_state(network: str, state: Mapping[str, Tensor]) -> torch.nn.Module:
     return model.eval()
 
 
-def point(method: str, setting: str, size: int, accuracy: float) -> Dict[str, Any]:
+def point(method: str, setting: str, size: int, accuracy: float) -> dict[str, Any]:
     print(f'  {method:<22} {setting:<34} {size:>9,} bytes  {accuracy:.2f} %', flush=True)
     return {'method': method, 'setting': setting, 'bytes': size, 'top1': accuracy}
 
 
-def ours(network: str, images: Batches) -> Iterator[Dict[str, Any]]:
+def ours(network: str, images: Batches) -> Iterator[dict[str, Any]]:
     for name in timm.list_models(f'sbs_{network}_*'):
-        files = {path.name: path.stat().st_size for path in embedded_folder(name).iterdir()}
+        files = {path.name: path.stat().st_size for path in shipped_folder(name).iterdir()}
         model = timm.create_model(name, pretrained=True).eval()
         yield {**point('ours', name, sum(files.values()), top1(model, images, name)), 'files': files}
 
 
-def rounded(network: str, state: Mapping[str, Tensor], images: Batches) -> Iterator[Dict[str, Any]]:
+def rounded(network: str, state: Mapping[str, Tensor], images: Batches) -> Iterator[dict[str, Any]]:
     for bits in range(8, 2, -1):
         decoded, size = rounded_by_channel(state, bits)
         yield point('rounding + coding', f'{bits} bits by channel', size, top1(
@@ -85,9 +84,9 @@ def rounded(network: str, state: Mapping[str, Tensor], images: Batches) -> Itera
 
 def trained_rounding(
         network: str, state: Mapping[str, Tensor], images: Batches, args: argparse.Namespace,
-) -> Iterator[Dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     original, steps = with_state(network, state), args.trained_steps[network == 'resnet56']
-    config, _ = read_config(embedded_folder(timm.list_models(f'sbs_{network}_*')[0]))
+    config, _ = read_config(shipped_folder(timm.list_models(f'sbs_{network}_*')[0]))
     settings = DistillationSettings(
         steps=steps, lr=TRAINED_RATE, feature_weight=(1., 1.), eval_interval=steps)
     for bits in TRAINED_BITS[network]:
@@ -99,7 +98,7 @@ def trained_rounding(
             with_state(network, decoded), images, f'{bits} bits'))
 
 
-def nncodec(network: str, weights: Path, python: str, images: Batches) -> Iterator[Dict[str, Any]]:
+def nncodec(network: str, weights: Path, python: str, images: Batches) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         worker = HERE / 'nncodec_worker.py'
         subprocess.run([python, worker, weights, folder, *map(str, QPS[network])], check=True)
@@ -109,12 +108,12 @@ def nncodec(network: str, weights: Path, python: str, images: Batches) -> Iterat
             yield point('NNCodec', f'qp {qp}', size, top1(model, images, f'qp {qp}'))
 
 
-def onnx_int8(network: str, state: Mapping[str, Tensor], images: Batches, data_dir: str) -> Iterator[Dict[str, Any]]:
+def onnx_int8(network: str, state: Mapping[str, Tensor], images: Batches, data_dir: str) -> Iterator[dict[str, Any]]:
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
-        def __init__(self, batches: Iterator[Tuple[Tensor, Tensor]]) -> None:
+        def __init__(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
             self.batches = batches
 
         def get_next(self) -> Any:
@@ -139,7 +138,7 @@ def onnx_int8(network: str, state: Mapping[str, Tensor], images: Batches, data_d
         yield point('onnxruntime int8', 'static, by channel', small.stat().st_size, 100 * correct / count)
 
 
-def shuffled(loader: Any) -> Iterator[Tuple[Tensor, Tensor]]:
+def shuffled(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of images of all classes, from a data set that is sorted by class."""
     dataset = loader.dataset
     order = np.random.default_rng(0).permutation(len(dataset))
@@ -148,23 +147,23 @@ def shuffled(loader: Any) -> Iterator[Tuple[Tensor, Tensor]]:
         yield torch.stack([torch.as_tensor(x) for x, _ in samples]), torch.tensor([y for _, y in samples])
 
 
-def nern(network: str, weights: Path, images: Batches, args: argparse.Namespace) -> Iterator[Dict[str, Any]]:
+def nern(network: str, weights: Path, images: Batches, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as out:
         flags = [
             '--model', f'{network}_cifar10', '--initial-checkpoint', str(weights), '--pct', '20',
-            '--granularity', 'layer', '--coordinates', 'grid', '--encoding', 'positional', '--activation', 'relu',
+            '--order-over', 'layer', '--coordinates', 'grid', '--encoding', 'positional', '--activation', 'relu',
             '--data-dir', args.data_dir, '--second-order-steps', '0', '--distillation-steps', str(args.nern_steps),
             '--eval-interval', str(args.nern_steps), '--lr', '3e-4', '--feature-weight', '1',
             '--mixed-precision', 'bf16', '--output', out]
-        if train_sbs.main(flags):
+        if train(flags):
             raise SystemExit('training of the NeRN configuration failed')
-        size = sum((Path(out) / name).stat().st_size for name in ('config.json', 'model.safetensors'))
+        size = sum((Path(out) / name).stat().st_size for name in (CONFIG_NAME, WEIGHTS_NAME))
         model = timm.create_model(f'local-dir:{out}', pretrained=True).eval()
         setting = f'20 %, float16, {args.nern_steps} steps'
         yield point("NeRN's configuration", setting, size, top1(model, images, 'NeRN'))
 
 
-def bytes_at(points: List[Mapping[str, Any]], method: str, accuracy: float) -> Any:
+def bytes_at(points: list[Mapping[str, Any]], method: str, accuracy: float) -> Any:
     """Bytes that a method takes for an accuracy: linear between the points of its upper hull, None if it has none."""
     curve = sorted((p['top1'], p['bytes']) for p in points if p['method'] == method)
     above = [size for found, size in curve if found >= accuracy]
@@ -190,14 +189,14 @@ def main() -> None:
     args = parser.parse_args()
     last = HERE / 'results' / f'{NAME}.json'
     earlier = json.loads(last.read_text())['networks'] if args.without else {}
-    networks: Dict[str, Any] = {}
+    networks: dict[str, Any] = {}
     for network, weights in (('resnet20', RESNET20), ('resnet56', args.weights_56)):
         state = {k: v for k, v in load_file(weights).items() if not k.endswith('num_batches_tracked')}
         original = with_state(network, state)
         loader = eval_loader(DataSettings(args.data_dir, batch_size=250), original.pretrained_cfg)
         images = [(x, y) for x, y in loader]
         print(network)
-        entry: Dict[str, Any] = {'original': point('original', 'float32', weights.stat().st_size, top1(
+        entry: dict[str, Any] = {'original': point('original', 'float32', weights.stat().st_size, top1(
             original, images, 'original'))}
         methods = {
             'ours': lambda: ours(network, images),

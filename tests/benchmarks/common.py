@@ -1,20 +1,21 @@
 """What the benchmarks share: weights and real kernels, NeRN's configuration, rounding, rates, results and pictures."""
 import json
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Tuple
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor
 
-from timm_sbs.artifact import CONFIG_NAME, WEIGHTS_NAME
-from timm_sbs.config import EncodingConfig, OrderingConfig
-from timm_sbs.entropy import encode_integers
-from timm_sbs.generate import GenerationPlan
-from timm_sbs.predictor import Predictor
-from timm_sbs.targets import select_targets, to_kernels
-from timm_sbs.training.original import load_original
+from timm_sbs.artifact.folder import CONFIG_NAME, WEIGHTS_NAME
+from timm_sbs.codec.entropy import encode_integers
+from timm_sbs.common.config import EncodingConfig, OrderingConfig
+from timm_sbs.predictor.generator import Generator
+from timm_sbs.predictor.original import load_original
+from timm_sbs.predictor.selection import select_weights
+from timm_sbs.predictor.tokens import to_kernels
 
 HERE = Path(__file__).parent
 RESNET20 = HERE.parent / 'data' / 'resnet20_cifar10.safetensors'
@@ -29,12 +30,13 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def operations(predictor: Predictor, plan: GenerationPlan) -> int:
+def operations(generator: Generator) -> int:
     """Floating-point operations of a generation's matrix products."""
+    predictor = generator.predictor
     trunk = sum(layer.weight.numel() for layer in predictor.trunk)
     return sum(
         2 * group.num_places * (trunk + predictor.heads[str(group.output_size)].weight.numel())
-        for group in plan.groups)
+        for group in generator.groups)
 
 
 def product_rate(rows: int, width: int, device: torch.device = torch.device('cpu')) -> float:
@@ -54,7 +56,7 @@ def product_rate(rows: int, width: int, device: torch.device = torch.device('cpu
 def real_kernels(weights: Path) -> torch.Tensor:
     """ResNet-56's 3x3 kernels in 8 orientations and both signs, shuffled: [1.5 million, 9]."""
     resnet56 = load_original('resnet56_cifar10', str(weights))
-    specs = select_targets(resnet56)
+    specs = select_weights(resnet56)
     kernels = torch.cat([to_kernels(resnet56.get_parameter(s.name), s) for s in specs]).view(-1, 3, 3)
     turned = [torch.rot90(k, turns, (1, 2)) for k in (kernels, kernels.transpose(1, 2)) for turns in range(4)]
     every = torch.cat([sign * k for k in turned for sign in (1, -1)]).reshape(-1, 9)
@@ -64,14 +66,14 @@ def real_kernels(weights: Path) -> torch.Tensor:
 def with_real_kernels(name: str, kernels: torch.Tensor) -> torch.nn.Module:
     model = timm.create_model(name).requires_grad_(False)
     used = 0
-    for spec in select_targets(model):
+    for spec in select_weights(model):
         count = -(-spec.num_weights // 9)
         model.get_parameter(spec.name).copy_(kernels[used:used + count].flatten()[:spec.num_weights].view(spec.shape))
         used += count
     return model.eval()
 
 
-def rounded_by_channel(state: Mapping[str, Tensor], bits: int) -> Tuple[Dict[str, Tensor], int]:
+def rounded_by_channel(state: Mapping[str, Tensor], bits: int) -> tuple[dict[str, Tensor], int]:
     """A state dict with weights rounded by output channel and all else as float16, and its bytes, entropy-coded."""
     arrays, other, decoded = [], 0, {}
     for name, tensor in state.items():
@@ -93,6 +95,16 @@ def artifact_bytes(folder: Path) -> int:
     return sum((folder / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME))
 
 
+def current_flags(flags: Sequence[str]) -> list[str]:
+    """The trainer's flags as they are called now, from results that may be older: --granularity became --order-over."""
+    found = list(flags)
+    for index, flag in enumerate(flags):
+        if flag == '--granularity':
+            word = flags[index + 1]
+            found[index:index + 2] = ['--order-over', {'axis': 'axes', 'none': 'nothing'}.get(word, word)]
+    return found
+
+
 def write_results(name: str, results: Mapping[str, Any]) -> None:
     """Write tests/benchmarks/results/NAME.json."""
     (HERE / 'results' / f'{name}.json').write_text(json.dumps(results, indent=2) + '\n')
@@ -100,7 +112,7 @@ def write_results(name: str, results: Mapping[str, Any]) -> None:
 
 def draw(name: str) -> None:
     """Draw a results file beside it, light and dark."""
-    from timm_sbs.plots import plot
+    from pictures import draw_results
 
     for theme, suffix in (('light', ''), ('dark', '_dark')):
-        plot(HERE / 'results' / f'{name}.json', HERE / 'results' / f'{name}{suffix}.png', theme=theme)
+        draw_results(HERE / 'results' / f'{name}.json', HERE / 'results' / f'{name}{suffix}.png', theme)

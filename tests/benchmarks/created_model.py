@@ -6,19 +6,19 @@ Measures interleaved and takes medians, so that both networks see the same machi
 """
 import json
 import statistics
-from typing import Callable, List, Tuple
+from collections.abc import Callable
 
 import timm
 import torch
 from common import RESNET20, seconds, write_results
 
-from timm_sbs.demo import MODEL
-from timm_sbs.training.environment import environment
+from timm_sbs.cli.demo import MODEL
+from timm_sbs.training.run.environment import environment
 
 REPEATS, SEED = 100, 0
 
 
-def interleaved(first: Callable[[], object], second: Callable[[], object]) -> List[Tuple[float, float]]:
+def interleaved(first: Callable[[], object], second: Callable[[], object]) -> list[tuple[float, float]]:
     """Times of both calls, which take turns in going first."""
     pairs = []
     for repeat in range(REPEATS):

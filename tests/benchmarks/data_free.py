@@ -3,24 +3,22 @@
     python tests/benchmarks/data_free.py --data-dir CIFAR10
 
 The 10,000 CIFAR-10 test images in CIFAR10/validation only measure. White noise is here as the baseline of NeRN's
-data-free runs. Runs train_sbs.main for each kind and seed. Takes about 6 minutes on 2 CPU cores.
+data-free runs. Runs the trainer for each kind and seed. Takes about 6 minutes on 2 CPU cores.
 """
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import torch
 from common import RESNET20, write_results
 
-from timm_sbs.artifact import load_artifact
-from timm_sbs.training import images, synthetic
-from timm_sbs.training.environment import environment
-
-sys.path.insert(0, str(Path(__file__).parent.parent.parent))
-import train_sbs  # noqa: E402
+from timm_sbs.artifact.folder import read_config
+from timm_sbs.data import synthetic
+from timm_sbs.train import main as train
+from timm_sbs.training.run import images
+from timm_sbs.training.run.environment import environment
 
 
 class WhiteNoise(synthetic.NoiseImages):
@@ -28,17 +26,17 @@ class WhiteNoise(synthetic.NoiseImages):
         return torch.randn(self.data_config['input_size']), 0
 
 
-def fit(kind: str, seed: int, steps: int, data_dir: str) -> Dict[str, Any]:
+def fit(kind: str, seed: int, steps: int, data_dir: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         images.NoiseImages = WhiteNoise if kind == 'white noise' else synthetic.NoiseImages
-        status = train_sbs.main([
+        status = train([
             '--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20), '--pct', '20', '--seed', str(seed),
             '--data-dir', data_dir, '--data-free', 'inversion' if kind == 'inversion' else 'noise',
             '--second-order-steps', '0', '--distillation-steps', str(steps), '--eval-interval', str(steps),
             '--mixed-precision', 'bf16', '--output', folder])
         if status:
             raise SystemExit(status)
-        results = load_artifact(Path(folder) / 'last').config.results
+        results = read_config(Path(folder) / 'last')[0].results
     return {name: results[name] for name in ('reconstruction_error', 'reconstruction_top1', 'last_top1')}
 
 

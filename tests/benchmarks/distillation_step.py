@@ -3,30 +3,29 @@
     python tests/benchmarks/distillation_step.py
 
 The parts: forward pass of the original, forward and backward pass of a network with weights of its own, forward and
-backward pass of the predictor over all kernels. The step is that of train_sbs.py, on images in memory. All in turn,
-several times over; medians. Takes about a minute on 2 CPU cores.
+backward pass of the predictor over all kernels. The step is the trainer's, on images in memory. All in turn, several
+times over; medians. Takes about a minute on 2 CPU cores.
 """
 import copy
 import json
 import statistics
 import time
-from typing import Dict
 
 import timm
 import torch
 from common import RESNET20, seconds, write_results
 from torch.utils.data import TensorDataset
 
-from timm_sbs.training.batches import SampleBatches
-from timm_sbs.training.distillation import distill
-from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import design, start_fit
-from timm_sbs.training.generated_model import GeneratedModel
-from timm_sbs.training.monitor import Monitor
-from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.original import load_original
-from timm_sbs.training.settings import DistillationSettings
-from timm_sbs.training.sharing import make_accelerator
+from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.data.batches import SampleBatches
+from timm_sbs.predictor.original import load_original
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.options.settings import DistillationSettings
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.steps.distillation import distill
+from timm_sbs.training.steps.generated_model import GeneratedModel
+from timm_sbs.training.steps.monitor import Monitor
 
 BATCH, ROUNDS, STEPS, SEED = 128, 15, 3, 0  # the last of a round's steps counts
 
@@ -47,14 +46,16 @@ def main() -> None:
     torch.manual_seed(SEED)
     accelerator = make_accelerator('bf16')
     original = load_original('resnet20_cifar10', str(RESNET20)).to(memory_format=torch.channels_last)
-    config, pretrained_cfg, specs = design(original, pct=20.)
-    fit = start_fit(config, pretrained_cfg, specs, find_orderings(original, specs, config.ordering), SEED)
-    student = GeneratedModel(fit.predictor, fit.plan, copy.deepcopy(original))
+    chosen = design(original, pct=20.)
+    permutations = find_orderings(original, chosen.specs, chosen.generator.ordering)
+    artifact = start_artifact(chosen, permutations, original, SEED)
+    generator = artifact.generator
+    student = GeneratedModel(generator, copy.deepcopy(original), artifact.storage)
     plain = timm.create_model('resnet20_cifar10').to(memory_format=torch.channels_last).train()
     images = torch.randn(BATCH, 3, 32, 32)
     placed = images.to(memory_format=torch.channels_last)
-    group, = fit.plan.groups
-    features, gradient = fit.plan.features(group), torch.randn(group.num_places, group.output_size)
+    group, = generator.groups
+    features, gradient = generator.features(group), torch.randn(group.num_places, group.output_size)
     batches = SampleBatches(TensorDataset(images, torch.zeros(BATCH, dtype=torch.long)), BATCH, 0, SEED)
 
     def original_forward() -> None:
@@ -68,12 +69,12 @@ def main() -> None:
 
     def predictor_both_ways() -> None:
         with accelerator.autocast():
-            kernels = fit.predictor(features, group.output_size)
+            kernels = generator.predictor(features, group.output_size)
         kernels.float().backward(gradient)
 
     parts = {'original forward': original_forward, 'student forward and backward': student_both_ways,
              'predictor forward and backward': predictor_both_ways}
-    measured: Dict[str, list] = {name: [] for name in [*parts, 'step']}
+    measured: dict[str, list] = {name: [] for name in [*parts, 'step']}
     for _ in range(ROUNDS):
         for name, call in parts.items():
             call()

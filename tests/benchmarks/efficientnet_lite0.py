@@ -10,7 +10,7 @@ is what the original says most often. UOS with UOS-RFF, folded as by the trainer
 without folding, and with two more that are not folded either: RFF has the same orderings and one bandwidth for all
 layers, the best of some; NeRN is its configuration, at the best of some learning rates. Both are chosen at 20 %, with a
 quarter of the steps. Beside them: tokens of 4 instead of 8 input channels, and the original's
-own weights rounded by channel and coded. Everything is measured as it is packed: predictors at 7 bits a weight, kept
+own weights rounded by channel and coded. Everything is measured as it is quantized: predictors at 7 bits a weight, kept
 tensors (the classifier among them) at 8, and bytes are those of both files. Takes about an hour on one thread.
 """
 import argparse
@@ -19,7 +19,7 @@ import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import numpy as np
 import timm
@@ -30,17 +30,17 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from timm_sbs.artifact import artifact_sizes, as_stored
-from timm_sbs.config import EncodingConfig, QuantizationConfig, TargetRule
-from timm_sbs.entropy import encode_integers
-from timm_sbs.generate import generate_weights, relative_error
-from timm_sbs.quantization import layer_names
-from timm_sbs.targets import select_targets
-from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import design, predictor_parameters, start_fit
-from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.settings import ReconstructionSettings
+from timm_sbs.artifact.folder import artifact_ledger
+from timm_sbs.codec.entropy import encode_integers
+from timm_sbs.codec.quantization import layer_names
+from timm_sbs.common.config import EncodingConfig, QuantizationConfig, SelectionRule
+from timm_sbs.predictor.generator import relative_error
+from timm_sbs.predictor.selection import select_weights
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.options.settings import ReconstructionSettings
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.steps.reconstruction import reconstruct
 
 NAME = 'tf_efficientnet_lite0'
 PHOTOGRAPHS = {
@@ -51,7 +51,7 @@ PHOTOGRAPHS = {
     'matplotlib': ('mpl-data/sample_data/grace_hopper.jpg',),
 }
 CROPS = 16  # of each photograph
-PACKED_BITS = 7.
+QUANTIZED_BITS = 7.
 BANDWIDTHS = (30., 100., 300.)
 NERN_LEARNING_RATES = (5e-3, 2e-2, 5e-2)
 
@@ -84,34 +84,35 @@ class Benchmark:
         self.original = load_original()
         self.images = crops_of_photographs(self.original)
         self.expected = logits(self.original, self.images)
-        self.permutations: Dict[Any, Any] = {}
+        self.permutations: dict[Any, Any] = {}
 
-    def measure(self, pct: float, steps: int, lr: float = ReconstructionSettings.lr, **settings: Any) -> Dict[str, Any]:
-        """Fit once, as train_sbs.py does, and compare weights and predictions with the original's."""
+    def measure(self, pct: float, steps: int, lr: float = ReconstructionSettings.lr, **settings: Any) -> dict[str, Any]:
+        """Fit once, as the trainer does, and compare weights and predictions with the original's."""
         started = time.perf_counter()
         original = self.original
-        config, pretrained_cfg, specs = design(original, pct=pct, **{'max_places': 0, **settings})
-        key = config.ordering, config.pointwise_size
+        chosen = design(original, pct=pct, **{'max_places': 0, **settings})
+        config = chosen.generator
+        key = config.ordering, chosen.specs[0].pointwise_size
         if key not in self.permutations:
-            self.permutations[key] = find_orderings(original, specs, config.ordering)
-        fit = start_fit(config, pretrained_cfg, specs, self.permutations[key], seed=0)
-        reconstruct(fit.predictor, fit.plan, original.state_dict(), ReconstructionSettings(steps=steps, lr=lr))
+            self.permutations[key] = find_orderings(original, chosen.specs, config.ordering)
+        artifact = start_artifact(chosen, self.permutations[key], original, seed=0)
+        reconstruct(
+            artifact.generator, original.state_dict(), ReconstructionSettings(steps=steps, lr=lr), artifact.storage)
         seconds = time.perf_counter() - started
-        layers = len(layer_names(fit.predictor.state_dict()))
-        packed = fit.quantized(QuantizationConfig((PACKED_BITS,) * layers)).artifact(original, {})
-        sizes = artifact_sizes(packed)
+        layers = len(layer_names(artifact.generator.predictor.state_dict()))
+        quantized = artifact.quantized(QuantizationConfig((QUANTIZED_BITS,) * layers))
+        sizes = artifact_ledger(quantized)
         self.kept_bytes = sizes['kept']
-        stored = as_stored(packed.predictor, packed.config)
         return {
-            'pct': pct, 'steps': steps, 'lr': lr, 'parameters': predictor_parameters(config, specs),
+            'pct': pct, 'steps': steps, 'lr': lr, 'parameters': chosen.num_parameters,
             'bandwidth': config.encoding.bandwidth, 'bytes': sizes['total'], 'ordering_bytes': sizes['ordering'],
             'kept_bytes': sizes['kept'],
-            **self.compare(generate_weights(stored, fit.plan)), 'seconds': round(seconds, 1)}
+            **self.compare(quantized.stored_weights()), 'seconds': round(seconds, 1)}
 
-    def rounded(self, bits: int) -> Dict[str, Any]:
+    def rounded(self, bits: int) -> dict[str, Any]:
         """The weights that would be generated, rounded by channel instead, and entropy-coded."""
         weights, integers = {}, []
-        generated = [spec.name for spec in select_targets(self.original)]
+        generated = [spec.name for spec in select_weights(self.original)]
         for name in generated:
             weight = self.original.get_parameter(name)
             largest = weight.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
@@ -122,16 +123,16 @@ class Benchmark:
         steps = 2 * sum(len(weight) for weight in weights.values())
         return {'bits': bits, 'bytes': len(coded) + steps + self.kept_bytes, **self.compare(weights)}
 
-    def compare(self, weights: Dict[str, Tensor]) -> Dict[str, float]:
+    def compare(self, weights: dict[str, Tensor]) -> dict[str, float]:
         """Errors of weights by kind, and how often the network with them agrees with the original."""
         depthwise = [name for name in weights if '.conv_dw.' in name]
         pointwise = [name for name in weights if name not in depthwise]
         model = load_original()
         for name, weight in weights.items():
             model.get_parameter(name).copy_(weight)
-        found = logits(model, self.images)
+        found, originals = logits(model, self.images), dict(self.original.named_parameters())
         return {
-            **{key: relative_error([weights[n] for n in names], [self.original.get_parameter(n) for n in names])
+            **{key: relative_error({name: weights[name] for name in names}, originals)
                for key, names in (
                    ('error', [*weights]), ('depthwise_error', depthwise), ('pointwise_error', pointwise))},
             'agreement': round(100 * float((found.argmax(1) == self.expected.argmax(1)).float().mean()), 2)}
@@ -145,9 +146,9 @@ def main() -> None:
     args = parser.parse_args()
     benchmark = Benchmark()
     uos_rff = EncodingConfig()
-    small_tokens = TargetRule(pointwise_size=4)
+    small_tokens = SelectionRule(pointwise_size=4)
     classes = benchmark.expected.argmax(1)
-    results: Dict[str, Any] = {
+    results: dict[str, Any] = {
         'command': f'python tests/benchmarks/efficientnet_lite0.py --steps {args.steps}', 'seed': 0,
         'steps': args.steps, 'photographs': len(benchmark.images) // CROPS, 'crops': len(benchmark.images),
         'agreement_by_chance': round(100 * float(classes.bincount().max() / len(classes)), 2)}
@@ -157,7 +158,7 @@ def main() -> None:
     def wanted(key: str) -> bool:
         return not args.only or key in args.only
 
-    def best(key: str, candidates: List[Dict[str, Any]]) -> Dict[str, Any]:
+    def best(key: str, candidates: list[dict[str, Any]]) -> dict[str, Any]:
         trials = [benchmark.measure(20., args.steps // 4, **settings) for settings in candidates]
         results[f'{key}_trials'] = trials
         return candidates[min(range(len(trials)), key=lambda i: trials[i]['error'])]

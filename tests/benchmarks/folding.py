@@ -2,7 +2,7 @@
 
     python tests/benchmarks/folding.py --data-dir CIFAR10 --weights-56 FILE
 
-ResNet-20 and ResNet-56: each predictor is fitted by train_sbs.py, with 20 % of the network's parameters, the same steps
+ResNet-20 and ResNet-56: each predictor is fitted by the trainer, with 20 % of the network's parameters, the same steps
 and seed, and validated once, after the last step. The layers of these networks have up to 4,096 kernels, so that a
 limit of 1,024 places folds the larger ones by 4, and one of 256 all of them, by 4 or 16.
 
@@ -14,59 +14,56 @@ many kernels there are at each.
 """
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from common import HERE, RESNET20, operations, real_kernels, with_real_kernels, write_results
 from torch import nn
 
-from timm_sbs.artifact import load_artifact
-from timm_sbs.generate import GenerationPlan, make_plan
-from timm_sbs.predictor import Predictor
-from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import design, start_fit
-from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.settings import ReconstructionSettings
-
-sys.path.insert(0, str(HERE.parents[1]))
-import train_sbs  # noqa: E402
+from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.predictor.generator import Generator
+from timm_sbs.train import main as train
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.options.settings import ReconstructionSettings
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.steps.reconstruction import reconstruct
 
 MAX_PLACES = {'resnet20': (0, 1024, 256), 'resnet56': (0, 1024, 256), 'resnet18': (0, 4096, 1024)}
 LARGE_STEPS = 1200  # of ResNet-18's reconstruction
 
 
-def cost(max_places: int, predictor: Predictor, plan: GenerationPlan) -> Dict[str, Any]:
+def cost(max_places: int, generator: Generator) -> dict[str, Any]:
     return {
-        'max_places': max_places, 'parameters': sum(p.numel() for p in predictor.parameters()),
-        'width': predictor.config.width, 'places': sum(group.num_places for group in plan.groups),
-        'gflop': round(operations(predictor, plan) / 1e9, 2)}
+        'max_places': max_places, 'parameters': generator.num_parameters,
+        'width': generator.config.predictor.width, 'places': sum(group.num_places for group in generator.groups),
+        'gflop': round(operations(generator) / 1e9, 2)}
 
 
-def fit(network: str, weights: Path, data_dir: str, max_places: int, args: argparse.Namespace) -> Dict[str, Any]:
+def fit(network: str, weights: Path, data_dir: str, max_places: int, args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        train_sbs.main([
+        status = train([
             '--recipe', 'cifar10', '--model', f'{network}_cifar10', '--initial-checkpoint', str(weights),
             '--data-dir', data_dir, '--output', f'{folder}/out', '--pct', '20', '--max-places', str(max_places),
             '--reconstruction-steps', str(args.reconstruction_steps),
             '--second-order-steps', '0', '--distillation-steps', str(args.steps), '--eval-interval', str(args.steps)])
+        if status:
+            raise SystemExit(status)
         artifact = load_artifact(f'{folder}/out')
-    plan = make_plan(artifact.config, artifact.specs, artifact.permutations, artifact.frequencies)
-    results = artifact.config.results
+    results = artifact.results
     return {
-        **cost(max_places, artifact.predictor, plan), 'error': round(results['reconstruction_error'], 4),
+        **cost(max_places, artifact.generator), 'error': round(results['reconstruction_error'], 4),
         'top1': results['top1'], 'original_top1': results['original_top1']}
 
 
-def fit_large(model: nn.Module, orderings: Optional[Any], max_places: int) -> Tuple[Dict[str, Any], Any]:
-    config, pretrained_cfg, specs = design(model, pct=15., max_places=max_places)
-    orderings = orderings or find_orderings(model, specs, config.ordering)
-    fitted = start_fit(config, pretrained_cfg, specs, orderings, seed=0)
-    results = reconstruct(
-        fitted.predictor, fitted.plan, model.state_dict(), ReconstructionSettings(steps=LARGE_STEPS))
-    row = {**cost(max_places, fitted.predictor, fitted.plan), 'error': round(results['reconstruction_error'], 4)}
+def fit_large(model: nn.Module, orderings: Any | None, max_places: int) -> tuple[dict[str, Any], Any]:
+    chosen = design(model, pct=15., max_places=max_places)
+    orderings = orderings or find_orderings(model, chosen.specs, chosen.generator.ordering)
+    artifact = start_artifact(chosen, orderings, model, seed=0)
+    error = reconstruct(
+        artifact.generator, model.state_dict(), ReconstructionSettings(steps=LARGE_STEPS), artifact.storage)
+    row = {**cost(max_places, artifact.generator), 'error': round(error, 4)}
     return row, orderings
 
 
@@ -80,7 +77,7 @@ def main() -> None:
     args = parser.parse_args()
     for network in args.networks:
         weights = RESNET20 if network == 'resnet20' else args.weights_56
-        rows: List[Dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         model = with_real_kernels(network, real_kernels(args.weights_56)) if network == 'resnet18' else None
         orderings = None
         for max_places in MAX_PLACES[network]:

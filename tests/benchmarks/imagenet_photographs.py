@@ -1,24 +1,25 @@
 """What is measured on ImageNet photographs, for imagenet_resnet18.py and imagenet_variants.py."""
 import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Dict, List, Mapping, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from timm_sbs.training.data import DataSettings, eval_loader
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.loaders import eval_loader
 
 __all__ = ['Figures', 'Photographs', 'with_state', 'recipe_flags']
 
 SETS = ('validation', 'validation10')
-Figures = Dict[str, Dict[str, float]]
+Figures = dict[str, dict[str, float]]
 
 
 class Photographs:
     """Both sets, decoded once, with what the original says of them."""
 
     def __init__(self, root: Path, original: nn.Module) -> None:
-        self._batches: Dict[str, List[Tuple[Tensor, Tensor]]] = {}
+        self._batches: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for name in SETS:
             data = DataSettings(
                 str(root), class_map=str(root / 'imagenet_classes.txt'), val_split=name, batch_size=50, workers=0)
@@ -28,7 +29,7 @@ class Photographs:
         self.original = self._figures(top)
 
     @torch.inference_mode()
-    def _top5(self, model: nn.Module, sets: Sequence[str] = SETS) -> Dict[str, Tensor]:
+    def _top5(self, model: nn.Module, sets: Sequence[str] = SETS) -> dict[str, Tensor]:
         model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # the original stays trainable
         return {
             name: torch.cat([model(x.to(memory_format=torch.channels_last)).topk(5, dim=1).indices for x, _ in batches])
@@ -55,7 +56,7 @@ def with_state(original: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-def recipe_flags(root: Path) -> List[str]:
+def recipe_flags(root: Path) -> list[str]:
     """Flags of the trainer for the recipe and all photographs of ROOT."""
     return [
         '--recipe', 'imagenet', '--data-dir', str(root), '--class-map', str(root / 'imagenet_classes.txt'),

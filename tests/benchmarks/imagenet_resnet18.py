@@ -2,8 +2,8 @@
 
     python tests/benchmarks/imagenet_resnet18.py --images ROOT --weights FILE --statistics FILE NAME=FOLDER ...
 
-ROOT has the ImageFolders 'validation' (1,300 photographs of ImageNet's validation set) and 'validation10' (490 of ten of
-its classes), and imagenet_classes.txt, their classes in order. Both are easy samples: figures stand beside the
+ROOT has the ImageFolders 'validation' (1,300 photographs of ImageNet's validation set) and 'validation10' (490 of ten
+of its classes), and imagenet_classes.txt, their classes in order. Both are easy samples: figures stand beside the
 original's on the same images, and say nothing of the full validation set. FILE are the original's weights, and the
 statistics that a run of the trainer leaves in OUTPUT/checkpoints. Each NAME=FOLDER is an artifact. Parts:
 
@@ -16,8 +16,8 @@ statistics that a run of the trainer leaves in OUTPUT/checkpoints. Each NAME=FOL
   arXiv 2210.17323, with our statistics), both also with biases and BatchNorm means corrected;
 - coded: the same with steps for so many bits of entropy and no limit of levels, corrected;
 - trained: the original's weights rounded by output channel to as many bits as fit the first artifact's bytes, with
-  biases and means corrected, and then distilled with the recipe's images, mixtures, sizes, losses and steps, at rates of
-  its own (--trained-rates), each with all else at 8 bits, entropy-coded, without any header (see rounded_model.py);
+  biases and means corrected, and then distilled with the recipe's images, mixtures, sizes, losses and steps, at rates
+  of its own (--trained-rates), each with all else at 8 bits, entropy-coded, without any header (see rounded_model.py);
 - nncodec: NNCodec (see nncodec_worker.py), with --nncodec PYTHON.
 
 Results are written after every figure to results/imagenet_resnet18.json, whose other parts stay. A figure takes about
@@ -29,9 +29,10 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any
 
 import safetensors.torch
 import timm
@@ -41,25 +42,26 @@ from rounded_model import RoundedModel
 from rounded_rows import rounded_rows, steps_of_entropy, steps_of_levels
 from torch import Tensor, nn
 
-from timm_sbs.artifact import artifact_sizes, load_artifact
-from timm_sbs.entropy import encode_integers
-from timm_sbs.generate import relative_error
-from timm_sbs.quantization import rounded_kept
-from timm_sbs.training.arguments import build_parser
-from timm_sbs.training.calibration import SEEN, corrected_kept, trace_uses
-from timm_sbs.training.configuration import parse_args, settings_of
-from timm_sbs.training.data import train_batches
-from timm_sbs.training.distillation import distill
-from timm_sbs.training.divergence import ExpectedDivergence
-from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import design
-from timm_sbs.training.mixing import ImageMixer
-from timm_sbs.training.monitor import Monitor
-from timm_sbs.training.original import load_original
-from timm_sbs.training.precision import settle_precision
-from timm_sbs.training.settings import SecondOrderSettings
-from timm_sbs.training.sharing import make_accelerator
-from timm_sbs.training.statistics import LayerStatistics, statistics_from_tensors
+from timm_sbs.artifact.folder import artifact_ledger, load_artifact
+from timm_sbs.codec.entropy import encode_integers
+from timm_sbs.codec.quantization import rounded_kept
+from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.data.loaders import train_batches
+from timm_sbs.data.mixing import ImageMixer
+from timm_sbs.predictor.generator import relative_error
+from timm_sbs.predictor.original import load_original
+from timm_sbs.training.design.sizing import design
+from timm_sbs.training.losses.divergence import ExpectedDivergence
+from timm_sbs.training.losses.statistics import LayerStatistics, statistics_from_tensors
+from timm_sbs.training.options.flags import build_parser
+from timm_sbs.training.options.parsing import parse_args
+from timm_sbs.training.options.run_settings import settings_of
+from timm_sbs.training.options.settings import SecondOrderSettings
+from timm_sbs.training.run.calibration import SEEN, corrected_kept, trace_uses
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.run.precision import settle_precision
+from timm_sbs.training.steps.distillation import distill
+from timm_sbs.training.steps.monitor import Monitor
 
 NAME = 'imagenet_resnet18'
 ROUNDING_BITS = (4, 3)
@@ -73,8 +75,8 @@ def block_of(name: str) -> str:
 
 
 def blocks(
-        original: nn.Module, generated: nn.Module, names: List[str], measure: Callable[[nn.Module], Figures],
-) -> Iterator[Dict[str, Any]]:
+        original: nn.Module, generated: nn.Module, names: list[str], measure: Callable[[nn.Module], Figures],
+) -> Iterator[dict[str, Any]]:
     """Figures with one block's generated weights, and with all but those."""
     state = generated.state_dict()
     for block in dict.fromkeys(map(block_of, names)):
@@ -82,25 +84,25 @@ def blocks(
         outside = {name: original.get_parameter(name) for name in inside}
         yield {
             'block': block, 'weights': sum(weight.numel() for weight in inside.values()),
-            'errors': {name: round(relative_error([weight], [outside[name]]), 4) for name, weight in inside.items()},
+            'errors': {name: round(relative_error({name: weight}, outside), 4) for name, weight in inside.items()},
             'only': measure(with_state(original, inside)), 'all_but': measure(with_state(generated, outside))}
 
 
-def kept(folder: Path, measure: Callable[[nn.Module], Figures]) -> Iterator[Dict[str, Any]]:
+def kept(folder: Path, measure: Callable[[nn.Module], Figures]) -> Iterator[dict[str, Any]]:
     """An artifact with fewer bits for its kept tensors."""
     artifact, model = load_artifact(folder), timm.create_model(f'local-dir:{folder}', pretrained=True)
     for bits in KEPT_BITS:
-        quantization = replace(artifact.config.quantization, kept_bits=bits)
-        coarser = replace(artifact, config=replace(artifact.config, quantization=quantization))
+        quantization = replace(artifact.storage.quantization, kept_bits=bits)
+        coarser = artifact.quantized(quantization)
         rounded = {name: rounded_kept(name, tensor, quantization) for name, tensor in artifact.kept.items()}
-        yield {'bits': bits, 'kept_bytes': artifact_sizes(coarser)['kept'], **measure(with_state(model, rounded))}
+        yield {'bits': bits, 'kept_bytes': artifact_ledger(coarser)['kept'], **measure(with_state(model, rounded))}
 
 
 def rounding(
         original: nn.Module, moments: Mapping[str, LayerStatistics], divergence: ExpectedDivergence,
-        measure: Callable[[nn.Module], Figures], steps_of: Callable[..., Tuple[Tensor, float]], rates: Sequence[float],
+        measure: Callable[[nn.Module], Figures], steps_of: Callable[..., tuple[Tensor, float]], rates: Sequence[float],
         only_corrected: bool = False,
-) -> Iterator[Dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """All weights with at least two axes rounded; the classifier and the stem to 6 bits or more, to the nearest."""
     matrices = {name: tensor for name, tensor in original.state_dict().items() if tensor.dim() > 1}
     others = sum(tensor.numel() for tensor in original.state_dict().values() if tensor.dim() == 1)
@@ -126,18 +128,18 @@ class LossMonitor(Monitor):
     """Keeps the losses that are logged."""
 
     def __init__(self) -> None:
-        self.losses: List[float] = []
+        self.losses: list[float] = []
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.losses.append(metrics['loss'])
 
 
 def trained_rounding(
-        original: nn.Module, divergence: ExpectedDivergence, names: List[str], max_bytes: int,
+        original: nn.Module, divergence: ExpectedDivergence, names: list[str], max_bytes: int,
         args: argparse.Namespace, measure: Callable[[nn.Module], Figures],
-) -> Iterator[Dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Weights rounded by channel and trained as the recipe trains predictors."""
-    settings = settings_of(parse_args(build_parser(''), [
+    settings = settings_of(parse_args(build_parser(), [
         *recipe_flags(args.images), '--model', '', '--output', '', '--distillation-steps', str(args.trained_steps)]))
     kept_bits = settings.quantization.kept_bits
 
@@ -167,7 +169,7 @@ def trained_rounding(
 
 def nncodec(
         original: nn.Module, weights: Path, python: str, measure: Callable[[nn.Module], Figures],
-) -> Iterator[Dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for qp in QPS:
             subprocess.run([python, HERE / 'nncodec_worker.py', weights, folder, str(qp)], check=True)
@@ -175,43 +177,10 @@ def nncodec(
             yield {'qp': qp, 'bytes': (Path(folder) / f'{qp}.nnc').stat().st_size, **measure(model)}
 
 
-def table(results: Mapping[str, Any]) -> List[str]:
-    """Markdown rows of docs/imagenet.md: the original, artifacts, and other ways to make the original small."""
-    rows = [('original, float32', results['original'])]
-    rows += [(row['name'], row) for row in results.get('artifacts', [])]
-    for row in results.get('rounding', []):
-        name = f"{row['bits']} bits by channel, {row['how']}"
-        rows += [(name, row), (f'{name}, corrected', {**row['corrected'], 'bytes': row['bytes']})]
-    rows += [(f"{row['bits']:g} bits of entropy by channel, {row['how']}, corrected",
-              {**row['corrected'], 'bytes': row['bytes']}) for row in results.get('coded', [])]
-    rows += [(f"{row['bits']:g} bits of entropy by channel, trained for {row['steps']:,} steps at {row['lr']:g}", row)
-             for row in results.get('trained', [])]
-    rows += [(f"NNCodec, qp {row['qp']}", row) for row in results.get('nncodec', [])]
-    lines = ['| | bytes | top-1 | top-5 | agreement | top-1, ten classes |', '|---|---|---|---|---|---|']
-    for name, row in rows:
-        first, second = row['validation'], row['validation10']
-        lines.append(f"| {name} | {row['bytes']:,} | {first['top1']:.2f} % | {first['top5']:.2f} % | "
-                     f"{first['agreement']:.2f} % | {second['top1']:.2f} % |")
-    return lines
-
-
-def blocks_table(results: Mapping[str, Any]) -> List[str]:
-    """Markdown rows of docs/imagenet.md: what each residual block contributes to what is lost."""
-    lines = ['| block | weights | errors of its weights | this block alone: top-1 | agreement | all but this: top-1 | '
-             'agreement |', '|' + '---|' * 7]
-    for row in results.get('blocks', []):
-        figures = [f"{row[which]['validation'][key]:.2f} %" for which in ('only', 'all_but')
-                   for key in ('top1', 'agreement')]
-        errors = ', '.join(f'{error:.3f}' for error in row['errors'].values())
-        lines.append(f"| {row['block']} | {row['weights']:,} | {errors} | {' | '.join(figures)} |")
-    return lines
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--images', type=Path)
     parser.add_argument('--weights', type=Path)
-    parser.add_argument('--table', action='store_true', help='only print the tables of docs/imagenet.md')
     parser.add_argument('--statistics', type=Path)
     parser.add_argument('--nncodec', metavar='PYTHON')
     parser.add_argument('--parts', nargs='+', default=['artifacts'],
@@ -222,25 +191,23 @@ def main() -> None:
     args = parser.parse_args()
     path = HERE / 'results' / f'{NAME}.json'
     results = json.loads(path.read_text()) if path.exists() else {}
-    if args.table:
-        print('\n'.join([*table(results), '', *blocks_table(results)]))
-        return
     original = load_original('resnet18.tv_in1k', str(args.weights))
     photographs = Photographs(args.images, original)
     results.update(
         command='python tests/benchmarks/imagenet_resnet18.py --images ROOT --weights FILE --statistics FILE '
-                'NAME=FOLDER ...', seed=0, original={'bytes': args.weights.stat().st_size, **photographs.original}, **environment())
+                'NAME=FOLDER ...', seed=0, original={'bytes': args.weights.stat().st_size, **photographs.original},
+        **environment())
     artifacts = dict(pair.split('=', 1) for pair in args.artifacts)
 
-    def note(part: str, rows: Iterator[Dict[str, Any]]) -> None:
-        found: List[Dict[str, Any]] = []
+    def note(part: str, rows: Iterator[dict[str, Any]]) -> None:
+        found: list[dict[str, Any]] = []
         for row in rows:
             print(part, row, flush=True)
             found.append(row)
             write_results(NAME, {**results, part: found})
         results[part] = found
 
-    def measured() -> Iterator[Dict[str, Any]]:
+    def measured() -> Iterator[dict[str, Any]]:
         yield from (row for row in results.get('artifacts', []) if row['name'] not in artifacts)
         for name, folder in artifacts.items():
             model = timm.create_model(f'local-dir:{folder}', pretrained=True)
@@ -248,7 +215,7 @@ def main() -> None:
 
     if 'artifacts' in args.parts:
         note('artifacts', measured())
-    specs = design(original, pct=15.)[2]
+    specs = design(original, pct=15.).specs
     names = [spec.name for spec in specs]
     if 'blocks' in args.parts:
         generated = timm.create_model(f'local-dir:{next(iter(artifacts.values()))}', pretrained=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 from common import RESNET20, write_results
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from conftest import write_demo_images  # noqa: E402
-from killing import kill_and_resume  # noqa: E402
+from conftest import write_demo_images
+from killing import kill_and_resume
 
-from timm_sbs.training.environment import environment  # noqa: E402
+from timm_sbs.training.run.environment import environment
 
 KILLS, SEED = 10, 0
 STEPS = {'reconstruction': 300, 'distillation': 40}

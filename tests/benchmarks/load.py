@@ -3,9 +3,9 @@
     python tests/benchmarks/load.py
 
 'shipped' are the predictors of ResNet-20 and ResNet-18 in the package. The others have the right shapes, 15 % of the
-parameters, 5 bits a weight and random weights, in two orderings, 'axis' (a few kilobytes) and 'layer' (a path over each
-layer: most of the file). 'unfolded' is 'axis' with one kernel at each place. All
-checkpoints are local files; the full one is a safetensors file, the int8 one has integers with a step for each row,
+parameters, 5 bits a weight and random weights, in two orderings, 'axis' (paths over both axes of each layer: a few
+kilobytes) and 'layer' (a path over each layer: most of the file). 'unfolded' is 'axis' with one kernel at each place.
+All checkpoints are local files; the full one is a safetensors file, the int8 one has integers with a step for each row,
 which are turned into floats again. Calls take turns, medians are reported, first loads find an empty cache, and memory
 is measured in a process of its own, above what it has after its imports. The limit is the time that the predictor's
 matrix products alone would take at the rate of one product of its width, measured in the same run. Takes 3 minutes.
@@ -17,8 +17,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any
 
 import safetensors.torch
 import timm
@@ -26,19 +27,19 @@ import torch
 from common import artifact_bytes, operations, product_rate, seconds, write_results
 
 import timm_sbs  # noqa: F401  (registers models)
-from timm_sbs.artifact import load_artifact, save_artifact
-from timm_sbs.cache import clear_cache
-from timm_sbs.config import OrderingConfig
-from timm_sbs.generate import BLOCK, DEVICE_BLOCK, generate_weights, make_plan
-from timm_sbs.models import embedded_folder
-from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import design, start_fit
-from timm_sbs.training.forecast import random_orderings
-from timm_sbs.training.settings import ENCODING_DEFAULTS, MAX_PLACES, PACKED_LINEAR_LAYERS
+from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.folder import load_artifact, save_artifact
+from timm_sbs.common.cache import clear_cache
+from timm_sbs.common.config import OrderingConfig
+from timm_sbs.predictor.generator import BLOCK, DEVICE_BLOCK
+from timm_sbs.training.design.forecast import random_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.options.settings import ENCODING_DEFAULTS, MAX_PLACES, QUANTIZED_LINEAR_LAYERS
+from timm_sbs.training.run.environment import environment
 
 VARIANTS = {
     'layer': OrderingConfig('layer', 'path'),
-    'axis': OrderingConfig('axis', 'grid'),
+    'axis': OrderingConfig('axes', 'grid'),
 }
 SHIPPED = {'resnet20_cifar10': 'sbs_resnet20_cifar10_42pct', 'resnet18': 'sbs_resnet18_15pct'}
 RANDOM = {'resnet20_cifar10': (), 'resnet18': ('axis',), 'resnet50': ('layer', 'axis')}
@@ -46,12 +47,12 @@ REPEATS = 7
 
 
 def write_artifact(
-        folder: Path, model: torch.nn.Module, ordering: OrderingConfig, max_places: Optional[int] = None) -> None:
-    config, pretrained_cfg, specs = design(
+        folder: Path, model: torch.nn.Module, ordering: OrderingConfig, max_places: int | None = None) -> None:
+    chosen = design(
         model, pct=15., bits=5., ordering=ordering, encoding=ENCODING_DEFAULTS[ordering.coordinates],
-        linear_layers=PACKED_LINEAR_LAYERS, max_places=max_places)
-    fit = start_fit(config, pretrained_cfg, specs, random_orderings(specs, config), seed=0)
-    save_artifact(folder, fit.artifact(model, {}))
+        linear_layers=QUANTIZED_LINEAR_LAYERS, max_places=max_places)
+    permutations = random_orderings(chosen.specs, chosen.generator.ordering)
+    save_artifact(folder, start_artifact(chosen, permutations, model, seed=0))
 
 
 def write_checkpoints(folder: Path, model: torch.nn.Module) -> None:
@@ -81,7 +82,7 @@ def peak_memory(code: str) -> int:
     """Bytes of the largest resident set while ``code`` runs, above those after imports."""
     program = (
         'import re, sys, timm, timm_sbs, torch\n'
-        'import timm_sbs.artifact, tqdm.auto\n'
+        'import timm_sbs.artifact.load_weights, tqdm.auto\n'
         'timm.create_model("resnet20_cifar10")\n'
         'status = lambda key: int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024\n'
         'open("/proc/self/clear_refs", "w").write("5")\n'
@@ -90,22 +91,20 @@ def peak_memory(code: str) -> int:
     return int(shown.stdout)
 
 
-def generation(folder: Path, device: torch.device, block: int, repeats: int = REPEATS) -> Dict[str, Any]:
+def generation(folder: Path, device: torch.device, block: int, repeats: int = REPEATS) -> dict[str, Any]:
     """Time of generating alone, beside the fewest seconds that its products could take."""
-    artifact = load_artifact(folder)
-    plan = make_plan(artifact.config, artifact.specs, artifact.permutations, artifact.frequencies)
-    artifact.predictor.to(device)
+    generator = load_artifact(folder).generator.to(device)
 
     def generate() -> None:
-        generate_weights(artifact.predictor, plan)
+        generator()
         if device.type == 'cuda':
             torch.cuda.synchronize()
 
     times = [seconds(generate) for _ in range(1 + repeats)][1:]
-    flop, rate = operations(artifact.predictor, plan), product_rate(block, artifact.config.predictor.width, device)
+    flop, rate = operations(generator), product_rate(block, generator.config.predictor.width, device)
     return {
-        'places': sum(group.num_places for group in plan.groups),
-        'kernels': sum(len(group.place_of_kernel) for group in plan.groups),
+        'places': sum(group.num_places for group in generator.groups),
+        'kernels': sum(len(group.place_of_kernel) for group in generator.groups),
         'gflop': round(flop / 1e9, 1), 'ms': round(1000 * statistics.median(times), 1),
         'limit_ms': round(1000 * flop / rate, 1), 'matrix_product_gflops': round(rate / 1e9, 1),
         'share_of_limit': round(flop / rate / statistics.median(times), 2)}
@@ -113,12 +112,11 @@ def generation(folder: Path, device: torch.device, block: int, repeats: int = RE
 
 def bfloat16_error(folder: Path) -> float:
     """Squared error over squared norm of kernels that are generated in bfloat16."""
-    artifact = load_artifact(folder)
-    plan = make_plan(artifact.config, artifact.specs, artifact.permutations, artifact.frequencies)
-    group = plan.groups[0]
-    features = plan.features(group)
-    exact = artifact.predictor(features, group.output_size)
-    rough = artifact.predictor.bfloat16()(features.bfloat16(), group.output_size).float()
+    generator = load_artifact(folder).generator
+    group = generator.groups[0]
+    features = generator.features(group)
+    exact = generator.predictor(features, group.output_size)
+    rough = generator.predictor.bfloat16()(features.bfloat16(), group.output_size).float()
     return float((rough - exact).square().sum() / exact.square().sum())
 
 
@@ -127,7 +125,7 @@ def mbit_per_second(more_bytes: int, more_seconds: float) -> float:
     return round(8 * more_bytes / 1e6 / max(more_seconds, 1e-9), 1)
 
 
-def measure(name: str, folders: Dict[str, Path], checkpoints: Path) -> Dict[str, Any]:
+def measure(name: str, folders: dict[str, Path], checkpoints: Path) -> dict[str, Any]:
     full, int8 = checkpoints / 'full.safetensors', checkpoints / 'int8.safetensors'
 
     def first(folder: Path) -> Callable[[], None]:
@@ -138,7 +136,7 @@ def measure(name: str, folders: Dict[str, Path], checkpoints: Path) -> Dict[str,
     def load_full() -> None:
         timm.create_model(name, checkpoint_path=full)
 
-    times: Dict[str, List[float]] = {}
+    times: dict[str, list[float]] = {}
     for _ in range(REPEATS):
         times.setdefault('full', []).append(seconds(load_full))
         times.setdefault('int8', []).append(seconds(lambda: load_int8(name, int8)))
@@ -149,7 +147,7 @@ def measure(name: str, folders: Dict[str, Path], checkpoints: Path) -> Dict[str,
             times.setdefault('full', []).append(seconds(load_full))
     median = {key: statistics.median(values) for key, values in times.items()}
     model_bytes = sum(t.nbytes for t in timm.create_model(name).state_dict().values())
-    result: Dict[str, Any] = {
+    result: dict[str, Any] = {
         'full_bytes': full.stat().st_size, 'full_ms': round(1000 * median['full'], 1),
         'int8_bytes': int8.stat().st_size, 'int8_ms': round(1000 * median['int8'], 1),
         'model_mb': round(model_bytes / 1e6, 1)}
@@ -172,7 +170,7 @@ def measure(name: str, folders: Dict[str, Path], checkpoints: Path) -> Dict[str,
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    results: Dict[str, Any] = {'command': 'python tests/benchmarks/load.py', 'seed': 0, 'repeats': REPEATS,
+    results: dict[str, Any] = {'command': 'python tests/benchmarks/load.py', 'seed': 0, 'repeats': REPEATS,
                                'max_places': MAX_PLACES, 'networks': {}}
     with tempfile.TemporaryDirectory() as place:
         os.environ['TIMM_SBS_CACHE'] = f'{place}/cache'
@@ -184,7 +182,7 @@ def main() -> None:
             write_checkpoints(checkpoints, model)
             folders = {}
             if name in SHIPPED:
-                folders['shipped'] = embedded_folder(SHIPPED[name])
+                folders['shipped'] = shipped_folder(SHIPPED[name])
             for key in RANDOM[name]:
                 folders[key] = checkpoints / key
                 write_artifact(folders[key], model, VARIANTS[key])
@@ -194,7 +192,7 @@ def main() -> None:
                 results['networks'][name]['unfolded'] = generation(
                     checkpoints / 'unfolded', torch.device('cpu'), BLOCK, repeats=1)
             print(name, json.dumps(results['networks'][name], indent=1), flush=True)
-        results['bfloat16_error'] = bfloat16_error(embedded_folder('sbs_resnet20_cifar10_42pct'))
+        results['bfloat16_error'] = bfloat16_error(shipped_folder('sbs_resnet20_cifar10_42pct'))
     write_results('load', {**results, **environment()})
 
 

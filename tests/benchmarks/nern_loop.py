@@ -20,20 +20,21 @@ import math
 import random
 import time
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any
 
 import torch
 from common import NERN, RESNET20, write_results
 from timm.optim import create_optimizer_v2
 from torch import Tensor
 
-from timm_sbs.config import OrderingConfig
-from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import Fit, design, predictor_parameters, start_fit
-from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.original import load_original
-from timm_sbs.training.reconstruction import group_targets, reconstruct, reconstruction_error
-from timm_sbs.training.settings import ReconstructionSettings
+from timm_sbs.common.config import OrderingConfig
+from timm_sbs.predictor.generator import Generator, relative_error
+from timm_sbs.predictor.original import load_original
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.options.settings import ReconstructionSettings
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.steps.reconstruction import group_targets, reconstruct
 
 BATCH = 4096
 NERN_STEPS = 350 * 196
@@ -44,19 +45,19 @@ LOOK = 25  # steps of NeRN's between looks at the clock and the error
 class NernLoop:
     """One step after another of the published loop, on a predictor of ours."""
 
-    def __init__(self, fit: Fit, targets: Tensor, seed: int) -> None:
+    def __init__(self, generator: Generator, targets: Tensor, seed: int) -> None:
         random.seed(seed)
         torch.manual_seed(seed)
-        group, = fit.plan.groups
-        self.predictor, self.targets, self.token_size = fit.predictor.train(), targets, group.token_size
-        self.features = fit.plan.features(group)
+        group, = generator.groups
+        self.predictor, self.targets, self.token_size = generator.predictor.train(), targets, group.token_size
+        self.features = generator.features(group)
         self.places = [slice(a, b) for a, b in itertools.pairwise(itertools.accumulate(
             (spec.num_kernels for spec in group.specs), initial=0))]
         self.optimizer = create_optimizer_v2(
             list(self.predictor.parameters()), 'lookahead_radam', lr=5e-3, betas=(0.5, 0.999), weight_decay=1e-3)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, NERN_STEPS, eta_min=1e-6)
 
-    def _drawn(self) -> Tuple[Tensor, Tensor]:
+    def _drawn(self) -> tuple[Tensor, Tensor]:
         """Kernels with and without gradients of a step."""
         count = len(self.targets)
         if random.random() < 0.8:
@@ -87,14 +88,14 @@ class NernLoop:
         self.schedule.step()
 
 
-def nern(original: torch.nn.Module, pct: float, error: float, limit: float, seed: int) -> Dict[str, Any]:
+def nern(original: torch.nn.Module, pct: float, error: float, limit: float, seed: int) -> dict[str, Any]:
     """NeRN's loop until it reaches the error or its time is over. Looks at the error take no part in its time."""
-    config, pretrained_cfg, specs = design(original, pct=pct, **NERN)
-    permutations = find_orderings(original, specs, config.ordering)
-    fit = start_fit(config, pretrained_cfg, specs, permutations, seed)
+    chosen = design(original, pct=pct, **NERN)
+    permutations = find_orderings(original, chosen.specs, chosen.generator.ordering)
+    generator = start_artifact(chosen, permutations, original, seed).generator
     weights = original.state_dict()
-    targets, = group_targets(fit.plan, weights)
-    loop = NernLoop(fit, targets, seed)
+    targets, = group_targets(generator, weights)
+    loop = NernLoop(generator, targets, seed)
     steps, seconds, reached = 0, 0., math.inf
     while seconds < limit and reached > error:
         started = time.perf_counter()
@@ -102,31 +103,31 @@ def nern(original: torch.nn.Module, pct: float, error: float, limit: float, seed
             loop.step()
         seconds += time.perf_counter() - started
         steps += LOOK
-        reached = reconstruction_error(fit.predictor, fit.plan, weights)
-    return {'steps': steps, 'seconds': seconds, 'error': reached, 'parameters': predictor_parameters(config, specs)}
+        reached = relative_error(generator(), weights)
+    return {'steps': steps, 'seconds': seconds, 'error': reached, 'parameters': chosen.num_parameters}
 
 
-def ours(original: torch.nn.Module, pct: float, error: float, seed: int) -> Dict[str, Any]:
+def ours(original: torch.nn.Module, pct: float, error: float, seed: int) -> dict[str, Any]:
     """The shortest run, of those tried, that reaches the error."""
     started = time.perf_counter()
-    config, pretrained_cfg, specs = design(original, pct=pct)
-    permutations = find_orderings(original, specs, config.ordering)
+    chosen = design(original, pct=pct)
+    permutations = find_orderings(original, chosen.specs, chosen.generator.ordering)
     ordering_seconds = time.perf_counter() - started
     for steps in OUR_STEPS:
-        fit = start_fit(config, pretrained_cfg, specs, permutations, seed)
+        artifact = start_artifact(chosen, permutations, original, seed)
         started = time.perf_counter()
         reached = reconstruct(
-            fit.predictor, fit.plan, original.state_dict(), ReconstructionSettings(steps), seed)['reconstruction_error']
+            artifact.generator, original.state_dict(), ReconstructionSettings(steps), artifact.storage, seed)
         seconds = time.perf_counter() - started
         if reached <= error:
             break
     return {'steps': steps, 'seconds': ordering_seconds + seconds, 'ordering_seconds': ordering_seconds,
-            'error': reached, 'parameters': predictor_parameters(config, specs)}
+            'error': reached, 'parameters': chosen.num_parameters}
 
 
-def compare(name: str, weights: Path, args: argparse.Namespace) -> Dict[str, Any]:
+def compare(name: str, weights: Path, args: argparse.Namespace) -> dict[str, Any]:
     original = load_original(name, str(weights))
-    find_orderings(original, design(original)[2][:1], OrderingConfig())  # compiles the path search
+    find_orderings(original, design(original).specs[:1], OrderingConfig())  # compiles the path search
     mine = ours(original, args.pct, args.error, args.seed)
     theirs = nern(original, args.pct, args.error, args.times * mine['seconds'], args.seed)
     times = theirs['seconds'] / mine['seconds']

@@ -15,20 +15,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 from common import NERN, RESNET20, seconds, write_results
 from nern_loop import NernLoop
 
-from timm_sbs.config import OrderingConfig
-from timm_sbs.generate import generate_weights
-from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import design, start_fit
-from timm_sbs.training.monitor import Monitor
-from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.original import load_original
-from timm_sbs.training.reconstruction import group_targets, reconstruct
-from timm_sbs.training.settings import ReconstructionSettings
+from timm_sbs.common.config import OrderingConfig
+from timm_sbs.predictor.original import load_original
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.options.settings import ReconstructionSettings
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.steps.monitor import Monitor
+from timm_sbs.training.steps.reconstruction import group_targets, reconstruct
 
 STEPS, WARM_UP, REPEATS = 30, 5, 7
 
@@ -45,31 +44,31 @@ class Clock(Monitor):
         self.moments.append(time.perf_counter())
 
 
-def measure(method: str, name: str, weights: str) -> Dict[str, Any]:
+def measure(method: str, name: str, weights: str) -> dict[str, Any]:
     """Everything about one method and network, in this process."""
     original = load_original(name, weights)
-    config, pretrained_cfg, specs = design(original, **(NERN if method == 'nern' else {}))
-    find_orderings(original, specs[:1], OrderingConfig())  # compiles
+    chosen = design(original, **(NERN if method == 'nern' else {}))
+    find_orderings(original, chosen.specs[:1], OrderingConfig())  # compiles
     Path('/proc/self/clear_refs').write_text('5')
     before = resident('VmRSS')
     started = time.perf_counter()
-    permutations = find_orderings(original, specs, config.ordering)
+    permutations = find_orderings(original, chosen.specs, chosen.generator.ordering)
     ordering = time.perf_counter() - started
-    fit = start_fit(config, pretrained_cfg, specs, permutations, seed=0)
+    generator = start_artifact(chosen, permutations, original, seed=0).generator
     clock = Clock()
     if method == 'nern':
-        loop = NernLoop(fit, *group_targets(fit.plan, original.state_dict()), seed=0)
+        loop = NernLoop(generator, *group_targets(generator, original.state_dict()), seed=0)
         clock.moments = [time.perf_counter()]
         for step in range(STEPS):
             loop.step()
             clock.step_done(step)
     else:
-        reconstruct(fit.predictor, fit.plan, original.state_dict(), ReconstructionSettings(STEPS), monitor=clock)
+        reconstruct(generator, original.state_dict(), ReconstructionSettings(STEPS), monitor=clock)
     steps = [later - earlier for earlier, later in zip(clock.moments, clock.moments[1:])][WARM_UP:]
     peak = resident('VmHWM') - before
-    generating = [seconds(lambda: generate_weights(fit.predictor.eval(), fit.plan)) for _ in range(1 + REPEATS)][1:]
+    generating = [seconds(generator.eval()) for _ in range(1 + REPEATS)][1:]
     return {
-        'parameters': sum(p.numel() for p in fit.predictor.parameters()),
+        'parameters': generator.num_parameters,
         'ordering_seconds': round(ordering, 2), 'step_ms': round(1000 * statistics.median(steps), 1),
         'peak_mb': round(peak / 1e6), 'generating_ms': round(1000 * statistics.median(generating), 1)}
 
@@ -82,7 +81,7 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(*args.measure)))
         return
-    results: Dict[str, Any] = {'command': 'python tests/benchmarks/overhead.py --weights-56 FILE', 'seed': 0,
+    results: dict[str, Any] = {'command': 'python tests/benchmarks/overhead.py --weights-56 FILE', 'seed': 0,
                                'steps': STEPS, 'networks': {}}
     for network, weights in (('resnet20', RESNET20), ('resnet56', args.weights_56)):
         for method in ('ours', 'nern'):

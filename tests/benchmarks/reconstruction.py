@@ -8,39 +8,41 @@ ours is the trainer's default. Takes about 6 minutes on 2 CPU cores.
 """
 import argparse
 import time
-from typing import Any, Dict
+from typing import Any
 
 import timm
 import torch
 from common import NERN, RESNET20, write_results
 
-from timm_sbs.evaluation import evaluate
-from timm_sbs.training.data import DataSettings, eval_loader
-from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import design, predictor_parameters, start_fit
-from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.original import load_original
-from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.settings import ReconstructionSettings
+from timm_sbs.data.accuracy import evaluate
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.loaders import eval_loader
+from timm_sbs.predictor.original import load_original
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.options.settings import ReconstructionSettings
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.steps.reconstruction import reconstruct
 
 NERN_LEARNING_RATES = (5e-4, 5e-3, 2e-2, 5e-2)
 
 
 def measure(original: torch.nn.Module, loader: Any, pct: float, steps: int, lr: float, seed: int,
-            **settings: Any) -> Dict[str, Any]:
-    """Fit once, as train_sbs.py does, and evaluate the generated network."""
+            **settings: Any) -> dict[str, Any]:
+    """Fit once, as the trainer does, and evaluate the generated network."""
     started = time.perf_counter()
-    config, pretrained_cfg, specs = design(original, pct=pct, **settings)
-    permutations = find_orderings(original, specs, config.ordering)
+    chosen = design(original, pct=pct, **settings)
+    permutations = find_orderings(original, chosen.specs, chosen.generator.ordering)
     ordered = time.perf_counter()
-    fit = start_fit(config, pretrained_cfg, specs, permutations, seed)
+    artifact = start_artifact(chosen, permutations, original, seed)
     error = reconstruct(
-        fit.predictor, fit.plan, original.state_dict(), ReconstructionSettings(steps=steps, lr=lr), seed)
+        artifact.generator, original.state_dict(), ReconstructionSettings(steps=steps, lr=lr), artifact.storage, seed)
     done = time.perf_counter()
     model = timm.create_model('resnet20_cifar10')
-    model.load_state_dict(fit.artifact(original, {}).state_dict())
+    model.load_state_dict(artifact.state_dict())
     return {
-        **error, 'top1': evaluate(model, loader).top1, 'lr': lr, 'parameters': predictor_parameters(config, specs),
+        'reconstruction_error': error, 'top1': evaluate(model, loader).top1, 'lr': lr,
+        'parameters': chosen.num_parameters,
         'ordering_seconds': round(ordered - started, 1), 'training_seconds': round(done - ordered, 1),
     }
 

@@ -9,7 +9,7 @@ calibration error over 15 bins of confidence. Takes 15 minutes on two threads.
 """
 import argparse
 import os
-from typing import Any, Dict, List
+from typing import Any
 
 os.environ['NO_ALBUMENTATIONS_UPDATE'] = '1'
 
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import timm_sbs  # noqa: F401  (registers models)
-from timm_sbs.training.environment import environment
+from timm_sbs.training.run.environment import environment
 
 EVERY, BINS, BATCH = 4, 15, 250
 # Three severities of each.
-CORRUPTIONS: Dict[str, List[A.BasicTransform]] = {
+CORRUPTIONS: dict[str, list[A.BasicTransform]] = {
     'Gaussian noise': [A.GaussNoise(std_range=(s, s), p=1) for s in (0.04, 0.08, 0.12)],
     'shot noise': [A.ShotNoise(scale_range=(s, s), p=1) for s in (0.02, 0.05, 0.1)],
     'salt and pepper': [A.SaltAndPepper(amount=(s, s), p=1) for s in (0.01, 0.03, 0.06)],
@@ -57,9 +57,9 @@ def predictions(model: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([model(batch) for batch in images.split(BATCH)])
 
 
-def networks(weights_56: str) -> Dict[str, Dict[str, nn.Module]]:
+def networks(weights_56: str) -> dict[str, dict[str, nn.Module]]:
     """For each architecture: the original first, and what is compared with it."""
-    found: Dict[str, Dict[str, nn.Module]] = {}
+    found: dict[str, dict[str, nn.Module]] = {}
     for base, weights in (('resnet20_cifar10', RESNET20), ('resnet56_cifar10', weights_56)):
         original = timm.create_model(base, checkpoint_path=weights)
         members = {'original': original}
@@ -85,7 +85,7 @@ def main() -> None:
     mean, std = (torch.tensor(cfg[name]).view(3, 1, 1) for name in ('mean', 'std'))
     assert type(create_transform(**cfg).transforms[-1]).__name__ == 'Normalize' and cfg['crop_pct'] == 1
 
-    def prepared(images: List[np.ndarray]) -> Tensor:
+    def prepared(images: list[np.ndarray]) -> Tensor:
         return (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255 - mean) / std
 
     def corrupted(transform: A.BasicTransform) -> Tensor:
@@ -93,7 +93,7 @@ def main() -> None:
         return prepared([pipeline(image=picture)['image'] for picture in pictures])
 
     sets = {'clean': [None], **CORRUPTIONS}
-    rows: Dict[str, Dict[str, Dict[str, List[Dict[str, float]]]]] = {}
+    rows: dict[str, dict[str, dict[str, list[dict[str, float]]]]] = {}
     with tqdm(total=sum(map(len, sets.values())), unit='set') as progress:
         for corruption, transforms in sets.items():
             for transform in transforms:
@@ -108,7 +108,7 @@ def main() -> None:
                                 (predicted == logits['original'].argmax(1)).float().mean()), 2),
                             'calibration_error': round(calibration_error(found, labels), 2)})
                 progress.update()
-    summary: Dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for base, members in rows.items():
         for name, found in members.items():
             spoiled = [row for corruption, severities in found.items() if corruption != 'clean' for row in severities]

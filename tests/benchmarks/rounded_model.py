@@ -4,18 +4,24 @@ It takes the place of the generated model in our distillation, so that images, l
 kept tensors are the same. Weights are rounded by output channel and entropy-coded, as the rows of a predictor are.
 """
 import copy
-from typing import Dict, List, Mapping, Tuple
+from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from timm_sbs.config import QuantizationConfig
-from timm_sbs.entropy import encode_integers
-from timm_sbs.quantization import dequantize, is_quantized, quantize_kept, quantize_predictor, rounded_kept, \
-    rounded_predictor
-from timm_sbs.training.kept import set_statistics_mode
+from timm_sbs.codec.entropy import encode_integers
+from timm_sbs.codec.quantization import (
+    dequantize,
+    is_quantized,
+    quantize_kept,
+    quantize_predictor,
+    rounded_kept,
+    rounded_predictor,
+)
+from timm_sbs.common.config import QuantizationConfig
+from timm_sbs.training.steps.kept import set_statistics_mode
 
 __all__ = ['RoundedModel']
 
@@ -26,7 +32,7 @@ class RoundedModel(nn.Module):
     def __init__(
             self,
             original: nn.Module,
-            generated: List[str],
+            generated: list[str],
             bits: float,
             kept_bits: int,
             train_statistics: bool = True,
@@ -52,10 +58,10 @@ class RoundedModel(nn.Module):
         return self
 
     @property
-    def trained_parameters(self) -> List[nn.Parameter]:
+    def trained_parameters(self) -> list[nn.Parameter]:
         return list(self.model.parameters())
 
-    def _rows(self) -> Dict[str, Tensor]:
+    def _rows(self) -> dict[str, Tensor]:
         """The weights as those of a predictor's layers: [channels, values], with biases of zero."""
         state = {}
         for index, name in enumerate(self.generated):
@@ -63,14 +69,14 @@ class RoundedModel(nn.Module):
             state.update({f'layer.{index}.weight': rows, f'layer.{index}.bias': rows.new_zeros(1)})
         return state
 
-    def _weights(self) -> Dict[str, Tensor]:
+    def _weights(self) -> dict[str, Tensor]:
         rounded = rounded_predictor(self._rows(), self.quantization)
         return {
             name: rounded[f'layer.{index}.weight'].view_as(self.model.get_parameter(name))
             for index, name in enumerate(self.generated)}
 
     @torch.no_grad()
-    def generate(self, accelerator: Accelerator) -> Dict[str, Tensor]:
+    def generate(self, accelerator: Accelerator) -> dict[str, Tensor]:
         """Rounded weights, as leaves that collect gradients."""
         return {name: weight.clone().requires_grad_() for name, weight in self._weights().items()}
 
@@ -89,13 +95,13 @@ class RoundedModel(nn.Module):
         """Nothing, for there is one process."""
 
     @torch.no_grad()
-    def stored(self) -> Tuple[Dict[str, Tensor], int]:
+    def stored(self) -> tuple[dict[str, Tensor], int]:
         """The state dict that a reader would have, and its bytes, without any header."""
         state, weights = self.model.state_dict(), self._weights()
         integers = list(quantize_predictor(self._rows(), self.quantization).items())
         arrays = [part.values for name, part in integers if name.endswith('.weight')]
         steps = [part.codes for name, part in integers if name.endswith('.weight')]
-        values: List[Tensor] = []
+        values: list[Tensor] = []
         for name, tensor in state.items():
             if name in weights:
                 state[name] = weights[name]

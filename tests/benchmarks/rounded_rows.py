@@ -1,18 +1,17 @@
 """Rounding of a weight by row without training, to the nearest or by second order, for imagenet_resnet18.py."""
-from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from timm_sbs.quantization import NORMAL_ENTROPY
-from timm_sbs.training.statistics import LayerStatistics
+from timm_sbs.codec.quantization import NORMAL_ENTROPY
+from timm_sbs.training.losses.statistics import LayerStatistics
 
 __all__ = ['steps_of_levels', 'steps_of_entropy', 'rounded_rows']
 
 COLUMNS = 128  # that are rounded before their errors go to all columns that follow
 
 
-def steps_of_levels(weight: Tensor, bits: int) -> Tuple[Tensor, float]:
+def steps_of_levels(weight: Tensor, bits: int) -> tuple[Tensor, float]:
     """Steps of the rows of a weight for integers of ``bits``, those with the least squared error, of some that reach to
     a part of the largest value; and the largest integer."""
     limit = 2 ** (bits - 1) - 1
@@ -23,14 +22,14 @@ def steps_of_levels(weight: Tensor, bits: int) -> Tuple[Tensor, float]:
     return steps.gather(0, errors.argmin(0)[None, :, None])[0], limit
 
 
-def steps_of_entropy(weight: Tensor, bits: float) -> Tuple[Tensor, float]:
+def steps_of_entropy(weight: Tensor, bits: float) -> tuple[Tensor, float]:
     """Steps of the rows of a weight for integers of any size, whose entropy is about ``bits``."""
     return (weight.square().mean(1, keepdim=True).sqrt() * 2 ** (NORMAL_ENTROPY - bits)).half().float(), float('inf')
 
 
 def rounded_rows(
-        weight: Tensor, steps: Tensor, limit: float, layer: Optional[LayerStatistics]) -> Tensor:
-    """Integers of a weight [O, d] for steps of its rows, to the nearest, or by second order with a layer's statistics."""
+        weight: Tensor, steps: Tensor, limit: float, layer: LayerStatistics | None) -> Tensor:
+    """Integers of a weight [O, d] for its rows' steps, to the nearest, or by second order with a layer's statistics."""
     if layer is None:
         return (weight / steps).round().clamp(-limit, limit)
     moment = layer.second_moment[0, 0].double()

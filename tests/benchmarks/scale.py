@@ -7,7 +7,7 @@
    their 8 orientations and both signs, which makes as many different ones as ResNet-18 has.
 3. Reconstruction of ResNet-18 at 15 %, one kernel at each place: kernels per second, beside the rate of a matrix
    product of the predictor's own shape in the same run.
-4. Peak memory of train_sbs.py on ResNet-50 at 15 %.
+4. Peak memory of the trainer on ResNet-50 at 15 %.
 
 Takes about 10 minutes on 2 CPU cores.
 """
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 os.environ['TIMM_SBS_CACHE'] = 'off'
 
@@ -28,18 +28,17 @@ import timm
 import torch
 from common import product_rate, real_kernels, with_real_kernels, write_results
 
-from timm_sbs.config import OrderingConfig
-from timm_sbs.paths import path_length, short_path
-from timm_sbs.targets import select_targets
-from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import design, predictor_parameters, start_fit
-from timm_sbs.training.forecast import random_orderings
-from timm_sbs.training.monitor import Monitor
-from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.settings import ReconstructionSettings
+from timm_sbs.common.config import OrderingConfig
+from timm_sbs.predictor.selection import select_weights
+from timm_sbs.training.design.forecast import random_orderings
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.paths import path_length, short_path
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.options.settings import ReconstructionSettings
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.steps.monitor import Monitor
+from timm_sbs.training.steps.reconstruction import reconstruct
 
-TRAIN_SBS = Path(__file__).parents[2] / 'train_sbs.py'
 NETWORKS = ('resnet18', 'resnet50', 'convnext_base')
 STEPS = 12  # of reconstruction, timed without what happens once
 
@@ -64,7 +63,7 @@ def peak_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def paths() -> Dict[str, Any]:
+def paths() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     short_path(rng.standard_normal((100, 9)))  # compiles
     before = peak_mb()
@@ -84,18 +83,19 @@ def paths() -> Dict[str, Any]:
         round(ours / greedy, 4)}}
 
 
-def ordering(model: torch.nn.Module) -> Dict[str, Any]:
-    specs = select_targets(model)
+def ordering(model: torch.nn.Module) -> dict[str, Any]:
+    specs = select_weights(model)
     started = time.perf_counter()
     find_orderings(model, specs, OrderingConfig())
     seconds = time.perf_counter() - started
     return {'kernels': sum(s.num_kernels for s in specs), 'seconds': round(seconds, 1)}
 
 
-def throughput(model: torch.nn.Module) -> Dict[str, Any]:
+def throughput(model: torch.nn.Module) -> dict[str, Any]:
     """Kernels per second of reconstruction steps, and the share of the matrix-product rate that its products reach."""
-    config, pretrained_cfg, specs = design(model, pct=15., max_places=0)
-    fit = start_fit(config, pretrained_cfg, specs, random_orderings(specs, config), seed=0)
+    chosen = design(model, pct=15., max_places=0)
+    permutations = random_orderings(chosen.specs, chosen.generator.ordering)
+    generator = start_artifact(chosen, permutations, model, seed=0).generator
     moments = {}
 
     class Clock(Monitor):
@@ -106,19 +106,19 @@ def throughput(model: torch.nn.Module) -> Dict[str, Any]:
 
     settings = ReconstructionSettings(steps=10 * STEPS)
     try:
-        reconstruct(fit.predictor, fit.plan, model.state_dict(), settings, monitor=Clock())
+        reconstruct(generator, model.state_dict(), settings, monitor=Clock())
     except StopIteration:
         pass
     step = (moments[STEPS] - moments[2]) / (STEPS - 2)
-    weights = sum(p.numel() for name, p in fit.predictor.named_parameters() if name.endswith('weight'))
+    weights = sum(p.numel() for name, p in generator.predictor.named_parameters() if name.endswith('weight'))
     rate = 6 * weights * settings.batch_size / step  # a product forward, two backward
-    limit = product_rate(settings.batch_size, config.predictor.width)
+    limit = product_rate(settings.batch_size, generator.config.predictor.width)
     return {
-        'parameters': predictor_parameters(config, specs), 'kernels_per_second': round(settings.batch_size / step),
+        'parameters': chosen.num_parameters, 'kernels_per_second': round(settings.batch_size / step),
         'gflops': round(rate / 1e9, 1), 'matrix_product_gflops': round(limit / 1e9, 1), 'share': round(rate / limit, 2)}
 
 
-def fitting_memory(name: str, steps: int) -> Dict[str, Any]:
+def fitting_memory(name: str, steps: int) -> dict[str, Any]:
     """Peak memory of a run of the trainer: ordering, reconstruction, error, artifact."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / 'original.pth'
@@ -126,8 +126,8 @@ def fitting_memory(name: str, steps: int) -> Dict[str, Any]:
         torch.save(timm.create_model(name).state_dict(), checkpoint)
         started = time.perf_counter()
         subprocess.run([
-            sys.executable, str(TRAIN_SBS), '--model', name, '--initial-checkpoint', str(checkpoint), '--pct', '15',
-            '--reconstruction-steps', str(steps), '--output', f'{folder}/out'], check=True)
+            sys.executable, '-m', 'timm_sbs.train', '--model', name, '--initial-checkpoint', str(checkpoint),
+            '--pct', '15', '--reconstruction-steps', str(steps), '--output', f'{folder}/out'], check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
     return {'network': name, 'steps': steps, 'peak_mb': peak, 'seconds': round(time.perf_counter() - started, 1)}
 
@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--weights-56', required=True, type=Path)
     args = parser.parse_args()
-    results: Dict[str, Any] = {'command': 'python tests/benchmarks/scale.py --weights-56 FILE', 'seed': 0}
+    results: dict[str, Any] = {'command': 'python tests/benchmarks/scale.py --weights-56 FILE', 'seed': 0}
     results['memory'] = fitting_memory('resnet50', 20)  # first: the peak is that of any child
     print(results['memory'], flush=True)
     results['path'] = paths()

@@ -15,31 +15,34 @@ import copy
 import dataclasses
 import json
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any
 
 import torch
 from common import HERE, RESNET20, write_results
 from timm.data import resolve_data_config
 from torch import Tensor
 
-from timm_sbs.evaluation import evaluate
-from timm_sbs.generate import relative_error
-from timm_sbs.training.calibration import corrected_kept, trace_uses
-from timm_sbs.training.data import DataSettings, eval_loader, sample_loader
-from timm_sbs.training.divergence import ExpectedDivergence
-from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import Fit, design, start_fit
-from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.original import load_original
-from timm_sbs.training.precision import settle_precision
-from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.second_order import second_order
-from timm_sbs.training.settings import ReconstructionSettings, SecondOrderSettings
-from timm_sbs.training.sharing import make_accelerator
-from timm_sbs.training.statistics import LayerStatistics, collect_statistics
-from timm_sbs.training.synthetic import InversionSettings, SyntheticImages, invert
-from timm_sbs.training.weight_generator import WeightGenerator
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.data.accuracy import evaluate
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.loaders import eval_loader, sample_loader
+from timm_sbs.data.synthetic import InversionSettings, SyntheticImages, invert
+from timm_sbs.predictor.generator import relative_error
+from timm_sbs.predictor.original import load_original
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.losses.divergence import ExpectedDivergence
+from timm_sbs.training.losses.statistics import LayerStatistics, collect_statistics
+from timm_sbs.training.options.settings import ReconstructionSettings, SecondOrderSettings
+from timm_sbs.training.run.calibration import corrected_kept, trace_uses
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.run.precision import settle_precision
+from timm_sbs.training.steps.reconstruction import reconstruct
+from timm_sbs.training.steps.second_order import second_order
+from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
 START_STEPS = 1000  # of reconstruction, from which all runs go on
 NAME = 'second_order'
@@ -56,12 +59,12 @@ class Network:
         batches = list(eval_loader(data, self.cfg))  # decoded once
         self.validation = batches
         self.data = data
-        self.specs = design(self.original)[2]
+        self.specs = design(self.original).specs
         self.uses = trace_uses(self.original, self.cfg, self.specs)
-        self._statistics: Dict[Tuple[str, int], Tuple[Dict[str, LayerStatistics], float]] = {}
+        self._statistics: dict[tuple[str, int], tuple[dict[str, LayerStatistics], float]] = {}
         self.top1 = evaluate(self.original, batches).top1
 
-    def statistics(self, images: str, seed: int) -> Tuple[Dict[str, LayerStatistics], float]:
+    def statistics(self, images: str, seed: int) -> tuple[dict[str, LayerStatistics], float]:
         """Statistics of a number of images or of 'inversion', and the seconds that they took."""
         if (images, seed) not in self._statistics:
             drawing = 0.
@@ -71,7 +74,7 @@ class Network:
                 drawn = SyntheticImages(*invert(
                     self.original, config, InversionSettings(), self.accelerator, seed))
                 torch.manual_seed(seed)
-                batches: List[Tensor] = torch.stack(
+                batches: list[Tensor] = torch.stack(
                     [drawn[i % len(drawn)][0] for i in range(SecondOrderSettings.images)]).split(250)
                 drawing = time.perf_counter() - started
             else:
@@ -82,36 +85,35 @@ class Network:
             self._statistics[images, seed] = found, time.perf_counter() - started + drawing
         return self._statistics[images, seed]
 
-    def measure(self, weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> Dict[str, float]:
+    def measure(self, weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, float]:
         model = copy.deepcopy(self.original)
         model.load_state_dict({**weights, **kept}, strict=False)
-        state = self.original.state_dict()
         return {'top1': evaluate(model, self.validation).top1,
-                'error': round(relative_error([*weights.values()], [state[n] for n in weights]), 4)}
+                'error': round(relative_error(weights, self.original.state_dict()), 4)}
 
-    def reconstruct(self, pct: float, seed: int, steps: int) -> Tuple[Fit, float]:
+    def reconstruct(self, pct: float, seed: int, steps: int) -> tuple[Artifact, float]:
         """A predictor after reconstruction, and the seconds that this took, without the ordering, which all share."""
-        config, cfg, specs = design(self.original, pct=pct)
-        fit = start_fit(config, cfg, specs, find_orderings(self.original, specs, config.ordering), seed)
+        chosen = design(self.original, pct=pct)
+        permutations = find_orderings(self.original, chosen.specs, chosen.generator.ordering)
+        artifact = start_artifact(chosen, permutations, self.original, seed)
         started = time.perf_counter()
-        reconstruct(fit.predictor, fit.plan, self.original.state_dict(), ReconstructionSettings(steps=steps), seed,
-                    self.accelerator)
-        return fit, time.perf_counter() - started
+        reconstruct(artifact.generator, self.original.state_dict(), ReconstructionSettings(steps=steps),
+                    artifact.storage, seed, self.accelerator)
+        return artifact, time.perf_counter() - started
 
-    def weights_alone(self, pct: float, seed: int, steps: int) -> Dict[str, Any]:
-        fit, seconds = self.reconstruct(pct, seed, steps)
-        return {**self.measure(fit.stored_weights(), {}), 'steps': steps,
-                'seconds': round(seconds, 1)}
+    def weights_alone(self, pct: float, seed: int, steps: int) -> dict[str, Any]:
+        artifact, seconds = self.reconstruct(pct, seed, steps)
+        return {**self.measure(artifact.stored_weights(), {}), 'steps': steps, 'seconds': round(seconds, 1)}
 
-    def second_order(self, fit: Fit, images: str, steps: int, seed: int) -> Dict[str, Any]:
+    def second_order(self, artifact: Artifact, images: str, steps: int, seed: int) -> dict[str, Any]:
         statistics, taken = self.statistics(images, seed)
         divergence = ExpectedDivergence(
-            fit.specs, self.original.state_dict(), self.uses, statistics, SecondOrderSettings.damping)
-        generator = WeightGenerator(copy.deepcopy(fit.predictor), fit.plan)
+            artifact.generator.specs, self.original.state_dict(), self.uses, statistics, SecondOrderSettings.damping)
+        generator = artifact.generator.with_predictor(copy.deepcopy(artifact.generator.predictor))
         started = time.perf_counter()
-        second_order(generator, divergence, SecondOrderSettings(steps=steps), self.accelerator, seed)
+        second_order(TwoStageGenerator(generator), divergence, SecondOrderSettings(steps=steps), self.accelerator, seed)
         seconds = time.perf_counter() - started
-        weights = dataclasses.replace(fit, predictor=generator.predictor).stored_weights()
+        weights = dataclasses.replace(artifact, generator=generator).stored_weights()
         return {**self.measure(weights, corrected_kept(self.original, divergence, weights)),
                 'expected_divergence': round(divergence.total(weights), 5),
                 'statistics_seconds': round(taken, 1), 'seconds': round(taken + seconds, 1)}
@@ -121,7 +123,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-dir')
     parser.add_argument('--weights-56', type=Path)
-    parser.add_argument('--table', action='store_true', help='only print the README\'s table of the results so far')
     parser.add_argument('--pct', type=float, nargs='+', default=[20., 10., 30.])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--networks', nargs='+', default=['resnet20', 'resnet56'])
@@ -130,9 +131,6 @@ def main() -> None:
     args = parser.parse_args()
     path = HERE / 'results' / f'{NAME}.json'
     results = json.loads(path.read_text()) if path.exists() else {'networks': {}}
-    if args.table:
-        print('\n'.join(table(results)))
-        return
     results.update(
         command='python tests/benchmarks/second_order.py --data-dir CIFAR10 --weights-56 FILE', start_steps=START_STEPS,
         steps=args.steps, **environment())
@@ -145,47 +143,25 @@ def main() -> None:
                 run_all(network, entry['runs'], pct, seed, args, lambda: write_results(NAME, with_seeds(results)))
 
 
-def table(results: Mapping[str, Any]) -> List[str]:
-    """Markdown rows: accuracy of each network, size and kind, the mean over seeds and half of their spread."""
-    lines = ['| network | size | weights alone | 100 images | 500 images | 2,000 images | drawn images | seconds |',
-             '|---|---|---|---|---|---|---|---|']
-    for name, network in results['networks'].items():
-        for pct in sorted({run['pct'] for run in network['runs']}):
-            cells = []
-            for kind in ('weights', '100', '500', '2000', 'inversion'):
-                found = [run['top1'] for run in network['runs'] if (run['kind'], run['pct']) == (kind, pct)]
-                cells.append(_spread(found))
-            seconds = [run['seconds'] for run in network['runs'] if (run['kind'], run['pct']) == ('2000', pct)]
-            lines.append(f"| ResNet-{name[6:]} | {pct:g} % | {' | '.join(cells)} | {max(seconds):.0f} |")
-    return lines
-
-
-def _spread(values: List[float]) -> str:
-    if not values:
-        return ''
-    mean = f'{sum(values) / len(values):.2f}'
-    return mean if len(values) == 1 else f'{mean} ± {(max(values) - min(values)) / 2:.2f}'
-
-
-def with_seeds(results: Dict[str, Any]) -> Dict[str, Any]:
+def with_seeds(results: dict[str, Any]) -> dict[str, Any]:
     return {**results, 'seeds': sorted({run['seed'] for n in results['networks'].values() for run in n['runs']})}
 
 
 def run_all(
-        network: Network, runs: List[Dict[str, Any]], pct: float, seed: int, args: argparse.Namespace,
+        network: Network, runs: list[dict[str, Any]], pct: float, seed: int, args: argparse.Namespace,
         write: Callable[[], None]) -> None:
     """All runs of one size and seed that are not in the results yet."""
     done = {(run['kind'], run['pct'], run['seed']): run for run in runs}
     wanted = [kind for kind in args.kinds if (kind, pct, seed) not in done]
     if not wanted:
         return
-    fit, seconds = network.reconstruct(pct, seed, START_STEPS)
+    artifact, seconds = network.reconstruct(pct, seed, START_STEPS)
     for kind in wanted:
         if kind == 'weights':
             steps = int(START_STEPS * done['2000', pct, seed]['seconds'] / seconds)
             run = network.weights_alone(pct, seed, steps)
         else:
-            run = network.second_order(fit, kind, args.steps, seed)
+            run = network.second_order(artifact, kind, args.steps, seed)
             run['seconds'] = round(run['seconds'] + seconds, 1)
         done[(kind, pct, seed)] = {'kind': kind, 'pct': pct, 'seed': seed, **run}
         runs.append(done[(kind, pct, seed)])

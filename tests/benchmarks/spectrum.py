@@ -15,8 +15,9 @@
 Takes 3 minutes on one thread.
 """
 import argparse
+import itertools
 import math
-from typing import Any, Dict, List
+from typing import Any
 
 import numpy as np
 import timm
@@ -25,16 +26,16 @@ from common import NERN, RESNET20, draw, write_results
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from timm_sbs.config import OrderingConfig
-from timm_sbs.generate import generate_weights
-from timm_sbs.ordering import kernel_at_place
-from timm_sbs.targets import to_kernels
-from timm_sbs.training.environment import environment
-from timm_sbs.training.fit import design, start_fit
-from timm_sbs.training.monitor import Monitor
-from timm_sbs.training.orderings import find_orderings
-from timm_sbs.training.reconstruction import reconstruct
-from timm_sbs.training.settings import ReconstructionSettings
+from timm_sbs.common.config import OrderingConfig
+from timm_sbs.predictor.generator import Generator
+from timm_sbs.predictor.ordering import kernel_at_place
+from timm_sbs.predictor.tokens import to_kernels
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.options.settings import ReconstructionSettings
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.steps.monitor import Monitor
+from timm_sbs.training.steps.reconstruction import reconstruct
 
 LENGTH = 4096  # kernels of the layers that are looked at
 LOOKS = (10, 20, 40, 80, 160, 320, 640, 1280)
@@ -54,15 +55,15 @@ def band_powers(signal: Tensor) -> Tensor:
 class BandErrors(Monitor):
     """Looks at the generated weights at some steps."""
 
-    def __init__(self, fit: Any, weights: Dict[str, Tensor], paths: Dict[str, Tensor]) -> None:
-        self.fit, self.weights, self.paths = fit, weights, paths
-        self.rows: List[Dict[str, Any]] = []
+    def __init__(self, generator: Generator, weights: dict[str, Tensor], paths: dict[str, Tensor]) -> None:
+        self.generator, self.weights, self.paths = generator, weights, paths
+        self.rows: list[dict[str, Any]] = []
 
     def step_done(self, step: int) -> None:
         if step not in LOOKS:
             return
-        found = generate_weights(self.fit.predictor, self.fit.plan)
-        specs = {spec.name: spec for spec in self.fit.specs}
+        found = self.generator()
+        specs = {spec.name: spec for spec in self.generator.specs}
         error = norm = 0
         for name, path in self.paths.items():
             target = to_kernels(self.weights[name], specs[name])[path]
@@ -72,21 +73,21 @@ class BandErrors(Monitor):
         print(self.rows[-1], flush=True)
 
 
-def bands() -> Dict[str, Any]:
+def bands() -> dict[str, Any]:
     model = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20).requires_grad_(False).eval()
     weights = model.state_dict()
-    result: Dict[str, Any] = {'first_frequency_of_band': [1 << octave for octave in range(int(math.log2(LENGTH)))]}
-    paths: Dict[str, Tensor] = {}
+    result: dict[str, Any] = {'first_frequency_of_band': [1 << octave for octave in range(int(math.log2(LENGTH)))]}
+    paths: dict[str, Tensor] = {}
     for name, settings in (('UOS and UOS-RFF', {}), ("NeRN's configuration", NERN)):
-        config, cfg, specs = design(model, **settings)
-        permutations = find_orderings(model, specs, config.ordering)
+        chosen = design(model, **settings)
+        permutations = find_orderings(model, chosen.specs, chosen.generator.ordering)
         if not paths:
             paths = {
                 spec.name: torch.from_numpy(kernel_at_place(permutation, spec, OrderingConfig()))
-                for spec, permutation in zip(specs, permutations) if spec.num_kernels == LENGTH}
-        fit = start_fit(config, cfg, specs, permutations, seed=0)
-        monitor = BandErrors(fit, weights, paths)
-        reconstruct(fit.predictor, fit.plan, weights, ReconstructionSettings(steps=LOOKS[-1]), monitor=monitor)
+                for spec, permutation in zip(chosen.specs, permutations) if spec.num_kernels == LENGTH}
+        generator = start_artifact(chosen, permutations, model, seed=0).generator
+        monitor = BandErrors(generator, weights, paths)
+        reconstruct(generator, weights, ReconstructionSettings(steps=LOOKS[-1]), monitor=monitor)
         result[name] = monitor.rows
     return result
 
@@ -95,8 +96,8 @@ def network(features: int, seed: int) -> nn.Sequential:
     """ReLU network in the parametrization of the theory: weights of variance 2 over their fan-in, biases of 0.01."""
     torch.manual_seed(seed)
     widths = [features, *(WIDTH,) * (DEPTH - 1), 1]
-    layers: List[nn.Module] = []
-    for fan_in, fan_out in zip(widths[:-1], widths[1:]):
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(widths):
         linear = nn.Linear(fan_in, fan_out)
         nn.init.normal_(linear.weight, std=math.sqrt(2 / fan_in))
         nn.init.normal_(linear.bias, std=0.1)
@@ -111,7 +112,7 @@ def empirical_kernel(inputs: Tensor) -> Tensor:
         net = network(inputs.shape[1], seed)
         parameters = {name: p.detach() for name, p in net.named_parameters()}
 
-        def output(values: Dict[str, Tensor], x: Tensor) -> Tensor:
+        def output(values: dict[str, Tensor], x: Tensor) -> Tensor:
             return functional_call(net, values, (x[None],))[0, 0]
 
         gradients = vmap(jacrev(output), (None, 0))(parameters, inputs)
@@ -146,7 +147,7 @@ def spectrum(kernel: Tensor) -> np.ndarray:
     return (powers / powers.sum()).numpy()
 
 
-def tangent_kernels() -> Dict[str, Any]:
+def tangent_kernels() -> dict[str, Any]:
     t = torch.arange(PLACES) / PLACES
     inputs = {'before': (2 * t - 1)[:, None]}
     covariances = {'before': inputs['before'] @ inputs['before'].T}
@@ -156,7 +157,7 @@ def tangent_kernels() -> Dict[str, Any]:
         key = f'after, s = {s:g}'
         inputs[key] = torch.cat([angles.sin(), angles.cos()], dim=1)
         covariances[key] = 0.5 * torch.exp(-0.5 * (2 * math.pi * s * (t[:, None] - t)).square())
-    result: Dict[str, Any] = {'places': PLACES, 'width': WIDTH, 'linear_layers': DEPTH, 'draws': DRAWS}
+    result: dict[str, Any] = {'places': PLACES, 'width': WIDTH, 'linear_layers': DEPTH, 'draws': DRAWS}
     for key in inputs:
         found, expected = spectrum(empirical_kernel(inputs[key])), spectrum(theoretical_kernel(covariances[key]))
         k = np.arange(1, PLACES)

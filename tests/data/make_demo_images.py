@@ -14,8 +14,8 @@ import timm
 from PIL import Image
 
 import timm_sbs
-from timm_sbs.demo import COLUMNS, FOLDER, INFO_NAME, SHEET_NAME, demo_batches, load_demo_images
-from timm_sbs.evaluation import evaluate
+from timm_sbs.cli.demo import COLUMNS, FOLDER, INFO_NAME, SHEET_NAME, demo_batches, load_demo_images
+from timm_sbs.data.accuracy import evaluate
 
 PER_CLASS = 50
 ORIGINAL = Path(__file__).parent / 'resnet20_cifar10.safetensors'

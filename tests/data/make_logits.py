@@ -1,4 +1,4 @@
-"""Record the logits of the shipped predictors on the demo's first images, for tests/test_logits.py.
+"""Record the logits of the shipped predictors on the demo's first images, for tests/models/test_logits.py.
 
     python tests/data/make_logits.py
 
@@ -12,9 +12,9 @@ import timm
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from conftest import ALL_SHIPPED  # noqa: E402
+from conftest import ALL_SHIPPED
 
-from timm_sbs.demo import demo_batches, load_demo_images  # noqa: E402
+from timm_sbs.cli.demo import demo_batches, load_demo_images
 
 IMAGES = 8
 

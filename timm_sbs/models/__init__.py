@@ -1,5 +1,7 @@
-"""Models that importing timm_sbs adds to timm: the CIFAR ResNets, the ``sbs_*`` entries and the generic ``sbs``."""
-from timm_sbs.models import entries, resnet_cifar
-from timm_sbs.models._load import embedded_folder
+"""What importing timm_sbs adds to timm: the ``sbs_*`` entries, the generic ``sbs``, and the CIFAR ResNets.
 
-__all__ = ['entries', 'resnet_cifar', 'embedded_folder']
+May import ``common``, ``predictor`` and ``artifact``.
+"""
+from timm_sbs.models import entries, resnet_cifar
+
+__all__ = ['entries', 'resnet_cifar']

@@ -4,7 +4,7 @@ Shortcuts are of option A: subsampling and zero channels, no parameters. Paramet
 weights (conv1, bn1, layer1.0.conv1, ..., linear), so that their state dicts load as they are.
 """
 from functools import partial
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any
 
 import torch
 from timm.layers import create_classifier
@@ -12,7 +12,7 @@ from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_c
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from timm_sbs._timm import feature_take_indices
+from timm_sbs.common.timm_private import feature_take_indices
 
 __all__ = ['ResNetCifar']
 
@@ -62,15 +62,19 @@ class ResNetCifar(nn.Module):
         dtype: Of parameters; default: torch's.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+
     def __init__(
             self,
-            layers: Tuple[int, int, int],
+            layers: tuple[int, int, int],
             num_classes: int = 10,
             in_chans: int = 3,
             global_pool: str = 'avg',
             drop_rate: float = 0.,
-            device: Optional[Union[str, torch.device]] = None,
-            dtype: Optional[torch.dtype] = None,
+            device: str | torch.device | None = None,
+            dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -100,7 +104,7 @@ class ResNetCifar(nn.Module):
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return dict(stem=r'^conv1|bn1', blocks=r'^layer(\d+)' if coarse else r'^layer(\d+)\.(\d+)')
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -109,7 +113,7 @@ class ResNetCifar(nn.Module):
     def get_classifier(self) -> nn.Module:
         return self.linear
 
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         self.global_pool, self.linear = create_classifier(self.num_features, num_classes, pool_type=pool_type)
@@ -129,12 +133,12 @@ class ResNetCifar(nn.Module):
     def forward_intermediates(
             self,
             x: Tensor,
-            indices: Optional[Union[int, List[int]]] = None,
+            indices: int | list[int] | None = None,
             norm: bool = False,
             stop_early: bool = False,
             output_fmt: str = 'NCHW',
             intermediates_only: bool = False,
-    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Feature maps of the stem (index 0) and of the three stages, as timm's models return them."""
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt is '{output_fmt}', but only 'NCHW' is supported.")
@@ -150,10 +154,10 @@ class ResNetCifar(nn.Module):
 
     def prune_intermediate_layers(
             self,
-            indices: Union[int, List[int]] = 1,
+            indices: int | list[int] = 1,
             prune_norm: bool = False,
             prune_head: bool = True,
-    ) -> List[int]:
+    ) -> list[int]:
         """Drop the stages that the given features do not need, and the classifier."""
         take, last = feature_take_indices(len(self.feature_info), indices)
         for index in range(last + 1, 4):
@@ -172,7 +176,7 @@ class ResNetCifar(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def checkpoint_filter_fn(state_dict: Dict[str, Any], model: nn.Module) -> Dict[str, Tensor]:
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """State dict of the published checkpoints, which wrap it and were saved from a DataParallel model."""
     state_dict = state_dict.get('state_dict', state_dict)
     return {name.removeprefix('module.'): tensor for name, tensor in state_dict.items()}
@@ -182,7 +186,7 @@ def checkpoint_filter_fn(state_dict: Dict[str, Any], model: nn.Module) -> Dict[s
 _PUBLISHED = 'https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/'
 
 
-def _cfg(filename: str) -> Dict[str, Any]:
+def _cfg(filename: str) -> dict[str, Any]:
     return dict(
         url=_PUBLISHED + filename,
         num_classes=10, input_size=(3, 32, 32), pool_size=(8, 8), crop_pct=1.0, interpolation='bilinear',

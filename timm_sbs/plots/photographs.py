@@ -1,23 +1,23 @@
 """The demo's photographs, and what two networks see in them."""
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence, Union
 
 from PIL import Image
 
-from timm_sbs.demo_photographs import Photograph
-from timm_sbs.plots.style import COLOURS, Figure, save, themed
+from timm_sbs.plots.predictions import Photograph
+from timm_sbs.plots.style import COLOURS, Axes, Figure, save, themed
 
 __all__ = ['plot_photographs']
 
 
-def plot_photographs(photographs: Sequence[Photograph], output: Union[str, Path], theme: str = 'light') -> None:
+def plot_photographs(photographs: Sequence[Photograph], output: str | Path, theme: str = 'light') -> None:
     """Draw each photograph beside the five classes that original and generated network find most probable.
 
     Raises:
         SbsError: The picture cannot be written.
 
     Example:
-        >>> from timm_sbs.demo_photographs import classify_photographs
+        >>> from timm_sbs.cli.demo_photographs import classify_photographs
         >>> plot_photographs(classify_photographs()[0], 'photographs.png')
     """
     with themed(theme):
@@ -32,7 +32,7 @@ def plot_photographs(photographs: Sequence[Photograph], output: Union[str, Path]
         save(figure, Path(output))
 
 
-def _draw_bars(axis: Any, photograph: Photograph) -> None:
+def _draw_bars(axis: Axes, photograph: Photograph) -> None:
     """Classes of either network, the original's most probable on top; what it does not have among its five is 0."""
     sides = [('original', dict(photograph.original)), ('generated', dict(photograph.generated))]
     names = list(dict.fromkeys([*sides[0][1], *sides[1][1]]))

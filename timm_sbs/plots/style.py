@@ -1,20 +1,24 @@
 """How pictures look, light and dark, and how they are written. Needs matplotlib, of the 'plots' extra."""
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Iterator
 
-from timm_sbs.errors import SbsError
-from timm_sbs.files import replace_files
+from timm_sbs.common.errors import MissingExtraError, SbsError
+from timm_sbs.common.files import replace_files
 
 try:
     import matplotlib
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.rcsetup import cycler
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 except ImportError as e:
-    raise SbsError("Pictures need matplotlib: pip install 'timm_sbs[plots]'") from e
+    raise MissingExtraError("Pictures need matplotlib: pip install 'timm_sbs[plots]'") from e
 
-__all__ = ['COLOURS', 'THEMES', 'Figure', 'LogLocator', 'NullFormatter', 'StrMethodFormatter', 'themed', 'save']
+__all__ = [
+    'COLOURS', 'THEMES', 'Axes', 'Figure', 'LogLocator', 'NullFormatter', 'StrMethodFormatter', 'themed', 'save',
+]
 
 COLOURS = ('#2f6fde', '#e4572e', '#2a9d8f', '#b5179e', '#e9a820', '#6c757d')
 THEMES = {'light': ('#ffffff', '#1f2328', '#d0d7de'), 'dark': ('#0d1117', '#e6edf3', '#30363d')}
@@ -35,7 +39,7 @@ def themed(name: str) -> Iterator[None]:
             'text.color': ink, 'axes.labelcolor': ink, 'xtick.color': ink, 'ytick.color': ink, 'axes.edgecolor': lines,
             'grid.color': lines, 'legend.facecolor': background, 'legend.edgecolor': lines, 'font.size': 9,
             'axes.spines.top': False, 'axes.spines.right': False, 'figure.constrained_layout.use': True,
-            'axes.prop_cycle': matplotlib.cycler(color=COLOURS), 'svg.hashsalt': 'timm_sbs'}):
+            'axes.prop_cycle': cycler(color=COLOURS), 'svg.hashsalt': 'timm_sbs'}):
         yield
 
 

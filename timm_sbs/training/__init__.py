@@ -1,0 +1,11 @@
+"""Fitting a predictor. ``fit`` is the function; the folders are its options, design, losses, steps and runs.
+
+May import all rooms but ``models``, ``plots`` and ``cli``. Needs the 'train' extra.
+"""
+from importlib.util import find_spec
+
+from timm_sbs.common.errors import MissingExtraError
+
+for _name in ('accelerate', 'numba', 'scipy', 'yaml'):
+    if find_spec(_name) is None:
+        raise MissingExtraError(f"Training needs {_name}. Install it with: pip install 'timm_sbs[train]'")

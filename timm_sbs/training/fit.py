@@ -1,226 +1,126 @@
-"""From an original model to an artifact: size the predictor, order the kernels, and collect what is stored."""
-import dataclasses
-import math
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+"""The trainer as a Python function."""
+import argparse
+import copy
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from timm_sbs.artifact import Artifact, as_stored
-from timm_sbs.base_model import describe_base, kept_names
-from timm_sbs.config import EncodingConfig, OrderingConfig, PredictorConfig, QuantizationConfig, SbsConfig, TargetRule
-from timm_sbs.encoding import draw_frequencies
-from timm_sbs.errors import ConfigError
-from timm_sbs.generate import GenerationPlan, generate_weights, make_plan
-from timm_sbs.ordering import Permutations, output_sizes
-from timm_sbs.predictor import Predictor, num_predictor_parameters, predictor_for_budget
-from timm_sbs.targets import TargetSpec, select_targets
-from timm_sbs.training.forecast import forecast_sizes
-from timm_sbs.training.original import describe_original
-from timm_sbs.training.settings import FOLD_FROM, MAX_PLACES
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.common.errors import ConfigError, TargetError
+from timm_sbs.common.progress import messages, silence
+from timm_sbs.data.batches import kept_random_states
+from timm_sbs.predictor.base_model import pretrained_cfg_of
+from timm_sbs.training.options.parsing import args_of
+from timm_sbs.training.run.train import dry_run, train
 
-__all__ = ['Design', 'Fit', 'design', 'predictor_parameters', 'start_fit', 'continue_fit']
+__all__ = ['fit', 'describe_fit']
 
-Design = Tuple[SbsConfig, Dict[str, Any], List[TargetSpec]]  # configuration, timm's pretrained_cfg, generated weights
-FORECAST_MARGIN = 0.005  # of a budget: by how much a quantized predictor may come out larger than forecast
+Folders = str | Path | Sequence[str | Path]
 
 
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """A predictor in training, with all that belongs to it.
-
-    Attributes:
-        config: Its configuration, results still empty.
-        pretrained_cfg: timm's description of the original.
-        specs: The generated weights.
-        permutations: Their kernel orderings.
-        plan: The generation.
-        predictor: The predictor itself, trained in place.
-        license_text: Of the LICENSE that its artifact is to have, if any.
-    """
-    config: SbsConfig
-    pretrained_cfg: Dict[str, Any]
-    specs: Tuple[TargetSpec, ...]
-    permutations: Tuple[Permutations, ...]
-    plan: GenerationPlan
-    predictor: Predictor
-    license_text: Optional[str] = None
-
-    def quantized(self, quantization: Optional[QuantizationConfig]) -> 'Fit':
-        """The same predictor, to be rounded in this way; with None, to be stored as floats."""
-        config = dataclasses.replace(self.config, quantization=quantization)
-        return dataclasses.replace(self, config=config, plan=dataclasses.replace(self.plan, config=config))
-
-    def stored_weights(self) -> Dict[str, Tensor]:
-        """All weights as a reader of the artifact will generate them."""
-        return generate_weights(as_stored(self.predictor, self.config), self.plan)
-
-    def artifact(self, model: nn.Module, results: Mapping[str, Any]) -> Artifact:
-        """What is to be stored: the predictor as it is now, and the kept tensors of ``model``."""
-        state = model.state_dict()
-        base_state = describe_base(self.config.base, self.config.base_args, self.pretrained_cfg)
-        return Artifact(
-            config=dataclasses.replace(self.config, results=dict(results)),
-            pretrained_cfg=self.pretrained_cfg,
-            specs=self.specs,
-            predictor=self.predictor,
-            frequencies=self.plan.frequencies,
-            permutations=self.permutations,
-            kept={name: state[name] for name in kept_names(base_state, self.config.generated)},
-            base_state=base_state,
-            license_text=self.license_text,
-        )
-
-
-def design(
-        original: nn.Module,
-        model_args: Optional[Mapping[str, Any]] = None,
-        pct: float = 20.,
-        rule: TargetRule = TargetRule(),
-        ordering: OrderingConfig = OrderingConfig(),
-        encoding: EncodingConfig = EncodingConfig(),
-        linear_layers: int = 5,
-        activation: str = 'gelu',
-        storage_dtype: str = 'float16',
-        bits: Optional[float] = None,
-        kept_bits: int = 8,
-        max_bytes: Optional[int] = None,
-        max_places: Optional[int] = None,
-) -> Design:
-    """Choose what is generated and the size of the predictor.
+def fit(
+        model: str | nn.Module,
+        pct: float | None = None,
+        *,
+        bytes: int | str | None = None,
+        images: Folders | None = None,
+        output: str | Path | None = None,
+        quiet: bool = False,
+        **flags: Any,
+) -> Artifact:
+    """Fit a predictor to the convolution weights of a timm model.
 
     Args:
-        original: The original model.
-        model_args: Arguments it was created with.
-        pct: Parameters of the predictor, as per cent of all parameters of the original model.
-        rule: Which of its weights are generated.
-        ordering: Granularity and coordinates of the kernel orderings.
-        encoding: From coordinates to features.
-        linear_layers: Matrix products of the predictor.
-        activation: Between them.
-        storage_dtype: Number format of the stored predictor, unless it is quantized.
-        bits: Bits of a weight of a quantized predictor, the mean over its layers; None stores floats.
-        kept_bits: Bits of kept tensors beside a quantized predictor.
-        max_bytes: Size of both files of the artifact, which then decides instead of ``pct``.
-        max_places: Of a layer, see OrderingConfig. None: the limit of ``ordering``; where it has none, and the network
-            has ``FOLD_FROM`` kernels, ``MAX_PLACES``.
+        model: A timm model with its trained weights, which stays as it is; or the name of one, whose pretrained weights
+            timm then loads.
+        pct: Parameters of the predictor, as per cent of the model's; default: 20.
+        bytes: Size of both files of the artifact instead, such as 64_000 or '1.6M'. The predictor is then quantized.
+        images: Folder or folders of images. Labels are not needed: all images in all subfolders are used. With images
+            the predictor is fitted by second order and by distillation too, without by the weights alone.
+        output: Folder of the best artifact and of all else that a run writes, such as checkpoints; default: a temporary
+            one.
+        quiet: Whether to print nothing.
+        **flags: The trainer's flags, with underscores: ``distillation_steps=1000``, ``recipe='imagenet'``,
+            ``data_dir='imagenet'``. ``timm-sbs train --help`` lists them.
 
     Returns:
-        The configuration, timm's pretrained_cfg for the artifact, and the generated weights.
+        The artifact as it was written, with the best of the validated predictors.
 
     Raises:
-        TargetError: Nothing can be generated.
-        ConfigError: No predictor is as small as asked, or it would be larger than what it generates.
+        SbsError: Something about the request is wrong.
+
+    Example:
+        >>> model = timm.create_model('resnet18', pretrained=True)
+        >>> artifact = timm_sbs.fit(model, pct=15)
+        >>> artifact.save('out')
+        >>> smaller = timm_sbs.fit(model, bytes='1.6M', images='imagenet/train')
     """
-    base, base_args, pretrained_cfg = describe_original(original, model_args)
-    specs = select_targets(original, rule)
-    if max_places is None and not ordering.max_places and sum(spec.num_kernels for spec in specs) >= FOLD_FROM:
-        max_places = MAX_PLACES
-    if max_places is not None:
-        ordering = dataclasses.replace(ordering, max_places=max_places)
-    outputs = output_sizes(specs, ordering)
-    features = encoding.feature_width(1 + ordering.num_axes)
-    config = SbsConfig(
-        base=base,
-        base_args=base_args,
-        generated=tuple(spec.name for spec in specs),
-        ordering=ordering,
-        encoding=encoding,
-        predictor=PredictorConfig(1, linear_layers, activation),
-        pointwise_size=rule.pointwise_size,
-        storage_dtype=storage_dtype,
-        quantization=bits and QuantizationConfig(
-            (float(bits),) * (linear_layers - 1 + len(set(outputs))), kept_bits=kept_bits),
-    )
-    if max_bytes is None:
-        budget = int(pct / 100 * sum(p.numel() for p in original.parameters()))
-        config = dataclasses.replace(
-            config, predictor=predictor_for_budget(budget, features, outputs, config.predictor))
-    else:
-        config = _widest_within(max_bytes, config, pretrained_cfg, specs, original)
-    size, generated = predictor_parameters(config, specs), sum(spec.num_weights for spec in specs)
-    if size >= generated:
-        raise ConfigError(
-            f'A predictor of {size:,} parameters for the {generated:,} weights that it would generate saves nothing. '
-            f'Ask for less than {pct:g} %, or generate more weights.' if max_bytes is None else
-            f'{max_bytes:,} bytes hold {size:,} parameters for the {generated:,} weights that they would generate, '
-            f'which saves nothing. Ask for fewer bytes.')
-    return config, pretrained_cfg, specs
+    with tempfile.TemporaryDirectory() as folder, silence() if quiet else messages():
+        args, original = _request(model, pct, bytes, images, folder if output is None else output, flags)
+        if output is None:
+            _refuse_several_processes()
+        with kept_random_states():
+            train(args, original, whole_program=False)
+        return load_artifact(args.output)
 
 
-def _widest_within(
-        max_bytes: int,
-        config: SbsConfig,
-        pretrained_cfg: Mapping[str, Any],
-        specs: Sequence[TargetSpec],
-        original: nn.Module,
-) -> SbsConfig:
-    """The configuration with the widest predictor whose artifact is no larger than ``max_bytes``.
+def describe_fit(
+        model: str | nn.Module,
+        pct: float | None = None,
+        *,
+        bytes: int | str | None = None,
+        images: Folders | None = None,
+        **flags: Any,
+) -> str:
+    """What :func:`fit` would generate and keep, how large the artifact would be, and how long it would take, as text.
 
-    Raises:
-        ConfigError: None is.
+    It takes some steps of each phase, to time them. Arguments are those of :func:`fit`.
+
+    Example:
+        >>> print(describe_fit(timm.create_model('resnet18', pretrained=True), pct=15))
     """
-    def forecast(config: SbsConfig) -> Dict[str, Any]:
-        return forecast_sizes(config, pretrained_cfg, specs, original.state_dict())
-
-    def with_predictor(predictor: PredictorConfig) -> SbsConfig:
-        return dataclasses.replace(config, predictor=predictor)
-
-    smallest_predictor = dataclasses.replace(config.predictor, width=1, extra=0)
-    usable = max_bytes * (1 - FORECAST_MARGIN) if config.quantization else max_bytes
-    smallest = forecast(with_predictor(smallest_predictor))
-    rest = smallest['total'] - smallest['predictor']
-    if smallest['total'] > usable:
-        raise ConfigError(
-            f"{max_bytes:,} bytes are too few: ordering ({smallest['ordering']:,}), kept tensors "
-            f"({smallest['kept']:,}), headers and settings alone take {rest:,}. A coarser --granularity makes the "
-            f"ordering smaller.")
-    each = torch.finfo(getattr(torch, config.storage_dtype)).bits
-    if config.quantization:
-        each = sum(config.quantization.layer_bits) / len(config.quantization.layer_bits)
-    outputs = output_sizes(specs, config.ordering)
-    fewest = predictor_parameters(with_predictor(smallest_predictor), specs)
-    parameters = max(fewest, int((usable - rest) * 8 / each))
-    while True:
-        chosen = with_predictor(predictor_for_budget(parameters, config.feature_width, outputs, config.predictor))
-        excess = forecast(chosen)['total'] - usable
-        if excess <= 0 or parameters == fewest:
-            return chosen
-        parameters = max(fewest, parameters - math.ceil(8 * excess / each))
+    with tempfile.TemporaryDirectory() as folder:
+        return dry_run(*_request(model, pct, bytes, images, folder, flags))
 
 
-def predictor_parameters(config: SbsConfig, specs: Sequence[TargetSpec]) -> int:
-    """Trained parameters of a configuration's predictor."""
-    return num_predictor_parameters(config.feature_width, output_sizes(specs, config.ordering), config.predictor)
+def _request(
+        model: str | nn.Module,
+        pct: float | None,
+        bytes: int | str | None,
+        images: Folders | None,
+        output: str | Path,
+        flags: dict[str, Any],
+) -> tuple[argparse.Namespace, nn.Module | None]:
+    """The trainer's arguments, and a model of its own to take the weights from."""
+    given = {'pct': pct, 'bytes': bytes, 'output': str(output), **flags}
+    if flags.get('dry_run'):
+        raise ConfigError('fit() trains. For what it would do, call timm_sbs.training.fit.describe_fit().')
+    if images is not None:
+        folders = [images] if isinstance(images, (str, Path)) else list(images)
+        if not folders:
+            raise ConfigError('images is empty, but must name at least one folder of images.')
+        given['unlabelled_dir'] = [str(folder) for folder in folders]
+    if isinstance(model, str):
+        return args_of({**given, 'model': model}), None
+    description = getattr(model, 'pretrained_cfg', None)
+    if not isinstance(model, nn.Module) or not isinstance(description, dict):
+        raise TargetError('The model to fit must be one that timm.create_model has made, or the name of one.')
+    if flags.get('initial_checkpoint'):
+        raise ConfigError('initial_checkpoint does not go together with a model, which has its weights already.')
+    given['model'] = description.get('architecture', '')
+    args = args_of(given)
+    original = copy.deepcopy(model).cpu().requires_grad_(False).eval()
+    if args.license:
+        pretrained_cfg_of(original)['license'] = args.license
+    return args, original
 
 
-def start_fit(
-        config: SbsConfig,
-        pretrained_cfg: Dict[str, Any],
-        specs: Sequence[TargetSpec],
-        permutations: Sequence[Permutations],
-        seed: int,
-) -> Fit:
-    """A fresh predictor, initialised from a seed, ready to be trained."""
-    torch.manual_seed(seed)
-    frequencies = draw_frequencies(config.encoding, config.num_coordinates)
-    plan = make_plan(config, specs, permutations, frequencies)
-    predictor = Predictor(config.feature_width, output_sizes(specs, config.ordering), config.predictor)
-    return Fit(config, pretrained_cfg, tuple(specs), tuple(permutations), plan, predictor)
+def _refuse_several_processes() -> None:
+    from accelerate import PartialState
 
-
-def continue_fit(artifact: Artifact, original: nn.Module) -> Fit:
-    """The predictor of an artifact, to be trained further. It keeps its licence, if it has one.
-
-    Raises:
-        ConfigError: It was fitted to another architecture.
-    """
-    base, base_args, pretrained_cfg = describe_original(original, artifact.config.base_args)
-    if base != artifact.config.base:
-        raise ConfigError(f"The artifact was fitted to '{artifact.config.base}', but the original model is '{base}'.")
-    pretrained_cfg['license'] = artifact.pretrained_cfg.get('license') or pretrained_cfg.get('license')
-    config = dataclasses.replace(artifact.config, results={}, weights_sha256='')
-    plan = make_plan(config, artifact.specs, artifact.permutations, artifact.frequencies)
-    predictor = artifact.predictor.requires_grad_(True)
-    return Fit(
-        config, pretrained_cfg, artifact.specs, artifact.permutations, plan, predictor, artifact.license_text)
+    if PartialState().num_processes > 1:
+        raise ConfigError('Several processes need one folder to write to: say fit(..., output=FOLDER).')

@@ -1,0 +1,131 @@
+"""Cards say what their artifacts say; the client of the Hub understands them; their snippets run."""
+import importlib.util
+import re
+
+import pytest
+import timm
+from conftest import ALL_SHIPPED, REPOSITORY, SHIPPED
+from huggingface_hub import ModelCard
+
+import timm_sbs
+from timm_sbs import SbsError
+from timm_sbs.artifact.card import artifact_card
+from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.folder import load_artifact, save_artifact
+from timm_sbs.common.entries import ENTRIES
+from timm_sbs.training.design.sizing import design
+from timm_sbs.training.options.flags import build_parser
+
+CARDS = REPOSITORY / 'hub_cards'
+spec = importlib.util.spec_from_file_location('make_cards', REPOSITORY / 'tests' / 'data' / 'make_cards.py')
+make_cards = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_cards)
+RECIPES = make_cards.recipes()
+
+
+def snippets(card, language):
+    return re.findall(rf'```{language}\n(.*?)```', card, flags=re.DOTALL)
+
+
+def test_there_is_a_card_for_each_entry_and_no_other():
+    assert {path.stem for path in CARDS.iterdir()} == set(make_cards.cards()) > set(ENTRIES)
+
+
+@pytest.mark.parametrize('name', make_cards.cards())
+def test_cards_are_those_of_the_artifacts(name):
+    """Run tests/data/make_cards.py after an artifact has changed."""
+    assert (CARDS / f'{name}.md').read_text() == make_cards.cards()[name]
+
+
+@pytest.mark.parametrize('name', ALL_SHIPPED)
+def test_figures_and_metadata_of_trained_ones(name):
+    card = ModelCard.load(CARDS / f'{name}.md')
+    results = load_artifact(shipped_folder(name)).config.results
+    [result] = card.data.eval_results
+    assert result.metric_value == results['top1'] and result.dataset_type == 'cifar10'
+    assert card.data.library_name == 'timm' and 'timm_sbs' in card.data.tags and card.data.license == 'bsd-2-clause'
+    assert f"{results['top1']:.2f} %" in card.text and f"{results['original_top1']:.2f} %" in card.text
+    size = sum(path.stat().st_size for path in shipped_folder(name).iterdir())
+    assert f'{size:,} (both files' in card.text
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_untrained_ones_have_a_command_and_no_figure(recipe):
+    card = ModelCard.load(CARDS / f'sbs_{recipe}.md')
+    assert 'has not been trained yet' in card.text and card.data.eval_results is None
+    assert not re.search(r'\d\.\d+ %', card.text)
+    settings = make_cards.recipes()[recipe]
+    assert card.data.base_model == timm.get_pretrained_cfg(settings['model']).hf_hub_id
+    [command] = snippets(card.text, 'bash')
+    assert command == f'accelerate launch -m timm_sbs.train --recipe {recipe} --data-dir imagenet --output {recipe}\n'
+    assert f"'local-dir:{recipe}'" in card.text
+    assert f"timm's `{settings['model']}` with {settings['pct']} %" in card.text
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_recipes_name_the_network_and_settings_that_the_trainer_knows(recipe):
+    """Sizes make sense: the predictor is smaller than what it generates, and is as large as the name says."""
+    settings = make_cards.recipes()[recipe]
+    assert settings.pop('recipe') == 'imagenet' and recipe == f"{settings['model']}_{settings['pct']}pct"
+    assert settings.keys() <= vars(build_parser().parse_args(['--model', 'any', '--output', 'any'])).keys()
+    original = timm.create_model(settings['model'])
+    chosen = design(original, pct=settings['pct'])
+    total = sum(parameter.numel() for parameter in original.parameters())
+    assert 0.99 * settings['pct'] <= 100 * chosen.num_parameters / total <= settings['pct']
+
+
+def test_snippet_runs():
+    [snippet] = snippets((CARDS / f'{SHIPPED}.md').read_text(), 'python')
+    scope = {}
+    exec(snippet, scope)
+    assert scope['model'].num_classes == 10
+
+
+def test_a_users_predictor_is_loaded_by_its_repository(small_folder):
+    card = artifact_card(small_folder, 'user/mine')
+    assert "timm.create_model('hf-hub:user/mine', pretrained=True)" in card
+    assert ModelCard(card).data.eval_results is None and 'top-1' not in card  # nothing was measured
+    borrowed = artifact_card(small_folder, f'user/{SHIPPED}')
+    assert f"'hf-hub:user/{SHIPPED}'" in borrowed  # another one's repository is not the entry's
+
+
+def test_what_the_trainer_records_is_told(small_artifact, tmp_path):
+    results = {
+        'original_hub_id': 'timm/resnet18.a1_in1k', 'dataset': 'flowers', 'top1': 81.25, 'original_top1': 84.5,
+        'images': 400, 'seed': 3, 'distillation_steps': 1200, 'data_free': 'noise'}
+    save_artifact(tmp_path, small_artifact.with_results(results))
+    card = ModelCard(artifact_card(tmp_path, 'user/flowers'))
+    assert card.data.base_model == 'timm/resnet18.a1_in1k' and card.data.datasets == ['flowers']
+    assert card.data.eval_results[0].metric_value == 81.25
+    for text in ('84.50 %', '81.25 %', '1,200 steps of distillation', 'synthetic (noise)', 'seed: 3'):
+        assert text in card.text, text
+
+
+def test_agreement_is_shown_where_it_is_known(small_artifact, tmp_path):
+    results = {'top1': 80., 'original_top1': 90., 'images': 1300, 'measured_on': 'an easy sample'}
+    save_artifact(tmp_path, small_artifact.with_results({**results, 'agreement': 94.25}))
+    card = artifact_card(tmp_path, 'user/any')
+    assert '| same class as the original, 1,300 images, an easy sample |  | 94.25 % |' in card
+    assert '- It predicts nearly, but not exactly, what the original does: the same class for 94.25 % of the' in card
+    save_artifact(tmp_path, small_artifact.with_results(results))
+    card = artifact_card(tmp_path, 'user/any')
+    assert '- It predicts nearly, but not exactly, what the original does.\n- Intended' in card
+    assert 'same class' not in card
+
+
+def test_rounding_on_images_is_told_as_the_distillation_that_it_is(small_artifact, tmp_path):
+    for results, says in (
+            ({'quantization_steps': 1000, 'unlabelled': 'a, b'}, '1,000 steps of distillation, rounded'),
+            ({'quantization_steps': 300, 'quantization_seconds': 5.}, '300 steps of quantization')):
+        save_artifact(tmp_path, small_artifact.with_results(results))
+        card = artifact_card(tmp_path, 'user/any')
+        assert says in card and ('images without labels: a, b' in card) == ('unlabelled' in results)
+
+
+def test_no_card_without_an_artifact(tmp_path, small_folder):
+    with pytest.raises(SbsError, match='no predictor'):
+        artifact_card(tmp_path, 'user/none')
+    (small_folder / 'model.safetensors').unlink()
+    with pytest.raises(SbsError, match='incomplete'):
+        artifact_card(small_folder, 'user/none')
+    assert timm_sbs.push_to_hub

@@ -1,0 +1,42 @@
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+
+from timm_sbs import SbsError
+from timm_sbs.artifact.export import export_checkpoint
+from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.cli import main as cli
+
+
+def test_timm_loads_the_checkpoint_without_this_package(small_folder, tmp_path):
+    output = tmp_path / 'resnet20.safetensors'
+    base, size, license = export_checkpoint(small_folder, output)
+    assert license == 'bsd-2-clause' and base == 'resnet20_cifar10' and size == output.stat().st_size
+    model = timm.create_model(base, checkpoint_path=output)
+    expected = load_artifact(small_folder).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_licence_of_the_weights_goes_with_them(tmp_path, capsys):
+    assert cli.main(['export', 'sbs_resnet18_15pct', str(tmp_path / 'a.safetensors')]) == 0
+    assert 'its licence is that of the predictor: cc-by-nc-4.0' in capsys.readouterr().out
+    with safe_open(tmp_path / 'a.safetensors', framework='pt') as file:
+        assert file.metadata()['license'] == 'cc-by-nc-4.0'
+        assert file.metadata()['license_text'] == (shipped_folder('sbs_resnet18_15pct') / 'LICENSE').read_text()
+
+
+def test_nothing_is_left_where_writing_fails(small_folder, tmp_path):
+    with pytest.raises(SbsError, match='Cannot write'):
+        export_checkpoint(small_folder, tmp_path / 'nowhere' / 'a.safetensors')
+    (small_folder / 'model.safetensors').write_bytes(b'')
+    with pytest.raises(SbsError):
+        export_checkpoint(small_folder, tmp_path / 'a.safetensors')
+    assert not list(tmp_path.glob('*.safetensors'))
+
+
+def test_the_command_says_how_to_load_it(small_folder, tmp_path, capsys):
+    assert cli.main(['export', str(small_folder), str(tmp_path / 'a.safetensors')]) == 0
+    said = capsys.readouterr().out
+    assert f"timm.create_model('resnet20_cifar10', checkpoint_path='{tmp_path}/a.safetensors')" in said

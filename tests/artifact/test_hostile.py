@@ -1,0 +1,305 @@
+"""Artifacts that somebody made to do harm: each is refused, at once, without memory, and with one kind of error."""
+import copy
+import hashlib
+import json
+import pickle
+import resource
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from conftest import SHIPPED
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from timm_sbs.artifact.card import artifact_card
+from timm_sbs.artifact.describe import describe_artifact
+from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.common.errors import SbsError
+from timm_sbs.plots.artifacts import draw_ledger
+from timm_sbs.predictor import base_model
+from timm_sbs.predictor.base_model import describe_base
+
+MEGABYTES = 200
+
+
+@contextmanager
+def few_modules():
+    """At most as many modules are built as a base model may have, and some that are in the making when it stops."""
+    count = 0
+
+    def registered(*args):
+        nonlocal count
+        count += 1
+
+    handle = register_module_module_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()
+    assert count <= base_model.MAX_MODULES + 10
+
+
+def rewrite(folder, change):
+    path = folder / 'config.json'
+    root = json.loads(path.read_text())
+    change(root)
+    path.write_text(json.dumps(root))
+
+
+def at(*keys):
+    """Sets a value somewhere in config.json: at('sbs', 'base')('resnet18')(root)."""
+    def with_value(value):
+        def change(root):
+            for key in keys[:-1]:
+                root = root[key]
+            root[keys[-1]] = value
+        return change
+    return with_value
+
+
+@pytest.mark.parametrize('change', [
+    at('sbs', 'predictor', 'width')(1 << 20),  # 10^12 parameters
+    at('sbs', 'predictor', 'extra')(1 << 20),
+    at('sbs', 'predictor', 'activation')('os.system'),
+    at('sbs', 'encoding', 'kind')('__import__'),
+    at('sbs', 'encoding', 'num_frequencies')(65536),
+    at('sbs', 'storage_dtype')('float8'),
+    at('sbs', 'pointwise_size')(1 << 30),
+    at('sbs', 'quantization')({'layer_bits': [2.0] * 100_000}),
+    at('sbs', 'base')('resnet34'),
+    at('sbs', 'base')('vgg19'),
+    at('sbs', 'base')('no_such_model'),
+    at('sbs', 'base')('../../etc/passwd'),
+    at('sbs', 'base')('hf-hub:user/name'),
+    at('sbs', 'base')(SHIPPED),
+    at('sbs', 'base')('resnet18; import os'),
+    at('sbs', 'base_args')({'checkpoint_path': '/etc/passwd'}),
+    at('sbs', 'base_args')({'pretrained': True}),
+    at('sbs', 'base_args')({'pretrained_cfg': {'file': '/etc/passwd'}}),
+    at('sbs', 'base_args')({'norm_layer': {'eval': '1'}}),
+    at('sbs', 'base_args')({'depth': 10 ** 9}),
+    lambda root: root['sbs'].update(base='vit_tiny_patch16_224', base_args={'depth': 10 ** 12}),
+    lambda root: root['sbs'].update(base='vit_tiny_patch16_224', base_args={'depth': 1 << 16}),
+    lambda root: root['sbs'].update(base='vit_tiny_patch16_224', base_args={'embed_dim': 10 ** 9}),
+    at('sbs', 'generated')(['../secret.weight']),
+    at('sbs', 'generated')(['bn1.weight']),
+    at('sbs', 'generated')([f'{i}' for i in range(100_000)]),
+    at('pretrained_cfg', 'num_classes')(10 ** 12),
+    at('pretrained_cfg', 'input_size')([10 ** 9, 32, 32]),
+    at('pretrained_cfg')([]),
+    at('pretrained_cfg', 'license')({'a': 1}),
+    at('sbs', 'format_version')(10 ** 30),
+    at('sbs', 'weights_sha256')('../../x'),
+])
+def test_settings_that_would_do_harm(small_folder, change):
+    load_artifact(small_folder)
+    rewrite(small_folder, change)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SbsError), few_modules():
+        load_artifact(small_folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * MEGABYTES
+
+
+@pytest.mark.parametrize('args', [
+    {'checkpoint_path': '/etc/passwd'}, {'norm_layer': 'os.system'}, {'no_such_argument': 1},
+    {'base': 'no_such_model'}, {'base': 3}, {'base': None},
+    {'base': 'vit_tiny_patch16_224', 'depth': 1 << 16}, {'base': 'vit_tiny_patch16_224', 'depth': 10 ** 12}])
+@pytest.mark.parametrize('pretrained', [True, False])
+def test_model_args_that_would_do_harm(small_folder, args, pretrained):
+    """timm hands them on as they stand in config.json."""
+    rewrite(small_folder, lambda root: root['model_args'].update(args))
+    with pytest.raises(SbsError), few_modules():
+        timm.create_model(f'local-dir:{small_folder}', pretrained=pretrained)
+
+
+@pytest.mark.parametrize('args', [{'pretrained_cfg': {'file': '/etc/passwd'}}, {'cache_dir': '/'}])
+def test_model_args_that_timm_itself_refuses(small_folder, args):
+    rewrite(small_folder, lambda root: root['model_args'].update(args))
+    with pytest.raises(TypeError, match='multiple values'):
+        timm.create_model(f'local-dir:{small_folder}', pretrained=True)
+
+
+@pytest.mark.parametrize('text', [
+    '[' * 1_000_000, '{"sbs":' * 100_000 + '1' + '}' * 100_000, '{"sbs": NaN}', '{"sbs": {"base": 1e999}}', '\x00', '',
+    '{"sbs": ' + '1' * 10_000_000 + '}', 'null', '"sbs"'])
+def test_json_that_is_nested_huge_or_none(small_folder, text):
+    (small_folder / 'config.json').write_text(text)
+    with pytest.raises(SbsError), few_modules():
+        load_artifact(small_folder)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+def test_values_that_are_not_finite_under_a_right_checksum(small_folder, value):
+    path = small_folder / 'model.safetensors'
+    tensors = safetensors.torch.load_file(path)
+    for name in [name for name, tensor in tensors.items() if tensor.is_floating_point()]:
+        changed = {**tensors, name: tensors[name].clone()}
+        changed[name].view(-1)[0] = value
+        data = safetensors.torch.save(changed)
+        path.write_bytes(data)
+        rewrite(small_folder, at('sbs', 'weights_sha256')(hashlib.sha256(data).hexdigest()))
+        with pytest.raises(SbsError, match='finite'):
+            load_artifact(small_folder)
+
+
+class Harm:
+    def __reduce__(self):
+        return Path.touch, (Path('harmed'),)
+
+
+def test_no_pickle_is_opened(small_folder, tmp_path, monkeypatch):
+    """Neither instead of the tensors nor beside them."""
+    monkeypatch.chdir(tmp_path)
+    harm = pickle.dumps(Harm())
+    for name in ('pytorch_model.bin', 'model.pth', 'model.pkl', 'config.pkl'):
+        (small_folder / name).write_bytes(harm)
+    load_artifact(small_folder)
+    (small_folder / 'model.safetensors').write_bytes(harm)
+    with pytest.raises(SbsError):
+        load_artifact(small_folder)
+    torch.save({'x': torch.zeros(1)}, small_folder / 'model.safetensors')
+    with pytest.raises(SbsError):
+        load_artifact(small_folder)
+    assert not (tmp_path / 'harmed').exists()
+
+
+def paths_in(value, path=()):
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from paths_in(inner, (*path, key))
+
+
+SOURCE = shipped_folder(SHIPPED)
+ROOT = json.loads((SOURCE / 'config.json').read_text())
+PATHS = [path for path in paths_in(ROOT) if path]
+NUMBERS = st.one_of(
+    st.integers(), st.floats(), st.sampled_from([0, -1, 1, 2, 7, 1e30, 1 << 62, 1 << 70, True, False, None]))
+VALUES = st.recursive(
+    st.one_of(NUMBERS, st.text(max_size=20), st.sampled_from(['resnet18', 'layer', 'sine', 'float32', 'a.weight'])),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
+    max_leaves=6)
+DESCRIBED = {}
+
+
+def describe_once(base, base_args, pretrained_cfg):
+    """Building the base takes most of the time, and is the same for most cases."""
+    key = repr((base, base_args, pretrained_cfg.get('num_classes'), pretrained_cfg.get('input_size')))
+    if key not in DESCRIBED:
+        DESCRIBED[key] = describe_base(base, base_args, pretrained_cfg)
+    return DESCRIBED[key]
+
+
+@pytest.fixture()
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(base_model, 'describe_base', describe_once)
+    for path in SOURCE.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+FUZZ = dict(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+
+@settings(max_examples=6000, **FUZZ)
+@given(st.lists(st.tuples(st.sampled_from(PATHS), st.one_of(VALUES, st.just(...))), min_size=1, max_size=3))
+def test_any_change_of_the_settings_is_harmless(folder, changes):
+    """A field has another value, or is missing: refused with an SbsError, or loaded all the same."""
+    root = copy.deepcopy(ROOT)
+    for path, value in changes:
+        holder = root
+        try:
+            for key in path[:-1]:
+                holder = holder[key]
+            if value is ...:
+                del holder[path[-1]]
+            else:
+                holder[path[-1]] = value
+        except (KeyError, IndexError, TypeError):
+            continue  # an earlier change has taken it away
+    (folder / 'config.json').write_text(json.dumps(root))
+    try:
+        load_artifact(folder)
+    except SbsError:
+        pass
+
+
+HEADER_SIZE = 8 + int.from_bytes((SOURCE / 'model.safetensors').read_bytes()[:8], 'little')
+HEADER = json.loads((SOURCE / 'model.safetensors').read_bytes()[8:HEADER_SIZE])
+HEADER_PATHS = [path for path in paths_in(HEADER) if path]
+
+
+@settings(max_examples=4000, **FUZZ)
+@given(st.sampled_from(HEADER_PATHS), VALUES)
+def test_any_header_of_the_tensors_is_harmless(folder, path, value):
+    """Under a right checksum, as somebody would write it who makes files of his own."""
+    header = copy.deepcopy(HEADER)
+    holder = header
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    data = (SOURCE / 'model.safetensors').read_bytes()
+    text = json.dumps(header).encode()
+    data = len(text).to_bytes(8, 'little') + text + data[HEADER_SIZE:]
+    (folder / 'model.safetensors').write_bytes(data)
+    root = copy.deepcopy(ROOT)
+    root['sbs']['weights_sha256'] = hashlib.sha256(data).hexdigest()
+    (folder / 'config.json').write_text(json.dumps(root))
+    try:
+        load_artifact(folder)
+    except SbsError:
+        pass
+
+
+TOLD = [path for path in PATHS if path[:2] in (('sbs', 'ledger'), ('sbs', 'results'))] + [('pretrained_cfg', 'license')]
+NEW = st.sampled_from([
+    ('sbs', 'results', 'started_from'), ('sbs', 'results', 'before_quantization'), ('sbs', 'results', 'dataset'),
+    ('sbs', 'results', 'unlabelled'), ('sbs', 'results', 'measured_on'), ('sbs', 'results', 'surprise')])
+
+
+@settings(max_examples=300, **FUZZ)
+@given(st.lists(st.tuples(st.sampled_from(TOLD) | NEW, st.one_of(VALUES, st.just(...))), min_size=1, max_size=3))
+def test_what_is_told_of_an_artifact_is_harmless(folder, changes):
+    """timm-sbs info, the card and the picture of the ledger: an SbsError, or something to read."""
+    root = copy.deepcopy(ROOT)
+    for path, value in changes:
+        holder = root
+        try:
+            for key in path[:-1]:
+                holder = holder[key]
+            if value is ...:
+                del holder[path[-1]]
+            else:
+                holder[path[-1]] = value
+        except (KeyError, IndexError, TypeError):
+            continue
+    (folder / 'config.json').write_text(json.dumps(root))
+    for tell in (describe_artifact, lambda folder: artifact_card(folder, 'user/any'), draw_ledger):
+        try:
+            told = tell(folder)
+        except SbsError as e:
+            assert '\n' not in str(e)
+            continue
+        if isinstance(told, str):
+            assert told.encode() and '\x1b' not in told
+
+
+@pytest.mark.parametrize('field, value', [
+    ('ledger', {}), ('ledger', None), ('ledger', []), ('results', None), ('results', {'top1': 'high'}),
+    ('results', {'top1': 90.}), ('results', {'images': 3}), ('results', {'validations': 1, 'last_top1': 3.})])
+def test_sizes_and_results_that_lack_something(folder, field, value):
+    root = copy.deepcopy(ROOT)
+    root['sbs'][field] = value
+    (folder / 'config.json').write_text(json.dumps(root))
+    for tell in (describe_artifact, lambda folder: artifact_card(folder, 'user/any'), draw_ledger):
+        if field == 'ledger' or value is None or value.get('top1') == 'high':
+            with pytest.raises(SbsError):
+                tell(folder)
+        else:
+            tell(folder)

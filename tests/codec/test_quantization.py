@@ -1,0 +1,126 @@
+import pytest
+import torch
+
+from timm_sbs.codec.entropy import decode_integers, encode_integers
+from timm_sbs.codec.quantization import (
+    dequantize,
+    layer_names,
+    quantize_kept,
+    quantize_predictor,
+    rounded_kept,
+    rounded_predictor,
+)
+from timm_sbs.common.config import PredictorConfig, QuantizationConfig
+from timm_sbs.common.errors import ConfigError
+from timm_sbs.predictor.generator import relative_error
+from timm_sbs.predictor.network import Predictor
+
+BITS = (4., 5., 3.5, 6., 6.)
+
+
+@pytest.fixture(scope='module')
+def state():
+    torch.manual_seed(0)
+    predictor = Predictor(32, [9, 25], PredictorConfig(40, 4))
+    for parameter in predictor.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return predictor.state_dict()
+
+
+def test_layers_in_order_trunk_first(state):
+    assert layer_names(state) == ['trunk.0', 'trunk.1', 'trunk.2', 'heads.9', 'heads.25']
+
+
+def test_what_training_sees_is_what_the_integers_say(state):
+    config = QuantizationConfig(BITS)
+    integers, rounded = quantize_predictor(state, config), rounded_predictor(state, config)
+    assert set(integers) == set(rounded) == set(state) - {'output_scale'}
+    for name, tensor in rounded.items():
+        assert torch.equal(dequantize(integers[name]), tensor)
+        assert torch.equal(integers[name].values, integers[name].values.round())
+
+
+@pytest.mark.parametrize('bits', [2., 3.5, 5., 8.])
+def test_normal_weights_take_as_many_bits_as_asked(bits):
+    torch.manual_seed(0)
+    weight = torch.randn(200, 400) * torch.logspace(-2, 2, 200)[:, None]
+    state = {'trunk.0.weight': weight, 'trunk.0.bias': torch.ones(200)}
+    integers = quantize_predictor(state, QuantizationConfig((bits,)))['trunk.0.weight']
+    coded = 8 * len(encode_integers([integers.values.long().numpy()])) / 80_000
+    assert coded == pytest.approx(bits, abs=0.12)
+
+
+@pytest.mark.parametrize('bits', [3., 5., 7.])
+def test_each_bit_halves_the_error(state, bits):
+    def error(bits):
+        rounded = rounded_predictor(state, QuantizationConfig((bits,) * 5))
+        return float((rounded['trunk.1.weight'] - state['trunk.1.weight']).square().mean().sqrt())
+
+    assert error(bits) / error(bits + 1) == pytest.approx(2, rel=0.1)
+
+
+def test_gradients_pass_the_rounding(state):
+    weights = {name: tensor.clone().requires_grad_() for name, tensor in state.items()}
+    rounded = rounded_predictor(weights, QuantizationConfig(BITS))
+    sum(tensor.sum() for tensor in rounded.values()).backward()
+    assert all(torch.equal(weights[name].grad, torch.ones_like(weights[name])) for name in rounded)
+
+
+def test_a_row_of_zeros_stays_zero():
+    state = {'trunk.0.weight': torch.zeros(3, 8), 'trunk.0.bias': torch.zeros(3)}
+    rounded = rounded_predictor(state, QuantizationConfig((4.,)))
+    assert not rounded['trunk.0.weight'].any() and not rounded['trunk.0.bias'].any()
+
+
+def test_bits_for_another_number_of_layers(state):
+    with pytest.raises(ConfigError, match='has 3 entries, but the predictor has 5 layers'):
+        quantize_predictor(state, QuantizationConfig((4., 4., 4.)))
+
+
+@pytest.mark.parametrize('name, tolerance', [
+    ('bn.weight', 0.005), ('bn.running_mean', 0.005), ('bn.running_var', 0.025), ('fc.weight', 0.005)])
+def test_kept_tensors(name, tolerance):
+    torch.manual_seed(0)
+    tensor = torch.randn(10, 64) * torch.logspace(-3, 3, 10)[:, None]
+    if name.endswith('var'):
+        tensor = torch.rand(64) * 1e-3 + 1e-4
+    config = QuantizationConfig(BITS)
+    rounded = rounded_kept(name, tensor, config)
+    scale = tensor if name.endswith('var') else tensor.abs().amax(1, keepdim=True)  # variances: relative error
+    assert ((rounded - tensor).abs() / scale).max() < tolerance
+    assert torch.equal(dequantize(quantize_kept(name, tensor, config)), rounded)
+
+
+def test_variances_of_zero_and_counters():
+    config = QuantizationConfig(BITS)
+    assert 0 < rounded_kept('bn.running_var', torch.zeros(2), config).max() < 1e-11
+    counter = torch.tensor([7, 8])
+    assert rounded_kept('index', counter, config) is counter
+
+
+@pytest.mark.parametrize('name', ['bn.running_var', 'bn.weight', 'fc.weight'])
+def test_any_finite_number_is_stored_as_it_is(name):
+    """An equivalent network may have variances far beyond 65,536."""
+    numbers = torch.logspace(-9, 38, 48, dtype=torch.float64).float()
+    if name == 'bn.running_var':
+        tensors = [torch.cat([numbers, torch.tensor([torch.finfo(torch.float32).max])])]
+    else:
+        tensors = [number * torch.linspace(-1, 1, 9).repeat(2, 1) for number in numbers]
+    for tensor in tensors:
+        tensor = tensor[0] if name == 'bn.weight' else tensor
+        integers = quantize_kept(name, tensor, QuantizationConfig(BITS))
+        rounded = dequantize(integers)
+        assert rounded.isfinite().all()
+        # Of variances the relative error counts; float32's largest number has one more half of a step to go down.
+        scale, limit = (tensor, 0.045) if name == 'bn.running_var' else (tensor.abs().amax(), 0.005)
+        assert ((rounded - tensor).abs() / scale).max() < limit
+        coded = encode_integers([integers.codes.numpy()])
+        assert torch.equal(torch.from_numpy(decode_integers(coded, [integers.codes.numel()])[0]),
+                           integers.codes.flatten().long())
+
+
+def test_rows_of_a_predictor_of_any_size():
+    weight = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)) * 1e30
+    state = {'trunk.0.weight': weight, 'trunk.0.bias': torch.full((3,), 1e35)}
+    rounded = rounded_predictor(state, QuantizationConfig((6.,)))
+    assert relative_error(rounded, state) < 1e-3

@@ -1,0 +1,85 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from timm_sbs.common.config import (
+    ArtifactConfig,
+    EncodingConfig,
+    OrderingConfig,
+    PredictorConfig,
+    SelectionRule,
+    from_dict,
+    to_dict,
+)
+from timm_sbs.common.errors import ConfigError, SbsError
+
+
+def test_json_round_trip_keeps_every_field():
+    config = ArtifactConfig(
+        base='resnet20_cifar10', generated=('a.weight', 'b.weight'), base_args={'output_stride': 8},
+        ordering=OrderingConfig('axes', 'grid'), encoding=EncodingConfig(num_frequencies=3, bandwidth_exponent=0.25),
+        predictor=PredictorConfig(7, 3, 'sine'), storage_dtype='bfloat16', weights_sha256='00', results={'top1': 91.5})
+    assert from_dict(ArtifactConfig, json.loads(json.dumps(to_dict(config))), 'test') == config
+
+
+@pytest.mark.parametrize('make', [
+    lambda: OrderingConfig('kernel'),
+    lambda: OrderingConfig('filter', 'path'),
+    lambda: EncodingConfig(kind='fourier'),
+    lambda: EncodingConfig(num_frequencies=0),
+    lambda: EncodingConfig(bandwidth=float('nan')),
+    lambda: PredictorConfig(width=0),
+    lambda: PredictorConfig(linear_layers=1),
+    lambda: PredictorConfig(activation='exec'),
+    lambda: PredictorConfig(extra=-1),
+    lambda: SelectionRule(pointwise_size=0),
+    lambda: ArtifactConfig(base='resnet18', generated=('a',), pointwise_size=65),
+    lambda: ArtifactConfig(base='', generated=('a',)),
+    lambda: ArtifactConfig(base='resnet18', generated=()),
+    lambda: ArtifactConfig(base='resnet18', generated=('a', 'a')),
+    lambda: ArtifactConfig(base='resnet18', generated=('a',), storage_dtype='int3'),
+])
+def test_wrong_settings_are_refused_when_they_are_made(make):
+    with pytest.raises(ConfigError):
+        make()
+
+
+@pytest.mark.parametrize('change, says', [
+    ({'surprise': 1}, "unknown field 'surprise'"),
+    ({'base': 3}, 'field base must be of type str'),
+    ({'generated': 'a.weight'}, 'field generated must be a list of str'),
+    ({'predictor': {'width': True}}, 'field width must be of type int'),
+    ({'predictor': {'width': 2.5}}, 'field width must be of type int'),
+    ({'encoding': []}, 'must be a JSON object'),
+    ({'ordering': {'order_over': 'row'}}, "order_over is 'row'"),
+    ({'encoding': {'bandwidth': 10 ** 400}}, 'too large a number'),
+    ({'predictor': {'width': 10 ** 400}}, 'must be from 1 to'),
+])
+def test_messages_say_where_and_what(change, says):
+    data = {'base': 'resnet18', 'generated': ['a.weight'], **change}
+    with pytest.raises(ConfigError, match=says) as error:
+        from_dict(ArtifactConfig, data, "'sbs' in x/config.json")
+    assert "'sbs' in x/config.json" in str(error.value)
+    assert isinstance(error.value, SbsError)
+
+
+def test_missing_field_is_named():
+    with pytest.raises(ConfigError, match="lacks the field 'generated'"):
+        from_dict(ArtifactConfig, {'base': 'resnet18'}, 'test')
+
+
+def test_configurations_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PredictorConfig().width = 3
+
+
+def test_config_and_errors_import_no_torch():
+    code = (
+        'import sys, types; package = types.ModuleType("timm_sbs"); package.__path__ = [sys.argv[1]]; '
+        'sys.modules["timm_sbs"] = package; import timm_sbs.common.config; assert "torch" not in sys.modules')
+    from timm_sbs.common import config
+    folder = config.__file__.rsplit('/', 1)[0]
+    subprocess.run([sys.executable, '-c', code, folder], check=True)

@@ -1,0 +1,58 @@
+"""Write tests/codec/golden/: integers, and the bytes that code them. Bytes that change are a new format.
+
+    python tests/data/make_golden.py
+"""
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from timm_sbs.codec.entropy import decode_integers, decode_uniform, encode_integers, encode_uniform
+from timm_sbs.codec.permutations import decode_permutations, encode_permutations
+
+GOLDEN = Path(__file__).parents[1] / 'codec' / 'golden'
+SIZES = np.tile([2, 3, 10, 255, 256, 1000, 1024], 60)
+
+
+def _noise(count: int, seed: int) -> np.ndarray:
+    """Numbers from 0 to 2^31 of a recurrence that no library can change: [count], int64."""
+    values, state = [], seed
+    for _ in range(count):
+        state = (1103515245 * state + 12345) % 2 ** 31
+        values.append(state >> 8)
+    return np.array(values, dtype=np.int64)
+
+
+def _bell(count: int, seed: int, width: int) -> np.ndarray:
+    return sum(_noise(count, seed + i) % width for i in range(4)) - 2 * width
+
+
+def _permutation(count: int, seed: int) -> np.ndarray:
+    return np.argsort(_noise(count, seed), kind='stable')
+
+
+def cases() -> dict[str, tuple[Any, Callable[[Any], np.ndarray], Callable[[np.ndarray], Any]]]:
+    """Of each file: what it holds, how that is coded, and how it is decoded."""
+    arrays = [_bell(3000, 1, 40), _bell(500, 7, 5), np.zeros(64, dtype=np.int64), np.array([-32768, 32767]),
+              np.zeros(0, dtype=np.int64), _noise(400, 3) % 2]
+    symbols = _noise(len(SIZES), 11) % SIZES
+    rows: list[np.ndarray] = [
+        np.stack([_permutation(48, seed) for seed in range(5)]), _permutation(300, 9)[None],
+        np.arange(12)[None].repeat(2, axis=0)]
+    return {
+        'integers.bin': (arrays, encode_integers, lambda data: decode_integers(data, [len(a) for a in arrays])),
+        'uniform.bin': ([symbols], lambda a: encode_uniform(a[0], SIZES), lambda data: [decode_uniform(data, SIZES)]),
+        'permutations.bin': (
+            rows, encode_permutations, lambda data: decode_permutations(data, [array.shape for array in rows])),
+    }
+
+
+def main() -> None:
+    GOLDEN.mkdir(exist_ok=True)
+    for name, (values, encode, _) in cases().items():
+        (GOLDEN / name).write_bytes(encode(values).tobytes())
+
+
+if __name__ == '__main__':
+    main()

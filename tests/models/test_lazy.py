@@ -1,0 +1,47 @@
+"""Importing the package registers models, and does nothing else."""
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import timm_sbs
+
+IMPORTED = '''
+import json, sys
+import timm
+before = set(sys.modules)
+import timm_sbs
+print(json.dumps([sorted(set(sys.modules) - before), timm.list_models('sbs*')]))
+'''
+
+
+def test_importing_brings_what_registering_needs():
+    done = subprocess.run([sys.executable, '-c', IMPORTED], capture_output=True, text=True, check=True)
+    modules, names = json.loads(done.stdout)
+    assert {name for name in modules if name.startswith('timm_sbs')} == {
+        'timm_sbs', 'timm_sbs.common', 'timm_sbs.common.entries', 'timm_sbs.common.errors',
+        'timm_sbs.common.timm_private', 'timm_sbs.common.version', 'timm_sbs.models', 'timm_sbs.models.entries',
+        'timm_sbs.models.resnet_cifar'}
+    assert not [name for name in modules if not name.startswith('timm_sbs')]
+    assert 'sbs_resnet18_15pct' in names
+
+
+def test_type_checkers_see_what_is_imported_later():
+    tree = ast.parse(Path(timm_sbs.__file__).read_text())
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    assert block.test.id == 'TYPE_CHECKING'
+    assert {alias.name: node.module for node in block.body for alias in node.names} == timm_sbs._LAZY
+
+
+def test_public_names_are_listed_and_found():
+    assert set(timm_sbs.__all__) == {'Artifact', 'SbsError', '__version__', 'fit', 'load', 'push_to_hub'}
+    assert set(timm_sbs.__all__) <= set(dir(timm_sbs))
+    from timm_sbs.artifact.artifact import Artifact
+    from timm_sbs.artifact.load import load
+    from timm_sbs.artifact.push import push_to_hub
+    assert (timm_sbs.Artifact, timm_sbs.load, timm_sbs.push_to_hub) == (Artifact, load, push_to_hub)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        timm_sbs.nothing

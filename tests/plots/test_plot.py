@@ -1,0 +1,100 @@
+"""Pictures are drawn from artifacts and training runs, and show what these hold."""
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from conftest import RESNET20, SHIPPED
+from PIL import Image
+
+from timm_sbs import SbsError
+from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.cli import main as cli
+from timm_sbs.plots import plot as plot_module
+from timm_sbs.plots import style
+from timm_sbs.plots.plot import KINDS, plot
+
+SUMMARY = 'phase,step,loss,lr,top1,seconds\nreconstruction,100,0.2,1e-3,70.5,60\n' \
+          'distillation,50,0.5,1e-4,80.5,90\ndistillation,100,0.3,1e-5,81.5,120\n'
+
+
+@pytest.fixture(scope='module')
+def shipped():
+    return shipped_folder(SHIPPED)
+
+
+def picture(path):
+    with Image.open(path) as image:
+        return image.convert('RGB').copy()
+
+
+@pytest.mark.parametrize('theme, background', [('light', (255, 255, 255)), ('dark', (13, 17, 23))])
+def test_the_ledger_is_drawn_in_both_themes(shipped, tmp_path, theme, background):
+    assert plot(shipped, tmp_path / 'a.png', theme=theme) == 'ledger'
+    image = picture(tmp_path / 'a.png')
+    assert image.getpixel((0, 0)) == background and len(image.getcolors(1 << 20)) > 20
+
+
+def test_the_ledger_names_all_parts_with_their_bytes(shipped, tmp_path, monkeypatch):
+    monkeypatch.setitem(style.matplotlib.rcParams, 'svg.fonttype', 'none')
+    plot(shipped, tmp_path / 'a.svg')
+    texts = ' '.join(ElementTree.parse(tmp_path / 'a.svg').getroot().itertext())
+    for said in ('predictor 70.7 kB', 'ordering 0.7 kB', 'kept 3.5 kB', 'config.json 2.3 kB', 'resnet20_cifar10: 78.2'):
+        assert said in texts
+
+
+def test_kernels_are_those_of_the_layer(shipped, tmp_path):
+    assert plot(shipped, tmp_path / 'a.png', 'kernels', original=RESNET20, layer='layer1.0.conv1.weight') == 'kernels'
+    plot(shipped, tmp_path / 'b.png', 'kernels', original=RESNET20)
+    assert picture(tmp_path / 'a.png').tobytes() != picture(tmp_path / 'b.png').tobytes()
+    with pytest.raises(SbsError, match="'conv1.weight' is no generated weight of .* 'layer1.0.conv1.weight'"):
+        plot(shipped, tmp_path / 'c.png', 'kernels', original=RESNET20, layer='conv1.weight')
+    with pytest.raises(SbsError, match='--original'):
+        plot(shipped, tmp_path / 'c.png', 'kernels', original=tmp_path / 'missing.safetensors')
+    assert not (tmp_path / 'c.png').exists()
+
+
+def test_curves_of_a_training_run(shipped, tmp_path, monkeypatch):
+    run = shutil.copytree(shipped, tmp_path / 'run')
+    (run / 'summary.csv').write_text(SUMMARY)
+    drawn = []
+    monkeypatch.setattr(plot_module, 'save', lambda figure, output: drawn.append(figure))
+    assert plot(run, tmp_path / 'a.png', 'curves') == 'curves'
+    loss, top1 = drawn[0].axes
+    assert [list(line.get_xdata()) for line in loss.lines] == [[100], [150, 200]]
+    assert [list(line.get_ydata()) for line in top1.lines] == [[70.5], [80.5, 81.5]]
+    assert [list(line.get_xdata()) for line in top1.lines] == [[1], [1.5, 2]]  # minutes
+
+
+def test_bad_requests_leave_no_file(shipped, tmp_path):
+    with pytest.raises(SbsError, match=r"nothing for a picture of 'curves', but for: ledger, kernels\."):
+        plot(shipped, tmp_path / 'a.png', 'curves')
+    with pytest.raises(SbsError, match="pictures of type 'xyz'"):
+        plot(shipped, tmp_path / 'a.xyz')
+    with pytest.raises(SbsError, match='Cannot write'):
+        plot(shipped, tmp_path / 'none' / 'a.png')
+    with pytest.raises(SbsError, match="no theme 'grey', but: light, dark"):
+        plot(shipped, tmp_path / 'a.png', theme='grey')
+    with pytest.raises(SbsError, match='neither an artifact nor a training run'):
+        plot(tmp_path, tmp_path / 'a.png')
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_command(shipped, tmp_path, capsys):
+    assert cli.main(['plot', SHIPPED, str(tmp_path / 'a.png'), '--theme', 'dark']) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'a.png'} (ledger)\n"
+    assert cli.main(['plot', 'no_such_model', str(tmp_path / 'b.png')]) == 2
+    for kind in KINDS:
+        assert cli.build_parser().parse_args(['plot', 'a', 'b', '--kind', kind]).kind == kind
+
+
+def test_without_matplotlib_the_extra_is_named(shipped):
+    code = ("import sys; sys.modules['matplotlib'] = None\n"
+            f"from timm_sbs.cli import main as cli; sys.exit(cli.main(['plot', {str(shipped)!r}, 'a.png']))")
+    shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert shown.returncode == 2 and "pip install 'timm_sbs[plots]'" in shown.stderr
+    code = ("import sys; sys.modules['matplotlib'] = None\n"
+            "from timm_sbs.common.errors import MissingExtraError\n"
+            "try:\n    import timm_sbs.plots.style\nexcept MissingExtraError: print('named')")
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == 'named\n'

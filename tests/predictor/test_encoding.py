@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+
+from timm_sbs.common.config import EncodingConfig, OrderingConfig
+from timm_sbs.predictor import encoding
+from timm_sbs.predictor.encoding import FREQUENCY_STEPS, draw_frequencies, encode
+from timm_sbs.predictor.tokens import WeightSpec
+
+PATH, GRID = OrderingConfig('layer', 'path'), OrderingConfig('nothing', 'grid')
+SPECS = [WeightSpec('a', (4, 4, 3, 3)), WeightSpec('b', (8, 4, 3, 3))]
+
+
+def coordinates(*args):
+    return torch.cat(encoding.coordinates(*args))
+
+
+def test_uos_rff_follows_the_stated_formula():
+    config = EncodingConfig(num_frequencies=5, layer_bandwidth=3., bandwidth=2., bandwidth_exponent=0.5, seed=1)
+    b = draw_frequencies(config, 2).double()
+    features = encode(coordinates(SPECS, PATH, config), b.float(), config)
+    layer, place = 1, 9  # of the second layer, whose N is 32
+    angle = 2 * math.pi * (b[:, 0] * 3. * layer / 2 + b[:, 1] * 2. * math.sqrt(32) * place / 32)
+    expected = torch.cat([angle.sin(), angle.cos()]).float()
+    torch.testing.assert_close(features[16 + place], expected, atol=1e-6, rtol=0)
+    assert features.shape == (48, config.feature_width(2)) and features.dtype == torch.float32
+
+
+def test_exponent_zero_gives_every_layer_the_same_bandwidth():
+    config = EncodingConfig(bandwidth=2., bandwidth_exponent=0.)
+    x = coordinates(SPECS, PATH, config)
+    assert x[16 - 1, 1] == pytest.approx(2 * 15 / 16) and x[-1, 1] == pytest.approx(2 * 31 / 32)
+    wide = coordinates(SPECS, PATH, EncodingConfig(bandwidth=2., bandwidth_exponent=1.))
+    assert wide[15, 1] == pytest.approx(2 * 15) and wide[-1, 1] == pytest.approx(2 * 31)
+
+
+def test_grid_bandwidth_follows_each_axis():
+    x = coordinates(SPECS, GRID, EncodingConfig(bandwidth=1., bandwidth_exponent=1.))
+    assert x.shape == (48, 3)
+    assert x[-1].tolist() == pytest.approx([4. * 1 / 2, 7., 3.])
+
+
+def test_positional_encoding_is_nerns():
+    config = EncodingConfig(kind='positional', base=0.76, levels=40)
+    features = encode(coordinates(SPECS, GRID, config), draw_frequencies(config, 3), config)
+    assert features.shape == (48, 240) == (48, config.feature_width(3))
+    index = torch.tensor([1., 7., 3.], dtype=torch.float64)  # layer, filter, channel of the last kernel
+    angles = (index[:, None] * math.pi * 0.76 ** torch.arange(40, dtype=torch.float64)).flatten()
+    torch.testing.assert_close(features[-1], torch.cat([angles.sin(), angles.cos()]).float(), atol=1e-6, rtol=0)
+
+
+def test_a_folded_layer_is_encoded_like_one_of_as_many_kernels_as_it_has_places():
+    folded = OrderingConfig('layer', 'path', max_places=16)
+    x = encoding.coordinates(SPECS, folded, EncodingConfig(bandwidth=1., bandwidth_exponent=0.5))
+    assert [len(part) for part in x] == [16, 8]
+    assert x[1][:, 1].tolist() == pytest.approx([place / math.sqrt(8) for place in range(8)])
+    grid = OrderingConfig('nothing', 'grid', max_places=10)
+    rows = encoding.coordinates(SPECS, grid, EncodingConfig(bandwidth_exponent=1.))
+    assert rows[0].tolist() == [[0., 0., column] for column in range(4)]
+    assert rows[1].tolist() == [[2., row, column] for row in range(2) for column in range(4)]
+
+
+def test_frequencies_come_from_the_seed():
+    first = draw_frequencies(EncodingConfig(seed=3), 2)
+    assert torch.equal(first, draw_frequencies(EncodingConfig(seed=3), 2))
+    assert not torch.equal(first, draw_frequencies(EncodingConfig(seed=4), 2))
+    assert first.shape == (64, 2) and abs(float(first.std()) - 1) < 0.15
+
+
+def test_angles_stay_exact_on_the_longest_paths():
+    """Thousands of turns: float32 angles would be off by about 1e-3."""
+    specs = [WeightSpec('large', (512, 512, 3, 3))]
+    config = EncodingConfig(bandwidth_exponent=0.75, num_frequencies=4)
+    frequencies = draw_frequencies(config, 2)
+    x = coordinates(specs, PATH, config)[-1:]
+    turns = (x.double() @ frequencies.double().T)[0]
+    assert turns.abs().max() > 1000
+    exact = [math.sin(2 * math.pi * math.fmod(float(t), 1)) for t in turns]
+    assert encode(x, frequencies, config)[0, :4].tolist() == pytest.approx(exact, abs=1e-6)
+
+
+def test_frequencies_are_finer_than_the_longest_path_needs():
+    """Along 262,144 kernels, at c = 1 and p = 0.5, features must not repeat: no two kernels have the same ones."""
+    config = EncodingConfig()
+    frequencies = draw_frequencies(config, 2)
+    steps = frequencies * FREQUENCY_STEPS
+    assert torch.equal(steps, steps.round())
+    assert 262_144 ** 0.5 / FREQUENCY_STEPS < 0.5  # cycles along the path, of the smallest frequency
+    half = torch.tensor([[0., 0.], [0., 0.5 * 4096 ** 0.5]], dtype=torch.float64)
+    start, middle = encode(half, frequencies, config)
+    assert (start - middle).abs().max() > 0.5

@@ -1,0 +1,41 @@
+import re
+
+import pytest
+from conftest import RESNET
+
+from timm_sbs.train import main
+
+
+def plan_of(capsys, tmp_path, *argv):
+    assert main([*RESNET, '--dry-run', '--output', str(tmp_path / 'out'), *argv]) == 0
+    assert not (tmp_path / 'out').exists()
+    return capsys.readouterr().out
+
+
+def test_says_what_is_generated_and_kept_and_how_large(capsys, tmp_path):
+    text = plan_of(capsys, tmp_path, '--exclude', 'layer1.*')
+    assert 'layer2.0.conv1.weight  [32, 16, 3, 3]' in text and 'layer1' not in text
+    assert '12 weights, 28,160 kernels at 28,160 places, 253,440 parameters (94.0 %)' in text
+    assert re.search(r'layer2\.0\.conv1\.weight .* 4,608  512 tokens of 9\n', text)
+    for reason, values, tensors in (
+            ('stem', 432, 1), ('norms, biases and others', 1386, 39), ('statistics and buffers', 1376, 38),
+            ('classifier', 640, 1), ('excluded by name', 13824, 6)):
+        assert re.search(rf'{reason} +{values:,} values in {tensors} tensors\n', text), reason
+    folded = plan_of(capsys, tmp_path, '--exclude', 'layer1.*', '--max-places', '1024')
+    assert '12 weights, 28,160 kernels at 11,264 places' in folded
+    assert '53,921 parameters (20.0 %)' in text
+    assert re.search(r'ordering +\d+ s', text) and re.search(r'reconstruction +\d+ (s|min)', text)
+    assert 'distillation' not in text
+
+
+def test_estimates_distillation_where_there_are_images(capsys, tmp_path):
+    text = plan_of(capsys, tmp_path, '--data-free', 'noise', '-b', '8', '--distillation-steps', '1000')
+    assert re.search(r'distillation +\d+(\.\d)? (s|min|h)', text)
+
+
+@pytest.mark.parametrize('budget', ['150k', '100KiB'])
+def test_a_budget_in_bytes(capsys, tmp_path, budget):
+    text = plan_of(capsys, tmp_path, '--bytes', budget, '--order-over', 'axes', '--bits', '6')
+    total = int(re.search(r'files: ([\d,]+) bytes', text)[1].replace(',', ''))
+    limit = {'150k': 150_000, '100KiB': 102_400}[budget]
+    assert 0.95 * limit < total <= limit

@@ -1,0 +1,196 @@
+"""Every family of CNNs in timm, and hybrids: fit, save, create, adapt. The largest ones are marked slow.
+
+    pytest -m slow tests/training/test_families.py
+"""
+import pytest
+import timm
+import torch
+from conftest import fit_quickly
+from timm.layers import ScaledStdConv2d
+from timm.models import build_model_with_cfg, generate_default_cfgs, list_modules, register_model
+from torch import nn
+
+from timm_sbs.artifact.folder import load_artifact, save_artifact
+from timm_sbs.common.config import EncodingConfig, OrderingConfig
+from timm_sbs.training.design.sizing import design
+
+# One small model of each of timm's modules with convolutions beyond the stem.
+SMALL = {
+    'byobnet': 'test_byobnet', 'coat': 'coat_tiny', 'convnext': 'test_convnext', 'cspnet': 'cs3darknet_focus_s',
+    'cspnext': 'cspnext_tiny', 'dla': 'dla46x_c', 'edgenext': 'edgenext_xx_small', 'efficientformer_v2':
+    'efficientformerv2_s0', 'efficientnet': 'test_efficientnet', 'efficientvit_mit': 'efficientvit_b0',
+    'efficientvit_msra': 'efficientvit_m0', 'fasternet': 'fasternet_t0', 'fastvit': 'fastvit_t8',
+    'ghostnet': 'ghostnet_050', 'inception_next': 'inception_next_atto', 'iformer': 'iformer_t',
+    'lcnetv2': 'lcnetv2_small', 'mambaout': 'test_mambaout', 'maxxvit': 'test_coatnet',
+    'mobilenetv3': 'mobilenetv3_small_050', 'mobilevit': 'mobilevit_xxs', 'nfnet': 'test_nfnet',
+    'regnet': 'regnetx_002', 'repghost': 'repghostnet_050', 'resnet': 'test_resnet', 'starnet': 'starnet_s050',
+    'swiftformer': 'swiftformer_xs', 'vision_transformer': 'test_vit', 'vovnet': 'ese_vovnet19b_slim_dw',
+}
+LARGE = {
+    'byoanet': 'halonet_h1', 'convmixer': 'convmixer_768_32', 'cpubone': 'cpubone_nano', 'csatv2': 'csatv2',
+    'davit': 'davit_tiny', 'densenet': 'densenet121', 'dpn': 'dpn48b', 'efficientformer': 'efficientformer_l1',
+    'efficientvim': 'efficientvim_m1', 'focalnet': 'focalnet_tiny_srf', 'gcvit': 'gcvit_xxtiny',
+    'hardcorenas': 'hardcorenas_b', 'hgnet': 'hgnetv2_b0', 'hrnet': 'hrnet_w18_small',
+    'inception_resnet_v2': 'inception_resnet_v2', 'inception_v3': 'inception_v3', 'inception_v4': 'inception_v4',
+    'levit': 'levit_128s', 'lowformer': 'lowformer_b0', 'metaformer': 'poolformerv2_s12',
+    'mobilenetv5': 'mobilenetv5_base', 'nasnet': 'nasnetalarge', 'nest': 'nest_tiny', 'nextvit': 'nextvit_small',
+    'pnasnet': 'pnasnet5large', 'rdnet': 'rdnet_tiny', 'repvit': 'repvit_m1',
+    'res2net': 'res2next50', 'resnest': 'resnest14d', 'resnetv2': 'resnetv2_18', 'rexnet': 'rexnet_100',
+    'selecsls': 'selecsls42', 'senet': 'legacy_seresnet18', 'sequencer': 'sequencer2d_s', 'shvit': 'shvit_s1',
+    'sknet': 'skresnet18', 'tiny_vit': 'tiny_vit_5m_224', 'tresnet': 'tresnet_m', 'vgg': 'vgg11',
+    'visformer': 'visformer_tiny', 'vitamin': 'vitamin_small_224', 'xception': 'legacy_xception',
+    'xception_aligned': 'xception41p',
+}
+# Networks of linear layers and attention after a patch embedding: what is generated of them is what is generated of
+# 'vision_transformer'.
+TRANSFORMERS = {
+    'beit', 'cait', 'convit', 'crossvit', 'deepseek_vit', 'deit', 'eva', 'gemma4_vit', 'hiera', 'hieradet_sam2',
+    'mlp_mixer', 'mvitv2', 'naflexvit', 'pit', 'pvt_v2', 'qwen3_vit', 'swin_transformer', 'swin_transformer_v2',
+    'swin_transformer_v2_cr', 'tnt', 'twins', 'vision_transformer_hybrid', 'vision_transformer_relpos',
+    'vision_transformer_sam', 'volo', 'xcit',
+}
+NEEDS_COLOURS = {'csatv2'}  # its first layer transforms three colour planes
+LARGEST_PREDICTOR = 50_000  # parameters: enough to be wrong, and fast
+
+
+def modules_of_timm():
+    """Its modules with models, without this package's and those of tests."""
+    return {module for module in list_modules() if timm.list_models(module=module)
+            and not module.startswith('test_')} - {'entries', 'resnet_cifar'}
+
+
+def test_no_family_is_forgotten():
+    known = {*SMALL, *LARGE, *TRANSFORMERS}
+    new = modules_of_timm() - known
+    assert not new, f'timm {timm.__version__} has new families: choose a small model of each, or say why not'
+    assert not (set(SMALL) & set(LARGE))
+
+
+def build_without_memory(name):
+    try:
+        with torch.device('meta'):
+            return timm.create_model(name)
+    except (RuntimeError, NotImplementedError):
+        return timm.create_model(name)
+
+
+@pytest.mark.parametrize('name', [*SMALL.values(), *LARGE.values()])
+@pytest.mark.parametrize('pct', [7., 15.])
+def test_pct_is_met_within_a_per_cent(name, pct):
+    original = build_without_memory(name)
+    parameters = design(original, pct=pct).num_parameters
+    budget = pct / 100 * sum(p.numel() for p in original.parameters())
+    assert 0.99 * budget <= parameters <= budget
+
+
+def check(name, tmp_path, order_over='nothing'):
+    torch.manual_seed(0)
+    original = timm.create_model(name).requires_grad_(False).eval()
+    ordering = OrderingConfig(order_over, 'path' if order_over == 'layer' else 'grid')
+    pct = min(1., 100 * LARGEST_PREDICTOR / sum(p.numel() for p in original.parameters()))
+    artifact = fit_quickly(
+        original, steps=10, pct=pct, ordering=ordering, encoding=EncodingConfig(num_frequencies=8), linear_layers=3)
+    save_artifact(tmp_path, artifact)
+    state = load_artifact(tmp_path).state_dict()
+    assert artifact.generator.names
+
+    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    assert type(model) is type(original)
+    found, expected = model.state_dict(), original.state_dict()
+    assert list(found) == list(expected)
+    for key, tensor in found.items():
+        assert tensor.dtype == expected[key].dtype and tensor.shape == expected[key].shape, key
+        assert torch.equal(tensor, state[key].to(tensor.dtype)), key
+    kept = set(expected) - set(artifact.generator.names)
+    assert all(torch.equal(found[key], expected[key]) for key in artifact.kept) and set(artifact.kept) <= kept
+
+    images = torch.randn(1, *original.pretrained_cfg['input_size'])
+    original.load_state_dict(state)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), original(images))
+    del model, found
+
+    with torch.inference_mode():
+        in_chans = 3 if name in NEEDS_COLOURS else 1
+        other = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, in_chans=in_chans, num_classes=7).eval()
+        logits = other(images[:, :in_chans])
+        assert logits.shape == (1, 7) and logits.isfinite().all()
+        ends = (original.pretrained_cfg[key] for key in ('classifier', 'first_conv'))
+        adapted = tuple(n for names in ends for n in ([names] if isinstance(names, str) else names or ()))
+        own = other.state_dict()
+        for key in artifact.generator.names:
+            if key in own and not key.startswith(adapted):
+                assert torch.equal(own[key], state[key]), key
+    del other, own
+
+    try:
+        base = timm.create_model(name, features_only=True).eval()
+    except (RuntimeError, AttributeError, TypeError, AssertionError, NotImplementedError):
+        return  # the base has no features
+    features = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, features_only=True).eval()
+    assert features.feature_info.channels() == base.feature_info.channels()
+    assert list(features.state_dict()) == list(base.state_dict())
+    with torch.inference_mode():
+        assert [m.shape for m in features(images)] == [m.shape for m in base(images)]
+
+
+class Oddities(nn.Module):
+    """What no small network of timm has together."""
+
+    def __init__(self, num_classes=10, in_chans=3):
+        super().__init__()
+        self.num_classes = num_classes
+        self.stem = nn.Conv2d(in_chans, 32, 3, padding=1)
+        self.huge = nn.Conv2d(32, 32, 31, padding=15, groups=32)
+        self.dilated = nn.Conv2d(32, 32, 3, padding=2, dilation=2)
+        self.grouped = nn.Conv2d(32, 64, 5, padding=2, groups=4)
+        self.wide = nn.Conv2d(64, 32, (1, 11), padding=(0, 5), bias=False)
+        self.standardized = ScaledStdConv2d(32, 32, 3, padding=1)
+        self.shared = nn.ModuleList([nn.Conv2d(32, 36, 1), nn.Conv2d(36, 32, 1)] * 2)
+        self.first, self.second = nn.Linear(32, 64), nn.Linear(32, 64)
+        self.second.weight = self.first.weight
+        self.fc = nn.Linear(64, num_classes)
+
+    def forward(self, x):
+        x = self.dilated(self.huge(self.stem(x)))
+        x = self.standardized(self.wide(self.grouped(x)))
+        for convolution in self.shared:
+            x = convolution(x)
+        x = x.mean((2, 3))
+        return self.fc(self.first(x) + self.second(x))
+
+
+default_cfgs = generate_default_cfgs({
+    'oddities': dict(input_size=(3, 40, 40), num_classes=10, first_conv='stem', classifier='fc')})
+
+
+@register_model
+def oddities(pretrained=False, **kwargs):
+    return build_model_with_cfg(Oddities, 'oddities', pretrained, **kwargs)
+
+
+@pytest.mark.parametrize('order_over', ['layer', 'filter', 'axes', 'nothing'])
+def test_all_that_convolutions_come_in(order_over, tmp_path):
+    check('oddities', tmp_path, order_over)
+    artifact = load_artifact(tmp_path)
+    assert {spec.name: spec.token_size for spec in artifact.generator.specs} == {
+        'huge.weight': 31, 'dilated.weight': 9, 'grouped.weight': 25, 'wide.weight': 11, 'standardized.weight': 9,
+        'shared.0.weight': 8, 'shared.1.weight': 8, 'first.weight': 8}
+    assert 'shared.2.weight' not in artifact.kept and 'second.weight' not in artifact.kept
+
+
+@pytest.mark.parametrize('name', SMALL.values())
+def test_small_families(name, tmp_path):
+    check(name, tmp_path)
+
+
+@pytest.mark.parametrize('name', ['test_byobnet', 'test_convnext', 'test_efficientnet', 'test_resnet'])
+@pytest.mark.parametrize('order_over', ['layer', 'filter', 'axes'])
+def test_every_order_over(name, order_over, tmp_path):
+    check(name, tmp_path, order_over)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', LARGE.values())
+def test_large_families(name, tmp_path):
+    check(name, tmp_path)

@@ -1,0 +1,89 @@
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+from accelerate.state import is_initialized
+from conftest import RESNET
+
+from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.train import main
+from timm_sbs.training.run import precision
+from timm_sbs.training.run.checkpoints import recorded_setting
+from timm_sbs.training.run.precision import choose_precision, settle_precision
+
+CPU = torch.device('cpu')
+
+
+@pytest.fixture(autouse=True)
+def not_launched(monkeypatch):
+    """As in a fresh process."""
+    monkeypatch.delenv('ACCELERATE_MIXED_PRECISION', raising=False)
+    monkeypatch.setattr(precision, 'is_initialized', lambda: False)
+
+
+@pytest.mark.parametrize('ratio, expected', [(0.002, 'no'), (1.0, 'no'), (1.9, 'bf16')])
+def test_the_faster_precision_is_chosen_and_the_ratio_is_told(monkeypatch, ratio, expected):
+    monkeypatch.setattr(precision, 'bfloat16_speed', lambda: ratio)
+    choice = choose_precision(CPU)
+    assert choice.precision == expected and f'{ratio:.2g} times as fast' in choice.why
+
+
+def test_what_was_launched_asked_or_recorded_goes_first(monkeypatch):
+    monkeypatch.setattr(precision, 'bfloat16_speed', lambda: 2.)
+    assert settle_precision('no').precision == 'no'
+    assert settle_precision('auto', recorded='no').precision == 'no'
+    assert settle_precision('auto').precision == 'bf16'
+    monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'fp16')
+    assert settle_precision('auto').precision == 'fp16'
+    monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'no')  # what accelerate launch says if nobody said anything
+    assert settle_precision('auto').precision == 'bf16'
+
+
+def test_a_process_keeps_its_precision(monkeypatch):
+    make_accelerator('no', cpu=True)
+    monkeypatch.setattr(precision, 'is_initialized', is_initialized)
+    monkeypatch.setattr(precision, 'bfloat16_speed', lambda: 2.)
+    assert settle_precision('auto').precision == 'no'
+
+
+@pytest.mark.skipif(platform.machine() not in ('x86_64', 'AMD64'), reason='the limit is one of x86 instructions')
+def test_a_processor_without_bfloat16_units_computes_in_float32():
+    """oneDNN, told to do without newer instructions, computes bfloat16 as such a processor does."""
+    code = "import torch; from timm_sbs.training.run.precision import *; print(choose_precision(torch.device('cpu')))"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True,
+                          env={**os.environ, 'ONEDNN_MAX_CPU_ISA': 'AVX2', 'OMP_NUM_THREADS': '1'})
+    assert "precision='no'" in done.stdout
+
+
+def test_nothing_large_is_timed_where_the_first_product_is_hopeless(monkeypatch):
+    seen = []
+
+    def seconds(call, shapes):
+        seen.append(shapes)
+        return {torch.float32: 1e-3, torch.bfloat16: 0.7}
+
+    monkeypatch.setattr(precision, '_seconds', seconds)
+    assert precision.bfloat16_speed() == pytest.approx(1 / 700) and len(seen) == 1
+
+
+def test_a_file_in_the_working_directory_says_nothing(tmp_path, monkeypatch):
+    (tmp_path / 'progress.json').write_text('{"settings": {"mixed_precision": "fp16"}}')
+    monkeypatch.chdir(tmp_path)
+    assert recorded_setting(tmp_path, None, 'mixed_precision') is None
+    assert recorded_setting(tmp_path, 'latest', 'mixed_precision') is None
+    assert recorded_setting(tmp_path, str(tmp_path), 'mixed_precision') == 'fp16'
+
+
+def test_a_resumed_run_keeps_its_precision(tmp_path, monkeypatch, capsys):
+    argv = [*RESNET, '--mixed-precision', 'auto', '--reconstruction-steps', '6', '--checkpointing-steps', '3',
+            '--output', str(tmp_path)]
+    monkeypatch.setattr(precision, 'bfloat16_speed', lambda: 0.5)
+    assert main(argv) == 0
+    assert load_artifact(tmp_path).results['mixed_precision'] == 'no'
+    monkeypatch.setattr(precision, 'bfloat16_speed', lambda: 2.)
+    assert main([*argv, '--resume', 'latest']) == 0
+    assert 'precision: no (as before the run was stopped)' in capsys.readouterr().out

@@ -1,0 +1,299 @@
+"""The trainer as users call it: timm_sbs.train.main(argv)."""
+import csv
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from conftest import RESNET, RESNET20, SHIPPED
+from hub_server import TOKEN, running_hub
+from safetensors.torch import load_file, save_file
+
+from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.folder import load_artifact, read_config
+from timm_sbs.data.accuracy import evaluate
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.loaders import eval_loader
+from timm_sbs.predictor.generator import relative_error
+from timm_sbs.train import main
+from timm_sbs.training.options.flags import build_parser
+from timm_sbs.training.options.parsing import parse_args
+
+
+def test_reconstruction_alone_writes_a_loadable_artifact(tmp_path, capsys):
+    out = tmp_path / 'new' / 'folder'
+    assert main([*RESNET, '--pct', '10', '--reconstruction-steps', '30', '--output', str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert '18 of its weights are generated (267,264 of 269,722 parameters)' in printed
+    model = timm.create_model(f'local-dir:{out}', pretrained=True).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
+    results = load_artifact(out).results
+    assert f"reconstruction: error {results['reconstruction_error']:.4f}" in printed
+    assert results['predictor_parameters'] <= 26_972 and results['seed'] == 0 and 'top1' not in results
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ['args.yaml', 'config.json', 'last', 'model.safetensors', 'summary.csv']
+
+
+def test_distillation_improves_and_keeps_the_best(tmp_path, image_folder, capsys):
+    """150 reconstruction steps leave the network far from the original; 24 steps on 400 images repair much of it."""
+    argv = [*RESNET, '--reconstruction-steps', '150', '--data-dir', str(image_folder), '--distillation-steps', '24',
+            '--eval-interval', '8', '--batch-size', '80', '--lr', '1e-3', '--workers', '0', '--output', str(tmp_path)]
+    assert main(argv) == 0
+    artifact = load_artifact(tmp_path)
+    results = artifact.results
+    assert results['images'] == 100 and results['original_top1'] >= 85
+    assert results['top1'] >= max(50, results['reconstruction_top1'] + 15)
+    printed = capsys.readouterr().out
+    scores = [float(line.split('top-1 ')[1].split()[0]) for line in printed.splitlines() if line.startswith('step ')]
+    assert len(scores) == 3
+    assert results['top1'] == pytest.approx(max(scores + [results['reconstruction_top1']]), abs=0.01)
+    assert results['validations'] == 3 and results['last_top1'] == pytest.approx(scores[-1], abs=0.01)
+    # what was measured is what was written
+    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+    loader = eval_loader(DataSettings(str(image_folder), batch_size=80, workers=0), model.pretrained_cfg)
+    assert evaluate(model, loader).top1 == results['top1']
+    # the kept tensors are the trained ones
+    original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20)
+    assert not torch.equal(artifact.kept['linear.bias'], original.linear.bias)
+
+
+def test_same_seed_same_file(tmp_path):
+    files = []
+    for name, seed in (('a', 1), ('b', 1), ('c', 2)):
+        argv = [*RESNET, '--pct', '5', '--reconstruction-steps', '4', '--seed', str(seed)]
+        assert main([*argv, '--output', str(tmp_path / name)]) == 0
+        files.append((tmp_path / name / 'model.safetensors').read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+def test_settings_reach_the_artifact(tmp_path):
+    argv = [*RESNET, '--reconstruction-steps', '2', '--output', str(tmp_path), '--order-over', 'filter',
+            '--activation', 'sine', '--linear-layers', '3', '--bandwidth', '2', '--bandwidth-exponent', '0.25',
+            '--num-frequencies', '16', '--layer-bandwidth', '1', '--storage-dtype', 'float32', '--exclude', 'layer1.*',
+            '--seed', '5', '--model-kwargs', 'drop_rate=0.1', '--max-places', '500']
+    assert main(argv) == 0
+    block = json.loads((tmp_path / 'config.json').read_text())['sbs']
+    assert block['ordering'] == {'order_over': 'filter', 'coordinates': 'grid', 'max_places': 500}
+    assert block['encoding'] == {'kind': 'random_fourier', 'num_frequencies': 16, 'layer_bandwidth': 1.0,
+                                 'bandwidth': 2.0, 'bandwidth_exponent': 0.25, 'seed': 5, 'base': 0.76, 'levels': 40}
+    assert block['predictor']['linear_layers'] == 3 and block['predictor']['activation'] == 'sine'
+    assert block['storage_dtype'] == 'float32' and block['base_args'] == {'drop_rate': 0.1}
+    assert len(block['generated']) == 12
+
+
+@pytest.mark.parametrize('argv, says', [
+    (['--model', 'resnet19'], "no model 'resnet19'"),
+    ([*RESNET[:2], '--initial-checkpoint', 'nowhere.pth'], "'nowhere.pth' is no file"),
+    ([*RESNET, '--pct', '0.01'], 'cannot exist'),
+    ([*RESNET, '--min-weights', '1000000'], 'has no weight to generate'),
+    ([*RESNET, '--coordinates', 'path', '--order-over', 'axes'], "coordinates='path' needs"),
+    ([*RESNET, '--reconstruction-steps', '-1'], 'must be 0 or more'),
+    ([*RESNET, '--start-from', 'nowhere'], "'nowhere' is no predictor"),
+    ([*RESNET, '--resume', 'nowhere'], "'nowhere' is no checkpoint"),
+    ([*RESNET, '--opt', 'adman', '--data-free', 'noise', '--reconstruction-steps', '1'], "no optimizer 'adman'"),
+    ([*RESNET, '--report-to', 'clearml'], '--report-to clearml'),
+    ([*RESNET, '--report-to', 'nothing'], 'Unsupported logging capability: nothing'),
+    ([*RESNET, '--data-dir', 'nowhere'], 'No images could be read'),
+    (['--model', 'mixer_s32_224', '--initial-checkpoint', str(RESNET20)], 'Cannot create'),
+])
+def test_bad_requests_are_one_line_and_leave_nothing(tmp_path, capsys, argv, says):
+    assert main([*argv, '--output', str(tmp_path / 'out')]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err and captured.err.startswith('timm-sbs train: ') and captured.err.count('\n') == 1
+    assert not (tmp_path / 'out').exists() or not list((tmp_path / 'out').iterdir())
+
+
+def test_a_transformer_is_generated_too_unless_it_is_excluded(tmp_path, capsys):
+    weights = tmp_path / 'vit.safetensors'
+    save_file(timm.create_model('test_vit').state_dict(), weights)
+    argv = ['--model', 'test_vit', '--initial-checkpoint', str(weights), '--output', str(tmp_path / 'out')]
+    assert main([*argv, '--exclude', '*']) == 2
+    captured = capsys.readouterr()
+    assert 'has no weight to generate' in captured.err and captured.err.count('\n') == 1
+    assert main([*argv, '--exclude', '*.attn.*', '--pointwise-size', '4', '--reconstruction-steps', '2']) == 0
+    config, _ = read_config(tmp_path / 'out')
+    assert config.generated and config.pointwise_size == 4
+    assert all('.mlp.' in name for name in config.generated)
+    timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+
+
+def test_what_the_second_phase_would_refuse_is_refused_before_the_first(tmp_path, capsys):
+    argv = [*RESNET, '--output', str(tmp_path / 'out'), '--data-free', 'noise', '--feature-weight', '1']
+    assert main([*argv, '--feature-modules', 'layer7']) == 2
+    captured = capsys.readouterr()
+    assert "no module 'layer7'" in captured.err and not captured.out
+
+
+def test_data_free_improves_on_reconstruction(tmp_path, image_folder, capsys):
+    """Synthetic images, and a validation split that only measures."""
+    shutil.rmtree(shutil.copytree(image_folder, tmp_path / 'images') / 'train')
+    argv = [*RESNET, '--reconstruction-steps', '500', '--data-dir', str(tmp_path / 'images'),
+            '--data-free', 'inversion', '--synthetic-images', '128', '--synthetic-steps', '40',
+            '--distillation-steps', '40', '--eval-interval', '40', '--batch-size', '64', '--lr', '5e-4',
+            '--workers', '0', '--output', str(tmp_path / 'out')]
+    assert main(argv) == 0
+    artifact = load_artifact(tmp_path / 'out')
+    results = artifact.results
+    assert results['data_free'] == 'inversion' and results['top1'] >= results['reconstruction_top1'] + 3
+    original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20)
+    assert torch.equal(artifact.kept['bn1.running_mean'], original.bn1.running_mean)  # not those of synthetic images
+    assert not torch.equal(artifact.kept['bn1.weight'], original.bn1.weight)
+
+
+def test_data_free_without_any_images_needs_no_validation(tmp_path):
+    argv = [*RESNET, '--reconstruction-steps', '5', '--data-free', 'noise', '--distillation-steps', '3', '-b', '8',
+            '--eval-interval', '2', '--workers', '0', '--output', str(tmp_path)]
+    assert main(argv) == 0
+    results = load_artifact(tmp_path).results
+    assert results['distillation_steps'] == 3 and 'top1' not in results
+    assert (tmp_path / 'last' / 'model.safetensors').read_bytes() == (tmp_path / 'model.safetensors').read_bytes()
+
+
+def test_going_on_from_an_artifact(tmp_path, image_folder):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    assert main([*RESNET, '--reconstruction-steps', '150', '--output', str(first)]) == 0
+    argv = [*RESNET, '--start-from', str(first), '--reconstruction-steps', '0', '--data-dir', str(image_folder),
+            '--no-aug', '--distillation-steps', '8', '--eval-interval', '8', '-b', '80', '--lr', '1e-3', '-j', '0']
+    assert main([*argv, '--output', str(second)]) == 0
+    before, after = load_artifact(first), load_artifact(second)
+    assert after.generator.config.predictor == before.generator.config.predictor
+    assert all((a[0] == b[0]).all() for a, b in zip(after.generator.permutations, before.generator.permutations))
+    assert after.results['top1'] > after.results['reconstruction_top1'] + 5
+    assert 'reconstruction_error' not in after.results
+
+
+def test_going_on_from_a_packed_artifact_keeps_its_rounding(tmp_path, image_folder, images):
+    """Rounding what is rounded already changes next to nothing, so training goes on where it ended."""
+    shipped = shipped_folder(SHIPPED)
+    argv = [*RESNET, '--start-from', str(shipped), '--reconstruction-steps', '0', '--data-dir', str(image_folder),
+            '--distillation-steps', '2', '--lr', '1e-6', '-b', '40', '-j', '0', '--output', str(tmp_path)]
+    assert main(argv) == 0
+    before, after = load_artifact(shipped), load_artifact(tmp_path)
+    assert after.storage.quantization == before.storage.quantization
+    assert relative_error(before.generator(), after.generator()) < 5e-3
+    validation = [tensor[::5] for tensor in images]
+    original = evaluate(timm.create_model(SHIPPED, pretrained=True), [validation])
+    assert after.results['reconstruction_top1'] == pytest.approx(original.top1, abs=2)
+    assert 'bits' not in after.results and after.results['started_from'] == before.results
+
+
+def test_images_without_labels_need_no_validation(tmp_path, image_folder):
+    argv = [*RESNET, '--reconstruction-steps', '3', '--data-dir', str(image_folder), '--val-split', '', '-b', '40',
+            '--distillation-steps', '2', '-j', '0', '--output', str(tmp_path)]
+    assert main(argv) == 0
+    results = load_artifact(tmp_path).results
+    assert 'top1' not in results and results['distillation_steps'] == 2
+
+
+def test_labels_alone_can_be_learned(tmp_path, image_folder):
+    argv = [*RESNET, '--reconstruction-steps', '150', '--data-dir', str(image_folder), '--distillation-steps', '10',
+            '--eval-interval', '10', '--output-weight', '0', '--label-weight', '1', '-b', '80', '--lr', '1e-3',
+            '-j', '0']
+    assert main([*argv, '--output', str(tmp_path)]) == 0
+    results = load_artifact(tmp_path).results
+    assert results['top1'] > results['reconstruction_top1']
+
+
+def test_summary_and_arguments_are_written(tmp_path, image_folder):
+    argv = [*RESNET, '--reconstruction-steps', '20', '--data-dir', str(image_folder), '--distillation-steps', '4',
+            '--eval-interval', '2', '-b', '40', '-j', '0', '--output', str(tmp_path)]
+    assert main(argv) == 0
+    with open(tmp_path / 'summary.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [(row['phase'], row['step']) for row in rows] == [
+        ('reconstruction', '20'), ('distillation', '0'), ('distillation', '2'), ('distillation', '4')]
+    results = load_artifact(tmp_path / 'last').results
+    assert float(rows[-1]['top1']) == results['last_top1'] and float(rows[0]['loss']) > 0
+    again = parse_args(build_parser(), ['--config', str(tmp_path / 'args.yaml')])
+    assert again.distillation_steps == 4 and again.batch_size == 40
+
+
+def test_an_earlier_runs_checkpoints_are_not_mixed_with_a_new_one(tmp_path, capsys):
+    argv = [*RESNET, '--reconstruction-steps', '6', '--checkpointing-steps', '3', '--output', str(tmp_path)]
+    assert main(argv) == 0
+    assert main(argv) == 2
+    assert 'holds checkpoints of an earlier run. Go on from them with --resume latest' in capsys.readouterr().err
+    before = (tmp_path / 'model.safetensors').read_bytes()
+    assert main([*argv, '--resume', 'latest']) == 0
+    assert (tmp_path / 'model.safetensors').read_bytes() == before
+    assert main([*argv, '--resume', 'latest', '--pct', '10']) == 2
+    assert 'was made with --pct 20.0, but this run has 10.0' in capsys.readouterr().err
+
+
+def test_a_run_may_be_resumed_where_its_images_are_now(tmp_path, image_folder, capsys):
+    names = sorted(path.name for path in (image_folder / 'train').iterdir())
+    (tmp_path / 'classes.txt').write_text('\n'.join(names))
+    for place in ('here', 'there', 'other'):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / ('photographs' if place != 'other' else 'more')).symlink_to(image_folder / 'train')
+    argv = [*RESNET, '--reconstruction-steps', '6', '--second-order-steps', '0', '--distillation-steps', '2', '-b', '8',
+            '-j', '0', '--checkpointing-steps', '3', '--pct', '3', '--class-map', str(tmp_path / 'classes.txt'),
+            '--output', str(tmp_path / 'out')]
+    assert main([*argv, '--unlabelled-dir', str(tmp_path / 'here' / 'photographs')]) == 0
+    again = [*argv, '--resume', 'latest', '--unlabelled-dir']
+    assert main([*again, str(tmp_path / 'there' / 'photographs')]) == 0
+    assert load_artifact(tmp_path / 'out').results['unlabelled'] == 'photographs'
+    assert main([*again, str(tmp_path / 'other' / 'more')]) == 2
+    assert '--unlabelled-dir' in capsys.readouterr().err
+    (tmp_path / 'classes.txt').write_text('\n'.join(reversed(names)))
+    assert main([*again, str(tmp_path / 'there' / 'photographs')]) == 2
+    assert '--class-map classes.txt' in capsys.readouterr().err
+
+
+def test_what_is_trained_further_keeps_its_licence(tmp_path, small_folder):
+    (small_folder / 'LICENSE').write_text('for nobody')
+    argv = [*RESNET, '--start-from', str(small_folder), '--reconstruction-steps', '2']
+    assert main([*argv, '--output', str(tmp_path / 'out')]) == 0
+    for folder in (tmp_path / 'out', tmp_path / 'out' / 'last'):
+        assert (folder / 'LICENSE').read_text() == 'for nobody'
+
+
+def test_the_original_is_not_in_a_checkpoint(tmp_path, image_folder):
+    argv = [*RESNET, '--reconstruction-steps', '3', '--data-dir', str(image_folder), '--distillation-steps', '2',
+            '-b', '8', '-j', '0', '--checkpointing-steps', '2', '--pct', '3', '--output', str(tmp_path)]
+    assert main(argv) == 0
+    names = load_file(tmp_path / 'checkpoints' / 'checkpoint-0000005' / 'state.safetensors')
+    assert {'predictor.trunk.0.weight', 'kept.bn1.running_mean'} <= set(names)
+    assert not any('layer1.0.conv1' in name for name in names)
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
+    """Files may not grow beyond 60,000 bytes, as on a full disk: the artifact does not fit."""
+    run = subprocess.run(
+        [sys.executable, '-m', 'timm_sbs.train', *RESNET, '--reconstruction-steps', '3', '--output',
+         str(tmp_path / 'out'), '--checkpointing-steps', '2'], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)))
+    assert run.returncode == 2, run.stderr
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith('timm-sbs train: Cannot write') and 'Traceback' not in run.stderr
+    assert not [p.name for p in (tmp_path / 'out').rglob('*') if p.name.startswith('.')]
+
+
+def test_pushing_to_the_hub(tmp_path):
+    """Against a Hub on loopback: the repository comes first, the artifact last, and a bad token before the work."""
+    with running_hub() as hub:
+        def push(token):
+            return subprocess.run(
+                [sys.executable, '-m', 'timm_sbs.train', *RESNET, '--reconstruction-steps', '2', '--output',
+                 str(tmp_path / 'out'), '--push-to-hub', '--hub-model-id', 'user/small', '--hub-private'],
+                capture_output=True, text=True, env={
+                    **os.environ, 'HF_ENDPOINT': hub.endpoint, 'HF_HUB_DISABLE_XET': '1', 'HF_TOKEN': token,
+                    'HF_HOME': str(tmp_path / 'home')})
+
+        refused = push('hf_wrong')
+        assert refused.returncode == 2 and 'Is the token valid' in refused.stderr
+        assert 'reconstruction error' not in refused.stdout and 'hf_wrong' not in refused.stderr + refused.stdout
+        done = push(TOKEN)
+        assert done.returncode == 0, done.stderr
+        assert f'uploaded to {hub.endpoint}/user/small/commit/' in done.stdout and hub.private['user/small']
+        assert TOKEN not in done.stdout + done.stderr + (tmp_path / 'out' / 'args.yaml').read_text()
+        files = hub.files('user/small')
+        assert set(files) == {'config.json', 'model.safetensors', 'README.md'}
+        for name in ('config.json', 'model.safetensors'):
+            assert (tmp_path / 'out' / name).read_bytes() == files[name]
+        assert "timm.create_model('hf-hub:user/small', pretrained=True)" in files['README.md'].decode()

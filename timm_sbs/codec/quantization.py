@@ -1,0 +1,180 @@
+"""Tensors to integers and back: predictor weights by row, kept tensors by row or as a whole.
+
+Steps are powers of 2^(1/16), so that a small integer stores each of them. Everything here is a pure function of the
+tensors: what training sees (:func:`rounded_predictor`, :func:`rounded_kept`, which let gradients pass through the
+rounding) is what a reader of the artifact gets, bit by bit on the same machine.
+"""
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from timm_sbs.common.config import QuantizationConfig, StorageConfig
+from timm_sbs.common.errors import ConfigError
+from timm_sbs.common.float64 import as_float64
+from timm_sbs.predictor.network import Predictor
+
+__all__ = [
+    'QuantizedTensor', 'layer_names', 'quantize_predictor', 'dequantize', 'quantize_kept', 'rounded_predictor',
+    'stored_predictor', 'rounded_kept', 'stored_kept', 'is_quantized', 'kept_kind',
+]
+
+STEPS_PER_OCTAVE = 16
+NORMAL_ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # bits of a normal distribution in steps of its deviation
+LIMIT = 4095  # largest integer of a predictor weight
+# Of a step or a variance: 2^-40 stands for 0, and 2^(127 15/16) is the largest in float32.
+SMALLEST_CODE, LARGEST_CODE = -40 * STEPS_PER_OCTAVE, 128 * STEPS_PER_OCTAVE - 1
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """A quantized tensor: ``values * 2^(codes / 16)``, or, without values, ``2^(codes / 16)``.
+
+    Shapes: R rows
+        values: the tensor's own shape, int32; None for a tensor that is stored by its logarithm
+        codes [R, 1, ...] or []: one for each row or one for all, int32
+    """
+    values: Tensor | None
+    codes: Tensor
+
+    @property
+    def integers(self) -> Tensor:
+        """``values`` of a tensor that is not stored by its logarithm."""
+        if self.values is None:
+            raise ValueError('A tensor that is stored by its logarithm has no values.')
+        return self.values
+
+
+def layer_names(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the predictor's layers in the order of ``layer_bits``: trunk, then heads from the smallest kernel."""
+    names = {name.rsplit('.', 1)[0] for name in state if name.endswith('.weight')}
+    return sorted(names, key=lambda name: (name.startswith('heads'), int(name.rsplit('.', 1)[1])))
+
+
+def _codes(steps: Tensor, up: bool = False) -> Tensor:
+    """Sixteenths of an octave, rounded to the nearest, or up."""
+    exact = STEPS_PER_OCTAVE * torch.log2(as_float64(steps))
+    return (exact.ceil() if up else exact.round()).clamp(SMALLEST_CODE, LARGEST_CODE).int().to(steps.device)
+
+
+def _steps(codes: Tensor) -> Tensor:
+    return torch.exp2(as_float64(codes) / STEPS_PER_OCTAVE).float().to(codes.device)
+
+
+def _to_integers(tensor: Tensor, codes: Tensor, limit: int) -> Tensor:
+    """int32: in float16 or bfloat16 a kept tensor's own dtype could not hold them."""
+    return (tensor.detach().float() / _steps(codes)).clamp(-limit, limit).round().int()
+
+
+def _round_through(tensor: Tensor, codes: Tensor, limit: int) -> Tensor:
+    """Dequantized integers; gradients pass as if there were no rounding, and stop beyond the limit."""
+    steps = _steps(codes)
+    scaled = (tensor / steps).clamp(-limit, limit)
+    return (scaled + (scaled.round() - scaled).detach()) * steps
+
+
+def _row_codes(weight: Tensor, bits: float) -> Tensor:
+    """Steps of a weight's rows [R, F], for an entropy of ``bits``: [R, 1]."""
+    rms = as_float64(weight.detach()).square().mean(dim=1, keepdim=True).sqrt()
+    return _codes(rms * 2 ** (NORMAL_ENTROPY - bits)).to(weight.device)
+
+
+def _range_codes(tensor: Tensor, bits: int, rows: bool) -> Tensor:
+    """Steps with which ``bits`` reach to the largest value: of each row [R, 1, ...], or of all []."""
+    largest = tensor.detach().abs()
+    largest = largest.amax(dim=tuple(range(1, tensor.dim())), keepdim=True) if rows else largest.amax()
+    return _codes(largest / _limit(bits), up=True)
+
+
+def _limit(bits: int) -> int:
+    return (1 << (bits - 1)) - 1
+
+
+def _predictor_codes(state: Mapping[str, Tensor], config: QuantizationConfig) -> dict[str, tuple[Tensor, int]]:
+    """Step codes and largest integer of every weight and bias."""
+    names = layer_names(state)
+    if len(names) != len(config.layer_bits):
+        raise ConfigError(
+            f'quantization.layer_bits has {len(config.layer_bits)} entries, but the predictor has {len(names)} layers.')
+    codes = {}
+    for name, bits in zip(names, config.layer_bits):
+        codes[f'{name}.weight'] = _row_codes(state[f'{name}.weight'], bits), LIMIT
+        codes[f'{name}.bias'] = _range_codes(state[f'{name}.bias'], config.bias_bits, False), _limit(config.bias_bits)
+    return codes
+
+
+def quantize_predictor(state: Mapping[str, Tensor], config: QuantizationConfig) -> dict[str, QuantizedTensor]:
+    """QuantizedTensor of every weight and bias of a predictor's state dict; its output scale is left out."""
+    return {
+        name: QuantizedTensor((state[name].detach() / _steps(codes)).clamp(-limit, limit).round(), codes)
+        for name, (codes, limit) in _predictor_codes(state, config).items()}
+
+
+def rounded_predictor(state: Mapping[str, Tensor], config: QuantizationConfig) -> dict[str, Tensor]:
+    """Weights and biases as they will be read from the artifact. Differentiable as if nothing were rounded."""
+    return {
+        name: _round_through(state[name], codes, limit)
+        for name, (codes, limit) in _predictor_codes(state, config).items()}
+
+
+def stored_predictor(predictor: Predictor, storage: StorageConfig) -> Predictor:
+    """The predictor that a reader of the artifact will have: a float32 copy, rounded as storage rounds."""
+    stored = copy.deepcopy(predictor)
+    state = predictor.state_dict()
+    if storage.quantization:
+        state.update(rounded_predictor(state, storage.quantization))
+    else:
+        state = {name: tensor.to(getattr(torch, storage.dtype)) for name, tensor in state.items()}
+    stored.load_state_dict(state)
+    return stored.requires_grad_(False).eval()
+
+
+def is_quantized(tensor: Tensor) -> bool:
+    """Whether a kept tensor is rounded: all floating-point ones are."""
+    return tensor.is_floating_point()
+
+
+def kept_kind(name: str, tensor: Tensor) -> str:
+    """How a kept tensor is rounded.
+
+    'logarithm': variances, whose relative error counts. 'rows': a step for each output row. 'whole': one step.
+    """
+    if name.endswith('running_var'):
+        return 'logarithm'
+    return 'rows' if tensor.dim() > 1 else 'whole'
+
+
+def quantize_kept(name: str, tensor: Tensor, config: QuantizationConfig) -> QuantizedTensor:
+    """QuantizedTensor of a kept floating-point tensor."""
+    kind = kept_kind(name, tensor)
+    if kind == 'logarithm':
+        return QuantizedTensor(None, _codes(tensor.detach()))
+    codes = _range_codes(tensor, config.kept_bits, kind == 'rows')
+    limit = _limit(config.kept_bits)
+    return QuantizedTensor(_to_integers(tensor, codes, limit), codes)
+
+
+def rounded_kept(name: str, tensor: Tensor, config: QuantizationConfig) -> Tensor:
+    """A kept tensor as it will be read from the artifact. Differentiable as if nothing were rounded."""
+    if not is_quantized(tensor):
+        return tensor
+    if kept_kind(name, tensor) == 'logarithm':
+        return _steps(_codes(tensor.detach())).to(tensor.dtype)
+    codes = _range_codes(tensor, config.kept_bits, kept_kind(name, tensor) == 'rows')
+    return _round_through(tensor.float(), codes, _limit(config.kept_bits)).to(tensor.dtype)
+
+
+def stored_kept(kept: Mapping[str, Tensor], storage: StorageConfig) -> dict[str, Tensor]:
+    """Kept tensors as a reader of the artifact will have them. Differentiable as if nothing were rounded."""
+    if storage.quantization is None:
+        return dict(kept)
+    return {name: rounded_kept(name, tensor, storage.quantization) for name, tensor in kept.items()}
+
+
+def dequantize(integers: QuantizedTensor) -> Tensor:
+    """The tensor that integers stand for, float32."""
+    steps = _steps(integers.codes)
+    return steps if integers.values is None else integers.values.float() * steps

@@ -1,0 +1,238 @@
+"""Settings of a predictor: frozen dataclasses, checked on construction, and their JSON form. Imports no torch."""
+import math
+from argparse import ArgumentTypeError
+from dataclasses import dataclass, field
+from typing import Any
+
+from timm_sbs.common.errors import ConfigError
+from timm_sbs.common.fields import from_dict, require_choice, require_range, require_text, to_dict
+from timm_sbs.common.results import Ledger, Results
+
+__all__ = [
+    'FORMAT_VERSION', 'POINTWISE_SIZE', 'LARGEST_TOKEN', 'ORDER_OVER', 'KEPT_BITS', 'OrderingConfig', 'EncodingConfig',
+    'PredictorConfig', 'GeneratorConfig', 'SelectionRule', 'QuantizationConfig', 'StorageConfig', 'ArtifactConfig',
+    'byte_count', 'to_dict', 'from_dict',
+]
+
+# Version of config.json and model.safetensors. A reader refuses all others.
+FORMAT_VERSION = 2
+# Input channels that form one token where kernels have a single value: 1x1 convolutions and linear layers.
+POINTWISE_SIZE = 8
+LARGEST_TOKEN = 64  # values; larger kernels are cut into their rows
+FOLDS = (1, 4, 16, 64, 256)  # kernels at a place; few numbers, for each has an output layer of its own
+
+ORDER_OVER = ('layer', 'filter', 'axes', 'nothing')
+COORDINATES = ('path', 'grid')
+ENCODINGS = ('random_fourier', 'positional')
+ACTIVATIONS = ('gelu', 'relu', 'sine')
+KEPT_BITS = (4, 12)  # fewest and most bits of a kept tensor
+STORAGE_DTYPES = ('float32', 'float16', 'bfloat16')
+
+_UNITS = {'': 1, 'k': 1000, 'm': 1000_000, 'ki': 1024, 'mi': 1024 ** 2}
+
+@dataclass(frozen=True)
+class OrderingConfig:
+    """In which order the kernels of a layer are laid out before a predictor generates them.
+
+    ``order_over='layer', coordinates='path'`` is UOS: one path over all kernels of a layer, one coordinate for each.
+    NeRN's three choices are ``nothing``, ``filter`` ('in-filter') and ``layer`` with ``coordinates='grid'``
+    ('cross-filter': the path is folded back into rows of a (filter, channel) grid).
+    """
+    order_over: str = 'layer'  # what one path runs over: a layer's kernels, each filter's, its two axes, nothing
+    coordinates: str = 'path'  # 'path': (layer, place on the path); 'grid': (layer, row, column)
+    max_places: int = 0  # of a layer; where it has more kernels, several are generated at each place. 0: no limit
+
+    def __post_init__(self) -> None:
+        require_choice('ordering.order_over', self.order_over, ORDER_OVER)
+        require_range('ordering.max_places', self.max_places, 0, 1 << 31)
+        require_choice('ordering.coordinates', self.coordinates, COORDINATES)
+        if self.coordinates == 'path' and self.order_over != 'layer':
+            raise ConfigError(
+                f"ordering.coordinates='path' needs ordering.order_over='layer', but it is '{self.order_over}'. "
+                f"Use coordinates='grid'.")
+
+    @property
+    def num_axes(self) -> int:
+        """Coordinates of a kernel inside its layer: 1 for a path, 2 for a grid."""
+        return 1 if self.coordinates == 'path' else 2
+
+
+@dataclass(frozen=True)
+class EncodingConfig:
+    """How coordinates become the features that a predictor reads.
+
+    ``random_fourier`` with ``bandwidth_exponent > 0`` is UOS-RFF, with 0 it is plain RFF (one bandwidth for all
+    layers). ``positional`` is NeRN's encoding with its published base and levels.
+    """
+    kind: str = 'random_fourier'
+    num_frequencies: int = 64  # random_fourier: frequencies; the feature width is twice this
+    layer_bandwidth: float = 4.0  # random_fourier: standard deviation along the layer axis, in cycles over the network
+    bandwidth: float = 1.0  # random_fourier: c in s = c * n^p, in cycles over a layer's axis of n places
+    bandwidth_exponent: float = 0.5  # random_fourier: p in s = c * n^p; 0 gives every layer the same bandwidth
+    seed: int = 0  # random_fourier: seed of the frequencies (they are stored as well)
+    base: float = 0.76  # positional: base of the geometric frequencies
+    levels: int = 40  # positional: frequencies for each coordinate
+
+    def __post_init__(self) -> None:
+        require_choice('encoding.kind', self.kind, ENCODINGS)
+        require_range('encoding.num_frequencies', self.num_frequencies, 1, 65536)
+        require_range('encoding.layer_bandwidth', self.layer_bandwidth, 0, 1e6)
+        require_range('encoding.bandwidth', self.bandwidth, 0, 1e6)
+        require_range('encoding.bandwidth_exponent', self.bandwidth_exponent, 0, 2)
+        require_range('encoding.seed', self.seed, 0, 2 ** 63 - 1)
+        require_range('encoding.base', self.base, 1e-3, 1e3)
+        require_range('encoding.levels', self.levels, 1, 1024)
+
+    def feature_width(self, num_coordinates: int) -> int:
+        """Features for each kernel: a sine and a cosine of every frequency."""
+        if self.kind == 'random_fourier':
+            return 2 * self.num_frequencies
+        return 2 * self.levels * num_coordinates
+
+    def frequencies_shape(self, num_coordinates: int) -> tuple[int, int]:
+        """Shape of the stored random frequencies; 'positional' has none."""
+        return (self.num_frequencies if self.kind == 'random_fourier' else 0, num_coordinates)
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """The multilayer perceptron: features -> ``linear_layers - 1`` hidden layers of ``width`` -> one kernel."""
+    width: int = 64
+    linear_layers: int = 5  # matrix products from features to kernel, the last one included
+    activation: str = 'gelu'
+    extra: int = 0  # units that the last hidden layer has more, with which a budget is met closely
+
+    def __post_init__(self) -> None:
+        require_range('predictor.width', self.width, 1, 1 << 20)
+        require_range('predictor.extra', self.extra, 0, 1 << 20)
+        require_range('predictor.linear_layers', self.linear_layers, 2, 64)
+        require_choice('predictor.activation', self.activation, ACTIVATIONS)
+
+    @property
+    def hidden_widths(self) -> tuple[int, ...]:
+        """Units of each hidden layer."""
+        return (self.width,) * (self.linear_layers - 2) + (self.width + self.extra,)
+
+
+@dataclass(frozen=True)
+class SelectionRule:
+    """Which weights are generated, and what a token is. Every other tensor is kept as it is."""
+    min_weights: int = 1024  # smaller weights are kept
+    include: tuple[str, ...] = ()  # glob patterns of weight names that are generated although the rule keeps them
+    exclude: tuple[str, ...] = ()  # glob patterns of weight names that are kept although the rule generates them
+    pointwise_size: int = POINTWISE_SIZE  # input channels in a token of 1x1 convolutions and linear layers
+
+    def __post_init__(self) -> None:
+        require_range('targets.pointwise_size', self.pointwise_size, 1, LARGEST_TOKEN)
+        require_range('targets.min_weights', self.min_weights, 0, 1 << 62)
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """How finely a quantized artifact rounds its numbers to integers, which are then entropy-coded.
+
+    The step of a row of predictor weights is its root mean square times 2^(2.05 - bits), so that a row of normally
+    distributed weights takes ``bits`` each (the entropy of a normal distribution in steps of that size).
+    """
+    layer_bits: tuple[float, ...]  # of the predictor's layers: trunk, then heads from the smallest kernel size on
+    bias_bits: int = 8  # the predictor's biases, rounded to 2^bits steps over the range of each layer's
+    kept_bits: int = 8  # kept tensors, rounded to 2^bits steps over the range of each row
+
+    def __post_init__(self) -> None:
+        for bits in self.layer_bits:
+            require_range('quantization.layer_bits', bits, 1, 12)
+        require_range('quantization.bias_bits', self.bias_bits, 4, 12)
+        require_range('quantization.kept_bits', self.kept_bits, *KEPT_BITS)
+
+
+@dataclass(frozen=True)
+class StorageConfig:
+    """How the numbers of an artifact are stored."""
+    dtype: str = 'float32'  # of the predictor, unless it is quantized
+    quantization: QuantizationConfig | None = None  # None: predictor and kept tensors are stored as floats
+
+    def __post_init__(self) -> None:
+        require_choice('storage_dtype', self.dtype, STORAGE_DTYPES)
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """From the place of a kernel to its values: all settings of a :class:`~timm_sbs.predictor.generator.Generator`."""
+    ordering: OrderingConfig = field(default_factory=OrderingConfig)
+    encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+
+    @property
+    def num_coordinates(self) -> int:
+        """The layer coordinate and those inside the layer."""
+        return 1 + self.ordering.num_axes
+
+    @property
+    def feature_width(self) -> int:
+        return self.encoding.feature_width(self.num_coordinates)
+
+    @property
+    def frequencies_shape(self) -> tuple[int, int]:
+        return self.encoding.frequencies_shape(self.num_coordinates)
+
+
+@dataclass(frozen=True)
+class ArtifactConfig:
+    """The 'sbs' block of config.json: what an artifact says of itself, beside timm's description of the original."""
+    base: str  # timm name of the architecture whose weights are generated
+    generated: tuple[str, ...]  # names of the generated weights, in the order of the layer coordinate
+    base_args: dict[str, Any] = field(default_factory=dict)  # arguments of the base architecture
+    ordering: OrderingConfig = field(default_factory=OrderingConfig)
+    encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    pointwise_size: int = POINTWISE_SIZE  # input channels in a token of 1x1 convolutions and linear layers
+    storage_dtype: str = 'float32'  # see StorageConfig, as the next
+    quantization: QuantizationConfig | None = None
+    weights_sha256: str = ''  # checksum of model.safetensors
+    ledger: Ledger | None = None  # where the bytes of model.safetensors go; None: it is not written yet
+    results: Results = field(default_factory=Results)  # measured figures, and how they were measured
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.base:
+            raise ConfigError('base is empty, but must name a timm architecture.')
+        require_text('base', self.base)
+        if not self.generated:
+            raise ConfigError('generated is empty, but must name at least one weight.')
+        if len(set(self.generated)) != len(self.generated):
+            raise ConfigError('generated names a weight twice.')
+        require_range('pointwise_size', self.pointwise_size, 1, LARGEST_TOKEN)
+        require_choice('storage_dtype', self.storage_dtype, STORAGE_DTYPES)
+        if self.quantization and len(self.quantization.layer_bits) < self.predictor.linear_layers:
+            raise ConfigError(
+                f'quantization.layer_bits has {len(self.quantization.layer_bits)} entries, but the predictor has '
+                f'{self.predictor.linear_layers} layers or more.')
+
+    @property
+    def generator(self) -> GeneratorConfig:
+        return GeneratorConfig(self.ordering, self.encoding, self.predictor)
+
+    @property
+    def storage(self) -> StorageConfig:
+        return StorageConfig(self.storage_dtype, self.quantization)
+
+
+def byte_count(text: str) -> int:
+    """Number of bytes in words such as 64k, 1.5M or 49152; k is 1,000 and Ki is 1,024.
+
+    Raises:
+        ArgumentTypeError: The text is no such number, or no byte at all.
+
+    Example:
+        >>> byte_count('64k'), byte_count('1.5Mi')
+        (64000, 1572864)
+    """
+    number = text.lower().removesuffix('b').rstrip('kmi')
+    unit = text.lower().removesuffix('b')[len(number):]
+    try:
+        count = float(number) * _UNITS[unit]
+    except (ValueError, KeyError):
+        count = math.nan
+    if not 1 <= count < math.inf:
+        raise ArgumentTypeError(f"'{text}' is no number of bytes, such as 64k, 1.5M or 49152")
+    return int(count)

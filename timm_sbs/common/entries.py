@@ -1,0 +1,39 @@
+"""The predictors that ship inside the package, by their names in timm. Imports no torch."""
+from dataclasses import dataclass
+
+__all__ = ['Entry', 'ENTRIES']
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named predictor that ships inside the package."""
+    base: str
+    pct: int  # parameters of the predictor over all of the original's, rounded
+    dataset: str  # of the original and of distillation, as the Hub names it
+    text: str  # first line of the entry's documentation
+    weights: str | None = None  # timm's name of weights that are read as the original's are; None: the default ones
+    license: str | None = None  # of the original's weights, and so of the predictor; None: as timm says
+
+
+
+def _cifar10(base: str, pct: int, text: str) -> Entry:
+    return Entry(base, pct, 'cifar10', text)
+
+
+def _resnet18(text: str) -> Entry:
+    return Entry('resnet18', 15, 'imagenet-1k', text, weights='resnet18.tv_in1k', license='cc-by-nc-4.0')
+
+
+ENTRIES = {
+    'sbs_resnet20_cifar10_42pct': _cifar10(
+        'resnet20_cifar10', 42, 'ResNet-20 for CIFAR-10 from a predictor of 42 % of its parameters, in 78 kB.'),
+    'sbs_resnet20_cifar10_33pct': _cifar10(
+        'resnet20_cifar10', 33, 'ResNet-20 for CIFAR-10 from a predictor of 33 % of its parameters, in 62 kB.'),
+    'sbs_resnet20_cifar10_24pct': _cifar10(
+        'resnet20_cifar10', 24, 'ResNet-20 for CIFAR-10 from a predictor of 24 % of its parameters, in 47 kB.'),
+    'sbs_resnet56_cifar10_26pct': _cifar10(
+        'resnet56_cifar10', 26, 'ResNet-56 for CIFAR-10 from a predictor of 26 % of its parameters, in 150 kB.'),
+    'sbs_resnet18_15pct': _resnet18('ResNet-18 for ImageNet from a predictor of 15 % of its parameters, in 4.2 MB.'),
+    'sbs_resnet18_15pct_small': _resnet18(
+        'As sbs_resnet18_15pct, with kernels ordered within each filter, in 2.8 MB.'),
+}

@@ -1,0 +1,34 @@
+"""Errors that users of timm_sbs may want to catch. Each message says what was wrong, where, and what to do."""
+
+__all__ = [
+    'SbsError', 'ConfigError', 'TargetError', 'OrderingError', 'ArtifactError', 'MissingExtraError', 'short_reason',
+]
+
+
+def short_reason(error: BaseException, limit: int = 300) -> str:
+    """Another library's message in one line of so many characters at the most, for one of ours to quote."""
+    return ' '.join(str(error).split())[:limit]
+
+
+class SbsError(Exception):
+    """Base of all errors that timm_sbs raises on purpose."""
+
+
+class ConfigError(SbsError, ValueError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class TargetError(SbsError, ValueError):
+    """A model has no weights to generate, or a weight does not have the shape it should have."""
+
+
+class OrderingError(SbsError, ValueError):
+    """A kernel ordering is not a permutation, or its coded form is damaged."""
+
+
+class ArtifactError(SbsError):
+    """An artifact (config.json and model.safetensors) is missing, damaged, or does not fit its base model."""
+
+
+class MissingExtraError(SbsError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""

@@ -1,0 +1,4 @@
+"""Private helpers of timm that this package uses. tests/common/test_timm_private.py says so if one of them moves."""
+from timm.models._features import feature_take_indices
+
+__all__ = ['feature_take_indices']

@@ -1,0 +1,170 @@
+"""The base model of an artifact: what timm builds, known by the names, shapes and dtypes of its state dict."""
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from timm_sbs.common.errors import TargetError
+
+__all__ = [
+    'BaseModel', 'is_counter', 'canonical_args', 'describe_base', 'named_state', 'first_names', 'kept_names',
+    'pretrained_cfg_of',
+]
+
+# Arguments of timm.create_model that say where weights come from or what is built around the model: they are the
+# user's, never an artifact's.
+_NOT_BASE_ARGS = {
+    'pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'checkpoint_path', 'cache_dir', 'features_only',
+    'out_indices', 'num_classes', 'in_chans', 'base', 'model_name', 'device', 'dtype',
+}
+MAX_CLASSES = 1 << 20
+MAX_CHANNELS = 1 << 12
+MAX_NUMBER = 1 << 16  # of other arguments: a depth of a billion layers would be built for hours
+MAX_TEXT = 256  # characters
+MAX_MODULES = 20_000  # of a base model; timm's largest ones have a few thousand
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The network whose weights an artifact has: what timm builds, and timm's description of the original weights.
+
+    Attributes:
+        name: timm's name of the architecture.
+        args: Arguments of the architecture.
+        pretrained_cfg: timm's description: input size, normalisation, classes, licence and so on.
+    """
+    name: str
+    args: dict[str, Any]
+    pretrained_cfg: dict[str, Any]
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """Its state dict on the meta device, see :func:`describe_base`. Built once."""
+        return describe_base(self.name, self.args, self.pretrained_cfg)
+
+
+def is_counter(name: str) -> bool:
+    """Whether a state dict entry is BatchNorm's step counter, which inference ignores and an artifact leaves out."""
+    return name.endswith('num_batches_tracked')
+
+
+def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that build the base model as it was fitted: its own, and the original's classes and channels.
+
+    Raises:
+        TargetError: An argument is not the base model's to take, or classes or channels are out of range.
+    """
+    for name, value in base_args.items():
+        if name in _NOT_BASE_ARGS or not _is_small(value):
+            raise TargetError(
+                f"'{name}' with value {str(value)[:MAX_TEXT]!r} is no argument that a base model may be given.")
+    num_classes = pretrained_cfg.get('num_classes')
+    input_size = pretrained_cfg.get('input_size')
+    if not _is_int(num_classes, 0, MAX_CLASSES):
+        raise TargetError(f'pretrained_cfg.num_classes is {num_classes!r}, but must be from 0 to {MAX_CLASSES}.')
+    if not (isinstance(input_size, (list, tuple)) and len(input_size) == 3 and _is_int(input_size[0], 1, MAX_CHANNELS)):
+        raise TargetError(f'pretrained_cfg.input_size is {input_size!r}, but must be [channels, height, width].')
+    return {**base_args, 'num_classes': num_classes, 'in_chans': input_size[0]}
+
+
+def _is_small(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT
+    return isinstance(value, (int, float)) and abs(value) <= MAX_NUMBER
+
+
+def _is_int(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def pretrained_cfg_of(model: nn.Module) -> dict[str, Any]:
+    """timm's description of a model's weights: the model's own dict.
+
+    Raises:
+        TargetError: The model has none, so timm has not made it.
+    """
+    pretrained_cfg = getattr(model, 'pretrained_cfg', None)
+    if not isinstance(pretrained_cfg, dict):
+        raise TargetError(f'{type(model).__name__} has no pretrained_cfg, as models of timm.create_model have.')
+    return pretrained_cfg
+
+
+def named_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict with the model's own tensors, so that a tensor of several names is the same object under each."""
+    return model.state_dict(keep_vars=True)
+
+
+def first_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """The first name of each entry's tensor: another one where modules or parameters are shared."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
+
+
+def kept_names(state: Mapping[str, Tensor], generated: Iterable[str]) -> list[str]:
+    """State dict entries that are stored as they are: all but generated weights, counters, and second names.
+
+    Args:
+        state: As :func:`named_state` or :func:`describe_base` returns it.
+        generated: Names of generated weights, each the first of its tensor.
+    """
+    generated = set(generated)
+    return [
+        name for name, first in first_names(state).items()
+        if name == first and name not in generated and not is_counter(name)]
+
+
+def describe_base(base: str, base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The base model's state dict on the meta device: names, shapes and dtypes, without memory for values.
+
+    A tensor of several names is the same object under each.
+
+    Raises:
+        TargetError: timm does not know the base, or cannot build it with these arguments.
+    """
+    args = canonical_args(base_args, pretrained_cfg)
+    if not timm.is_model(base) or base.startswith('sbs'):
+        raise TargetError(
+            f"'{base}' is no architecture that timm {timm.__version__} can build. "
+            f'Check the name with timm.list_models(), or upgrade timm.')
+    try:
+        with _limited_modules():
+            try:
+                with torch.device('meta'):
+                    return _on_meta(timm.create_model(base, **args))
+            except (RuntimeError, NotImplementedError):  # some constructors compute with their tensors
+                return _on_meta(timm.create_model(base, **args))
+    except Exception as e:
+        raise TargetError(f"timm cannot build '{base}' with arguments {args}: {e}") from e
+
+
+@contextmanager
+def _limited_modules() -> Iterator[None]:
+    """Raises TargetError within the block as soon as a model has too many modules."""
+    count = 0
+
+    def registered(*args: object) -> None:
+        nonlocal count
+        count += 1
+        if count > MAX_MODULES:
+            raise TargetError(f'it has more than {MAX_MODULES:,} modules')
+
+    handle = register_module_module_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _on_meta(model: nn.Module) -> dict[str, Tensor]:
+    state = named_state(model)
+    first = first_names(state)
+    described: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        described[name] = tensor.detach().to('meta') if first[name] == name else described[first[name]]
+    return described

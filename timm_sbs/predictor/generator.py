@@ -1,0 +1,233 @@
+"""The generator: all generated weights of a network, out of the coordinates of their kernels."""
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from timm_sbs.common.config import GeneratorConfig
+from timm_sbs.common.errors import ConfigError
+from timm_sbs.common.float64 import as_float64, float64_device
+from timm_sbs.predictor.encoding import coordinates, draw_frequencies, encode
+from timm_sbs.predictor.network import Predictor
+from timm_sbs.predictor.ordering import (
+    Permutations,
+    fold_of,
+    output_sizes,
+    stack_kernel_indices,
+)
+from timm_sbs.predictor.tokens import WeightSpec, from_kernels, to_kernels
+
+__all__ = ['TokenGroup', 'Generator', 'build_predictor', 'split_weights', 'relative_error']
+
+# Places of one matrix product: keeps the activations of a block in the processor's caches, or a GPU busy.
+BLOCK, DEVICE_BLOCK = 1024, 65536
+PORTION = 1 << 22  # generated values that are in memory at once, if no layer has more
+
+
+@dataclass(frozen=True, eq=False)
+class TokenGroup:
+    """All layers whose kernels have the same size and are folded alike. They are generated together, by one head.
+
+    Shapes: N kernels and M places of all layers of the group, G kernels at each place, T values, D coordinates
+        coordinates [M, D] float64: layer after layer
+        place_of_kernel [N]: row of each kernel in the predictor's outputs [M, G * T], seen as [M * G, T]
+    """
+    token_size: int
+    fold: int
+    specs: tuple[WeightSpec, ...]
+    places: tuple[int, ...]  # of each layer
+    coordinates: Tensor
+    place_of_kernel: Tensor
+
+    @property
+    def num_places(self) -> int:
+        return len(self.coordinates)
+
+    @property
+    def output_size(self) -> int:
+        return self.token_size * self.fold
+
+    def in_place_order(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Kernels of the group's weights as a predictor generates them, [M, G * T]. Gaps of a fold hold zeros."""
+        kernels = torch.cat([to_kernels(weights[spec.name], spec) for spec in self.specs])
+        rows = kernels.new_zeros(self.num_places * self.fold, self.token_size)
+        rows[self.place_of_kernel.to(rows.device)] = kernels
+        return rows.view(self.num_places, self.output_size)
+
+    def portions(self) -> Iterator[tuple[tuple[WeightSpec, ...], slice, Tensor]]:
+        """Whole layers that are generated at once: their specs, their places, and rows of their kernels in these."""
+        first = start = 0
+        stop = kernels = 0
+        for index, places in enumerate(self.places):
+            stop += places
+            last = index + 1 == len(self.places)
+            if last or stop + self.places[index + 1] - start > PORTION // self.output_size:
+                specs = self.specs[first:index + 1]
+                count = sum(spec.num_kernels for spec in specs)
+                rows = self.place_of_kernel[kernels:kernels + count] - start * self.fold
+                yield specs, slice(start, stop), rows
+                first, start, kernels = index + 1, stop, kernels + count
+
+
+def build_predictor(config: GeneratorConfig, specs: Sequence[WeightSpec]) -> Predictor:
+    """The predictor that a generator of these weights has, freshly initialised."""
+    return Predictor(config.feature_width, output_sizes(specs, config.ordering), config.predictor)
+
+
+class Generator(nn.Module):
+    """Generates the weights ``specs``: coordinates -> features -> predictor -> kernels -> weights.
+
+    Everything but the predictor's parameters is fixed. Calling it makes all weights, without autograd, in blocks of
+    bounded memory; training has :mod:`timm_sbs.training.steps.two_stage`.
+
+    Example:
+        >>> specs = select_weights(model)
+        >>> generator = Generator.fresh(config, specs, find_orderings(model, specs, config.ordering), seed=0)
+        >>> generator()['layer1.0.conv1.weight'].shape
+        torch.Size([64, 64, 3, 3])
+
+    Attributes:
+        config: Ordering, encoding, predictor.
+        specs: The generated weights, in the order of the layer coordinate.
+        permutations: The kernel ordering of each.
+        frequencies: Of the encoding [K, D], float32.
+        predictor: The perceptron.
+        groups: What is generated together.
+    """
+    frequencies: Tensor
+    __call__: Callable[..., dict[str, Tensor]]  # without arguments
+
+    def __init__(
+            self,
+            config: GeneratorConfig,
+            specs: Sequence[WeightSpec],
+            permutations: Sequence[Permutations],
+            frequencies: Tensor,
+            predictor: Predictor,
+    ) -> None:
+        """
+        Raises:
+            ConfigError: The frequencies do not fit the encoding.
+        """
+        super().__init__()
+        if tuple(frequencies.shape) != config.frequencies_shape:
+            raise ConfigError(
+                f'The encoding needs frequencies of shape {list(config.frequencies_shape)}, '
+                f'but got {list(frequencies.shape)}.')
+        self.config = config
+        self.specs = tuple(specs)
+        self.permutations = tuple(permutations)
+        self.groups = _groups(config, self.specs, self.permutations)
+        self.register_buffer('frequencies', frequencies, persistent=False)
+        self.predictor = predictor
+
+    @classmethod
+    def fresh(
+            cls,
+            config: GeneratorConfig,
+            specs: Sequence[WeightSpec],
+            permutations: Sequence[Permutations],
+            seed: int,
+    ) -> 'Generator':
+        """One whose predictor is initialised from a seed. The frequencies have a seed of their own, in ``config``."""
+        torch.manual_seed(seed)
+        frequencies = draw_frequencies(config.encoding, config.num_coordinates)
+        return cls(config, specs, permutations, frequencies, build_predictor(config, specs))
+
+    def with_predictor(self, predictor: Predictor) -> 'Generator':
+        """The same generation by another predictor of the same shape."""
+        other = copy.copy(self)
+        other._buffers = dict(self._buffers)
+        other._modules = {'predictor': predictor}
+        return other
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the generated weights."""
+        return tuple(spec.name for spec in self.specs)
+
+    @property
+    def device(self) -> torch.device:
+        return self.predictor.output_scale.device
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained parameters."""
+        return sum(p.numel() for p in self.predictor.parameters())
+
+    def features(self, group: TokenGroup, rows: slice | Tensor = slice(None)) -> Tensor:
+        """Features [rows, F] of some of a group's places, on the generator's device. Indices of rows are on the CPU."""
+        places = group.coordinates[rows].to(float64_device(self.device))
+        return encode(places, self.frequencies, self.config.encoding).to(self.device)
+
+    @torch.no_grad()
+    def kernels(self, group: TokenGroup, places: slice) -> Tensor:
+        """Kernels at some places of a group: [places, G * T].
+
+        They are on the generator's device, and so are all intermediate results. Their precision is the predictor's,
+        whatever autocast or default dtype the caller has set.
+        """
+        block = BLOCK if self.device.type == 'cpu' else DEVICE_BLOCK
+        kernels = self.predictor.output_scale.new_empty(places.stop - places.start, group.output_size)
+        with torch.autocast(self.device.type, enabled=False):
+            for out, start in zip(kernels.split(block), range(places.start, places.stop, block)):
+                rows = slice(start, min(start + block, places.stop))
+                self.predictor.write(self.features(group, rows), out)
+        return kernels
+
+    def forward(self) -> dict[str, Tensor]:
+        """All generated weights by name, float32 on the generator's device, without autograd.
+
+        Memory beside the weights is that of a few layers' kernels. A bar is shown if it takes more than two seconds.
+        """
+        weights: dict[str, Tensor] = {}
+        with tqdm(total=sum(group.num_places for group in self.groups), desc='generating weights', unit='place',
+                  unit_scale=True, delay=2, leave=False, disable=None) as progress:
+            for group in self.groups:
+                for specs, places, rows in group.portions():
+                    kernels = self.kernels(group, places)
+                    weights.update(split_weights(kernels, specs, rows.to(kernels.device)))
+                    progress.update(places.stop - places.start)
+        return {name: weights[name] for name in self.names}
+
+
+def _groups(
+        config: GeneratorConfig,
+        specs: Sequence[WeightSpec],
+        permutations: Sequence[Permutations],
+) -> tuple[TokenGroup, ...]:
+    all_coordinates = coordinates(specs, config.ordering, config.encoding)
+    kinds = [(spec.token_size, fold_of(spec, config.ordering)) for spec in specs]
+    groups: list[TokenGroup] = []
+    for token_size, fold in sorted(set(kinds)):
+        layers = [i for i, kind in enumerate(kinds) if kind == (token_size, fold)]
+        members = tuple(specs[i] for i in layers)
+        rows = stack_kernel_indices([permutations[i] for i in layers], members, config.ordering)
+        groups.append(TokenGroup(
+            token_size, fold, members, tuple(len(all_coordinates[i]) for i in layers),
+            torch.cat([all_coordinates[i] for i in layers]), torch.from_numpy(rows)))
+    return tuple(groups)
+
+
+def split_weights(kernels: Tensor, specs: Sequence[WeightSpec], place_of_kernel: Tensor) -> dict[str, Tensor]:
+    """Weights of some layers of a group, by name, from their kernels in place order [M, G * T]. Differentiable.
+
+    ``place_of_kernel`` is on the device of the kernels: the group's own for all its layers, or that of a portion. Each
+    weight has memory of its own: who copies one does not copy all.
+    """
+    rows = kernels.reshape(-1, specs[0].token_size)
+    parts = place_of_kernel.split([spec.num_kernels for spec in specs])
+    return {spec.name: from_kernels(rows[part], spec).contiguous() for part, spec in zip(parts, specs)}
+
+
+def relative_error(weights: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> float:
+    """Squared error of all ``weights`` over the squared norm of the originals of the same names, summed in float64."""
+    squares = norm = 0.
+    for name, weight in weights.items():
+        original = originals[name].detach()
+        squares += float(as_float64(weight - original.to(weight.device)).square().sum())
+        norm += float(as_float64(original).square().sum())
+    return squares / norm

@@ -1,0 +1,124 @@
+"""Kernel orderings: which kernel stands at which place of its layer.
+
+They run over a layer, over each filter, over its two axes, or over nothing.
+"""
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timm_sbs.common.config import FOLDS, OrderingConfig
+from timm_sbs.common.errors import OrderingError
+from timm_sbs.predictor.tokens import WeightSpec
+
+__all__ = [
+    'Permutations', 'are_permutations', 'permutation_shapes', 'check_permutations', 'kernel_at_place', 'fold_of',
+    'output_sizes', 'places', 'stack_kernel_indices',
+]
+
+# The permutations of one layer. Each array [rows, n] holds, row by row, a permutation of 0 .. n-1.
+Permutations = tuple[NDArray[np.int64], ...]
+
+
+def permutation_shapes(spec: WeightSpec, config: OrderingConfig) -> list[tuple[int, int]]:
+    """Shapes [rows, n] of the permutations that order the kernels of a layer.
+
+    layer: one over all kernels. filter: one for each filter. axes: one over filters, one over channels. nothing: none.
+    """
+    return {
+        'layer': [(1, spec.num_kernels)],
+        'filter': [(spec.num_filters, spec.num_channels)],
+        'axes': [(1, spec.num_filters), (1, spec.num_channels)],
+        'nothing': [],
+    }[config.order_over]
+
+
+def are_permutations(rows: NDArray[np.int64]) -> bool:
+    """Whether every row [rows, n] holds each of 0 .. n-1 once."""
+    if rows.size and (rows.min() < 0 or rows.max() >= rows.shape[1]):
+        return False
+    found = np.zeros(rows.shape, dtype=bool)
+    np.put_along_axis(found, rows, True, axis=1)
+    return bool(found.all())
+
+
+def check_permutations(permutations: Permutations, spec: WeightSpec, config: OrderingConfig) -> None:
+    """Raises OrderingError unless the arrays have the right shapes and every row is a permutation."""
+    shapes = permutation_shapes(spec, config)
+    if [p.shape for p in permutations] != shapes:
+        raise OrderingError(
+            f"The ordering of '{spec.name}' has shapes {[p.shape for p in permutations]}, but order_over "
+            f"'{config.order_over}' needs {shapes}.")
+    for rows in permutations:
+        if not are_permutations(rows):
+            raise OrderingError(f"The ordering of '{spec.name}' is not a permutation: a kernel is missing or doubled.")
+
+
+def kernel_at_place(permutations: Permutations, spec: WeightSpec, config: OrderingConfig) -> NDArray[np.int64]:
+    """Index of the kernel (row-major over filter and channel) that stands at each place of a layer: [num_kernels].
+
+    Places run along the path (order_over 'layer'), or row by row over the (filter, channel) grid.
+    """
+    if config.order_over == 'layer':
+        return permutations[0][0]
+    if config.order_over == 'filter':
+        return (permutations[0] + np.arange(spec.num_filters)[:, None] * spec.num_channels).reshape(-1)
+    if config.order_over == 'axes':
+        filters, channels = permutations[0][0], permutations[1][0]
+        return (filters[:, None] * spec.num_channels + channels[None, :]).reshape(-1)
+    return np.arange(spec.num_kernels)
+
+
+def fold_of(spec: WeightSpec, config: OrderingConfig) -> int:
+    """Kernels that are generated at each place of a layer: the fewest of FOLDS with which it has ``max_places``.
+
+    A path, or the rows of a grid, are then cut into that many parts of equal length, which lie side by side: place t
+    generates the t-th kernel of each. The predictor has so many times fewer places to visit.
+    """
+    if not config.max_places:
+        return 1
+    folds = [fold for fold in FOLDS if config.coordinates == 'path' or fold <= spec.num_filters]
+    return next((fold for fold in folds if fold * config.max_places >= spec.num_kernels), folds[-1])
+
+
+def output_sizes(specs: Sequence[WeightSpec], config: OrderingConfig) -> list[int]:
+    """Values that a predictor generates for one place of each layer: those of all kernels that lie there."""
+    return [spec.token_size * fold_of(spec, config) for spec in specs]
+
+
+def places(spec: WeightSpec, config: OrderingConfig) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+    """Integer coordinates of every place inside its layer, and the number of places along each.
+
+    Shapes: path of N places -> [N, 1], sizes (N,); grid of R rows -> [R * channels, 2], sizes (R, channels). Without
+    folding, N is the number of kernels and R that of filters.
+    """
+    fold = fold_of(spec, config)
+    if config.coordinates == 'path':
+        length = -(-spec.num_kernels // fold)
+        return np.arange(length)[:, None], (length,)
+    rows = -(-spec.num_filters // fold)
+    index = np.arange(rows * spec.num_channels)
+    return np.stack([index // spec.num_channels, index % spec.num_channels], axis=1), (rows, spec.num_channels)
+
+
+def stack_kernel_indices(
+        permutations: Sequence[Permutations],
+        specs: Sequence[WeightSpec],
+        config: OrderingConfig,
+) -> NDArray[np.int64]:
+    """Where every kernel is among what is generated for several layers laid end to end: [sum of kernels].
+
+    The inverse of the layers' orderings. ``generated[result]`` puts generated tokens, which come place by place
+    (several at each, where a layer is folded), back into kernel order.
+    """
+    start = 0
+    parts = []
+    for layer, spec in zip(permutations, specs):
+        fold = fold_of(spec, config)
+        length = len(places(spec, config)[0])
+        place = np.arange(spec.num_kernels)
+        place_of_kernel = np.empty(spec.num_kernels, dtype=np.int64)
+        place_of_kernel[kernel_at_place(layer, spec, config)] = place % length * fold + place // length
+        parts.append(place_of_kernel + start)
+        start += length * fold
+    return np.concatenate(parts)

@@ -1,0 +1,1 @@
+"""What is fixed before the first step: the original, what is generated, sizes, orderings."""

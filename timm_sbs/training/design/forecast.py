@@ -1,0 +1,61 @@
+"""Bytes of an artifact, before anything is trained."""
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.artifact.folder import artifact_ledger
+from timm_sbs.common.config import GeneratorConfig, OrderingConfig, StorageConfig
+from timm_sbs.common.results import Results
+from timm_sbs.predictor.base_model import BaseModel, kept_names
+from timm_sbs.predictor.generator import Generator
+from timm_sbs.predictor.ordering import Permutations, permutation_shapes
+from timm_sbs.predictor.tokens import WeightSpec
+
+__all__ = ['RESULTS_BYTES', 'random_orderings', 'forecast_ledger']
+
+RESULTS_BYTES = 1024  # allowed for in config.json, for results that are not known yet
+
+
+def random_orderings(specs: Sequence[WeightSpec], config: OrderingConfig) -> tuple[Permutations, ...]:
+    """Orderings at random, which take as many bytes as any others."""
+    rng = np.random.default_rng(0)
+    return tuple(
+        tuple(rng.permuted(np.tile(np.arange(n), (rows, 1)), axis=1)
+              for rows, n in permutation_shapes(spec, config))
+        for spec in specs)
+
+
+def forecast_ledger(
+        base: BaseModel,
+        specs: Sequence[WeightSpec],
+        generator: GeneratorConfig,
+        storage: StorageConfig,
+        state: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """Sizes of the artifact that a fit of this design writes, from one with random weights.
+
+    Exact for a predictor that is stored as floats, up to what results take in config.json. A quantized one takes as
+    many bits for a weight as its configuration says, to within some per cent.
+
+    Args:
+        base: The base model.
+        specs: The generated weights.
+        generator: Settings of the generator.
+        storage: How its numbers will be stored.
+        state: The original's state dict, whose kept tensors are coded.
+
+    Returns:
+        The size ledger, with ``config`` (of config.json) and ``total``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        random = Generator.fresh(generator, specs, random_orderings(specs, generator.ordering), seed=0)
+    numbers = torch.Generator().manual_seed(0)
+    for parameter in random.predictor.parameters():
+        torch.nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[-1]), generator=numbers)
+    kept = {name: state[name] for name in kept_names(base.state, random.names)}
+    return artifact_ledger(Artifact(random, kept, base, storage, Results(hardware=' ' * RESULTS_BYTES)))

@@ -1,0 +1,145 @@
+"""Short paths through kernels: greedy edges first, then 2-opt and Or-opt moves.
+
+The time grows little faster than the number of kernels: candidates are the near neighbours of each kernel, from a k-d
+tree that may err by a factor of two in the distance.
+"""
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from timm_sbs.common.config import OrderingConfig
+from timm_sbs.predictor.ordering import Permutations
+from timm_sbs.predictor.tokens import WeightSpec, to_kernels
+from timm_sbs.training.design.two_opt import follow, improve, join_greedily
+
+__all__ = ['find_permutations', 'short_path', 'path_length', 'VERSION']
+
+VERSION = 2  # of the search: another one finds other paths
+NEIGHBOURS = 10  # candidates of a move
+INEXACTNESS = 1.0  # a neighbour may be so much farther away, relatively, than the one that it is taken for
+MOST_DIMENSIONS = 512  # of points: more are projected on their principal components
+FEW = 8192  # points whose distances are all computed
+BLOCK = 1024  # points whose distances to all others are computed at once
+TREE_DIMENSIONS = 12  # of the k-d tree, which more would slow down; candidates are then sorted by their true distance
+FRAGMENT_NEIGHBOURS = 8  # ends of fragments that an end may be joined to
+
+
+def find_permutations(weight: Tensor, spec: WeightSpec, config: OrderingConfig) -> Permutations:
+    """Order the kernels of one layer so that successive ones are close.
+
+    Args:
+        weight: The layer's weight.
+        spec: Its spec.
+        config: What a path runs over: all kernels (UOS), those of each filter (NeRN's 'in-filter'), filters and input
+            channels as wholes ('axes'), or nothing.
+
+    Returns:
+        The layer's permutations, as in :func:`timm_sbs.predictor.ordering.permutation_shapes`.
+    """
+    kernels = to_kernels(weight.detach(), spec).double().cpu().numpy()
+    grid = kernels.reshape(spec.num_filters, spec.num_channels, spec.token_size)
+    if config.order_over == 'layer':
+        return (short_path(kernels)[None],)
+    if config.order_over == 'filter':
+        return (np.stack([short_path(filter_kernels) for filter_kernels in grid]),)
+    if config.order_over == 'axes':
+        channels = grid.transpose(1, 0, 2).reshape(spec.num_channels, -1)
+        return short_path(grid.reshape(spec.num_filters, -1))[None], short_path(channels)[None]
+    return ()
+
+
+def short_path(points: NDArray[np.float64]) -> NDArray[np.int64]:
+    """A short open path through all points: [n, d] -> permutation [n]. Deterministic."""
+    points = np.asarray(points, dtype=np.float64)
+    if len(points) < 3:
+        return np.arange(len(points))
+    points = _principal_components(points, MOST_DIMENSIONS)
+    neighbours = _neighbours(points, min(NEIGHBOURS, len(points) - 1))
+    return improve(points, neighbours, _greedy_path(points, neighbours))
+
+
+def path_length(points: NDArray[np.float64], path: NDArray[np.int64]) -> float:
+    """Sum of the Euclidean distances between successive points of a path."""
+    return float(np.linalg.norm(np.diff(points[path], axis=0), axis=1).sum())
+
+
+def _principal_components(points: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Points [n, d] in the coordinates in which they vary most: [n, min(n, d, most)]; as they are where d is small."""
+    n, d = points.shape
+    if d <= most:
+        return np.ascontiguousarray(points)
+    centred = points - points.mean(0)
+    if d <= n:
+        return centred @ np.linalg.eigh(centred.T @ centred)[1][:, :-most - 1:-1]
+    squares, vectors = np.linalg.eigh(centred @ centred.T)  # of inner products, which say all about distances
+    return np.ascontiguousarray((vectors * np.sqrt(np.maximum(squares, 0)))[:, :-most - 1:-1])
+
+
+def _neighbours(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Near points of each point, nearest first: [n, count]."""
+    n, d = points.shape
+    if d > TREE_DIMENSIONS and n <= FEW:
+        return _exact_neighbours(points, count)
+    reduced = _principal_components(points, TREE_DIMENSIONS)
+    wanted = min(n, (count if d <= TREE_DIMENSIONS else 2 * count) + 1)
+    found = cKDTree(reduced).query(reduced, k=wanted, eps=INEXACTNESS, workers=-1)[1]
+    own = found == np.arange(n)[:, None]
+    own[~own.any(axis=1), -1] = True  # with a tie, such as a doubled kernel, a point need not be among its neighbours
+    found = found[~own].reshape(n, wanted - 1)
+    if d > TREE_DIMENSIONS:
+        order = np.argsort(_squared_distances(points, np.arange(n), found), axis=1, kind='stable')
+        found = np.take_along_axis(found, order[:, :count], axis=1)
+    return np.ascontiguousarray(found)
+
+
+def _squared_distances(
+        points: NDArray[np.float64],
+        nodes: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Squared distances of ``nodes`` [m] to their candidates [m, k]: [m, k], a column at a time to save memory."""
+    return np.stack([((points[column] - points[nodes]) ** 2).sum(axis=1) for column in candidates.T], axis=1)
+
+
+def _exact_neighbours(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    squares = (points ** 2).sum(axis=1)
+    found = np.empty((len(points), count), dtype=np.int64)
+    for start in range(0, len(points), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(points)))
+        distances = squares - 2 * points[rows] @ points.T  # short of a constant for each row
+        distances[np.arange(len(rows)), rows] = np.inf
+        nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
+        order = np.argsort(np.take_along_axis(distances, nearest, axis=1), axis=1, kind='stable')
+        found[rows] = np.take_along_axis(nearest, order, axis=1)
+    return found
+
+
+def _greedy_path(points: NDArray[np.float64], neighbours: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Join points to fragments, and these to one path, by ever the shortest edge: first to neighbours, then between
+    the ends that are left."""
+    n = len(points)
+    links, parent = np.full((n, 2), -1, dtype=np.int64), np.arange(n)
+    missing = n - 1 - _join(points, np.arange(n), neighbours, links, parent)
+    count = FRAGMENT_NEIGHBOURS
+    while missing:
+        ends = np.flatnonzero(links[:, 1] < 0)
+        count = min(count, len(ends) - 1)
+        added = _join(points, ends, ends[_neighbours(points[ends], count)], links, parent)
+        missing -= added
+        if added < missing // 2:  # the ends' neighbours are mostly those of their own fragments
+            count *= 2
+    return follow(links, int(np.flatnonzero(links[:, 1] < 0)[0]))
+
+
+def _join(
+        points: NDArray[np.float64],
+        nodes: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        links: NDArray[np.int64],
+        parent: NDArray[np.int64],
+) -> int:
+    """Join each of ``nodes`` [m] to one of its ``candidates`` [m, k], shortest edges first. Number of edges added."""
+    first, second = np.repeat(nodes, candidates.shape[1]), candidates.reshape(-1)
+    order = np.argsort(_squared_distances(points, nodes, candidates).reshape(-1), kind='stable')
+    return join_greedily(first[order], second[order], links, parent)

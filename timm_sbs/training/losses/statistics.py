@@ -1,0 +1,224 @@
+"""What errors of the weights do to predictions: second moments of each layer's inputs, and the importance of its
+outputs, from one look at some images."""
+import contextlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from timm_sbs.common.errors import SbsError
+from timm_sbs.common.progress import Progress
+from timm_sbs.training.losses.weight_uses import Call, Use, WatchedCalls
+from timm_sbs.training.options.settings import FEWEST_IMAGES
+
+__all__ = ['LayerStatistics', 'collect_statistics', 'statistics_tensors', 'statistics_from_tensors']
+
+FEWEST_POSITIONS = 16  # of an image and call that are looked at, if there are so many
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """What one generated weight sees and does.
+
+    Shapes: G groups, B blocks of each group's inputs, d inputs of a block, O outputs
+        second_moment [G, B, d, d]: the mean over images of (1 - r) sum_t u_t u_t^T + r (sum_t u_t) (sum_t u_t)^T, for
+            the input patches u_t at positions t, and the correlation r. Where a bias or a BatchNorm takes up constant
+            errors (:class:`Use`), u_t is without its mean over images and positions
+        mean [G, B, d]: that mean
+        correlation []: of the derivatives by an output at two positions of an image, from 0 to 1
+        importance [O]: the mean over images and positions of the squared derivative of the log-likelihood by each
+            output: the diagonal of the Fisher information of the outputs
+    """
+    second_moment: Tensor
+    mean: Tensor
+    correlation: Tensor
+    importance: Tensor
+
+
+def statistics_tensors(statistics: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:
+    """Flat, for a file."""
+    return {
+        f'{name}/{field.name}': getattr(layer, field.name).cpu().contiguous()
+        for name, layer in statistics.items() for field in fields(LayerStatistics)}
+
+
+def statistics_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, LayerStatistics]:
+    """Inverse of :func:`statistics_tensors`."""
+    names = {key.rpartition('/')[0]: None for key in tensors}
+    return {
+        name: LayerStatistics(**{field.name: tensors[f'{name}/{field.name}'] for field in fields(LayerStatistics)})
+        for name in names}
+
+
+def _sampled_positions(call: Call, count: int, generator: torch.Generator) -> Tensor | None:
+    """Some positions of a call, in row-major order, or None for all of them."""
+    if count >= call.positions:
+        return None
+    return torch.randperm(call.positions, generator=generator)[:count].to(call.inputs.device)
+
+
+def _num_positions(call: Call, use: Use) -> int:
+    """So many positions that their second moments cost about as much as two forward passes of the layer."""
+    outputs = call.weight.shape[0] // use.groups
+    return max(FEWEST_POSITIONS, math.ceil(2 * call.positions * outputs / use.size))
+
+
+def input_patches(call: Call, positions: Tensor | None = None) -> Tensor:
+    """Inputs of a call at some positions, or at all: [groups, channels / groups * kernel, images * positions]."""
+    x = call.inputs.detach()
+    if not call.kernel:
+        x = x.reshape(call.images, -1, x.shape[-1])
+        x = x if positions is None else x[:, positions]
+        return x.reshape(-1, x.shape[-1]).T[None]
+    x = F.pad(x, [amount for pair in reversed(call.padding) for amount in pair])
+    height, width = call.outputs.shape[2:]
+    at = torch.arange(height * width, device=x.device) if positions is None else positions
+    rows, columns = (
+        (index * stride)[None] + dilation * torch.arange(kernel, device=x.device)[:, None]
+        for index, stride, dilation, kernel in zip(
+            (at // width, at % width), call.stride, call.dilation, call.kernel))
+    patches = x.movedim(0, 1)[:, :, rows[:, None], columns[None]]  # [C, B, kh, kw, P]
+    patches = patches.permute(0, 2, 3, 1, 4)
+    return patches.reshape(call.groups, -1, len(x) * len(at))
+
+
+def summed_patches(call: Call) -> Tensor:
+    """The sum over positions of the inputs of a call, for each image: [groups, channels / groups * kernel, images]."""
+    x = call.inputs.detach()
+    if not call.kernel:
+        return x.reshape(call.images, -1, x.shape[-1]).sum(1, dtype=torch.float32).T[None]
+    x = F.pad(x, [amount for pair in reversed(call.padding) for amount in pair])
+    sums = x.new_empty(x.shape[1], *call.kernel, len(x), dtype=torch.float32)
+    height, width = call.outputs.shape[2:]
+    for row in range(call.kernel[0]):
+        top = row * call.dilation[0]
+        rows = x[:, :, top:top + (height - 1) * call.stride[0] + 1:call.stride[0]].sum(2, dtype=torch.float32)
+        for column in range(call.kernel[1]):
+            left = column * call.dilation[1]
+            sums[:, row, column] = rows[..., left:left + (width - 1) * call.stride[1] + 1:call.stride[1]].sum(-1).T
+    return sums.reshape(call.groups, -1, len(x))
+
+
+class _Accumulator:
+    """Sums of one weight over images."""
+
+    def __init__(self, use: Use, outputs: int, device: torch.device) -> None:
+        shape = use.groups, use.blocks, use.size
+        self.use = use
+        self.second_moment = torch.zeros(*shape, use.size, device=device)
+        self.summed_moment = torch.zeros_like(self.second_moment)
+        self.inputs = torch.zeros(shape, device=device)
+        self.sampled_inputs = torch.zeros(shape, device=device)
+        self.importance = torch.zeros(outputs, device=device)
+        self.products = torch.zeros(2, device=device)  # of derivatives at two positions, and of equal ones as many
+
+    def add_inputs(self, call: Call, generator: torch.Generator) -> None:
+        positions = _sampled_positions(call, _num_positions(call, self.use), generator)
+        patches = input_patches(call, positions).float()
+        patches = patches.reshape(self.use.groups, self.use.blocks, self.use.size, -1)
+        scale = 1. if positions is None else call.positions / len(positions)
+        flat = patches.flatten(0, 1)
+        self.second_moment.view(-1, self.use.size, self.use.size).baddbmm_(flat, flat.mT, alpha=scale)
+        sums = summed_patches(call).reshape(-1, self.use.size, call.images)
+        self.summed_moment.view(-1, self.use.size, self.use.size).baddbmm_(sums, sums.mT)
+        self.inputs += sums.sum(-1).view_as(self.inputs)
+        self.sampled_inputs.add_(patches.sum(-1), alpha=scale)
+
+    def add_gradient(self, gradient: Tensor, axis: int, images: int) -> None:
+        gradient = gradient.float().movedim(axis, -1)
+        gradient = gradient.reshape(images, -1, gradient.shape[-1])  # [B, positions, O]
+        squares = gradient.square().sum((0, 1))
+        self.importance += squares
+        self.products[0] += gradient.sum(1).square().sum() - squares.sum()
+        self.products[1] += (gradient.shape[1] - 1) * squares.sum()
+
+    def reduced(self, accelerator: Accelerator, images: int) -> LayerStatistics:
+        each, summed, inputs, sampled, importance, products = (
+            accelerator.reduce(part, reduction='sum') / images for part in (
+                self.second_moment, self.summed_moment, self.inputs, self.sampled_inputs, self.importance,
+                self.products))
+        if self.use.corrector is not None:
+            # With the means of the same patches, so that neither has a negative eigenvalue.
+            each -= sampled[..., :, None] * sampled[..., None, :] / self.use.positions
+            summed -= inputs[..., :, None] * inputs[..., None, :]
+        correlation = (products[0] / products[1].clamp(min=1e-30)).clamp(0, 1)
+        return LayerStatistics(
+            each.lerp_(summed, correlation), inputs / self.use.positions, correlation, importance / self.use.positions)
+
+
+def _random_score(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Random derivatives by the logits [B, classes] whose covariance is the Fisher information diag(p) - p p^T.
+
+    Those of a class drawn from p have it too, but hang on the few images for which an unlikely class happened to be
+    drawn: on 500 training images, which the network is sure of, two draws differed by a factor of 6.
+    """
+    p = torch.softmax(logits, 1)
+    signs = (torch.randint(2, p.shape, generator=generator) * 2. - 1.).to(p)
+    root = p.sqrt() * signs
+    return root - p * root.sum(1, keepdim=True)
+
+
+def collect_statistics(
+        model: nn.Module,
+        uses: Mapping[str, Use],
+        batches: Iterable[Tensor],
+        num_images: int,
+        accelerator: Accelerator,
+        seed: int = 0,
+) -> tuple[dict[str, LayerStatistics], int]:
+    """Look at some images once, forwards and backwards.
+
+    The gradient is a random one with the covariance of the Fisher matrix of the model's own predictions (Martens and
+    Grosse, arXiv 1503.05671): no labels are needed. Positions of large feature maps are
+    sampled, so that second moments cost about as much as two forward passes. Several processes share the images and
+    add up.
+
+    Args:
+        model: The original, on the accelerator's device, in eval mode.
+        uses: What :func:`find_uses` returns.
+        batches: This process's images [B, C, H, W], normalised.
+        num_images: Of all processes, as expected: batches may hold fewer.
+        accelerator: Processes and precision.
+        seed: Of gradients and positions.
+
+    Returns:
+        Statistics of the weights in ``uses``, on the accelerator's device, and the number of images that were seen.
+
+    Raises:
+        SbsError: The network's outputs are not finite, or there are fewer than ``FEWEST_IMAGES``.
+    """
+    device = accelerator.device
+    names = {id(model.get_parameter(name)): name for name in uses}
+    sums = {name: _Accumulator(use, model.get_parameter(name).shape[0], device) for name, use in uses.items()}
+    generator = torch.Generator().manual_seed(seed * 1009 + accelerator.process_index)
+
+    def watch(name: str, call: Call) -> None:
+        if not call.outputs.requires_grad:
+            return
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            sums[name].add_inputs(call, generator)
+        axis, count = 1 if call.kernel else -1, call.images
+        call.outputs.register_hook(lambda gradient: sums[name].add_gradient(gradient, axis, count))
+
+    lower = accelerator.autocast if accelerator.mixed_precision == 'bf16' else contextlib.nullcontext
+    seen = 0
+    with Progress(num_images // accelerator.num_processes, 'statistics', 'image', accelerator=accelerator) as progress:
+        for images in batches:
+            images = images.to(device, memory_format=torch.channels_last).detach().requires_grad_()
+            with torch.enable_grad(), lower(), WatchedCalls(names, len(images), watch):
+                logits = model(images).float()
+            if not torch.isfinite(logits).all():
+                raise SbsError('The original model has outputs that are not finite on the images of the statistics. '
+                               'Are its weights complete?')
+            score = _random_score(logits.detach(), generator)
+            torch.autograd.grad((score * logits).sum(), images)
+            seen += len(images)
+            progress.update(len(images))
+    total = int(accelerator.reduce(torch.tensor(seen, device=device), reduction='sum'))
+    if total < FEWEST_IMAGES:
+        raise SbsError(f'Statistics were to be taken from {total} image(s), but need at least {FEWEST_IMAGES}.')
+    return {name: sums.pop(name).reduced(accelerator, total) for name in uses}, total

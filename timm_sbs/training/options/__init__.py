@@ -1,0 +1,1 @@
+"""What can be said to the trainer: settings of the phases, flags, and recipes."""

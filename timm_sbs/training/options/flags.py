@@ -1,0 +1,309 @@
+"""The trainer's command line."""
+import argparse
+from typing import Any
+
+from timm.utils import ParseKwargs
+
+from timm_sbs.common.config import (
+    ACTIVATIONS,
+    COORDINATES,
+    ENCODINGS,
+    ORDER_OVER,
+    STORAGE_DTYPES,
+    SelectionRule,
+    byte_count,
+)
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.synthetic import DATA_FREE, InversionSettings
+from timm_sbs.training.options.parsing import recipe_names
+from timm_sbs.training.options.settings import (
+    ENCODING_DEFAULTS,
+    FOLD_FROM,
+    KEPT_PARTS,
+    LINEAR_LAYERS,
+    MAX_PLACES,
+    PRECISIONS,
+    QUANTIZED_LINEAR_LAYERS,
+    SCHEDULES,
+    WHOLE_STEPS,
+    DistillationSettings,
+    PhaseSettings,
+    QuantizationSettings,
+    ReconstructionSettings,
+    SecondOrderSettings,
+)
+
+__all__ = ['build_parser']
+
+
+def _add_phase(group: argparse._ArgumentGroup, prefix: str, defaults: type[PhaseSettings] | None) -> None:
+    """Optimizer flags of a phase; without defaults, those of distillation hold."""
+    name = f'--{prefix}'
+    narrower = ', of predictors up to a width of 128; wider ones get less in proportion' \
+        if prefix in ('reconstruction-', 'second-order-') else ''
+
+    def add(flag: str, field: str, text: str, **kwargs: Any) -> None:
+        default = getattr(defaults, field) if defaults else None
+        shown = '%(default)s' if defaults else f"distillation's --{flag}"
+        group.add_argument(f'{name}{flag}', default=default, help=f'{text} (default: {shown})'.lstrip(), **kwargs)
+
+    add('lr', 'lr', f'peak learning rate{narrower}', type=float, metavar='LR')
+    add('opt', 'opt', 'optimizer, by its name in timm', metavar='NAME')
+    add('opt-betas', 'betas', "its betas; None are the optimizer's own", type=float, nargs='+', metavar='BETA')
+    add('weight-decay', 'weight_decay', '', type=float, metavar='W')
+    add('sched', 'sched', '', choices=SCHEDULES)
+    add('warmup', 'warmup', 'part of the steps over which the learning rate rises', type=float, metavar='PART')
+
+
+DESCRIPTION = """\
+Fit a predictor to the convolution weights of a timm CNN, and write it as an artifact that timm can load.
+
+Without images the predictor is fitted to the weights alone (reconstruction). With images, which need no labels, it is
+then fitted so that errors of the weights change predictions least (second order), and trained so that the generated
+model predicts what the original predicts (distillation); --data-free draws the images itself.
+
+    timm-sbs train --model resnet18 --pct 15 --output out/resnet18
+    timm-sbs train --recipe cifar10 --model resnet20_cifar10 --data-dir cifar10 --output out/resnet20
+    accelerate launch -m timm_sbs.train --model resnet18 --pct 15 --data-free inversion --output out/resnet18
+
+The last line is for several GPUs or processes. Then, in Python:
+
+    import timm, timm_sbs
+    model = timm.create_model('local-dir:out/resnet20', pretrained=True)
+"""
+
+
+def build_parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """All flags of the trainer, with defaults from the settings' dataclasses."""
+    parser = kind(
+        prog='timm-sbs train', description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False)
+    add = parser.add_argument
+    add('--recipe', choices=recipe_names(), help='settings that were measured to work; other flags overrule them')
+    add('-c', '--config', metavar='FILE', help='YAML file of flags, such as the args.yaml of an earlier run; flags on '
+                                               'the command line overrule it')
+    add('--dry-run', action='store_true', help='say what would be generated and kept, how large the artifact would be '
+                                               'and how long it would take, and stop')
+    _add_original(parser)
+    _add_predictor(parser)
+    _add_reconstruction(parser)
+    _add_second_order(parser)
+    _add_distillation(parser)
+    _add_quantization(parser)
+    _add_data(parser)
+    _add_run(parser)
+    return parser
+
+
+def _add_original(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group('original model').add_argument
+    add('--model', required=True, metavar='NAME', help='timm model whose weights are to be generated')
+    add('--initial-checkpoint', default='', metavar='FILE',
+        help="its trained weights (default: timm's pretrained weights)")
+    add('--license', default=None, metavar='NAME',
+        help="licence of these weights, which the predictor's card will say, such as cc-by-nc-4.0 (default: that of "
+             "timm's weights; unknown with --initial-checkpoint; with --start-from the artifact's, always)")
+    add('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE',
+        help='further arguments of the architecture')
+
+
+def _add_predictor(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group('predictor').add_argument
+    add('--pct', type=float, default=20., metavar='P',
+        help="size: per cent of the original model's parameters (default: %(default)s)")
+    add('--bytes', type=byte_count, metavar='SIZE',
+        help="size of the artifact's two files, such as 64k, instead of --pct: quantizes the predictor, and divides "
+             'the bytes between ordering, width and bits, by a short search that it explains')
+    add('--start-from', metavar='DIR', help='go on from this artifact: its orderings, predictor and kept tensors, '
+                                            'whatever the flags of these groups say. A quantized one keeps its '
+                                            'rounding, unless --bits divides bits anew')
+    add('--linear-layers', type=int, default=None, metavar='N',
+        help=f'matrix products from features to kernel (default: {LINEAR_LAYERS}, or {QUANTIZED_LINEAR_LAYERS} if the '
+             f'predictor is quantized)')
+    add('--activation', choices=ACTIVATIONS, default='gelu', help='(default: %(default)s)')
+    add('--storage-dtype', choices=STORAGE_DTYPES, default='float16',
+        help='number format of a predictor that is not quantized (default: %(default)s)')
+
+    add = parser.add_argument_group(
+        'generated weights', 'Convolutions and linear layers are generated, but for stem, classifier, small ones, and '
+        'linear layers of networks of convolutions with some attention; all else is kept. --dry-run says what that '
+        'means for a network.').add_argument
+    add('--min-weights', type=int, default=SelectionRule.min_weights, metavar='N',
+        help='keep weights smaller than this (default: %(default)s)')
+    add('--include', nargs='*', default=(), metavar='PATTERN',
+        help="generate tensors of these names although the rule keeps them, such as 'blocks.*.mlp.*'")
+    add('--exclude', nargs='*', default=(), metavar='PATTERN', help='keep weights of these names')
+    add('--pointwise-size', type=int, default=SelectionRule.pointwise_size, metavar='N',
+        help='input channels in a token of 1x1 convolutions and linear layers (default: %(default)s)')
+
+    add = parser.add_argument_group('ordering and encoding', 'The defaults are UOS with UOS-RFF. NeRN: --coordinates '
+                                    'grid --encoding positional --activation relu.').add_argument
+    add('--order-over', choices=ORDER_OVER, default=None,
+        help='what one kernel path runs over: all kernels of a layer, those of each filter, the two axes of a layer, '
+             'nothing; the finer, the more bytes it takes (default: layer; with --bytes: chosen by the search)')
+    add('--coordinates', choices=COORDINATES, default=None,
+        help="place on the path, or row and column of a grid (default: path for 'layer', else grid)")
+    add('--max-places', type=int, default=None, metavar='N',
+        help='places of a layer; where it has more kernels, 4, 16, 64 or 256 are generated at each, which makes '
+             'loading and training so many times faster. 0: one kernel at each place (default: '
+             f'{MAX_PLACES} for networks of {FOLD_FROM:,} kernels, else 0)')
+    add('--encoding', choices=ENCODINGS, default='random_fourier', help='(default: %(default)s)')
+    for name, kind, metavar, text in (
+            ('num_frequencies', int, 'K', 'random frequencies'),
+            ('layer_bandwidth', float, 'S', 'cycles along the layers'),
+            ('bandwidth', float, 'C', 'c of s = c * n^p, cycles along an axis of n kernels'),
+            ('bandwidth_exponent', float, 'P', 'p of s = c * n^p; 0 is plain RFF')):
+        path, grid = (getattr(ENCODING_DEFAULTS[coordinates], name) for coordinates in ('path', 'grid'))
+        add(f"--{name.replace('_', '-')}", type=kind, default=None, metavar=metavar,
+            help=f'{text} (default: {path:g} on a path, {grid:g} on a grid)')
+
+
+def _add_reconstruction(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('reconstruction', 'First phase: fit the weights themselves. Needs no data.')
+    group.add_argument('--reconstruction-steps', type=int, default=ReconstructionSettings.steps, metavar='N',
+                       help='0 leaves the phase out (default: %(default)s)')
+    group.add_argument('--reconstruction-batch-size', type=int, default=ReconstructionSettings.batch_size, metavar='N',
+                       help='kernels of one step, over all processes (default: %(default)s)')
+    _add_phase(group, 'reconstruction-', ReconstructionSettings)
+
+
+def _add_second_order(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        'second order', 'Second phase, if there are images: fit the weights again, but count their errors by what they '
+        'do to the predictions. Some images are looked at once, without their labels, for the statistics of each '
+        'layer; the steps need no image. Biases or BatchNorm means then take up what is constant in the errors.')
+    add, s = group.add_argument, SecondOrderSettings
+    add('--second-order-steps', type=int, default=None, metavar='N',
+        help=f'0 leaves the phase out (default: {s.steps}; {WHOLE_STEPS} where each step takes all kernels; with '
+             f"--start-from 0, for the phase begins from the original's kept tensors)")
+    add('--statistics-images', type=int, default=s.images, metavar='N',
+        help='images that are looked at, without augmentation (default: %(default)s, or all there are)')
+    add('--second-order-batch-size', type=int, default=s.batch_size, metavar='N',
+        help='kernels of one step, in whole filters, over all processes; where several are generated at each place, '
+             'all kernels (default: %(default)s)')
+    add('--second-order-damping', type=float, default=s.damping, metavar='D',
+        help="part of their mean that is added to the statistics' diagonals; more if there are few images (default: "
+             '%(default)s)')
+    _add_phase(group, 'second-order-', s)
+
+
+def _add_distillation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        'distillation', "Third phase: fit the original's predictions on images, if there are any. Loss weights are "
+        'given for the whole phase, or for its first and its last step.')
+    add, d = group.add_argument, DistillationSettings
+    add('--distillation-steps', type=int, default=d.steps, metavar='N',
+        help='0 leaves the phase out. A quantized predictor takes these steps in the last phase, unless that has steps '
+             'of its own (default: %(default)s)')
+    _add_phase(group, '', d)
+    for name, default, text in (
+            ('output', d.output_weight, 'Kullback-Leibler divergence of the predictions'),
+            ('feature', d.feature_weight, 'relative squared error of feature maps'),
+            ('label', d.label_weight, 'cross-entropy with the labels')):
+        add(f'--{name}-weight', type=float, nargs='+', default=[default[0]], metavar='W',
+            help=f'{text} (default: %(default)s)')
+    add('--feature-modules', nargs='*', default=(), metavar='NAME',
+        help="modules whose outputs are compared (default: those of timm's features)")
+    add('--temperature', type=float, default=d.temperature, metavar='T',
+        help='of the softmax of both networks (default: %(default)s)')
+    add('--train-kept', nargs='*', choices=KEPT_PARTS, default=None, metavar='PART',
+        help=f"kept tensors that are trained too: {', '.join(KEPT_PARTS)} (default: all; with --data-free all but "
+             f'the BatchNorm statistics)')
+    add('--clip-grad', type=float, default=d.clip_grad, metavar='NORM', help='(default: %(default)s)')
+    add('--grad-accum-steps', type=int, default=d.grad_accum_steps, metavar='N',
+        help='batches of one step; weights are generated once for all of them (default: %(default)s)')
+    add('--eval-interval', type=int, default=d.eval_interval, metavar='N',
+        help='steps between validations; the best predictor is kept (default: %(default)s)')
+
+
+def _add_quantization(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        'quantization', 'Last phase: go on with everything rounded as in the quantized artifact, on images as in '
+                        'distillation; with --distillation-steps 0 by second order; without images as in '
+                        'reconstruction.')
+    add, q = group.add_argument, QuantizationSettings
+    add('--bits', type=float, default=None, metavar='B',
+        help='quantize the predictor with so many bits for a weight, the mean over its layers, which get more the more '
+             'errors in them matter (default: do not quantize; with --bytes: chosen by a search)')
+    add('--kept-bits', type=int, default=q.kept_bits, metavar='B',
+        help='bits of kept tensors in a quantized artifact (default: %(default)s)')
+    add('--quantization-steps', type=int, default=None, metavar='N',
+        help='0 rounds without training. Given a number, distillation comes first, as if nothing were to be rounded '
+             f'(default: all steps of distillation, which is better; if it has none {q.steps})')
+    _add_phase(group, 'quantization-', None)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    add, d = parser.add_argument_group('images').add_argument, DataSettings
+    add('--data-dir', default=None, metavar='DIR',
+        help='a folder with train/CLASS and validation/CLASS, one of images without labels, or the root of --dataset')
+    add('--unlabelled-dir', nargs='*', default=(), metavar='DIR',
+        help='folders of more training images, without labels: all images in them and in their subfolders, whatever '
+             'these are called; --data-dir then needs a validation split alone, or may be missing')
+    add('--class-map', default='', metavar='FILE',
+        help="text file with the names of the class folders, one in a line, in the order of the model's classes, where "
+             'there are not folders of all (as in timm). Images of other folders are left out')
+    add('--dataset', default='', metavar='NAME',
+        help="timm dataset name: 'torch/cifar10', 'hfds/...', 'wds/...' (default: ImageFolder)")
+    add('--dataset-download', action='store_true', help='let --dataset download itself')
+    add('--train-split', default=d.train_split, metavar='NAME', help='(default: %(default)s)')
+    add('--val-split', default=d.val_split, metavar='NAME',
+        help="'' if there are no labelled images to measure on (default: 'validation', if --data-dir has it)")
+    add('--data-free', choices=DATA_FREE, default=None,
+        help="draw the images of statistics and distillation: 'inversion' draws them to match the original's BatchNorm "
+             "statistics, 'noise' has the spectrum of photographs. --data-dir then needs a validation split alone, or "
+             'may be missing')
+    add('--synthetic-images', type=int, default=InversionSettings.images, metavar='N',
+        help='images of --data-free inversion (default: %(default)s)')
+    add('--synthetic-steps', type=int, default=InversionSettings.steps, metavar='N',
+        help='steps in which they are drawn (default: %(default)s)')
+    add('-b', '--batch-size', type=int, default=d.batch_size, metavar='N',
+        help='images of one batch, on each process (default: %(default)s)')
+    add('-j', '--workers', type=int, default=d.workers, metavar='N',
+        help='processes that read images, for each process (default: %(default)s)')
+    add('--no-aug', action='store_true',
+        help="no augmentation; the original's outputs are then computed only once for each image, if they are all "
+             'that is compared (no --feature-weight) and nothing else changes what is seen (--mixup, --cutmix, '
+             '--train-size)')
+    add('--crop-padding', type=int, default=None, metavar='PX',
+        help='shift training images by up to PX pixels (default: 4 below 64 pixels, else 0: random resized crops)')
+    add('--hflip', type=float, default=d.hflip, metavar='P',
+        help='probability of a horizontal flip (default: %(default)s)')
+    add('--vflip', type=float, default=d.vflip, metavar='P', help='of a vertical flip (default: %(default)s)')
+    add('--scale', type=float, nargs=2, default=d.scale, metavar='PART',
+        help='smallest and largest area of a random crop (default: %(default)s)')
+    add('--ratio', type=float, nargs=2, default=d.ratio, metavar='R', help='width over height of a random crop')
+    add('--color-jitter', type=float, default=d.color_jitter, metavar='F', help='(default: %(default)s)')
+    add('--aa', default=None, metavar='NAME', help="timm's AutoAugment policy, such as 'rand-m9-mstd0.5'")
+    add('--reprob', type=float, default=d.reprob, metavar='P', help='of random erasing (default: %(default)s)')
+    add('--mixup', type=float, default=d.mixup, metavar='A',
+        help='mix images of a batch in shares drawn from Beta(A, A); original and generated model see the same mixture '
+             '(default: %(default)s, not at all)')
+    add('--cutmix', type=float, default=d.cutmix, metavar='A',
+        help='paste rectangles of one image into another likewise; with --mixup, each batch takes one of them '
+             '(default: %(default)s)')
+    add('--train-size', type=int, nargs='+', default=None, metavar='PX',
+        help='height of the images in distillation, or its first and its last height, with steps of 32 pixels between '
+             'them: smaller images take less time (default: what the model expects)')
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group('run').add_argument
+    add('--output', required=True, metavar='DIR',
+        help='folder of the best artifact, and of all else that a run writes')
+    add('--seed', type=int, default=0, metavar='N', help='(default: %(default)s)')
+    add('--mixed-precision', choices=PRECISIONS, default='auto',
+        help="'auto' is bf16 or fp16 if 'accelerate launch' says so; else a quick measurement decides on a CPU, and a "
+             'GPU takes bf16 if it has it (default: %(default)s)')
+    add('--checkpointing-steps', type=int, default=None, metavar='N', help='steps between checkpoints (default: none)')
+    add('--checkpoints-total-limit', type=int, default=None, metavar='N', help='keep only so many (default: all)')
+    add('--resume', default=None, metavar='latest|DIR',
+        help="go on from a checkpoint as if the run had never stopped; 'latest' starts anew where there is none")
+    add('--report-to', nargs='*', default=(), metavar='TRACKER',
+        help="accelerate's trackers: tensorboard, wandb, ... (summary.csv is always written)")
+    add('--push-to-hub', action='store_true', help='upload the artifact; needs a login (hf auth login, or HF_TOKEN)')
+    add('--hub-model-id', default=None, metavar='USER/NAME', help='where to (created before training)')
+    add('--hub-private', action='store_true', help='create it as a private repository')
+    add('--hub-dataset', default=None, metavar='NAME',
+        help='data set of the images as the Hub names it, such as imagenet-1k, for the card (default: that of '
+             '--dataset)')

@@ -1,0 +1,1 @@
+"""One run: its phases, checkpoints, measurements, messages and files."""

@@ -1,0 +1,160 @@
+"""The second-order phase of a run: statistics, steps, and the corrections of biases at its end."""
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.codec.tensor_file import with_prefix, without_prefix
+from timm_sbs.common.distributed import decided_once
+from timm_sbs.common.errors import SbsError, short_reason
+from timm_sbs.common.progress import say
+from timm_sbs.data.batches import SampleBatches
+from timm_sbs.predictor.base_model import named_state
+from timm_sbs.predictor.generator import relative_error
+from timm_sbs.predictor.tokens import WeightSpec
+from timm_sbs.training.losses.divergence import ExpectedDivergence
+from timm_sbs.training.losses.statistics import (
+    collect_statistics,
+    statistics_from_tensors,
+    statistics_tensors,
+)
+from timm_sbs.training.losses.weight_uses import Use, find_uses
+from timm_sbs.training.options.settings import SecondOrderSettings
+from timm_sbs.training.run.images import sample_images
+from timm_sbs.training.run.run import PhaseMonitor
+from timm_sbs.training.run.task import Task, measure_tensors
+from timm_sbs.training.steps.second_order import second_order
+from timm_sbs.training.steps.two_stage import TwoStageGenerator
+
+__all__ = ['trace_uses', 'statistics_bytes', 'open_divergence', 'second_order_phase', 'corrected_kept']
+
+SEEN = 'images and seconds'  # of the statistics, beside them in their file
+
+
+def trace_uses(
+        original: nn.Module,
+        pretrained_cfg: Mapping[str, Any],
+        specs: Sequence[WeightSpec],
+) -> dict[str, Use]:
+    """Uses of the generated weights, found with one empty image of the size that the original expects.
+
+    Raises:
+        SbsError: The original cannot be run on it.
+    """
+    size = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))['input_size']
+    device = next(original.parameters()).device
+    try:
+        return find_uses(original, specs, torch.zeros(1, *size, device=device))
+    except Exception as e:
+        reason = short_reason(e)
+        raise SbsError(f'The original model cannot be run on an image of {list(size)}: {reason}') from e
+
+
+def statistics_bytes(uses: Mapping[str, Use]) -> int:
+    """Size of the statistics. While they are taken, and while they are damped, they are in memory twice."""
+    return sum(use.bytes for use in uses.values())
+
+
+def open_divergence(
+        task: Task,
+        artifact: Artifact,
+        uses: Mapping[str, Use],
+        drawn: SampleBatches | None,
+) -> ExpectedDivergence:
+    """The second-order loss of a run. Its statistics are taken once, however often the run is resumed.
+
+    Args:
+        task: The run.
+        artifact: With the generated weights.
+        uses: What :func:`trace_uses` returns.
+        drawn: Images that the run has drawn, if it has none to read.
+    """
+    run, original, settings = task.run, task.original, task.settings
+    accelerator = run.accelerator
+    original.to(accelerator.device)
+
+    def collect() -> dict[str, Tensor]:
+        before = run.seconds
+        batches, count = sample_images(task.images, settings, drawn, accelerator)
+        statistics, seen = collect_statistics(original, uses, batches, count, accelerator, task.seed)
+        return {**statistics_tensors(statistics), SEEN: torch.tensor([float(seen), run.seconds - before])}
+
+    tensors = dict(run.checkpoints.load_or_compute('statistics', collect))
+    seen, seconds = tensors.pop(SEEN).tolist()
+    run.results.update(statistics_images=int(seen), statistics_seconds=round(seconds, 1))
+    statistics = statistics_from_tensors({name: tensor.to(accelerator.device) for name, tensor in tensors.items()})
+    divergence = ExpectedDivergence(
+        artifact.generator.specs, original.state_dict(), uses, statistics, settings.second_order.damping)
+    if divergence.without_statistics:
+        names = divergence.without_statistics
+        say(accelerator, f"no statistics for {len(names)} weight(s), such as '{names[0]}', which no image reaches, or "
+                         f'not as they are: their errors count by their squares')
+    return divergence
+
+
+def corrected_kept(
+        original: nn.Module,
+        divergence: ExpectedDivergence,
+        weights: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Kept tensors that change: biases and BatchNorm means of the original, with which layers with ``weights`` have the
+    original's mean outputs. All others are the original's."""
+    state = named_state(original)
+    return {
+        name: (state[name].detach() + change.to(state[name].device)).to(state[name].dtype)
+        for name, change in divergence.corrections(weights).items()}
+
+
+def second_order_phase(
+        task: Task,
+        artifact: Artifact,
+        divergence: ExpectedDivergence,
+        settings: SecondOrderSettings,
+        name: str = 'second-order',
+) -> None:
+    """Fit the weights by what their errors do. Steps that make the loss larger are undone."""
+    run, accelerator = task.run, task.run.accelerator
+    predictor = artifact.generator.predictor
+    two_stage = TwoStageGenerator(artifact.generator, artifact.storage.quantization).to(accelerator.device)
+    start = {key: tensor.detach().clone() for key, tensor in predictor.state_dict().items()}
+
+    def load(tensors: Mapping[str, Tensor]) -> None:
+        predictor.load_state_dict(without_prefix('predictor.', tensors))
+        for key, tensor in without_prefix('start.', tensors).items():
+            start[key].copy_(tensor)
+
+    monitor = PhaseMonitor(
+        run, name,
+        tensors=lambda: {**with_prefix('predictor.', predictor.state_dict()), **with_prefix('start.', start)},
+        load=load, steps_before=task.settings.steps_before(name))
+    second_order(two_stage, divergence, settings, accelerator, task.seed, monitor, name)
+    trained = {key: tensor.detach().clone() for key, tensor in predictor.state_dict().items()}
+    weights = artifact.stored_weights()
+    after = divergence.total(weights)
+    predictor.load_state_dict(start)
+    start_weights = artifact.stored_weights()
+    before = divergence.total(start_weights)
+    better = decided_once(lambda: after < before, accelerator)
+    if better:
+        predictor.load_state_dict(trained)
+    else:
+        weights = start_weights
+        say(accelerator, f'{name}: the loss rose from {before:.4g} to {after:.4g}, so its steps are undone. Lower '
+                         f'--second-order-lr.')
+    key = name.replace('-', '_')
+    run.results.update({
+        'expected_divergence': min(before, after), f'{key}_steps': settings.steps * better,
+        f'{key}_error': relative_error(weights, task.original.state_dict()),
+        f'{key}_seconds': round(run.seconds, 1)})
+    if better:
+        say(accelerator, f'{name}: expected divergence {before:.4f} before, {after:.4f} after, {run.seconds:.1f} s in '
+                         f'all')
+    accelerator.free_memory()  # the optimizer
+    measured: dict[str, float] = {}
+    if name == 'second-order' and task.settings.quantizes and not task.settings.distils:  # else measured by the next
+        measured = measure_tensors(
+            task, {**weights, **corrected_kept(task.original, divergence, weights)}, name)
+    run.add_row({'phase': name, 'step': settings.steps, **(monitor.last if better else {}), **measured})

@@ -1,0 +1,24 @@
+"""Versions and hardware, as results name them."""
+import platform
+from typing import Any
+
+import timm
+import torch
+
+from timm_sbs.common.version import __version__
+
+__all__ = ['environment']
+
+
+def environment(device: torch.device = torch.device('cpu'), num_processes: int = 1) -> dict[str, Any]:
+    """Versions and hardware of this run, JSON-ready."""
+    if device.type == 'cuda':
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        hardware = f'{torch.get_num_threads()} {device.type.upper()} threads, {platform.machine()}'
+    if num_processes > 1:
+        hardware = f'{num_processes} processes, each with {hardware}'
+    return {
+        'versions': {'timm_sbs': __version__, 'timm': timm.__version__, 'torch': torch.__version__},
+        'hardware': hardware,
+    }

@@ -1,0 +1,121 @@
+"""The images of a run: read or drawn, for training and for validation, on all processes."""
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from timm_sbs.common.errors import SbsError
+from timm_sbs.data.batches import LabelledImages, Sample, SampleBatches, StreamBatches
+from timm_sbs.data.loaders import eval_loader, sample_loader, train_batches
+from timm_sbs.data.synthetic import NoiseImages, SyntheticImages, invert
+from timm_sbs.training.options.run_settings import Settings
+from timm_sbs.training.options.settings import FEWEST_IMAGES
+from timm_sbs.training.run.checkpoints import Checkpoints
+
+__all__ = ['Images', 'open_images', 'synthetic_batches', 'sample_images']
+
+
+@dataclass(frozen=True)
+class Images:
+    """What there is at the start of a run.
+
+    Attributes:
+        train: Training images, unless there are none or they are drawn later.
+        validation: Labelled images on which top-1 is measured, if there are any.
+        sample: Batches for statistics, and how many images they hold over all processes; None as for ``train``.
+    """
+    train: SampleBatches | StreamBatches | None
+    validation: DataLoader[Sample] | None
+    sample: tuple[Iterable[Sequence[Tensor]], int] | None = None
+
+
+def open_images(
+        settings: Settings,
+        pretrained_cfg: Mapping[str, Any],
+        accelerator: Accelerator,
+        seed: int,
+) -> Images:
+    """Open the images that a run reads, so that a wrong folder is found before any work.
+
+    Raises:
+        SbsError: There are none where they should be, or fewer than one batch.
+    """
+    data, train, validation, sample = settings.data, None, None, None
+    if data.given and data.validation:
+        validation = eval_loader(data, pretrained_cfg)
+        if accelerator.num_processes > 1:
+            validation = accelerator.prepare_data_loader(validation)
+    if data.given and settings.trains_on_images and not settings.data_free:
+        train = train_batches(
+            data, pretrained_cfg, seed, accelerator.process_index, accelerator.num_processes,
+            labelled=any(settings.distillation.label_weight))
+    if data.given and settings.takes_statistics and not settings.data_free:
+        try:
+            sample = sample_loader(data, pretrained_cfg, settings.second_order.images, seed,
+                                   accelerator.process_index, accelerator.num_processes)
+        except SbsError as e:
+            reason = str(e).rstrip('.')
+            raise SbsError(f'{reason}. Without training images, use --data-free or --second-order-steps 0.') from e
+        if sample[1] < FEWEST_IMAGES:
+            raise SbsError(
+                f"'{data.where}' holds {sample[1]} training image(s), and statistics need at least "
+                f'{FEWEST_IMAGES}. Add images (they need no labels), use --data-free, or leave the phase out with '
+                f'--second-order-steps 0.')
+    return Images(train, validation, sample)
+
+
+def synthetic_batches(
+        settings: Settings,
+        original: nn.Module,
+        pretrained_cfg: Mapping[str, Any],
+        accelerator: Accelerator,
+        checkpoints: Checkpoints,
+        seed: int,
+) -> SampleBatches:
+    """Training images for users who have none, as ``settings.data_free`` says."""
+    data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
+    if settings.data_free == 'noise':
+        dataset: LabelledImages = NoiseImages(data_config)
+    else:
+        def draw() -> dict[str, Tensor]:
+            images, labels = invert(original, data_config, settings.inversion, accelerator, seed)
+            return {'images': images, 'labels': labels}
+
+        drawn = checkpoints.load_or_compute('synthetic', draw)
+        dataset = SyntheticImages(drawn['images'], drawn['labels'])
+    return SampleBatches(
+        dataset, settings.data.batch_size, settings.data.workers, seed, accelerator.process_index,
+        accelerator.num_processes, pin_memory=torch.cuda.is_available())
+
+
+def sample_images(
+        images: Images,
+        settings: Settings,
+        synthetic: SampleBatches | None,
+        accelerator: Accelerator,
+) -> tuple[Iterator[Tensor], int]:
+    """Images for statistics: this process's batches [B, C, H, W], and the number of images over all processes."""
+    processes = accelerator.num_processes
+    if synthetic is not None:
+        wanted = math.ceil(settings.second_order.images / processes)
+        return _first(synthetic.starting_at(0), wanted), wanted * processes
+    batches, count = images.sample or ([], 0)
+    mine = len(range(accelerator.process_index, count, processes))
+    return _first(batches, mine), count
+
+
+def _first(batches: Iterable[Sequence[Tensor]], count: int) -> Iterator[Tensor]:
+    """The first ``count`` images of some batches, or all there are."""
+    if count <= 0:
+        return
+    for images, *_ in batches:
+        yield images[:count]
+        count -= len(images)
+        if count <= 0:
+            return

@@ -1,0 +1,147 @@
+"""The phases of a run, each with its checkpoints, measurements and artifacts."""
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.codec.bit_allocation import divide_bits, measure_influence
+from timm_sbs.codec.tensor_file import with_prefix, without_prefix
+from timm_sbs.common.config import QuantizationConfig
+from timm_sbs.common.distributed import decided_once
+from timm_sbs.common.errors import ConfigError, SbsError
+from timm_sbs.common.progress import say
+from timm_sbs.data.batches import SampleBatches
+from timm_sbs.training.losses.divergence import ExpectedDivergence
+from timm_sbs.training.options.settings import ReconstructionSettings
+from timm_sbs.training.run.calibration import corrected_kept, second_order_phase
+from timm_sbs.training.run.image_phase import ImagePhase, TrainingImages, byte_budget, with_phase
+from timm_sbs.training.run.images import synthetic_batches
+from timm_sbs.training.run.run import PhaseMonitor
+from timm_sbs.training.run.task import Task, measure_tensors
+from timm_sbs.training.steps.objective import original_outputs
+from timm_sbs.training.steps.reconstruction import reconstruct
+
+__all__ = ['reconstruction_phase', 'drawn_images', 'training_images', 'quantization_phase']
+
+
+def reconstruction_phase(
+        task: Task,
+        artifact: Artifact,
+        settings: ReconstructionSettings,
+        name: str = 'reconstruction',
+        steps_before: int = 0,
+) -> None:
+    """Fit the weights themselves. Without steps, a fresh predictor still learns the scale of the weights."""
+    run, accelerator = task.run, task.run.accelerator
+    predictor = artifact.generator.predictor
+    monitor = PhaseMonitor(
+        run, name,
+        tensors=lambda: with_prefix('predictor.', predictor.state_dict()),
+        load=lambda tensors: predictor.load_state_dict(without_prefix('predictor.', tensors)),
+        steps_before=steps_before)
+    storage = artifact.storage if name == 'quantization' else artifact.quantized(None).storage
+    error = reconstruct(
+        artifact.generator, task.original.state_dict(), settings, storage, task.seed, accelerator, monitor, name)
+    run.results.update({f'{name}_error': error, f'{name}_steps': settings.steps,
+                        f'{name}_seconds': round(run.seconds, 1)})
+    say(accelerator, f"{name}: error {error:.4f} after {run.results[f'{name}_seconds']} s")
+    accelerator.free_memory()  # the optimizer
+    measured: dict[str, float] = {}
+    if name == 'reconstruction' and task.settings.takes_statistics:  # else the next phase begins with a measurement
+        measured = measure_tensors(task, artifact.stored_weights(), name)
+    run.add_row({'phase': name, 'step': settings.steps, **monitor.last, **measured})
+
+
+def drawn_images(task: Task, artifact: Artifact) -> SampleBatches | None:
+    """Images that a run draws instead of reading them, if it does, and has a use for them."""
+    run, settings, original = task.run, task.settings, task.original
+    if not (settings.data_free and (settings.takes_statistics or settings.trains_on_images)):
+        return None
+    original.to(run.accelerator.device)
+    return synthetic_batches(
+        settings, original, artifact.base.pretrained_cfg, run.accelerator, run.checkpoints, task.seed)
+
+
+def training_images(task: Task, drawn: SampleBatches | None) -> TrainingImages:
+    """Batches of the images that a run reads, or has drawn."""
+    run, settings, original = task.run, task.settings, task.original
+    original.to(run.accelerator.device)
+    batches = drawn or task.images.train
+    if batches is None:
+        raise SbsError('There are no images to train on.')
+    cached = None
+    data = settings.data  # of drawn images none is the same twice
+    fixed = data.no_aug and not data.mixes and not settings.data_free and settings.distillation.train_size is None
+    if fixed and isinstance(batches, SampleBatches) and not any(settings.distillation.feature_weight):
+        cached = original_outputs(original, batches.in_order(), len(batches.dataset), run.accelerator)
+    return TrainingImages(batches, cached)
+
+
+def _within_budget(task: Task, artifact: Artifact) -> Artifact:
+    """The same predictor with as many bits less as both files need, before training and corrections rely on them."""
+    run, budget = task.run, byte_budget(task, artifact)
+    if budget is None:
+        return artifact
+    fitted = decided_once(
+        lambda: budget.fitted(artifact.with_kept(task.original).with_results(run.results)), run.accelerator)
+    run.results['layer_bits'] = list(fitted.layer_bits)
+    return artifact.quantized(fitted)
+
+
+def _divided_bits(task: Task, artifact: Artifact, divergence: ExpectedDivergence | None) -> tuple[float, ...]:
+    """Bits of each layer of the predictor, as the settings say or by what rounding it does."""
+    settings, accelerator = task.settings.quantization, task.run.accelerator
+    bits, why = settings.layer_bits, 'as in the artifact to start from'
+    if not bits:
+        def divide() -> tuple[float, ...]:
+            if settings.bits is None:
+                raise ConfigError('Nothing says how many bits the predictor is to have: --bits or --bytes does.')
+            influence = measure_influence(artifact.generator, divergence.of_changes if divergence else None)
+            return divide_bits(influence, settings.bits)
+
+        bits = decided_once(divide, accelerator)
+        why = f"by the {'divergence' if divergence else 'error'} that rounding it makes"
+    say(accelerator, f"bits of each layer, {why}: {', '.join(f'{b:.2f}' for b in bits)}")
+    return bits
+
+
+def quantization_phase(
+        task: Task,
+        artifact: Artifact,
+        kept: Mapping[str, Tensor] | None,
+        training: TrainingImages | None,
+        divergence: ExpectedDivergence | None = None,
+) -> None:
+    """Divide the bits between the predictor's layers, and go on with everything rounded.
+
+    Args:
+        task: The run.
+        artifact: With the predictor.
+        kept: Kept tensors to start from; None: the original's.
+        training: What :func:`training_images` returns; None: training goes on without images.
+        divergence: The second-order loss, if there are statistics. It divides the bits, is the loss where no images
+            are trained on, and corrects biases for the rounded weights, unless distillation has trained them.
+    """
+    name, run, settings = 'quantization', task.run, task.settings
+    resumed = run.is_in(name)
+    if resumed:
+        bits = tuple(run.results['layer_bits'])
+    else:
+        bits = _divided_bits(task, artifact, divergence)
+        run.results['layer_bits'] = list(bits)
+        run.best = {}  # what is larger does not compete
+    artifact = artifact.quantized(QuantizationConfig(bits, kept_bits=settings.quantization.kept_bits))
+    if not resumed:
+        artifact = _within_budget(task, artifact)
+    if not settings.rounds_on_images and settings.quantization.steps:
+        if divergence:
+            phase = with_phase(settings.second_order, settings.quantization)
+            second_order_phase(task, artifact, divergence, phase, name)
+            artifact = _within_budget(task, artifact)
+        else:
+            reconstruction_phase(
+                task, artifact, with_phase(settings.reconstruction, settings.quantization), name,
+                settings.steps_before(name))
+    if divergence and not settings.distils:
+        kept = corrected_kept(task.original, divergence, artifact.stored_weights())
+    ImagePhase(task, artifact, kept, name).run(training if settings.rounds_on_images else None)

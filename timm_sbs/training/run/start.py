@@ -1,0 +1,243 @@
+"""Everything that a run does before its first step, so that what is wrong is found at once."""
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.artifact.folder import read_config
+from timm_sbs.common.config import ORDER_OVER
+from timm_sbs.common.errors import SbsError
+from timm_sbs.common.progress import say
+from timm_sbs.data.image_size import check_sizes
+from timm_sbs.data.synthetic import batch_norms
+from timm_sbs.predictor.base_model import pretrained_cfg_of
+from timm_sbs.predictor.ordering import fold_of
+from timm_sbs.predictor.original import describe_original
+from timm_sbs.training.design.budget import TRIAL_BITS, divide_budget
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import Design, check_same, design, start_artifact
+from timm_sbs.training.losses.feature_maps import feature_modules
+from timm_sbs.training.losses.weight_uses import Use
+from timm_sbs.training.options.run_settings import Settings
+from timm_sbs.training.options.settings import WHOLE_STEPS
+from timm_sbs.training.run.calibration import trace_uses
+from timm_sbs.training.run.checkpoints import Checkpoint, Checkpoints
+from timm_sbs.training.run.environment import environment
+from timm_sbs.training.run.images import Images, open_images
+from timm_sbs.training.run.output import prepare_output
+from timm_sbs.training.run.precision import Choice
+from timm_sbs.training.run.resume import folder_name, unchanging_settings
+from timm_sbs.training.steps.optimizer import make_optimizer
+
+__all__ = ['Start', 'open_start', 'first_results', 'start_trackers', 'ordered_artifact']
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known before the first step.
+
+    Attributes:
+        settings: All settings, with what was left to the network filled in.
+        accelerator: Devices, processes, precision.
+        precision: That precision, and why it was chosen.
+        original: The original model.
+        source: The artifact to start from, if there is one.
+        design: What is generated, and by which predictor.
+        bits: Of a weight of the predictor, if it is to be quantized.
+        uses: How the network uses the generated weights, if there are statistics to take.
+        images: Read, or to be drawn.
+        checkpoints: Of the run.
+        checkpoint: What it goes on from, if it does.
+    """
+    settings: Settings
+    accelerator: Accelerator
+    precision: Choice
+    original: nn.Module
+    source: Artifact | None
+    design: Design
+    bits: float | None
+    uses: Mapping[str, Use]
+    images: Images
+    checkpoints: Checkpoints
+    checkpoint: Checkpoint | None
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """How a budget of bytes was divided, which a resumed run keeps."""
+        return {'order_over': self.design.generator.ordering.order_over, 'bits': self.bits}
+
+
+def open_start(
+        args: argparse.Namespace,
+        settings: Settings,
+        accelerator: Accelerator,
+        precision: Choice,
+        original: nn.Module,
+        source: Artifact | None,
+) -> Start:
+    """Choose the design, and open images and checkpoints.
+
+    Raises:
+        SbsError: Something about the request is wrong.
+    """
+    base = source.base if source else describe_original(original, args.model_kwargs)
+    check_same(original, base)
+    _check_before_work(args, settings, original)
+    images = open_images(settings, base.pretrained_cfg, accelerator, args.seed)
+    checkpoints = _open_checkpoints(args, accelerator, original)
+    checkpoint = checkpoints.open(args.resume) if args.resume else None
+    if source:
+        config = source.generator.config
+        chosen, bits = Design(base, source.generator.specs, config, source.storage), args.bits
+    else:
+        chosen, bits = _choose_design(args, settings, original, accelerator, checkpoint)
+    if bits is not None:
+        settings = settings.with_bits(bits)
+    uses: Mapping[str, Use] = {}
+    if settings.takes_statistics:
+        uses = trace_uses(original, chosen.base.pretrained_cfg, chosen.specs)
+        settings = _with_second_order(args, settings, chosen, uses, accelerator)
+    return Start(
+        settings, accelerator, precision, original, source, chosen, bits, uses, images, checkpoints, checkpoint)
+
+
+def _open_checkpoints(args: argparse.Namespace, accelerator: Accelerator, original: nn.Module) -> Checkpoints:
+    """Raises SbsError where checkpoints of another run would be in the way."""
+    checkpoints = Checkpoints(
+        Path(args.output), accelerator, unchanging_settings(
+            args, accelerator.mixed_precision, original, read_config(args.start_from)[0].weights_sha256
+            if args.start_from else None),
+        args.checkpointing_steps, args.checkpoints_total_limit)
+    if checkpoints.found() and not args.resume:
+        raise SbsError(
+            f"'{args.output}' holds checkpoints of an earlier run. Go on from them with --resume latest, or choose "
+            f'another --output.')
+    return checkpoints
+
+
+def _choose_design(
+        args: argparse.Namespace,
+        settings: Settings,
+        original: nn.Module,
+        accelerator: Accelerator,
+        checkpoint: Checkpoint | None,
+) -> tuple[Design, float | None]:
+    """The design, and bits of a quantized predictor. A resumed run keeps the division of the budget that it began
+    with."""
+    def choose(order_over: str, bits: float | None) -> dict[str, Any]:
+        return {'model_args': args.model_kwargs, **settings.predictor.arguments(order_over, bits)}
+
+    order_over, bits = args.order_over, args.bits
+    if checkpoint and args.bytes is not None:
+        order_over, bits = (checkpoint.progress['choices'][name] for name in ('order_over', 'bits'))
+    if args.bytes is not None and (order_over is None or bits is None):
+        found = divide_budget(
+            original, args.bytes, choose, [order_over] if order_over else ORDER_OVER,
+            [bits] if bits is not None else TRIAL_BITS, accelerator,
+            say=lambda text: say(accelerator, text),
+            images_follow=settings.trains_on_images and not order_over)
+        return found, found.bits
+    order_over = order_over or 'layer'
+    return design(
+        original, pct=args.pct, bits=bits, max_bytes=args.bytes, **choose(order_over, bits)), bits
+
+
+def _with_second_order(
+        args: argparse.Namespace,
+        settings: Settings,
+        chosen: Design,
+        uses: Mapping[str, Use],
+        accelerator: Accelerator,
+) -> Settings:
+    """The settings with the steps that the second-order phase takes for this network."""
+    if not uses:
+        say(accelerator, 'No generated weight is used as it is by a convolution or linear layer, so there is no '
+                         'second-order phase.')
+        return settings.with_second_order_steps(0)
+    if any(fold_of(spec, chosen.generator.ordering) > 1 for spec in chosen.specs):
+        if args.second_order_steps is None:
+            settings = settings.with_second_order_steps(WHOLE_STEPS)
+        if args.quantization_steps is None and not settings.rounds_on_images:
+            settings = dataclasses.replace(
+                settings, quantization=dataclasses.replace(settings.quantization, steps=WHOLE_STEPS))
+    return settings
+
+
+def _check_before_work(args: argparse.Namespace, settings: Settings, original: nn.Module) -> None:
+    """Raises SbsError for what would otherwise be found only when a later phase begins, or when a search has ended."""
+    if not args.dry_run:
+        prepare_output(args.output, 0, 0)
+    for name in args.report_to:
+        if name not in {'all', *(str(getattr(tracker, 'value', tracker)) for tracker in get_available_trackers())}:
+            raise SbsError(f'--report-to {name} needs a package that is not installed: pip install {name}')
+    for phase in (settings.reconstruction, settings.second_order, settings.distillation, settings.quantization):
+        make_optimizer([nn.Parameter(torch.zeros(1))], phase)
+    if settings.trains_on_images and any(settings.distillation.feature_weight):
+        feature_modules(original, settings.distillation.feature_modules)
+    sizes = settings.distillation.train_size
+    if settings.trains_on_images and sizes:
+        data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg_of(original)))
+        check_sizes(original, sizes, data_config['input_size'])
+    if settings.data_free == 'inversion':
+        batch_norms(original)
+
+
+def first_results(args: argparse.Namespace, start: Start) -> dict[str, Any]:
+    """How the results of a run come about, as they will stand in config.json before anything is measured."""
+    accelerator = start.accelerator
+    return {
+        'seed': args.seed, 'reconstruction_steps': start.settings.reconstruction.steps,
+        **({'bits': start.bits} if start.bits is not None else {}),
+        **({'max_bytes': args.bytes} if args.bytes is not None else {}),
+        'mixed_precision': accelerator.mixed_precision, 'predictor_parameters': start.design.num_parameters,
+        'original_parameters': sum(p.numel() for p in start.original.parameters()),
+        **({'data_free': args.data_free} if args.data_free else {}),
+        **_provenance(args, start.original),
+        **({'started_from': dict(start.source.results)} if start.source else {}),
+        **environment(accelerator.device, accelerator.num_processes)}
+
+
+def _provenance(args: argparse.Namespace, original: nn.Module) -> dict[str, str]:
+    """What a card says of the original weights and of the images, where it is known."""
+    known = {}
+    hub_id = pretrained_cfg_of(original).get('hf_hub_id')
+    if hub_id and not args.initial_checkpoint:
+        known['original_hub_id'] = hub_id
+    dataset = args.hub_dataset or args.dataset.partition('/')[2]
+    if dataset:
+        known['dataset'] = dataset
+    if args.unlabelled_dir:
+        known['unlabelled'] = ', '.join(map(folder_name, args.unlabelled_dir))
+    return known
+
+
+def start_trackers(args: argparse.Namespace, accelerator: Accelerator) -> None:
+    """Tell accelerate's trackers of the run."""
+    accelerator.init_trackers('timm_sbs', config={
+        name: value if isinstance(value, (int, float, str)) else str(value) for name, value in vars(args).items()})
+
+
+def ordered_artifact(start: Start, seed: int) -> Artifact:
+    """A fresh predictor over orderings that are found once in a run, however often it is resumed."""
+    specs = start.design.specs
+
+    def find() -> dict[str, Tensor]:
+        permutations = find_orderings(
+            start.original, specs, start.design.generator.ordering, start.accelerator)
+        return {f'{layer}.{part}': torch.from_numpy(rows)
+                for layer, parts in enumerate(permutations) for part, rows in enumerate(parts)}
+
+    found = start.checkpoints.load_or_compute('orderings', find)
+    parts = [sum(name.startswith(f'{layer}.') for name in found) for layer in range(len(specs))]
+    permutations = [
+        tuple(found[f'{layer}.{part}'].numpy() for part in range(count)) for layer, count in enumerate(parts)]
+    return start_artifact(start.design, permutations, start.original, seed).quantized(None)

@@ -1,0 +1,180 @@
+"""One run of the trainer, from its flags to the artifact."""
+import argparse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from torch import nn
+
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.artifact.push import create_repository, push_to_hub
+from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.common.progress import say
+from timm_sbs.predictor.original import load_original
+from timm_sbs.training.design.sizing import Design, continue_artifact
+from timm_sbs.training.losses.weight_uses import Use
+from timm_sbs.training.options.parsing import args_yaml
+from timm_sbs.training.options.run_settings import settings_of
+from timm_sbs.training.run.calibration import (
+    corrected_kept,
+    open_divergence,
+    second_order_phase,
+    statistics_bytes,
+)
+from timm_sbs.training.run.checkpoints import recorded_setting
+from timm_sbs.training.run.dry_run import describe_dry_run
+from timm_sbs.training.run.image_phase import ImagePhase
+from timm_sbs.training.run.output import prepare_output, write_text
+from timm_sbs.training.run.phases import (
+    drawn_images,
+    quantization_phase,
+    reconstruction_phase,
+    training_images,
+)
+from timm_sbs.training.run.precision import Choice, settle_precision
+from timm_sbs.training.run.run import Run
+from timm_sbs.training.run.start import (
+    Start,
+    first_results,
+    open_start,
+    ordered_artifact,
+    start_trackers,
+)
+from timm_sbs.training.run.task import Task
+
+__all__ = ['train', 'dry_run', 'print_once']
+
+
+def train(
+        args: argparse.Namespace,
+        original: nn.Module | None = None,
+        whole_program: bool = True,
+) -> dict[str, Any]:
+    """Fit a predictor as the arguments say.
+
+    Args:
+        args: What :func:`timm_sbs.training.options.parsing.parse_args` returns.
+        original: The original model; default: that which ``args.model`` names.
+        whole_program: Whether nothing follows: processes then end their group, and the user hears what to do next.
+
+    Returns:
+        Measured results of the best artifact, as they stand in its config.json.
+
+    Raises:
+        SbsError: Something about the request is wrong; nothing half-written is left.
+    """
+    with _opened(args, original, whole_program) as start:
+        return _fit(args, start, whole_program)
+
+
+def dry_run(args: argparse.Namespace, original: nn.Module | None = None) -> str:
+    """What :func:`train` would do with these arguments, as text. It takes some steps of each phase, to time them."""
+    with _opened(args, original) as start:
+        sample = start.images.sample
+        described = describe_dry_run(
+            args.model, start.original, start.design, start.settings, start.accelerator, sample[1] if sample else None)
+        return f'{_told(start.precision)}\n{described}'
+
+
+def print_once(text: str) -> None:
+    """Print on the main process alone, also after a run has ended."""
+    PartialState().print(text)
+
+
+@contextmanager
+def _opened(args: argparse.Namespace, original: nn.Module | None, whole_program: bool = True) -> Iterator[Start]:
+    """Everything before the first step. Trackers are closed in any case, and with the program its processes too."""
+    source = load_artifact(args.start_from) if args.start_from else None
+    settings = settings_of(args, source.storage.quantization if source and args.bits is None else None)
+    precision = settle_precision(
+        args.mixed_precision, recorded_setting(Path(args.output), args.resume, 'mixed_precision'))
+    accelerator = make_accelerator(
+        precision.precision, log_with=list(args.report_to) or None, project_dir=args.output)
+    try:
+        original = original or load_original(args.model, args.initial_checkpoint, args.model_kwargs, args.license)
+        if source:
+            source = continue_artifact(source, original)
+        start = open_start(args, settings, accelerator, precision, original, source)
+        yield start
+    finally:
+        if whole_program:
+            accelerator.end_training()
+        else:
+            for tracker in accelerator.trackers:
+                tracker.finish()
+
+
+def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[str, Any]:
+    """All phases, and the upload."""
+    settings, accelerator, original = start.settings, start.accelerator, start.original
+    output = _open_output(args, start)
+    if args.push_to_hub and accelerator.is_main_process:
+        create_repository(args.hub_model_id, args.hub_private)
+    start_trackers(args, accelerator)
+    if accelerator.is_main_process:
+        write_text(output / 'args.yaml', args_yaml(args))
+    say(accelerator, _told(start.precision))
+    _describe_start(args.model, start)
+    run = Run(output, accelerator, start.checkpoints, first_results(args, start), start.checkpoint, start.choices)
+    artifact = start.source or ordered_artifact(start, args.seed)
+    artifact.generator.to(accelerator.device)
+    _run_phases(Task(run, original, start.images, settings, args.seed), artifact.quantized(None), start.source,
+                start.uses)
+    best = run.best
+    if 'last_top1' in best:
+        say(accelerator, f"best top-1 {best['top1']:.2f} %, after the last step {best['last_top1']:.2f} % "
+                         f"(original {best['original_top1']:.2f} %)")
+    if whole_program:
+        say(accelerator, f"wrote {output}; load it with timm.create_model('local-dir:{output}', pretrained=True)")
+    if args.push_to_hub and accelerator.is_main_process:
+        say(accelerator, f'uploaded to {push_to_hub(output, args.hub_model_id, args.hub_private)}')
+    accelerator.wait_for_everyone()
+    return best
+
+
+def _told(precision: Choice) -> str:
+    return f'precision: {precision.precision} ({precision.why})'
+
+
+def _open_output(args: argparse.Namespace, start: Start) -> Path:
+    """The folder of the run, if the disk has room for what it will write."""
+    steps = start.settings.steps_before('end')
+    kept_checkpoints = args.checkpoints_total_limit or steps // (args.checkpointing_steps or steps + 1)
+    unrounded = start.design.stored_as_floats().forecast(start.original)['total']
+    return prepare_output(
+        args.output, unrounded, kept_checkpoints, statistics_bytes(start.uses) if args.checkpointing_steps else 0)
+
+
+def _describe_start(name: str, start: Start) -> None:
+    design: Design = start.design
+    total = sum(p.numel() for p in start.original.parameters())
+    if not start.settings.has_images:
+        say(start.accelerator, 'No images (--data-dir, --dataset, --unlabelled-dir, --data-free): the predictor is '
+                               'fitted to the weights alone, and settings of the other phases change nothing.')
+    say(start.accelerator,
+        f'{name}: {len(design.specs)} of its weights are generated ({design.num_generated:,} of {total:,} parameters), '
+        f'by a predictor of {design.num_parameters:,} parameters ({100 * design.num_parameters / total:.1f} %).')
+
+
+def _run_phases(task: Task, artifact: Artifact, source: Artifact | None, uses: Mapping[str, Use]) -> None:
+    """All phases that are asked for and not yet done."""
+    settings, run = task.settings, task.run
+    kept = source.kept if source else None
+    later = run.is_in('distillation') or run.is_in('quantization')
+    if not (later or run.is_in('second-order')) and (settings.reconstruction.steps or not source):
+        reconstruction_phase(task, artifact, settings.reconstruction)
+    drawn = drawn_images(task, artifact)
+    divergence = None
+    if settings.takes_statistics and (not later or settings.quantizes):
+        divergence = open_divergence(task, artifact, uses, drawn)
+    if divergence and not later:
+        second_order_phase(task, artifact, divergence, settings.second_order)
+        kept = corrected_kept(task.original, divergence, artifact.stored_weights())
+    training = training_images(task, drawn) if settings.trains_on_images else None
+    if not run.is_in('quantization') and (settings.distils or not settings.quantizes):
+        kept = ImagePhase(task, artifact, kept).run(training if settings.distils else None)
+    if settings.quantizes:
+        quantization_phase(task, artifact, kept, training, divergence)

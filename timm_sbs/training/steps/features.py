@@ -1,0 +1,31 @@
+"""Features of kernels while a predictor is trained: kept where they are small, computed block by block where not."""
+
+import torch
+from torch import Tensor
+
+from timm_sbs.predictor.generator import Generator, TokenGroup
+
+__all__ = ['KernelFeatures', 'kernel_features']
+
+KEPT_BYTES = 256_000_000  # of a network's features: those of ResNet-56 take 48 MB, those of ResNet-50 would take 1.4 GB
+
+
+class KernelFeatures:
+    """Features [rows, F] of the places of a token group, on the generator's device."""
+
+    def __init__(self, generator: Generator, group: TokenGroup, kept: bool) -> None:
+        self._generator, self._group = generator, group
+        self._kept = generator.features(group) if kept else None
+
+    def __call__(self, rows: slice | Tensor) -> Tensor:
+        """Features of some places: a slice, or indices on the CPU."""
+        if self._kept is not None:
+            return self._kept[rows if isinstance(rows, slice) else rows.to(self._kept.device)]
+        return self._generator.features(self._group, rows)
+
+
+def kernel_features(generator: Generator) -> list[KernelFeatures]:
+    """Features of each token group. Together they keep at most 256 MB."""
+    places = sum(group.num_places for group in generator.groups)
+    size = places * generator.config.feature_width * torch.float32.itemsize
+    return [KernelFeatures(generator, group, size <= KEPT_BYTES) for group in generator.groups]

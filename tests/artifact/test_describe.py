@@ -40,3 +40,10 @@ def test_quantize_prints_the_new_ledger(small_folder, tmp_path, capsys):
     assert 'kept tensors of 8 bits' in printed and 'of their squared norm' in printed
     assert main(['quantize', str(small_folder), str(tmp_path / 'out'), '--bytes', '1k']) == 2
     assert 'too few' in capsys.readouterr().err
+
+
+def test_a_copy_that_is_not_smaller_is_told(tmp_path, capsys):
+    assert main(['quantize', SHIPPED, str(tmp_path / 'more'), '--bits', '8']) == 0
+    assert 'the copy is not smaller: it has ' in capsys.readouterr().out
+    assert main(['quantize', SHIPPED, str(tmp_path / 'less'), '--bits', '4']) == 0
+    assert 'not smaller' not in capsys.readouterr().out

@@ -86,4 +86,4 @@ def test_a_resumed_run_keeps_its_precision(tmp_path, monkeypatch, capsys):
     assert load_artifact(tmp_path).results['mixed_precision'] == 'no'
     monkeypatch.setattr(precision, 'bfloat16_speed', lambda: 2.)
     assert main([*argv, '--resume', 'latest']) == 0
-    assert 'precision: no (as before the run was stopped)' in capsys.readouterr().out
+    assert 'computing in float32 (as before the run was stopped)' in capsys.readouterr().out

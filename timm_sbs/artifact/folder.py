@@ -28,8 +28,8 @@ from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.predictor.tokens import WeightSpec
 
 __all__ = [
-    'CONFIG_NAME', 'WEIGHTS_NAME', 'LICENSE_NAME', 'save_artifact', 'load_artifact', 'artifact_ledger',
-    'written_ledger', 'record_results', 'read_config', 'config_text',
+    'CONFIG_NAME', 'WEIGHTS_NAME', 'LICENSE_NAME', 'save_artifact', 'load_artifact', 'artifact_bytes',
+    'artifact_ledger', 'written_ledger', 'record_results', 'read_config', 'config_text',
 ]
 
 
@@ -55,6 +55,18 @@ def artifact_ledger(artifact: Artifact, ordering: Tensor | None = None) -> dict[
     config = dataclasses.replace(artifact.config, ledger=sizes, weights_sha256='0' * 64)
     text = config_text(config, artifact.base.pretrained_cfg).encode()
     return {**sizes, 'config': len(text), 'total': len(data) + len(text)}
+
+
+def artifact_bytes(folder: str | Path) -> int:
+    """Bytes of both files of a written artifact.
+
+    Raises:
+        ArtifactError: One of them is missing.
+    """
+    files = ArtifactFiles.of(folder)
+    if files.weights_bytes is None:
+        raise ArtifactError(f"'{folder}' is incomplete: it has no {WEIGHTS_NAME}.")
+    return len(files.config) + files.weights_bytes
 
 
 def save_artifact(folder: str | Path, artifact: Artifact, ordering: Tensor | None = None) -> ArtifactConfig:

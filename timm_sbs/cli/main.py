@@ -86,11 +86,16 @@ def _push(args: argparse.Namespace) -> None:
 def _quantize(args: argparse.Namespace) -> None:
     from timm_sbs.artifact.describe import describe_artifact
     from timm_sbs.artifact.find import find_folder
+    from timm_sbs.artifact.folder import artifact_bytes
     from timm_sbs.artifact.quantize import quantize_artifact
 
     folder = find_folder(args.folder)
+    before = artifact_bytes(folder)
     results = quantize_artifact(folder, args.output, args.bits, args.kept_bits, args.bytes)
     print(describe_artifact(find_folder(args.output)))
+    after = artifact_bytes(find_folder(args.output))
+    if after >= before:
+        print(f'the copy is not smaller: it has {after:,} bytes, and the artifact had {before:,}; ask for fewer --bits')
     print(f"the generated weights change by {100 * results['quantization_error']:.3g} % of their squared norm; measure "
           f"the accuracy with: timm-sbs eval local-dir:{args.output} --data-dir DIR")
 

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from torch import nn
 
 from timm_sbs.artifact.artifact import Artifact
-from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.artifact.folder import artifact_bytes, load_artifact, read_config, written_ledger
 from timm_sbs.artifact.push import create_repository, push_to_hub
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.common.progress import say
@@ -128,15 +128,26 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
         say(accelerator, f"best top-1 {best['top1']:.2f} %, after the last step {best['last_top1']:.2f} % "
                          f"(original {best['original_top1']:.2f} %)")
     if whole_program:
-        say(accelerator, f"wrote {output}; load it with timm.create_model('local-dir:{output}', pretrained=True)")
+        say(accelerator, f"wrote {output}, {_size(output, start)}; load it with "
+                         f"timm.create_model('local-dir:{output}', pretrained=True)")
     if args.push_to_hub and accelerator.is_main_process:
         say(accelerator, f'uploaded to {push_to_hub(output, args.hub_model_id, args.hub_private)}')
     accelerator.wait_for_everyone()
     return best
 
 
+def _size(output: Path, start: Start) -> str:
+    """Bytes of the artifact in a folder; nothing on processes that have written none."""
+    if not start.accelerator.is_main_process:
+        return ''
+    size = artifact_bytes(output)
+    original = written_ledger(read_config(output)[0]).original
+    return f"{size:,} bytes, {original / size:.1f} times smaller than the original's values"
+
+
 def _told(precision: Choice) -> str:
-    return f'precision: {precision.precision} ({precision.why})'
+    name = {'no': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}.get(precision.precision, precision.precision)
+    return f'computing in {name} ({precision.why})'
 
 
 def _open_output(args: argparse.Namespace, start: Start) -> Path:
@@ -152,8 +163,8 @@ def _describe_start(name: str, start: Start) -> None:
     design: Design = start.design
     total = sum(p.numel() for p in start.original.parameters())
     if not start.settings.has_images:
-        say(start.accelerator, 'No images (--data-dir, --dataset, --unlabelled-dir, --data-free): the predictor is '
-                               'fitted to the weights alone, and settings of the other phases change nothing.')
+        say(start.accelerator, 'No images were given, so the predictor is fitted to the weights alone. --data-dir, '
+                               '--dataset, --unlabelled-dir and --data-free give it images.')
     say(start.accelerator,
         f'{name}: {len(design.specs)} of its weights are generated ({design.num_generated:,} of {total:,} parameters), '
         f'by a predictor of {design.num_parameters:,} parameters ({100 * design.num_parameters / total:.1f} %).')

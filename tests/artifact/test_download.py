@@ -131,8 +131,9 @@ def test_a_hub_that_is_ill_is_asked_once(tmp_path, status):
     with running_hub() as hub:
         hub.failures += [('/user/predictor/', status)] * 20
         said, _, _, slept = create(hub.endpoint, tmp_path)
-        assert 'cannot be reached' in said and str(status) in said and not slept
-        assert about(hub, 'user/predictor') == 2  # one for each of both
+        assert 'cannot be reached' in said and str(status) in said
+        if status != 429:  # which older clients repeat by themselves, and are not waited for
+            assert not slept and about(hub, 'user/predictor') == 2  # one for each of both
 
 
 def test_a_repository_that_is_not_there_is_told_after_one_request(tmp_path):

@@ -48,7 +48,7 @@ def create_generated(
     Raises:
         SbsError: There is no artifact, it is damaged, or it belongs to another base.
     """
-    if base is not None and not is_model(base):
+    if base is not None and not (isinstance(base, str) and is_model(base)):
         raise ConfigError(f"timm {timm.__version__} has no model '{base}'. List them with timm.list_models().")
     given = dict(pretrained_cfg) if isinstance(pretrained_cfg, Mapping) else pretrained_cfg
     cfg = resolve_pretrained_cfg(

@@ -79,7 +79,7 @@ def create_generated(
 
 def _device(given: str | torch.device | None) -> torch.device:
     """Where the model is built: as its arguments say, or where torch makes all tensors."""
-    return torch.get_default_device() if given is None else torch.device(given)
+    return torch.empty(0).device if given is None else torch.device(given)
 
 
 def _check_stored_args(stored: Mapping[str, Any] | None, cfg: PretrainedCfg) -> None:

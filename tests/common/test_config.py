@@ -2,6 +2,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,5 +82,5 @@ def test_config_and_errors_import_no_torch():
         'import sys, types; package = types.ModuleType("timm_sbs"); package.__path__ = [sys.argv[1]]; '
         'sys.modules["timm_sbs"] = package; import timm_sbs.common.config; assert "torch" not in sys.modules')
     from timm_sbs.common import config
-    folder = config.__file__.rsplit('/', 1)[0]
-    subprocess.run([sys.executable, '-c', code, folder], check=True)
+    folder = Path(config.__file__).parents[1]
+    subprocess.run([sys.executable, '-c', code, str(folder)], check=True)

@@ -93,6 +93,8 @@ def open_start(
     check_same(original, base)
     _check_before_work(args, settings, original)
     images = open_images(settings, base.pretrained_cfg, accelerator, args.seed)
+    if not args.dry_run:
+        prepare_output(args.output, 0, 0)
     checkpoints = _open_checkpoints(args, accelerator, original)
     checkpoint = checkpoints.open(args.resume) if args.resume else None
     if source:
@@ -174,8 +176,6 @@ def _with_second_order(
 
 def _check_before_work(args: argparse.Namespace, settings: Settings, original: nn.Module) -> None:
     """Raises SbsError for what would otherwise be found only when a later phase begins, or when a search has ended."""
-    if not args.dry_run:
-        prepare_output(args.output, 0, 0)
     for name in args.report_to:
         if name not in {'all', *(str(getattr(tracker, 'value', tracker)) for tracker in get_available_trackers())}:
             raise SbsError(f'--report-to {name} needs a package that is not installed: pip install {name}')

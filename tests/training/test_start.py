@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from conftest import REPOSITORY, RESNET, RESNET20, fit_quickly
 
 from timm_sbs.artifact.folder import load_artifact, read_config, save_artifact
+from timm_sbs.codec import tensor_file
 from timm_sbs.common.errors import SbsError
 from timm_sbs.train import main
 from timm_sbs.training.options.flags import build_parser
@@ -137,3 +138,13 @@ def test_script_runs_by_itself_and_its_help_teaches(command):
         env={**os.environ, 'COLUMNS': '120'})
     for text in ('accelerate launch -m timm_sbs.train', 'local-dir:', '--pct', 'original model', 'distillation'):
         assert text in shown.stdout
+
+
+def test_orderings_are_coded_once_in_a_run(tmp_path, image_folder, monkeypatch):
+    """For the budget, and for the best and the last artifact of each validation."""
+    coded = []
+    original = tensor_file.encode_permutations
+    monkeypatch.setattr(tensor_file, 'encode_permutations', lambda rows: (coded.append(rows), original(rows))[1])
+    train(arguments('--data-dir', image_folder, '--workers', 0, '--distillation-steps', 2, '--eval-interval', 1,
+                    '--batch-size', 20, '--bits', 6, '--output', tmp_path))
+    assert len(coded) == 2  # the other one is a random one, of the forecast of the size

@@ -16,7 +16,7 @@ from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, Art
 from timm_sbs.artifact.ledger import ledger
 from timm_sbs.artifact.stored import Stored
 from timm_sbs.artifact.swap import swap_files
-from timm_sbs.codec.tensor_file import Contents, Slot, from_tensors, slots, to_tensors
+from timm_sbs.codec.tensor_file import Contents, Slot, encode_ordering, from_tensors, slots, to_tensors
 from timm_sbs.common.config import ArtifactConfig, to_dict
 from timm_sbs.common.errors import ArtifactError, OrderingError
 from timm_sbs.common.results import Ledger, Results
@@ -29,7 +29,7 @@ from timm_sbs.predictor.tokens import WeightSpec
 
 __all__ = [
     'CONFIG_NAME', 'WEIGHTS_NAME', 'LICENSE_NAME', 'save_artifact', 'load_artifact', 'artifact_bytes',
-    'artifact_ledger', 'written_ledger', 'record_results', 'read_config', 'config_text',
+    'artifact_ledger', 'coded_ordering', 'written_ledger', 'record_results', 'read_config', 'config_text',
 ]
 
 
@@ -43,6 +43,12 @@ def _file_bytes(artifact: Artifact, ordering: Tensor | None = None) -> tuple[byt
         tensors = to_tensors(contents, artifact.config, generator.specs)
     data = safetensors.torch.save(tensors)
     return data, ledger(tensors, len(data), generator.predictor, artifact.base.state)
+
+
+def coded_ordering(artifact: Artifact) -> Tensor:
+    """The kernel orderings of an artifact as bytes, which those who save it several times compute once."""
+    generator = artifact.generator
+    return encode_ordering(generator.permutations, generator.config.ordering, generator.specs)
 
 
 def artifact_ledger(artifact: Artifact, ordering: Tensor | None = None) -> dict[str, Any]:

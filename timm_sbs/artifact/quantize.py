@@ -8,9 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from timm_sbs.artifact.artifact import Artifact
-from timm_sbs.artifact.folder import artifact_ledger, load_artifact, save_artifact
+from timm_sbs.artifact.folder import artifact_ledger, coded_ordering, load_artifact, save_artifact
 from timm_sbs.codec.bit_allocation import FEWEST, GRID, MOST, divide_bits, measure_influence
-from timm_sbs.codec.tensor_file import encode_ordering
 from timm_sbs.common.config import KEPT_BITS, QuantizationConfig
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.fields import require_range
@@ -60,7 +59,7 @@ def quantize_artifact(
         require_range('max_bytes', max_bytes, 1, 1 << 62)
     artifact = load_artifact(folder)
     influence = measure_influence(artifact.generator)
-    ordering = _coded_ordering(artifact)
+    ordering = coded_ordering(artifact)
     results: dict[str, Any] = {'before_quantization': dict(artifact.results)}
 
     def quantized(mean_bits: float) -> Artifact:
@@ -74,11 +73,6 @@ def quantize_artifact(
     results['quantization_error'] = float(f'{error:.3g}')
     save_artifact(output, copy.with_results(results), ordering)
     return results
-
-
-def _coded_ordering(artifact: Artifact) -> Tensor:
-    generator = artifact.generator
-    return encode_ordering(generator.permutations, generator.config.ordering, generator.specs)
 
 
 def _most_bits_within(
@@ -113,9 +107,10 @@ class ByteBudget:
     """Lowers the bits of an artifact until both of its files fit. The ordering, which training does not change, is
     coded once."""
 
-    def __init__(self, artifact: Artifact, max_bytes: int) -> None:
+    def __init__(self, artifact: Artifact, max_bytes: int, ordering: Tensor | None = None) -> None:
+        """``ordering`` is what :func:`~timm_sbs.artifact.folder.coded_ordering` returns, if that is known."""
         self.max_bytes = max_bytes
-        self._ordering = _coded_ordering(artifact)
+        self._ordering = coded_ordering(artifact) if ordering is None else ordering
 
     def fitted(self, artifact: Artifact) -> QuantizationConfig:
         """The artifact's quantization, with as many bits less in every layer as the budget asks for.

@@ -47,7 +47,8 @@ def byte_budget(task: Task, artifact: Artifact) -> ByteBudget | None:
     """The byte budget of a run, if it has one. It is made once, for that takes a second for a million kernels."""
     max_bytes = task.settings.quantization.max_bytes
     if max_bytes is not None and task.run.byte_budget is None:
-        task.run.byte_budget = ByteBudget(artifact, max_bytes - SELECTION_BYTES)
+        task.run.byte_budget = ByteBudget(
+            artifact, max_bytes - SELECTION_BYTES, task.run.coded_ordering(artifact))
     return task.run.byte_budget
 
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from timm_sbs.artifact.artifact import Artifact
-from timm_sbs.artifact.folder import save_artifact
+from timm_sbs.artifact.folder import coded_ordering, save_artifact
 from timm_sbs.artifact.quantize import ByteBudget
 from timm_sbs.training.run.checkpoints import Checkpoint, Checkpoints
 from timm_sbs.training.run.output import write_text
@@ -55,7 +55,8 @@ class Run:
         self.checkpoints = checkpoints
         self.checkpoint = checkpoint
         self.choices = dict(choices or {})
-        self.byte_budget: ByteBudget | None = None  # made when it is needed
+        self.byte_budget: ByteBudget | None = None  # made when it is needed, as the next
+        self._ordering: Tensor | None = None
         progress = checkpoint.progress if checkpoint else {}
         self.results: dict[str, Any] = dict(progress.get('results', results))
         self.best: dict[str, Any] = dict(progress.get('best', {}))
@@ -87,9 +88,16 @@ class Run:
             self.best = results
         if self.accelerator.is_main_process:
             artifact = make_artifact(results)
-            save_artifact(self.output / LAST, artifact)
+            ordering = self.coded_ordering(artifact)
+            save_artifact(self.output / LAST, artifact, ordering)
             if better:
-                save_artifact(self.output, artifact)
+                save_artifact(self.output, artifact, ordering)
+
+    def coded_ordering(self, artifact: Artifact) -> Tensor:
+        """The kernel orderings as bytes. A run does not change them, so they are coded once."""
+        if self._ordering is None:
+            self._ordering = coded_ordering(artifact)
+        return self._ordering
 
     def add_row(self, row: Mapping[str, Any]) -> None:
         """Add a row to summary.csv, which is written anew, so that a resumed run leaves no row twice."""

@@ -47,11 +47,11 @@ def environment(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp('environment')
     run(sys.executable, '-m', 'venv', '--without-pip', folder, cwd='/')
     python = folder / 'bin' / 'python'
+    run(sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', '--no-index', wheel,
+        cwd='/')
     own = run(python, '-c', "import sysconfig; print(sysconfig.get_path('purelib'))", cwd='/').strip()
     with open(os.path.join(own, 'dependencies.pth'), 'w') as file:
         file.write('\n'.join(site.getsitepackages()) + '\n')
-    run(sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', '--no-index', wheel,
-        cwd='/')
     return folder
 
 

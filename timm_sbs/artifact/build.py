@@ -76,7 +76,7 @@ def known_cfg(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(PretrainedCfg)}
     unknown = sorted(set(pretrained_cfg) - known)
     if unknown:
-        raise ArtifactError(f"{CONFIG_NAME} of the predictor has an unknown pretrained_cfg field '{unknown[0]}'.")
+        raise ArtifactError(f"{CONFIG_NAME} of the predictor has an unknown pretrained_cfg field {unknown[0][:80]!r}.")
     return without_sources(PretrainedCfg(**pretrained_cfg))
 
 

@@ -72,7 +72,7 @@ def from_dict(cls: type[ConfigT], data: Any, where: str, depth: int = 0) -> Conf
     names = [f.name for f in dataclasses.fields(cls)]
     unknown = sorted(str(k) for k in data if k not in names)
     if unknown:
-        raise ConfigError(f"{where} has an unknown field '{unknown[0]}'. Known fields: {', '.join(names)}.")
+        raise ConfigError(f"{where} has an unknown field {unknown[0][:80]!r}. Known fields: {', '.join(names)}.")
     missing = [
         f.name for f in dataclasses.fields(cls)
         if f.name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]

@@ -207,10 +207,8 @@ def folder(tmp_path, monkeypatch):
 FUZZ = dict(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
-@settings(max_examples=6000, **FUZZ)
-@given(st.lists(st.tuples(st.sampled_from(PATHS), st.one_of(VALUES, st.just(...))), min_size=1, max_size=3))
-def test_any_change_of_the_settings_is_harmless(folder, changes):
-    """A field has another value, or is missing: refused with an SbsError, or loaded all the same."""
+def write_changed(folder, changes):
+    """config.json with other values at some paths, or, for an ellipsis, without them."""
     root = copy.deepcopy(ROOT)
     for path, value in changes:
         holder = root
@@ -224,6 +222,13 @@ def test_any_change_of_the_settings_is_harmless(folder, changes):
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change has taken it away
     (folder / 'config.json').write_text(json.dumps(root))
+
+
+@settings(max_examples=6000, **FUZZ)
+@given(st.lists(st.tuples(st.sampled_from(PATHS), st.one_of(VALUES, st.just(...))), min_size=1, max_size=3))
+def test_any_change_of_the_settings_is_harmless(folder, changes):
+    """A field has another value, or is missing: refused with an SbsError, or loaded all the same."""
+    write_changed(folder, changes)
     try:
         load_artifact(folder)
     except SbsError:
@@ -267,19 +272,7 @@ NEW = st.sampled_from([
 @given(st.lists(st.tuples(st.sampled_from(TOLD) | NEW, st.one_of(VALUES, st.just(...))), min_size=1, max_size=3))
 def test_what_is_told_of_an_artifact_is_harmless(folder, changes):
     """timm-sbs info, the card and the picture of the ledger: an SbsError, or something to read."""
-    root = copy.deepcopy(ROOT)
-    for path, value in changes:
-        holder = root
-        try:
-            for key in path[:-1]:
-                holder = holder[key]
-            if value is ...:
-                del holder[path[-1]]
-            else:
-                holder[path[-1]] = value
-        except (KeyError, IndexError, TypeError):
-            continue
-    (folder / 'config.json').write_text(json.dumps(root))
+    write_changed(folder, changes)
     for tell in (describe_artifact, lambda folder: artifact_card(folder, 'user/any'), draw_ledger):
         try:
             told = tell(folder)

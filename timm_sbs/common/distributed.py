@@ -1,23 +1,32 @@
 """Work shared out over the processes of a run. Each holds all parameters, and ends every step with the same ones."""
 import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from timm_sbs.common.errors import SbsError
 
-__all__ = ['make_accelerator', 'decided_once', 'share', 'gather_shares', 'sum_gradients', 'average']
+__all__ = ['processes', 'make_accelerator', 'decided_once', 'share', 'gather_shares', 'sum_gradients', 'average']
+
+
+def processes() -> PartialState:
+    """This process among those of the run, as accelerate sees it.
+
+    Several processes on a machine without an accelerator talk through gloo, which accelerate uses only when it is told
+    that the CPU is wanted. So do those that share a GPU, for which NCCL has no way.
+    """
+    cpu = not torch.accelerator.is_available()
+    crowded = not cpu and int(os.environ.get('LOCAL_WORLD_SIZE', 1)) > torch.accelerator.device_count()
+    return PartialState(cpu=cpu, **({'backend': 'gloo'} if crowded else {}))
 
 
 def make_accelerator(mixed_precision: str | None = None, cpu: bool = False, **kwargs: object) -> Accelerator:
-    """Accelerate's view of devices and processes.
-
-    Several processes on a machine without an accelerator talk through gloo, which accelerate uses only when it is
-    told that the CPU is wanted.
+    """Accelerate's view of devices and processes (:func:`processes`).
 
     Args:
         mixed_precision: In accelerate's words; None: as ``accelerate launch`` says.
@@ -27,10 +36,11 @@ def make_accelerator(mixed_precision: str | None = None, cpu: bool = False, **kw
     Raises:
         SbsError: The device cannot compute in this precision, or accelerate refuses a setting.
     """
-    cpu = cpu or not torch.accelerator.is_available()
     try:
+        if not cpu:
+            processes()
         return Accelerator(
-            mixed_precision=mixed_precision, cpu=cpu,
+            mixed_precision=mixed_precision, cpu=cpu or not torch.accelerator.is_available(),
             dataloader_config=DataLoaderConfiguration(even_batches=False), **kwargs)
     except (ValueError, RuntimeError) as e:
         raise SbsError(f'accelerate cannot start: {e}') from e

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from torch import nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import artifact_bytes, load_artifact, read_config, written_ledger
 from timm_sbs.artifact.push import create_repository, push_to_hub
-from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.common.distributed import make_accelerator, processes
+from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
 from timm_sbs.predictor.original import load_original
 from timm_sbs.training.design.sizing import Design, continue_artifact
@@ -34,7 +34,7 @@ from timm_sbs.training.run.phases import (
     reconstruction_phase,
     training_images,
 )
-from timm_sbs.training.run.precision import Choice, settle_precision
+from timm_sbs.training.run.precision import settle_precision
 from timm_sbs.training.run.run import Run
 from timm_sbs.training.run.start import (
     Start,
@@ -66,7 +66,7 @@ def train(
     Raises:
         SbsError: Something about the request is wrong; nothing half-written is left.
     """
-    with _opened(args, original, whole_program) as start:
+    with _opened(args, original, whole_program) as start, float32_products('tf32'):
         return _fit(args, start, whole_program)
 
 
@@ -76,12 +76,12 @@ def dry_run(args: argparse.Namespace, original: nn.Module | None = None) -> str:
         sample = start.images.sample
         described = describe_dry_run(
             args.model, start.original, start.design, start.settings, start.accelerator, sample[1] if sample else None)
-        return f'{_told(start.precision)}\n{described}'
+        return f'{start.precision}\n{described}'
 
 
 def print_once(text: str) -> None:
     """Print on the main process alone, also after a run has ended."""
-    PartialState().print(text)
+    processes().print(text)
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
     start_trackers(args, accelerator)
     if accelerator.is_main_process:
         write_text(output / 'args.yaml', args_yaml(args))
-    say(accelerator, _told(start.precision))
+    say(accelerator, str(start.precision))
     _describe_start(args.model, start)
     run = Run(output, accelerator, start.checkpoints, first_results(args, start), start.checkpoint, start.choices)
     artifact = start.source or ordered_artifact(start, args.seed)
@@ -143,11 +143,6 @@ def _size(output: Path, start: Start) -> str:
     size = artifact_bytes(output)
     original = written_ledger(read_config(output)[0]).original
     return f"{size:,} bytes, {original / size:.1f} times smaller than the original's values"
-
-
-def _told(precision: Choice) -> str:
-    name = {'no': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}.get(precision.precision, precision.precision)
-    return f'computing in {name} ({precision.why})'
 
 
 def _open_output(args: argparse.Namespace, start: Start) -> Path:

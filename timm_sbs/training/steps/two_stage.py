@@ -9,21 +9,22 @@ from torch.func import functional_call
 from timm_sbs.codec.quantization import rounded_predictor
 from timm_sbs.common.config import QuantizationConfig
 from timm_sbs.common.distributed import gather_shares, share, sum_gradients
-from timm_sbs.predictor.generator import Generator, split_weights
+from timm_sbs.predictor.generator import DEVICE_BLOCK, Generator, split_weights
 from timm_sbs.predictor.network import Predictor
 from timm_sbs.training.steps.features import KernelFeatures, kernel_features
 
 __all__ = ['TwoStageGenerator']
 
-BLOCK = 8192  # places whose activations are in memory at once
+BLOCK = 8192  # places whose activations are in memory at once, on a CPU
 
 
 def _gradient(weight: Tensor) -> Tensor:
     return torch.zeros_like(weight) if weight.grad is None else weight.grad
 
 
-def _blocks(rows: slice) -> Iterator[slice]:
-    return (slice(start, min(start + BLOCK, rows.stop)) for start in range(rows.start, rows.stop, BLOCK))
+def _blocks(rows: slice, device: torch.device) -> Iterator[slice]:
+    size = BLOCK if device.type == 'cpu' else DEVICE_BLOCK
+    return (slice(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size))
 
 
 class TwoStageGenerator(nn.Module):
@@ -62,6 +63,10 @@ class TwoStageGenerator(nn.Module):
             self._features = kernel_features(self.generator)
         return self._features
 
+    def _place_of_kernel(self, index: int) -> Tensor:
+        """That of a token group, on the device of this module."""
+        return self.get_buffer(f'place_of_kernel_{index}')
+
     def predictor_parameters(self) -> dict[str, Tensor]:
         """Parameters that kernels are generated with, rounded if need be. Differentiable."""
         parameters: dict[str, Tensor] = dict(self.predictor.named_parameters())
@@ -74,12 +79,12 @@ class TwoStageGenerator(nn.Module):
         parameters, features = self.predictor_parameters(), self.kernel_features()
         for index, group in enumerate(self.generator.groups):
             blocks = []
-            for rows in _blocks(share(group.num_places, accelerator)):
+            for rows in _blocks(share(group.num_places, accelerator), accelerator.device):
                 with accelerator.autocast():
                     blocks.append(functional_call(
                         self.predictor, parameters, (features[index](rows), group.output_size)).float())
             kernels = gather_shares(torch.cat(blocks), group.num_places, accelerator)
-            weights.update(split_weights(kernels, group.specs, getattr(self, f'place_of_kernel_{index}')))
+            weights.update(split_weights(kernels, group.specs, self._place_of_kernel(index)))
         return {name: weight.requires_grad_() for name, weight in weights.items()}
 
     def backward(self, weights: dict[str, Tensor], accelerator: Accelerator) -> None:
@@ -90,9 +95,10 @@ class TwoStageGenerator(nn.Module):
         parameters, features = self.predictor_parameters(), self.kernel_features()
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
         for index, group in enumerate(self.generator.groups):
-            gradient = group.in_place_order({spec.name: _gradient(weights[spec.name]) for spec in group.specs})
+            gradient = group.in_place_order(
+                {spec.name: _gradient(weights[spec.name]) for spec in group.specs}, self._place_of_kernel(index))
             gradient = accelerator.reduce(gradient, reduction='mean')
-            for rows in _blocks(share(group.num_places, accelerator)):
+            for rows in _blocks(share(group.num_places, accelerator), accelerator.device):
                 with accelerator.autocast():
                     kernels = functional_call(
                         self.predictor, leaves, (features[index](rows), group.output_size)).float()

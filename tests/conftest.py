@@ -46,7 +46,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope='session', autouse=True)
 def one_precision():
     """accelerate has one in a process: that of every machine, whatever is fastest on this one."""
-    make_accelerator('no')
+    make_accelerator('no', cpu=True)
 
 
 @pytest.fixture(scope='session')

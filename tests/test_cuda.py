@@ -28,8 +28,9 @@ if torch.accelerator.is_available():
     DEVICE = torch.accelerator.current_accelerator()
 on_cuda = pytest.mark.skipif(DEVICE.type != 'cuda', reason='needs CUDA')
 MODEL = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20), '--workers', '0', '--batch-size', '50']
-ALL_PHASES = ['--bits', '6', '--reconstruction-steps', '200', '--statistics-images', '100', '--second-order-steps', '50',
-              '--distillation-steps', '20', '--eval-interval', '10', '--quantization-steps', '10', '--lr', '1e-4']
+ALL_PHASES = [
+    '--bits', '6', '--reconstruction-steps', '200', '--statistics-images', '100', '--second-order-steps', '50',
+    '--distillation-steps', '20', '--eval-interval', '10', '--quantization-steps', '10', '--lr', '1e-4']
 
 
 def run(*argv):

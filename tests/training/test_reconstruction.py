@@ -97,7 +97,7 @@ def test_predictor_larger_than_what_it_generates(resnet20):
 
 def test_batches_of_kernels_are_the_same_wherever_one_starts():
     def kernels(start, count):
-        stream = _ShuffledKernels(50, 16, seed=3).starting_at(start)
+        stream = _ShuffledKernels(50, 16, seed=3, device=torch.device('cpu')).starting_at(start)
         return [next(stream).tolist() for _ in range(count)]
 
     whole = kernels(0, 12)

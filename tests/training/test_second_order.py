@@ -89,7 +89,8 @@ def test_gradients_of_filters_add_up_to_those_of_everything(resnet20, accelerato
         return loss, torch.cat([p.grad.flatten() for p in two_stage.predictor.parameters()])
 
     whole = gradient(lambda: module._whole_step(two_stage, divergence, accelerator))
-    batches = _FilterBatches([spec.num_filters for spec in artifact.generator.specs], 5, seed=3).starting_at(0)
+    filters = [spec.num_filters for spec in artifact.generator.specs]
+    batches = _FilterBatches(filters, 5, seed=3, device=torch.device('cpu')).starting_at(0)
     parts = [gradient(lambda: module._batch_step(two_stage, divergence, next(batches), 5, accelerator))
              for _ in range(5)]
     assert sum(loss for loss, _ in parts) / 5 == pytest.approx(whole[0], rel=1e-3)
@@ -99,7 +100,7 @@ def test_gradients_of_filters_add_up_to_those_of_everything(resnet20, accelerato
 
 def test_batches_take_every_filter_once_and_can_be_taken_up_anywhere():
     def batches(start, count):
-        stream = _FilterBatches([16, 3, 40], 5, seed=1).starting_at(start)
+        stream = _FilterBatches([16, 3, 40], 5, seed=1, device=torch.device('cpu')).starting_at(start)
         return [[part.tolist() for part in next(stream)] for _ in range(count)]
 
     whole = batches(0, 12)

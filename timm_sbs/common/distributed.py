@@ -20,9 +20,14 @@ def processes() -> PartialState:
     Several processes on a machine without an accelerator talk through gloo, which accelerate uses only when it is told
     that the CPU is wanted. So do those that share a GPU, for which NCCL has no way.
     """
-    cpu = not torch.accelerator.is_available()
-    crowded = not cpu and int(os.environ.get('LOCAL_WORLD_SIZE', 1)) > torch.accelerator.device_count()
-    return PartialState(cpu=cpu, **({'backend': 'gloo'} if crowded else {}))
+    if not torch.accelerator.is_available():
+        return PartialState(cpu=True)
+    devices = torch.accelerator.device_count()
+    if int(os.environ.get('LOCAL_WORLD_SIZE', 1)) <= devices:
+        return PartialState()
+    state = PartialState(backend='gloo')
+    state.local_process_index %= devices  # accelerate's barrier takes it for the number of a GPU
+    return state
 
 
 def make_accelerator(mixed_precision: str | None = None, cpu: bool = False, **kwargs: object) -> Accelerator:
@@ -82,7 +87,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator, 
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     flat = accelerator.reduce(flat, reduction='sum') * scale
     for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters])):
-        parameter.grad = gradient.view_as(parameter).clone()
+        parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))  # laid out as the parameter
 
 
 def average(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:

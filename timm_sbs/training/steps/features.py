@@ -20,11 +20,10 @@ class KernelFeatures:
         self._kept = generator.features(group) if kept else None
 
     def __call__(self, rows: slice | Tensor) -> Tensor:
-        """Features of some places: a slice, or indices on the CPU."""
-        if self._kept is not None:
-            return self._kept[rows if isinstance(rows, slice) else rows.to(self._kept.device)]
-        at = rows if isinstance(rows, slice) else rows.to(self._coordinates.device)
-        return self._generator.encoded(self._coordinates[at])
+        """Features of some places: a slice, or indices, which cost least on the generator's device."""
+        table = self._coordinates if self._kept is None else self._kept
+        found = table[rows if isinstance(rows, slice) else rows.to(table.device)]
+        return self._generator.encoded(found) if self._kept is None else found
 
 
 def kernel_features(generator: Generator) -> list[KernelFeatures]:

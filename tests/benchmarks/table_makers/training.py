@@ -84,11 +84,32 @@ def overhead() -> list[str]:
 
 
 def distillation_step() -> list[str]:
-    results = results_of('distillation_step')
-    rows = [('a whole step' if part == 'step' else part, f'{ms:.1f} ms')
-            for part, ms in results['milliseconds'].items()]
-    rows.append(('a whole step over the sum of its parts', f"{results['step_over_sum']:.2f}"))
-    return markdown([f"part of a step with {results['batch_size']} images", 'time'], rows)
+    cells = []
+    for row in results_of('distillation_step')['rows']:
+        hardware = row['hardware'] + (f", {row['processes']} processes" if row['processes'] > 1 else '')
+        cells.append((
+            network_name(row['network']), f"{row['pixels']}, {row['batch_size']}", f"{hardware}, {row['precision']}",
+            *(f'{value:,.1f} ms' for value in row['milliseconds'].values()), f"{row['images_per_second']:,.0f}",
+            f"{100 * row['share_of_parts']:.0f} %", f"{100 * row['share_of_product_rate']:.1f} %"))
+    return markdown(['network', 'pixels, batch', 'on', 'original', 'network', 'predictor', 'a step',
+                     'images a second', 'of the parts', 'of a product'], cells)
+
+
+def gpu_generation() -> list[str]:
+    results = results_of('gpu')
+    cells = [
+        (row['entry'], f"{row['ms']:.1f} ms", f"{row['first_ms']:.0f} ms", f"{row['features_ms']:.1f} ms",
+         f"{row['perceptron_ms']:.1f} ms", f"{row['limit_ms']:.1f} ms",
+         f"{row['peak_memory_mb'] - row['weights_mb']:.0f} MB") for row in results['generation']]
+    return markdown([f"predictor, on one {results['hardware']}", 'generated in', 'the first time', 'features',
+                     'perceptron', 'its products', 'memory beside the weights'], cells)
+
+
+def gpu_reconstruction() -> list[str]:
+    cells = [
+        (network_name(row['network'].removesuffix('_cifar10')), row['precision'], f"{row['steps']:,}",
+         f"{row['error']:.5f}", f"{row['ms_per_step']:.1f} ms") for row in results_of('gpu')['reconstruction']]
+    return markdown(['network', 'precision', 'steps', 'error', 'a step'], cells)
 
 
 def kill_and_resume() -> list[str]:
@@ -102,4 +123,5 @@ MAKERS = {
     'second_order': second_order, 'second_order_distillation': second_order_distillation,
     'second_order_lite0': second_order_lite0, 'statistics': statistics, 'reconstruction': reconstruction,
     'data_free': data_free, 'nern_loop': nern_loop, 'overhead': overhead, 'distillation_step': distillation_step,
+    'gpu_generation': gpu_generation, 'gpu_reconstruction': gpu_reconstruction,
     'kill_and_resume': kill_and_resume}

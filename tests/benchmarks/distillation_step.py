@@ -192,8 +192,10 @@ def main() -> None:
         earlier = json.loads(path.read_text())['rows'] if path.exists() else []
         new = {key(row) for row in found}
         rows = [row for row in earlier if key(row) not in new] + found
-        write_results(NAME, {'command': 'python tests/benchmarks/distillation_step.py', 'seed': SEED, 'steps': STEPS,
-                             'rows': sorted(rows, key=key)})
+        write_results(NAME, {
+            'command': 'python tests/benchmarks/distillation_step.py', 'seed': SEED, 'steps': STEPS,
+            'versions': environment()['versions'], 'hardware': '; '.join(sorted({row['hardware'] for row in rows})),
+            'rows': sorted(rows, key=key)})
         print(json.dumps(found, indent=2))
     accelerator.end_training()
 

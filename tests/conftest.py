@@ -44,6 +44,12 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope='session', autouse=True)
+def steady_threads():
+    """However busy the machine is, runs take the same number of threads, on which last bits of results depend."""
+    os.environ.setdefault('OMP_NUM_THREADS', str(torch.get_num_threads()))
+
+
+@pytest.fixture(scope='session', autouse=True)
 def one_precision():
     """accelerate has one in a process: that of every machine, whatever is fastest on this one."""
     make_accelerator('no', cpu=True)

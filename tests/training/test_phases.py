@@ -86,7 +86,8 @@ def test_a_resumed_run_keeps_the_division_of_its_budget(tmp_path, monkeypatch):
     artifact = load_artifact(tmp_path)
     progress = json.loads((tmp_path / 'checkpoints' / 'checkpoint-0000015' / 'progress.json').read_text())
     order_over = artifact.generator.config.ordering.order_over
-    assert progress['choices'] == {'order_over': order_over, 'bits': artifact.results['bits']}
+    threads = int(artifact.results['hardware'].split()[0])
+    assert progress['choices'] == {'order_over': order_over, 'bits': artifact.results['bits'], 'threads': threads}
     assert not {'order_over', 'granularity'} & set(artifact.results)
     shutil.rmtree(tmp_path / 'checkpoints' / 'checkpoint-0000020')
     (tmp_path / 'model.safetensors').unlink()

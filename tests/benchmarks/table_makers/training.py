@@ -112,6 +112,25 @@ def gpu_reconstruction() -> list[str]:
     return markdown(['network', 'precision', 'steps', 'error', 'a step'], cells)
 
 
+def batches() -> list[str]:
+    results = results_of('batches')
+    rows = [(kind, *(f'{rates[workers]:,}' if workers in rates else '' for workers in ('0', '1', '2')))
+            for kind, rates in results['images_per_cpu_second'].items()]
+    rows.append(('a ResNet-20 is distilled on', f"{results['distilled_per_cpu_second']:,}", '', ''))
+    reading = results['reading']
+    rows.append((f"{reading['images']:,} images are read and decoded, {reading['memory_grown'] / 1e6:.0f} MB, in",
+                 f"{reading['cpu_seconds']:.1f} s", '', ''))
+    return markdown(['images for a second of processor time', 'no reader', '1 reader', '2 readers'], rows)
+
+
+def threads() -> list[str]:
+    results = results_of('threads')
+    rows = [(name.replace('all', f"{results['threads']}"), f"{step['cpu_seconds']:.2f} s", f"{step['seconds']:.2f} s")
+            for name, step in results['step'].items()]
+    return markdown([f"a step on {results['cores']} cores, load {results['load']:.0f}", 'processor time', 'elapsed'],
+                    rows)
+
+
 def kill_and_resume() -> list[str]:
     results = results_of('kill_and_resume')
     rows = [('runs that were started', str(results['kills'])), ('killed before their end', str(results['killed'])),
@@ -124,4 +143,4 @@ MAKERS = {
     'second_order_lite0': second_order_lite0, 'statistics': statistics, 'reconstruction': reconstruction,
     'data_free': data_free, 'nern_loop': nern_loop, 'overhead': overhead, 'distillation_step': distillation_step,
     'gpu_generation': gpu_generation, 'gpu_reconstruction': gpu_reconstruction,
-    'kill_and_resume': kill_and_resume}
+    'kill_and_resume': kill_and_resume, 'batches': batches, 'threads': threads}

@@ -44,6 +44,7 @@ from timm_sbs.training.run.start import (
     start_trackers,
 )
 from timm_sbs.training.run.task import Task
+from timm_sbs.training.run.threads import settle_threads, used_threads
 
 __all__ = ['train', 'dry_run', 'print_once']
 
@@ -76,7 +77,7 @@ def dry_run(args: argparse.Namespace, original: nn.Module | None = None) -> str:
         sample = start.images.sample
         described = describe_dry_run(
             args.model, start.original, start.design, start.settings, start.accelerator, sample[1] if sample else None)
-        return f'{start.precision}\n{described}'
+        return f'{_told(start)}\n{described}'
 
 
 def print_once(text: str) -> None:
@@ -89,22 +90,25 @@ def _opened(args: argparse.Namespace, original: nn.Module | None, whole_program:
     """Everything before the first step. Trackers are closed in any case, and with the program its processes too."""
     source = load_artifact(args.start_from) if args.start_from else None
     settings = settings_of(args, source.storage.quantization if source and args.bits is None else None)
-    precision = settle_precision(
-        args.mixed_precision, recorded_setting(Path(args.output), args.resume, 'mixed_precision'))
-    accelerator = make_accelerator(
-        precision.precision, log_with=list(args.report_to) or None, project_dir=args.output)
-    try:
-        original = original or load_original(args.model, args.initial_checkpoint, args.model_kwargs, args.license)
-        if source:
-            source = continue_artifact(source, original)
-        start = open_start(args, settings, accelerator, precision, original, source)
-        yield start
-    finally:
-        if whole_program:
-            accelerator.end_training()
-        else:
-            for tracker in accelerator.trackers:
-                tracker.finish()
+    output = Path(args.output)
+    processes()  # accelerate may set threads when it starts
+    threads = settle_threads(recorded_setting(output, args.resume, 'threads', 'choices'))
+    with used_threads(threads):
+        precision = settle_precision(
+            args.mixed_precision, recorded_setting(output, args.resume, 'mixed_precision'))
+        accelerator = make_accelerator(
+            precision.precision, log_with=list(args.report_to) or None, project_dir=args.output)
+        try:
+            original = original or load_original(args.model, args.initial_checkpoint, args.model_kwargs, args.license)
+            if source:
+                source = continue_artifact(source, original)
+            yield open_start(args, settings, accelerator, precision, threads, original, source)
+        finally:
+            if whole_program:
+                accelerator.end_training()
+            else:
+                for tracker in accelerator.trackers:
+                    tracker.finish()
 
 
 def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[str, Any]:
@@ -116,7 +120,7 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
     start_trackers(args, accelerator)
     if accelerator.is_main_process:
         write_text(output / 'args.yaml', args_yaml(args))
-    say(accelerator, str(start.precision))
+    say(accelerator, _told(start))
     _describe_start(args.model, start)
     run = Run(output, accelerator, start.checkpoints, first_results(args, start), start.checkpoint, start.choices)
     artifact = start.source or ordered_artifact(start, args.seed)
@@ -143,6 +147,11 @@ def _size(output: Path, start: Start) -> str:
     size = artifact_bytes(output)
     original = written_ledger(read_config(output)[0]).original
     return f"{size:,} bytes, {original / size:.1f} times smaller than the original's values"
+
+
+def _told(start: Start) -> str:
+    precision, *warning = str(start.precision).split('\n')
+    return '\n'.join([f'{precision}, {start.threads}', *warning])
 
 
 def _open_output(args: argparse.Namespace, start: Start) -> Path:

@@ -5,6 +5,7 @@
 Runs of the trainer are processes of their own: accelerate keeps one device in a process, and that of the other tests is
 the CPU.
 """
+import itertools
 import json
 import os
 import shutil
@@ -19,7 +20,10 @@ from conftest import IMAGENET_SHIPPED, RESNET20, SHIPPED, launch
 from timm_sbs.artifact.find import shipped_folder
 from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.common.products import float32_products
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.loaders import train_batches
 from timm_sbs.predictor.generator import relative_error
+from timm_sbs.training.steps.distillation import _moved
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(
     not torch.accelerator.is_available(), reason="needs a GPU: NVIDIA's, AMD's, or Apple's MPS")]
@@ -123,6 +127,22 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path, image_folder):
     told = run(*argv, '--resume', start, '--output', tmp_path / 'resumed')
     assert 'as before the run was stopped' in told
     assert distance(tmp_path / 'resumed' / 'last', tmp_path / 'whole' / 'last') < 1e-3
+
+
+@pytest.mark.parametrize('cache', [0, 10 ** 9])
+def test_batches_are_augmented_as_on_the_cpu(image_folder, cache):
+    """Also while the device is busy with what came before."""
+    settings = DataSettings(str(image_folder), batch_size=50, workers=0, image_cache=cache)
+    cfg = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
+    expected, batches = (
+        train_batches(settings, cfg, seed=1, device=device) for device in (torch.device('cpu'), DEVICE))
+    moved, work = _moved(batches.starting_at(0), DEVICE), torch.randn(4096, 4096, device=DEVICE)
+    for images, labels, indices in itertools.islice(expected.starting_at(0), 10):
+        work @ work
+        found = next(moved)
+        assert {part.device.type for part in found} == {DEVICE.type}
+        torch.testing.assert_close(found[0].cpu(), images)
+        assert torch.equal(found[1].cpu(), labels) and torch.equal(found[2].cpu(), indices)
 
 
 @on_cuda

@@ -127,9 +127,8 @@ def _moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     stream = torch.cuda.Stream(device)
 
     def start_next() -> Batch:
-        batch = next(batches)
-        with torch.cuda.stream(stream):
-            return move(batch)
+        with torch.cuda.stream(stream):  # in which images are augmented too
+            return move(next(batches))
 
     coming = start_next()
     while True:

@@ -107,18 +107,16 @@ def test_the_original_is_not_in_a_checkpoint(distilled):
 def test_same_seed_same_file(tmp_path, resnet8):
     files = []
     for name, seed in (('a', 1), ('b', 1), ('c', 2)):
-        argv = [*resnet8, '--pct', '5', '--reconstruction-steps', '4', '--seed', str(seed)]
-        assert main([*argv, '--output', str(tmp_path / name)]) == 0
+        run(*resnet8, '--pct', 5, '--reconstruction-steps', 4, '--seed', seed, '--output', tmp_path / name)
         files.append((tmp_path / name / 'model.safetensors').read_bytes())
     assert files[0] == files[1] != files[2]
 
 
 def test_settings_reach_the_artifact(tmp_path):
-    argv = [*RESNET, '--reconstruction-steps', '2', '--output', str(tmp_path), '--order-over', 'filter',
-            '--activation', 'sine', '--linear-layers', '3', '--bandwidth', '2', '--bandwidth-exponent', '0.25',
-            '--num-frequencies', '16', '--layer-bandwidth', '1', '--storage-dtype', 'float32', '--exclude', 'layer1.*',
-            '--seed', '5', '--model-kwargs', 'drop_rate=0.1', '--max-places', '500']
-    assert main(argv) == 0
+    run(*RESNET, '--reconstruction-steps', 2, '--output', tmp_path, '--order-over', 'filter', '--activation', 'sine',
+        '--linear-layers', 3, '--bandwidth', 2, '--bandwidth-exponent', 0.25, '--num-frequencies', 16,
+        '--layer-bandwidth', 1, '--storage-dtype', 'float32', '--exclude', 'layer1.*', '--seed', 5,
+        '--model-kwargs', 'drop_rate=0.1', '--max-places', 500)
     block = json.loads((tmp_path / 'config.json').read_text())['sbs']
     assert block['ordering'] == {'order_over': 'filter', 'coordinates': 'grid', 'max_places': 500}
     assert block['encoding'] == {'kind': 'random_fourier', 'num_frequencies': 16, 'layer_bandwidth': 1.0,
@@ -186,9 +184,8 @@ def test_data_free_improves_on_reconstruction(tmp_path, reconstructed, image_fol
 
 
 def test_data_free_without_any_images_needs_no_validation(tmp_path, resnet8):
-    argv = [*resnet8, '--reconstruction-steps', '5', '--data-free', 'noise', '--distillation-steps', '3', '-b', '8',
-            '--eval-interval', '2', '--workers', '0', '--output', str(tmp_path)]
-    assert main(argv) == 0
+    run(*resnet8, '--reconstruction-steps', 5, '--data-free', 'noise', '--distillation-steps', 3, '-b', 8,
+        '--eval-interval', 2, '--workers', 0, '--output', tmp_path)
     results = load_artifact(tmp_path).results
     assert results['distillation_steps'] == 3 and 'top1' not in results
     assert (tmp_path / 'last' / 'model.safetensors').read_bytes() == (tmp_path / 'model.safetensors').read_bytes()
@@ -209,9 +206,8 @@ def test_going_on_from_an_artifact(tmp_path, reconstructed, image_folder):
 def test_going_on_from_a_packed_artifact_keeps_its_rounding(tmp_path, image_folder, images):
     """Rounding what is rounded already changes next to nothing, so training goes on where it ended."""
     shipped = shipped_folder(SHIPPED)
-    argv = [*RESNET, '--start-from', str(shipped), '--reconstruction-steps', '0', '--data-dir', str(image_folder),
-            '--distillation-steps', '2', '--lr', '1e-6', '-b', '40', '-j', '0', '--output', str(tmp_path)]
-    assert main(argv) == 0
+    run(*RESNET, '--start-from', shipped, '--reconstruction-steps', 0, '--data-dir', image_folder,
+        '--distillation-steps', 2, '--lr', '1e-6', '-b', 40, '-j', 0, '--output', tmp_path)
     before, after = load_artifact(shipped), load_artifact(tmp_path)
     assert after.storage.quantization == before.storage.quantization
     assert relative_error(before.generator(), after.generator()) < 5e-3
@@ -222,9 +218,8 @@ def test_going_on_from_a_packed_artifact_keeps_its_rounding(tmp_path, image_fold
 
 
 def test_images_without_labels_need_no_validation(tmp_path, resnet8, image_folder):
-    argv = [*resnet8, '--reconstruction-steps', '3', '--data-dir', str(image_folder), '--val-split', '', '-b', '40',
-            '--distillation-steps', '2', '-j', '0', '--output', str(tmp_path)]
-    assert main(argv) == 0
+    run(*resnet8, '--reconstruction-steps', 3, '--data-dir', image_folder, '--val-split', '', '-b', 40,
+        '--distillation-steps', 2, '-j', 0, '--output', tmp_path)
     results = load_artifact(tmp_path).results
     assert 'top1' not in results and results['distillation_steps'] == 2
 
@@ -263,8 +258,7 @@ def test_a_run_may_be_resumed_where_its_images_are_now(tmp_path, resnet8, image_
 
 def test_what_is_trained_further_keeps_its_licence(tmp_path, small_folder):
     (small_folder / 'LICENSE').write_text('for nobody')
-    argv = [*RESNET, '--start-from', str(small_folder), '--reconstruction-steps', '2']
-    assert main([*argv, '--output', str(tmp_path / 'out')]) == 0
+    run(*RESNET, '--start-from', small_folder, '--reconstruction-steps', 2, '--output', tmp_path / 'out')
     for folder in (tmp_path / 'out', tmp_path / 'out' / 'last'):
         assert (folder / 'LICENSE').read_text() == 'for nobody'
 

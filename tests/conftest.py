@@ -1,14 +1,27 @@
 """Shared fixtures: a real network, the predictor that ships, and a small predictor fitted on the spot."""
+import atexit
 import copy
 import functools
 import os
-import subprocess
-import sys
+import shutil
+import tempfile
 from pathlib import Path
+
+# Before what reads them is imported: neither the caller's network nor the cores of the machine matter to a test.
+os.environ.update(OMP_NUM_THREADS='1', HF_HOME=tempfile.mkdtemp(prefix='timm_sbs_tests_'), NO_PROXY='*', no_proxy='*')
+os.environ.pop('HF_ENDPOINT', None)
+os.environ.pop('HF_HUB_OFFLINE', None)
+os.environ.pop('HF_TOKEN', None)
+os.environ.pop('HF_TOKEN_PATH', None)
+os.environ.pop('HF_HUB_CACHE', None)
+os.environ.pop('HUGGING_FACE_HUB_TOKEN', None)
+os.environ.pop('HUGGINGFACE_HUB_CACHE', None)
+os.environ.pop('TRANSFORMERS_OFFLINE', None)
 
 import pytest
 import timm
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 import timm_sbs
@@ -35,6 +48,17 @@ ALL_SHIPPED = [
 IMAGENET_SHIPPED = 'sbs_resnet18_15pct'
 IMAGENET_ALL = [IMAGENET_SHIPPED, 'sbs_resnet18_15pct_small']
 assert SHIPPED in timm.list_models(), f'importing timm_sbs {timm_sbs.__version__} registers no models'
+atexit.register(shutil.rmtree, os.environ['HF_HOME'], ignore_errors=True)
+torch.set_num_threads(1)
+
+
+# Random cases of a test: a few of them each time, and all under -m slow. Both are the same ones each time.
+FUZZ = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+
+def few_or_all(few, all_of_them):
+    """Parametrizes a test's argument 'count'."""
+    return pytest.mark.parametrize('count', [few, pytest.param(all_of_them, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -119,15 +143,3 @@ def image_folder(tmp_path_factory):
     """The demo's images: 100 for validation, 400 for training."""
     return write_demo_images(tmp_path_factory.mktemp('images'), {
         'validation': range(0, 500, 5), 'train': [i for i in range(500) if i % 5]})
-
-
-def launch(processes, script, *args):
-    """Run a script with accelerate launch, one thread for each process, and return what it printed."""
-    several = ['--multi_gpu'] if processes > 1 else []  # accelerate's word for several processes, on the CPU too
-    done = subprocess.run(
-        [sys.executable, '-m', 'accelerate.commands.launch', '--num_processes', str(processes), *several,
-         '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0',
-         str(script), *map(str, args)],
-        env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout

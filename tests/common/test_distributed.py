@@ -42,7 +42,7 @@ def test_two_processes_do_what_the_main_one_decides():
 
 def test_two_processes_reconstruct_what_one_does_with_half_of_the_work_each():
     """gloo on the CPU, the same global batch."""
-    steps, batch_size = 150, 4096
+    steps, batch_size = 120, 2048
     one, two = (json.loads(launch(
         n, REPOSITORY / 'tests' / 'reconstruction_worker.py', RESNET20, steps, batch_size)) for n in (1, 2))
     assert two['processes_agree'] and one['error'] < 0.4
@@ -56,7 +56,7 @@ def test_two_processes_share_statistics_and_filters():
                 for n in (1, 2))
     assert (one['processes'], two['processes']) == (1, 2) and two['processes_agree']
     for name, energy in one['energies'].items():
-        assert two['energies'][name] == pytest.approx(energy, rel=0.1)
+        assert two['energies'][name] == pytest.approx(energy, rel=0.2)
     for step in ('filters', 'whole'):
         assert two[step] == pytest.approx(one[step], rel=1e-3) and one[step] < one['before']
 
@@ -68,10 +68,10 @@ def test_whole_runs_on_two_processes(tmp_path, image_folder):
         out = tmp_path / str(processes)
         launch(
             processes, '-m', 'timm_sbs.train', '--model', 'resnet20_cifar10', '--initial-checkpoint', RESNET20,
-            '--reconstruction-steps', 200, '--second-order-steps', 0, '--mixed-precision', 'no',
-            '--data-dir', image_folder, '--distillation-steps', 10, '--eval-interval', 5,
+            '--reconstruction-steps', 120, '--second-order-steps', 0, '--mixed-precision', 'no',
+            '--data-dir', image_folder, '--distillation-steps', 4, '--eval-interval', 2,
             '--lr', '3e-4', '--batch-size', 80 // processes, '--workers', 0, '--train-kept', 'norm', '--output', out,
-            '--checkpointing-steps', 5)
+            '--checkpointing-steps', 2)
         results.append(json.loads((out / 'config.json').read_text())['sbs']['results'])
     one, two = results
     assert two['reconstruction_error'] == pytest.approx(one['reconstruction_error'], rel=0.02)

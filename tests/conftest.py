@@ -29,6 +29,7 @@ from timm_sbs.artifact.folder import save_artifact
 from timm_sbs.cli.demo import demo_batches, load_demo_images
 from timm_sbs.common.config import StorageConfig
 from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.predictor import base_model
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
 from timm_sbs.training.options.settings import ReconstructionSettings
@@ -80,10 +81,13 @@ def resnet20() -> torch.nn.Module:
     return model.requires_grad_(False).eval()
 
 
+_orderings = functools.cache(find_orderings)  # of a network that no test changes, the same each time
+
+
 def started(original, pct=20., seed=0, **settings):
     """A fresh artifact of a network, its kernels in order."""
     chosen = design(original, pct=pct, **settings)
-    return start_artifact(chosen, find_orderings(original, chosen.specs, chosen.generator.ordering), original, seed)
+    return start_artifact(chosen, _orderings(original, chosen.specs, chosen.generator.ordering), original, seed)
 
 
 def fit_quickly(original, steps=20, pct=5., **settings):
@@ -118,6 +122,20 @@ def images():
 @pytest.fixture(scope='session')
 def small_artifact(resnet20):
     return fit_quickly(resnet20)
+
+
+@pytest.fixture()
+def described_once(monkeypatch):
+    """Building the base takes most of the time of loading, and is the same for most damaged files."""
+    described, describe_base = {}, base_model.describe_base
+
+    def describe(base, base_args, pretrained_cfg):
+        key = repr((base, base_args, pretrained_cfg.get('num_classes'), pretrained_cfg.get('input_size')))
+        if key not in described:
+            described[key] = describe_base(base, base_args, pretrained_cfg)
+        return described[key]
+
+    monkeypatch.setattr(base_model, 'describe_base', describe)
 
 
 @pytest.fixture()

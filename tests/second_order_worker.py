@@ -49,7 +49,7 @@ def main() -> None:
     for name, batch_size in (('filters', 8192), ('whole', 1 << 20)):
         trained = dataclasses.replace(artifact, generator=copy.deepcopy(artifact.generator))
         two_stage = TwoStageGenerator(trained.generator)
-        second_order(two_stage, divergence, SecondOrderSettings(8, lr=2e-3, batch_size=batch_size), accelerator)
+        second_order(two_stage, divergence, SecondOrderSettings(4, lr=2e-3, batch_size=batch_size), accelerator)
         results[name] = divergence.total(trained.stored_weights())
     parameters = torch.cat([p.detach().flatten() for p in two_stage.predictor.parameters()])
     everyone = accelerator.gather(parameters[None])

@@ -1,7 +1,6 @@
 """Rooms import only rooms before them, say what they may import, and keep optional dependencies to themselves."""
 import ast
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -87,33 +86,6 @@ def test_optional_dependencies_stay_in_their_rooms():
             rooms = ONLY_IN.get(module.split('.')[0])
             if rooms:
                 assert any(name_of(path) == room or name_of(path).startswith(f'{room}.') for room in rooms), path
-
-
-WITHOUT_EXTRAS = '''
-import sys
-needed = ('accelerate', 'numba', 'scipy')
-for name in (*needed, 'matplotlib'):
-    sys.modules[name] = None
-import timm, timm_sbs, timm_sbs.cli.main
-timm.create_model('sbs_resnet20_cifar10_42pct', pretrained=True)
-try:
-    import timm_sbs.training.design.paths
-except timm_sbs.SbsError as e:
-    print(e)
-from timm_sbs.train import main
-for name in needed:
-    for other in needed:
-        sys.modules.pop(other, None) if sys.modules.get(other) is None else None
-    sys.modules[name] = None
-    sys.exit(name) if main(['--help']) != 2 else None
-'''
-
-
-def test_creating_a_model_needs_no_training_dependency_and_the_trainer_names_the_extra_that_it_needs():
-    shown = subprocess.run([sys.executable, '-c', WITHOUT_EXTRAS], capture_output=True, text=True, cwd='/')
-    assert shown.returncode == 0, shown.stderr
-    assert "pip install 'timm_sbs[train]'" in shown.stdout
-    assert [line.count("pip install 'timm_sbs[train]'") for line in shown.stderr.splitlines()] == [1] * 3
 
 
 def test_files_stay_small():

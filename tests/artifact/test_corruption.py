@@ -10,21 +10,6 @@ from conftest import SHIPPED, few_or_all, fit_quickly
 from timm_sbs.artifact.find import shipped_folder
 from timm_sbs.artifact.folder import load_artifact, save_artifact
 from timm_sbs.common.errors import ArtifactError, SbsError
-from timm_sbs.predictor import base_model
-
-
-@pytest.fixture()
-def described_once(monkeypatch):
-    """What the base looks like does not depend on the file, and takes most of the time."""
-    described = {}
-
-    def describe(base, *args):
-        if base not in described:
-            described[base] = describe_base(base, *args)
-        return described[base]
-
-    describe_base = base_model.describe_base
-    monkeypatch.setattr(base_model, 'describe_base', describe)
 
 
 @few_or_all(300, 10_000)

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from conftest import RESNET20, write_demo_images
@@ -31,7 +28,7 @@ def test_the_trainer_reads_its_own_flags(capsys):
     assert '--reconstruction-steps' in capsys.readouterr().out
 
 
-def test_run_registers_the_models_for_a_script_that_knows_only_timm(tmp_path):
+def test_run_gives_the_models_to_a_script_that_knows_only_timm(tmp_path):
     (tmp_path / 'beside.py').write_text('NAME = "sbs_resnet20_cifar10_42pct"\n')
     script = tmp_path / 'tool.py'
     script.write_text(
@@ -42,7 +39,7 @@ def test_run_registers_the_models_for_a_script_that_knows_only_timm(tmp_path):
         'assert __name__ == "__main__" and name == beside.NAME\n'
         'sys.exit(17 if timm.create_model(name, pretrained=True).num_classes == 10 else 1)\n')
     argv = [str(script), '--model', 'sbs_resnet20_cifar10_42pct']
-    assert subprocess.run([sys.executable, '-m', 'timm_sbs', 'run', *argv]).returncode == 17
+    assert run('-m', 'timm_sbs', 'run', *argv).returncode == 17
     assert cli.main(['run', str(tmp_path / 'none.py')]) == 2
 
 

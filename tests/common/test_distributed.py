@@ -70,7 +70,7 @@ def test_whole_runs_on_two_processes(tmp_path, image_folder):
             processes, '-m', 'timm_sbs.train', '--model', 'resnet20_cifar10', '--initial-checkpoint', RESNET20,
             '--reconstruction-steps', 120, '--second-order-steps', 0, '--mixed-precision', 'no',
             '--data-dir', image_folder, '--distillation-steps', 4, '--eval-interval', 2,
-            '--lr', '3e-4', '--batch-size', 80 // processes, '--workers', 0, '--train-kept', 'norm', '--output', out,
+            '--lr', '3e-4', '--batch-size', 40 // processes, '--workers', 0, '--train-kept', 'norm', '--output', out,
             '--checkpointing-steps', 2)
         results.append(json.loads((out / 'config.json').read_text())['sbs']['results'])
     one, two = results

@@ -1,15 +1,28 @@
 """Shared fixtures: a real network, the predictor that ships, and a small predictor fitted on the spot."""
+import atexit
 import copy
 import functools
 import gc
 import os
-import subprocess
-import sys
+import shutil
+import tempfile
 from pathlib import Path
+
+# Before what reads them is imported: neither the caller's network nor the cores of the machine matter to a test.
+os.environ.update(OMP_NUM_THREADS='1', HF_HOME=tempfile.mkdtemp(prefix='timm_sbs_tests_'), NO_PROXY='*', no_proxy='*')
+os.environ.pop('HF_ENDPOINT', None)
+os.environ.pop('HF_HUB_OFFLINE', None)
+os.environ.pop('HF_TOKEN', None)
+os.environ.pop('HF_TOKEN_PATH', None)
+os.environ.pop('HF_HUB_CACHE', None)
+os.environ.pop('HUGGING_FACE_HUB_TOKEN', None)
+os.environ.pop('HUGGINGFACE_HUB_CACHE', None)
+os.environ.pop('TRANSFORMERS_OFFLINE', None)
 
 import pytest
 import timm
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from resnet8 import write_weights
 
@@ -18,6 +31,7 @@ from timm_sbs.artifact.folder import save_artifact
 from timm_sbs.cli.demo import demo_batches, load_demo_images
 from timm_sbs.common.config import StorageConfig
 from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.predictor import base_model
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
 from timm_sbs.training.options.settings import ReconstructionSettings
@@ -37,18 +51,23 @@ ALL_SHIPPED = [
 IMAGENET_SHIPPED = 'sbs_resnet18_15pct'
 IMAGENET_ALL = [IMAGENET_SHIPPED, 'sbs_resnet18_15pct_small']
 assert SHIPPED in timm.list_models(), f'importing timm_sbs {timm_sbs.__version__} registers no models'
+atexit.register(shutil.rmtree, os.environ['HF_HOME'], ignore_errors=True)
+torch.set_num_threads(1)
+
+
+# Random cases of a test: a few of them each time, and all under -m slow. Both are the same ones each time.
+FUZZ = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+
+def few_or_all(few, all_of_them):
+    """Parametrizes a test's argument 'count'."""
+    return pytest.mark.parametrize('count', [few, pytest.param(all_of_them, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope='session', autouse=True)
 def own_cache(tmp_path_factory):
     """No test reads or fills the user's cache."""
     os.environ['TIMM_SBS_CACHE'] = str(tmp_path_factory.mktemp('cache'))
-
-
-@pytest.fixture(scope='session', autouse=True)
-def steady_threads():
-    """However busy the machine is, runs take the same number of threads, on which last bits of results depend."""
-    os.environ.setdefault('OMP_NUM_THREADS', str(torch.get_num_threads()))
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -78,10 +97,13 @@ def resnet20() -> torch.nn.Module:
     return model.requires_grad_(False).eval()
 
 
+_orderings = functools.cache(find_orderings)  # of a network that no test changes, the same each time
+
+
 def started(original, pct=20., seed=0, **settings):
     """A fresh artifact of a network, its kernels in order."""
     chosen = design(original, pct=pct, **settings)
-    return start_artifact(chosen, find_orderings(original, chosen.specs, chosen.generator.ordering), original, seed)
+    return start_artifact(chosen, _orderings(original, chosen.specs, chosen.generator.ordering), original, seed)
 
 
 def fit_quickly(original, steps=20, pct=5., **settings):
@@ -119,6 +141,20 @@ def small_artifact(resnet20):
 
 
 @pytest.fixture()
+def described_once(monkeypatch):
+    """Building the base takes most of the time of loading, and is the same for most damaged files."""
+    described, describe_base = {}, base_model.describe_base
+
+    def describe(base, base_args, pretrained_cfg):
+        key = repr((base, base_args, pretrained_cfg.get('num_classes'), pretrained_cfg.get('input_size')))
+        if key not in described:
+            described[key] = describe_base(base, base_args, pretrained_cfg)
+        return described[key]
+
+    monkeypatch.setattr(base_model, 'describe_base', describe)
+
+
+@pytest.fixture()
 def small_folder(small_artifact, tmp_path):
     """A written artifact of one's own, to be damaged at will."""
     save_artifact(tmp_path / 'small', small_artifact)
@@ -141,15 +177,3 @@ def image_folder(tmp_path_factory):
     """The demo's images: 100 for validation, 400 for training."""
     return write_demo_images(tmp_path_factory.mktemp('images'), {
         'validation': range(0, 500, 5), 'train': [i for i in range(500) if i % 5]})
-
-
-def launch(processes, script, *args):
-    """Run a script with accelerate launch, one thread for each process, and return what it printed."""
-    several = ['--multi_gpu'] if processes > 1 else []  # accelerate's word for several processes, on the CPU too
-    done = subprocess.run(
-        [sys.executable, '-m', 'accelerate.commands.launch', '--num_processes', str(processes), *several,
-         '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0',
-         str(script), *map(str, args)],
-        env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout

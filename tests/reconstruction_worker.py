@@ -1,12 +1,12 @@
-"""Times reconstruction alone, on as many processes as started it, with one thread each, and prints JSON.
+"""Reconstruction alone, on as many processes as started it; prints JSON.
 
     accelerate launch --multi_gpu --num_processes 2 tests/reconstruction_worker.py WEIGHTS STEPS BATCH
 """
 import json
 import sys
-import time
 
 import torch
+from accelerate.utils import gather_object
 
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.predictor.original import load_original
@@ -18,25 +18,27 @@ from timm_sbs.training.steps.reconstruction import reconstruct
 
 def main() -> None:
     weights, steps, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    torch.set_num_threads(1)
     accelerator = make_accelerator()
     original = load_original('resnet20_cifar10', weights)
     chosen = design(original, pct=20.)
     permutations = find_orderings(original, chosen.specs, chosen.generator.ordering, accelerator)
     generator = start_artifact(chosen, permutations, original, seed=0).generator
-    accelerator.wait_for_everyone()
-    started = time.perf_counter()
+    tokens = 0
+
+    def count(predictor, inputs, outputs):
+        nonlocal tokens
+        if torch.is_grad_enabled():  # not while the error is measured
+            tokens += len(outputs)
+
+    generator.predictor.register_forward_hook(count)
     error = reconstruct(
         generator, original.state_dict(), ReconstructionSettings(steps, batch_size=batch_size),
         accelerator=accelerator)
-    seconds = time.perf_counter() - started
     parameters = torch.cat([p.detach().flatten() for p in generator.parameters()])
-    everyone = accelerator.gather(parameters[None])
+    everyone, tokens_each = accelerator.gather(parameters[None]), gather_object([tokens])
     if accelerator.is_main_process:
         print(json.dumps({
-            'reconstruction_error': error, 'processes': accelerator.num_processes, 'seconds': seconds,
-            'microseconds_per_kernel': 1e6 * seconds / (steps * batch_size),
-            'processes_agree': bool((everyone == everyone[0]).all())}))
+            'error': error, 'tokens': tokens_each, 'processes_agree': bool((everyone == everyone[0]).all())}))
     accelerator.end_training()
 
 

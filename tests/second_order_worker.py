@@ -22,11 +22,10 @@ from timm_sbs.training.steps.reconstruction import reconstruct
 from timm_sbs.training.steps.second_order import second_order
 from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
-IMAGES = 200
+IMAGES = 100
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     accelerator = make_accelerator('no')
     original = load_original('resnet20_cifar10', sys.argv[1])
     chosen = design(original, pct=10.)
@@ -38,7 +37,7 @@ def main() -> None:
     statistics, _ = collect_statistics(original, uses, mine, IMAGES, accelerator)
     energies = {name: float(layer.second_moment.diagonal(dim1=-2, dim2=-1).sum()) for name, layer in statistics.items()}
     reconstruct(
-        artifact.generator, original.state_dict(), ReconstructionSettings(100, batch_size=8192),
+        artifact.generator, original.state_dict(), ReconstructionSettings(100, batch_size=2048),
         accelerator=accelerator)
     # Steps are compared on statistics that are equal on both numbers of processes.
     equal = {name: LayerStatistics(
@@ -50,7 +49,7 @@ def main() -> None:
     for name, batch_size in (('filters', 8192), ('whole', 1 << 20)):
         trained = dataclasses.replace(artifact, generator=copy.deepcopy(artifact.generator))
         two_stage = TwoStageGenerator(trained.generator)
-        second_order(two_stage, divergence, SecondOrderSettings(16, lr=2e-3, batch_size=batch_size), accelerator)
+        second_order(two_stage, divergence, SecondOrderSettings(4, lr=2e-3, batch_size=batch_size), accelerator)
         results[name] = divergence.total(trained.stored_weights())
     parameters = torch.cat([p.detach().flatten() for p in two_stage.predictor.parameters()])
     everyone = accelerator.gather(parameters[None])

@@ -1,7 +1,6 @@
 """Rooms import only rooms before them, say what they may import, and keep optional dependencies to themselves."""
 import ast
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -88,29 +87,6 @@ def test_optional_dependencies_stay_in_their_rooms():
             rooms = ONLY_IN.get(module.split('.')[0])
             if rooms:
                 assert any(name_of(path) == room or name_of(path).startswith(f'{room}.') for room in rooms), path
-
-
-def test_creating_a_model_needs_no_training_dependency():
-    code = (
-        "import sys\n"
-        "for name in ('accelerate', 'numba', 'scipy', 'matplotlib'): sys.modules[name] = None\n"
-        "import timm, timm_sbs, timm_sbs.cli.main\n"
-        "timm.create_model('sbs_resnet20_cifar10_42pct', pretrained=True)\n"
-        "try:\n"
-        "    import timm_sbs.training.design.paths\n"
-        "except timm_sbs.SbsError as e:\n"
-        "    assert \"pip install 'timm_sbs[train]'\" in str(e)\n"
-        "else:\n"
-        "    raise SystemExit('no error')\n")
-    subprocess.run([sys.executable, '-c', code], check=True, cwd='/')
-
-
-@pytest.mark.parametrize('extra, module', [('train', 'accelerate'), ('train', 'numba'), ('train', 'scipy')])
-def test_the_trainer_names_the_extra_that_it_needs(extra, module):
-    code = f"import sys; sys.modules[{module!r}] = None; from timm_sbs.train import main; sys.exit(main(['--help']))"
-    shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd='/')
-    assert shown.returncode == 2 and f"pip install 'timm_sbs[{extra}]'" in shown.stderr
-    assert 'Traceback' not in shown.stderr
 
 
 def test_files_stay_small():

@@ -15,7 +15,7 @@ import sys
 import pytest
 import timm
 import torch
-from conftest import IMAGENET_SHIPPED, RESNET20, SHIPPED, launch
+from conftest import IMAGENET_SHIPPED, RESNET20, SHIPPED
 
 from timm_sbs.artifact.find import shipped_folder
 from timm_sbs.artifact.folder import load_artifact
@@ -43,6 +43,15 @@ def run(*argv):
         [sys.executable, '-m', 'timm_sbs.train', *MODEL, *map(str, argv)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_two(*argv):
+    """The trainer on two processes, as a user starts them."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2',
+         '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0',
+         '-m', 'timm_sbs.train', *MODEL, *map(str, argv)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def distance(one, other):
@@ -150,10 +159,9 @@ def test_two_processes_share_one_card(tmp_path, image_folder):
     """They talk through gloo, and share out the kernels, so that reconstruction ends where one process does."""
     argv = ['--reconstruction-steps', '300', '--mixed-precision', 'no', '--second-order-steps', '0']
     run(*argv, '--output', tmp_path / 'one')
-    train = ['-m', 'timm_sbs.train', *MODEL]
-    launch(2, *train, *argv, '--output', tmp_path / 'two')
+    run_two(*argv, '--output', tmp_path / 'two')
     errors = [load_artifact(tmp_path / name).results['reconstruction_error'] for name in ('one', 'two')]
     assert errors[0] == pytest.approx(errors[1], rel=0.03)
-    launch(2, *train, '--data-dir', image_folder, *ALL_PHASES, '--output', tmp_path / 'phases')
+    run_two('--data-dir', image_folder, *ALL_PHASES, '--output', tmp_path / 'phases')
     results = load_artifact(tmp_path / 'phases').results
     assert results['hardware'].startswith('2 processes') and results['top1'] >= 75

@@ -32,11 +32,14 @@ def test_every_name_of_an_artifact_loads_it(small_folder):
         timm_sbs.load('sbs_nothing')
 
 
-@pytest.mark.parametrize('settings', [{}, dict(bits=5.)])
+@pytest.fixture(scope='module', params=[{}, dict(bits=5.)], ids=['floats', 'quantized'])
+def artifact(request, resnet20):
+    return fit_quickly(resnet20, steps=2, **request.param)
+
+
 @pytest.mark.parametrize('args', [{}, dict(num_classes=7, in_chans=1), dict(features_only=True)])
-def test_models_are_those_of_the_written_artifact(resnet20, tmp_path, settings, args):
+def test_models_are_those_of_the_written_artifact(artifact, tmp_path, args):
     """Rounded as it is stored, described in the same way, and adapted by timm."""
-    artifact = fit_quickly(resnet20, steps=2, **settings)
     own = artifact.create_model(**args).eval()
     artifact.save(tmp_path / 'a')
     written = timm.create_model(f'local-dir:{tmp_path / "a"}', pretrained=True, **args).eval()

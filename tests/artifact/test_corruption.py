@@ -5,32 +5,15 @@ import json
 
 import numpy as np
 import pytest
-from conftest import SHIPPED, fit_quickly
+from conftest import SHIPPED, few_or_all, fit_quickly
 
 from timm_sbs.artifact.find import shipped_folder
 from timm_sbs.artifact.folder import load_artifact, save_artifact
 from timm_sbs.common.errors import ArtifactError, SbsError
-from timm_sbs.predictor import base_model
-
-CORRUPTIONS = 10_000
-REPAIRED = 600
 
 
-@pytest.fixture()
-def described_once(monkeypatch):
-    """What the base looks like does not depend on the file, and takes most of the time."""
-    described = {}
-
-    def describe(base, *args):
-        if base not in described:
-            described[base] = describe_base(base, *args)
-        return described[base]
-
-    describe_base = base_model.describe_base
-    monkeypatch.setattr(base_model, 'describe_base', describe)
-
-
-def test_every_corruption_of_a_byte_is_refused(tmp_path, described_once):
+@few_or_all(300, 10_000)
+def test_every_corruption_of_a_byte_is_refused(tmp_path, described_once, count):
     """In the header, in sizes, in tables and in coded integers alike."""
     source = shipped_folder(SHIPPED)
     (tmp_path / 'config.json').write_bytes((source / 'config.json').read_bytes())
@@ -40,7 +23,7 @@ def test_every_corruption_of_a_byte_is_refused(tmp_path, described_once):
     load_artifact(tmp_path)
     rng = np.random.default_rng(0)
     header = 8 + int.from_bytes(data[:8], 'little')
-    for trial in range(CORRUPTIONS):
+    for trial in range(count):
         damaged = bytearray(data)
         place = int(rng.integers(header if trial % 4 == 0 else len(data)))  # every fourth in the header
         damaged[place] ^= int(rng.integers(1, 256))
@@ -54,7 +37,9 @@ def quantized_example(resnet20):
     return fit_quickly(resnet20, steps=20, bits=5.)
 
 
-def test_corruptions_under_a_right_checksum_are_refused_or_give_a_complete_model(resnet20, tmp_path, described_once):
+@few_or_all(60, 600)
+def test_corruptions_under_a_right_checksum_are_refused_or_give_a_complete_model(
+        resnet20, tmp_path, described_once, count):
     """As somebody would make them who writes files of his own."""
     artifact = quantized_example(resnet20)
     save_artifact(tmp_path, artifact)
@@ -63,7 +48,7 @@ def test_corruptions_under_a_right_checksum_are_refused_or_give_a_complete_model
     shapes = {name: tensor.shape for name, tensor in artifact.kept.items()}
     rng = np.random.default_rng(0)
     refused = 0
-    for trial in range(REPAIRED):
+    for trial in range(count):
         damaged = bytearray(data)
         place = int(rng.integers(700 if trial % 2 else len(data)))  # half of them where headers and tables are
         damaged[place] ^= int(rng.integers(1, 256))
@@ -77,7 +62,7 @@ def test_corruptions_under_a_right_checksum_are_refused_or_give_a_complete_model
             continue
         assert {name: tensor.shape for name, tensor in loaded.kept.items()} == shapes
         assert all(tensor.isfinite().all() for tensor in loaded.generator.predictor.state_dict().values())
-    assert refused > REPAIRED / 4
+    assert refused > count / 4
 
 
 def test_a_predictor_larger_than_what_it_generates(resnet20, tmp_path):

@@ -2,14 +2,13 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 
 import pytest
 import timm
 from conftest import SHIPPED
 from hub_server import running_hub
+from processes import run
 
 from timm_sbs import SbsError
 from timm_sbs.artifact import download as hub
@@ -102,8 +101,7 @@ print(json.dumps([said, again, len(connected), slept]))
 
 
 def create(endpoint, home, **env):
-    environment = {**os.environ, 'HF_ENDPOINT': endpoint, 'HF_HOME': str(home), 'NO_PROXY': '*', **env}
-    done = subprocess.run([sys.executable, '-c', CREATE], env=environment, capture_output=True, text=True, check=True)
+    done = run('-c', CREATE, env={**os.environ, 'HF_ENDPOINT': endpoint, 'HF_HOME': str(home), **env})
     return json.loads(done.stdout)
 
 

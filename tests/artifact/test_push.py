@@ -2,13 +2,12 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import ALL_SHIPPED, REPOSITORY
 from hub_server import TOKEN, commit_of, running_hub
+from processes import Process
 
 from timm_sbs.artifact.folder import save_artifact
 
@@ -25,24 +24,18 @@ class Client:
     def __init__(self, hub, home, token=TOKEN):
         self.env = {
             **os.environ, 'HF_ENDPOINT': hub.endpoint, 'HF_HUB_DISABLE_XET': '1', 'HF_HOME': str(home),
-            'PYTHONWARNINGS': 'ignore', 'OMP_NUM_THREADS': '1'}
-        self.env.pop('HF_TOKEN', None)
-        if token:
-            self.env['HF_TOKEN'] = token
+            'HF_TOKEN': token}
 
     def start(self, code, **env):
         guarded = 'try:\n' + ''.join(f'    {line}\n' for line in code.splitlines()) + (
             'except SbsError as e:\n    sys.exit(f"SbsError: {e}")\n')
-        return subprocess.Popen(
-            [sys.executable, '-c', HEADER + guarded], env={**self.env, **env}, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE)
+        return Process('-c', HEADER + guarded, env={**self.env, **env})
 
     def run(self, code, all_lines=False, **env):
         """What a process prints, or its last line; an SbsError is the last one."""
-        out, err = self.start(code, **env).communicate()
-        assert 'Traceback' not in err, err
-        errors = [line for line in err.splitlines() if line.startswith('SbsError')]
-        lines = out.splitlines() + errors
+        done = self.start(code, **env).wait()
+        assert 'Traceback' not in done.stderr, done.stderr
+        lines = done.stdout.splitlines() + [line for line in done.stderr.splitlines() if line.startswith('SbsError')]
         return lines if all_lines else lines[-1]
 
     def push(self, folder, repo='user/small', **options):
@@ -112,7 +105,7 @@ def test_private_repositories_need_a_token(hub, client, small_folder, tmp_path):
     client.push(small_folder, private=True)
     assert hub.private['user/small']
     assert float(client.load()) > 0
-    stranger = Client(hub, tmp_path / 'stranger', token=None)
+    stranger = Client(hub, tmp_path / 'stranger', token='')
     assert "no repository 'user/small' that you may read" in stranger.run(DOWNLOAD.format(name='user/small'))
 
 
@@ -121,7 +114,7 @@ def test_organisations(hub, client, small_folder):
     assert set(hub.refs) == {'team/small'}
 
 
-@pytest.mark.parametrize('token, says', [(None, 'Nobody is logged in'), ('hf_wrong_token', 'Is the token valid')])
+@pytest.mark.parametrize('token, says', [('', 'Nobody is logged in'), ('hf_wrong_token', 'Is the token valid')])
 def test_logins_that_do_not_work(hub, small_folder, tmp_path, token, says):
     answer = Client(hub, tmp_path / 'home', token).push(small_folder)
     assert says in answer and 'hf_wrong_token' not in answer and not hub.refs
@@ -157,7 +150,8 @@ def test_a_download_that_is_cut_goes_on(hub, client, small_folder):
 
 def test_an_upload_that_is_cut_is_made_good_by_pushing_again(hub, client, small_folder):
     hub.cuts += [('PUT /lfs/', 20_000)] * 20
-    answer = client.push(small_folder)
+    push = PUSH.format(folder=str(small_folder), repo='user/small', options={})
+    answer = client.run(f'import time\ntime.sleep = lambda seconds: None  # between the attempts\n{push}')
     assert answer.startswith('SbsError') and 'push it again later' in answer
     assert 'model.safetensors' not in hub.files('user/small')
     hub.cuts.clear()
@@ -174,7 +168,7 @@ def test_what_is_not_there(hub, client, small_folder):
 def test_two_processes_load_at_once(hub, client, small_folder):
     client.push(small_folder)
     both = [client.start(LOAD.format(name='hf-hub:user/small')) for _ in range(2)]
-    answers = [process.communicate()[0].strip() for process in both]
+    answers = [process.wait().stdout.strip() for process in both]
     assert answers[0] == answers[1] and float(answers[0]) > 0
 
 
@@ -271,10 +265,9 @@ def test_tokens_are_nowhere_to_be_seen(hub, small_folder, tmp_path):
     planted = 'hf_planted_0123456789'
     for failure in (None, ('/create', 401), ('/create', 500)):
         hub.failures[:] = [failure] * 9 if failure else []
-        process = Client(hub, tmp_path / 'home', planted).start(
-            PUSH.format(folder=str(small_folder), repo='user/small', options={}))
-        out, err = process.communicate()
-        assert planted not in out + err and err.splitlines()[-1].startswith('SbsError')
+        done = Client(hub, tmp_path / 'home', planted).start(
+            PUSH.format(folder=str(small_folder), repo='user/small', options={})).wait()
+        assert planted not in done.stdout + done.stderr and done.stderr.splitlines()[-1].startswith('SbsError')
     owner = Client(hub, tmp_path / 'home')
     hub.failures.clear()
     owner.push(small_folder)

@@ -25,7 +25,7 @@ def test_sixteen_times_the_error_for_each_weight_gets_two_bits_more():
 
 @pytest.fixture(scope='module')
 def trained(resnet20):
-    return fit_quickly(resnet20, steps=300, pct=10., linear_layers=4, bits=5.)
+    return fit_quickly(resnet20, steps=100, pct=10., linear_layers=4, bits=5.)
 
 
 def error(artifact, bits):

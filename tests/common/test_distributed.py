@@ -1,12 +1,10 @@
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import REPOSITORY, RESNET20, launch
+from conftest import REPOSITORY, RESNET20
+from processes import launch, run
 
 from timm_sbs.common.distributed import decided_once, gather_shares, share, sum_gradients
 
@@ -42,23 +40,14 @@ def test_two_processes_do_what_the_main_one_decides():
     assert printed['decided'] == [{'bits': [5., 4.], 'by': 0}] * 2
 
 
-def reconstruct_on(processes):
-    printed = launch(processes, REPOSITORY / 'tests' / 'reconstruction_worker.py', RESNET20, 150, 8192)
-    return json.loads(printed.splitlines()[-1])
-
-
-def test_two_processes_reconstruct_what_one_does_and_faster():
-    """gloo on the CPU, the same global batch, one thread for each process. Time is that of the best of three tries."""
-    idle = len(os.sched_getaffinity(0)) >= 2 and os.getloadavg()[0] < 2
-    for _ in range(3 if idle else 1):
-        one, two = reconstruct_on(1), reconstruct_on(2)
-        assert two['processes'] == 2 and two['processes_agree']
-        assert two['reconstruction_error'] == pytest.approx(one['reconstruction_error'], rel=0.02)
-        assert one['reconstruction_error'] < 0.4
-        faster = two['microseconds_per_kernel'] < one['microseconds_per_kernel']
-        if faster:
-            break
-    assert faster or not idle
+def test_two_processes_reconstruct_what_one_does_with_half_of_the_work_each():
+    """gloo on the CPU, the same global batch."""
+    steps, batch_size = 120, 2048
+    one, two = (json.loads(launch(
+        n, REPOSITORY / 'tests' / 'reconstruction_worker.py', RESNET20, steps, batch_size)) for n in (1, 2))
+    assert two['processes_agree'] and one['error'] < 0.4
+    assert two['error'] == pytest.approx(one['error'], rel=0.02)
+    assert one['tokens'][0] == sum(two['tokens']) == 2 * two['tokens'][0]
 
 
 def test_two_processes_share_statistics_and_filters():
@@ -67,7 +56,7 @@ def test_two_processes_share_statistics_and_filters():
                 for n in (1, 2))
     assert (one['processes'], two['processes']) == (1, 2) and two['processes_agree']
     for name, energy in one['energies'].items():
-        assert two['energies'][name] == pytest.approx(energy, rel=0.1)
+        assert two['energies'][name] == pytest.approx(energy, rel=0.2)
     for step in ('filters', 'whole'):
         assert two[step] == pytest.approx(one[step], rel=1e-3) and one[step] < one['before']
 
@@ -79,10 +68,10 @@ def test_whole_runs_on_two_processes(tmp_path, image_folder):
         out = tmp_path / str(processes)
         launch(
             processes, '-m', 'timm_sbs.train', '--model', 'resnet20_cifar10', '--initial-checkpoint', RESNET20,
-            '--reconstruction-steps', 200, '--second-order-steps', 0, '--mixed-precision', 'no',
-            '--data-dir', image_folder, '--distillation-steps', 10, '--eval-interval', 5,
-            '--lr', '3e-4', '--batch-size', 80 // processes, '--workers', 0, '--train-kept', 'norm', '--output', out,
-            '--checkpointing-steps', 5)
+            '--reconstruction-steps', 120, '--second-order-steps', 0, '--mixed-precision', 'no',
+            '--data-dir', image_folder, '--distillation-steps', 4, '--eval-interval', 2,
+            '--lr', '3e-4', '--batch-size', 40 // processes, '--workers', 0, '--train-kept', 'norm', '--output', out,
+            '--checkpointing-steps', 2)
         results.append(json.loads((out / 'config.json').read_text())['sbs']['results'])
     one, two = results
     assert two['reconstruction_error'] == pytest.approx(one['reconstruction_error'], rel=0.02)
@@ -90,7 +79,5 @@ def test_whole_runs_on_two_processes(tmp_path, image_folder):
     # with stored statistics, two half batches on two processes are one batch
     assert two['last_top1'] == pytest.approx(one['last_top1'], abs=4)
     assert two['last_top1'] > two['reconstruction_top1'] and two['hardware'].startswith('2 processes')
-    resumed = subprocess.run(
-        [sys.executable, '-m', 'timm_sbs.train', '--config', tmp_path / '2' / 'args.yaml', '--resume', 'latest'],
-        capture_output=True, text=True)
+    resumed = run('-m', 'timm_sbs.train', '--config', tmp_path / '2' / 'args.yaml', '--resume', 'latest')
     assert resumed.returncode == 2 and '--num-processes 2, but this run has 1' in resumed.stderr

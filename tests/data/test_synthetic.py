@@ -28,12 +28,12 @@ def batch_statistics_error(model, images):
 
 
 def test_images_match_the_statistics_better_than_noise(resnet20, images):
-    settings = InversionSettings(images=70, steps=25, batch_size=40)
+    settings = InversionSettings(images=30, steps=20, batch_size=20)
     drawn, labels = invert(resnet20, CONFIG, settings, Accelerator(cpu=True), seed=1)
-    assert drawn.shape == (70, 3, 32, 32) and labels.shape == (70,) and set(labels.tolist()) == set(range(10))
+    assert drawn.shape == (30, 3, 32, 32) and labels.shape == (30,) and 8 <= len(labels.unique()) <= 10
     torch.manual_seed(0)
-    noise = torch.stack([NoiseImages(CONFIG)[0][0] for _ in range(70)])
-    white = torch.randn(70, 3, 32, 32)
+    noise = torch.stack([NoiseImages(CONFIG)[0][0] for _ in range(30)])
+    white = torch.randn(30, 3, 32, 32)
     error = batch_statistics_error(resnet20, drawn.float())
     error_of_noise, error_of_white_noise = (batch_statistics_error(resnet20, x) for x in (noise, white))
     assert error < 0.6 * error_of_noise and error_of_noise < 0.8 * error_of_white_noise

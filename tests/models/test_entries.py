@@ -4,13 +4,12 @@ import dataclasses
 import gc
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import timm
 import torch
 from conftest import ALL_SHIPPED, IMAGENET_ALL, RESNET20, SHIPPED
+from processes import run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_sbs import SbsError
@@ -52,10 +51,8 @@ def test_every_name_that_is_listed_as_pretrained_is_created_offline():
         "names = timm.list_models('sbs*', pretrained=True)\n"
         'for name in names: timm.create_model(name, pretrained=True)\n'
         'print(*names)')
-    environment = {**os.environ, 'HF_HUB_OFFLINE': '1', 'HF_ENDPOINT': 'http://127.0.0.1:9'}
-    done = subprocess.run(
-        [sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == sorted([*ALL_SHIPPED, *IMAGENET_ALL])
+    done = run('-c', code, env={**os.environ, 'HF_HUB_OFFLINE': '1', 'HF_ENDPOINT': 'http://127.0.0.1:9'})
+    assert not done.returncode and done.stdout.split() == sorted([*ALL_SHIPPED, *IMAGENET_ALL])
 
 
 @pytest.mark.parametrize('name', ENTRIES)

@@ -1,12 +1,11 @@
 """Pictures are drawn from artifacts and training runs, and show what these hold."""
 import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 from conftest import RESNET20, SHIPPED
 from PIL import Image
+from processes import run
 
 from timm_sbs import SbsError
 from timm_sbs.artifact.find import shipped_folder
@@ -90,11 +89,11 @@ def test_the_command(shipped, tmp_path, capsys):
 
 
 def test_without_matplotlib_the_extra_is_named(shipped):
-    code = ("import sys; sys.modules['matplotlib'] = None\n"
-            f"from timm_sbs.cli import main as cli; sys.exit(cli.main(['plot', {str(shipped)!r}, 'a.png']))")
-    shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    hidden = "import sys; assert 'matplotlib' not in sys.modules; sys.modules['matplotlib'] = None\n"
+    shown = run('-c', hidden + (
+        f"from timm_sbs.cli import main as cli; sys.exit(cli.main(['plot', {str(shipped)!r}, 'a.png']))"))
     assert shown.returncode == 2 and "pip install 'timm_sbs[plots]'" in shown.stderr
-    code = ("import sys; sys.modules['matplotlib'] = None\n"
-            "from timm_sbs.common.errors import MissingExtraError\n"
-            "try:\n    import timm_sbs.plots.style\nexcept MissingExtraError: print('named')")
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == 'named\n'
+    shown = run('-c', hidden + (
+        "from timm_sbs.common.errors import MissingExtraError\n"
+        "try:\n    import timm_sbs.plots.style\nexcept MissingExtraError: print('named')"))
+    assert shown.stdout == 'named\n'

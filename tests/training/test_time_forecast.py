@@ -46,7 +46,7 @@ def test_a_phase_takes_the_time_of_its_steps(forecast, steps, image_folder, monk
     seconds = forecast('--unlabelled-dir', image_folder / 'train', '--distillation-steps', '10')
     assert list(seconds) == ['ordering', 'reconstruction', 'statistics', 'second-order', 'distillation']
     assert seconds['reconstruction'] == 1 + 4000
-    assert seconds['second-order'] == 1 + 100
+    assert seconds['second-order'] == 1 + 100 + 2
     assert seconds['statistics'] == pytest.approx(100 / 50 * 1 + 100)  # batches, and images that are read
     assert seconds['distillation'] == 1 + 10 * (1 + 50)
     assert len(steps) <= 4 * 2 * 2 and len(traced) == 1
@@ -81,9 +81,10 @@ def test_outputs_that_augmentation_does_not_change_are_computed_once(forecast, i
 def test_rounding_on_images_and_without(forecast, image_folder):
     images = ['--unlabelled-dir', image_folder / 'train', '--bits', '6']
     seconds = forecast(*images, '--distillation-steps', '10', '--train-size', '16', '32')
-    assert 'distillation' not in seconds and seconds['quantization'] == 1 + 10 * (1 + 50)
+    layers = 4
+    assert 'distillation' not in seconds and seconds['quantization'] == 1 + 10 * (1 + 50) + layers
     seconds = forecast(*images, '--distillation-steps', '10', '--quantization-steps', '4')
-    assert (seconds['distillation'], seconds['quantization']) == (1 + 10 * 51, 1 + 4 * 51)
+    assert (seconds['distillation'], seconds['quantization']) == (1 + 10 * 51, 1 + 4 * 51 + layers)
     assert forecast('--bits', '6', '--quantization-steps', '7')['quantization'] == 7
     assert 'quantization' not in forecast('--bits', '6', '--quantization-steps', '0')
 
@@ -93,6 +94,14 @@ def test_a_search_is_forecast_and_not_made(forecast, steps):
     trials, rest = divmod(seconds['search'], 1 + 600)
     assert (trials, rest) == (6, 0)  # four orderings at 5 bits, and two more numbers of bits
     assert len(steps) <= 4
+
+
+@pytest.mark.parametrize('threads, seconds', [(1, 29_696 / 4096), (2, 29_696 / 4096 / 2), (100, 1)])
+def test_layers_are_ordered_side_by_side(forecast, monkeypatch, threads, seconds):
+    """4,096 kernels take a second, and are those of the largest layer."""
+    monkeypatch.setattr(time_forecast.torch, 'get_num_threads', lambda: threads)
+    assert forecast()['ordering'] == pytest.approx(seconds)
+    assert forecast('--order-over', 'nothing')['ordering'] == 0
 
 
 def test_an_artifact_to_start_from_is_ordered(forecast, small_artifact, tmp_path):

@@ -91,6 +91,16 @@ def distillation_step() -> list[str]:
     return markdown([f"part of a step with {results['batch_size']} images", 'time'], rows)
 
 
+def dry_run() -> list[str]:
+    phases = ('ordering', 'reconstruction', 'statistics', 'second-order', 'distillation', 'quantization')
+    rows = []
+    for name, network in results_of('dry_run')['networks'].items():
+        cells = [f"{found['forecast']:.1f} / {found['actual']:.1f}" if found else ''
+                 for found in map(network['phases'].get, phases)]
+        rows.append((network_name(name), f"{network['plan']['cpu']:.1f} s", *cells))
+    return markdown(['network', '`--dry-run`', *phases], rows)
+
+
 def kill_and_resume() -> list[str]:
     results = results_of('kill_and_resume')
     rows = [('runs that were started', str(results['kills'])), ('killed before their end', str(results['killed'])),
@@ -102,4 +112,4 @@ MAKERS = {
     'second_order': second_order, 'second_order_distillation': second_order_distillation,
     'second_order_lite0': second_order_lite0, 'statistics': statistics, 'reconstruction': reconstruction,
     'data_free': data_free, 'nern_loop': nern_loop, 'overhead': overhead, 'distillation_step': distillation_step,
-    'kill_and_resume': kill_and_resume}
+    'dry_run': dry_run, 'kill_and_resume': kill_and_resume}

@@ -1,16 +1,17 @@
-"""Statistics of no images, for some of the weights alone: enough to time what is done with those of all."""
+"""Statistics of no images, for some of the weights alone, and the operations that those of the others take."""
 from collections.abc import Mapping, Sequence
 
 import torch
 
-from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.tokens import WeightSpec
 from timm_sbs.training.losses.statistics import FEWEST_POSITIONS, LayerStatistics
 from timm_sbs.training.losses.weight_uses import Use
+from timm_sbs.training.run.step_timer import now
 
-__all__ = ['some_uses', 'empty_statistics', 'look_ratio', 'step_ratio']
+__all__ = ['some_uses', 'empty_statistics', 'product_rate', 'look_operations', 'step_operations']
 
 SAMPLE_BYTES = 64_000_000  # of the second moments of some weights: ResNet-50's take 481 MB
+COLUMNS = 256  # of a product that is timed
 
 
 def some_uses(uses: Mapping[str, Use]) -> dict[str, Use]:
@@ -43,27 +44,28 @@ def empty_statistics(
         for name, use in uses.items()}
 
 
-def look_ratio(specs: Sequence[WeightSpec], uses: Mapping[str, Use], some: Mapping[str, Use]) -> float:
-    """Operations of a look at an image with statistics of all weights in ``uses``, over those with ``some``."""
+def product_rate(size: int, device: torch.device) -> float:
+    """Operations a second of products with second moments of this size, in float32 as they all are."""
+    moment, inputs = torch.zeros(size, size, device=device), torch.ones(size, COLUMNS, device=device)
+    seconds = []
+    for _ in range(2):  # the first warms up
+        began = now(device)
+        moment.addmm_(inputs, inputs.T)
+        seconds.append(now(device) - began)
+    return size ** 2 * COLUMNS / max(min(seconds), 1e-9)
+
+
+def look_operations(specs: Sequence[WeightSpec], uses: Mapping[str, Use]) -> int:
+    """Operations of the second moments of some weights, for an image."""
     outputs = {spec.name: spec.shape[0] for spec in specs}
-
-    def moments(name: str) -> int:
-        use = uses[name]
+    total = 0
+    for name, use in uses.items():
         sampled = max(FEWEST_POSITIONS, 2 * use.positions * outputs[name] // (use.groups * use.size))
-        return (min(use.positions, sampled) + 1) * use.groups * use.blocks * use.size ** 2
-
-    passes = 2 * sum(  # forwards and backwards
-        use.positions * outputs[name] * use.blocks * use.size for name, use in uses.items())
-    return (passes + sum(map(moments, uses))) / (passes + sum(map(moments, some)))
+        total += (min(use.positions, sampled) + 1) * use.groups * use.blocks * use.size ** 2
+    return total
 
 
-def step_ratio(generator: Generator, uses: Mapping[str, Use], some: Mapping[str, Use]) -> float:
-    """Operations of a second-order step with statistics of all weights in ``uses``, over those with ``some``."""
-    outputs = {spec.name: spec.shape[0] for spec in generator.specs}
-
-    def form(name: str) -> int:
-        return outputs[name] * uses[name].blocks * uses[name].size ** 2
-
-    places = sum(group.num_places for group in generator.groups)
-    generation = 4 * places * generator.num_parameters  # forwards, again, and backwards
-    return (generation + sum(map(form, uses))) / (generation + sum(map(form, some)))
+def step_operations(specs: Sequence[WeightSpec], uses: Mapping[str, Use]) -> int:
+    """Operations of the second-order loss of some weights, for all of their filters."""
+    outputs = {spec.name: spec.shape[0] for spec in specs}
+    return sum(outputs[name] * use.blocks * use.size ** 2 for name, use in uses.items())

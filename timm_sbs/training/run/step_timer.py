@@ -12,11 +12,18 @@ from timm_sbs.common.distributed import decided_once
 from timm_sbs.data.batches import Batch
 from timm_sbs.training.steps.monitor import Monitor
 
-__all__ = ['AlikeImages', 'StepTimer', 'StepTimes', 'time_steps']
+__all__ = ['AlikeImages', 'StepTimer', 'StepTimes', 'now', 'time_steps']
 
 ENOUGH_SECONDS, ENOUGH_STEPS = 0.3, 4  # of steps of one size, whichever comes first
-LONG = 1.5  # seconds of a first step that counts, although it warms up
+LONG = 1.0  # seconds of a first step that counts, although it warms up
 WORTHWHILE = 0.5  # seconds that a step of a third or later size may take
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when a device has done what it was told."""
+    if device.type != 'cpu':
+        torch.accelerator.synchronize()
+    return time.perf_counter()
 
 
 class _KnowsEnough(Exception):
@@ -89,7 +96,7 @@ class StepTimer(Monitor):
     def step_done(self, step: int) -> None:
         self._same.append(self._lap())
         counted = self._counted()
-        if not counted or (sum(self._same) < ENOUGH_SECONDS and len(self._same) < ENOUGH_STEPS):
+        if sum(counted) < ENOUGH_SECONDS and len(counted) < ENOUGH_STEPS:
             return
         self._seconds[self.images] = statistics.median(counted)
         self._same = []
@@ -111,9 +118,7 @@ class StepTimer(Monitor):
         return decided_once(lap, self._accelerator)
 
     def _now(self) -> float:
-        if self._accelerator.device.type != 'cpu':
-            torch.accelerator.synchronize()
-        return time.perf_counter()
+        return now(self._accelerator.device)
 
 
 class AlikeImages:

@@ -6,7 +6,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import cast
 
 import torch
@@ -28,21 +28,29 @@ from timm_sbs.training.design.forecast import random_orderings
 from timm_sbs.training.design.sizing import start_artifact
 from timm_sbs.training.losses.divergence import ExpectedDivergence
 from timm_sbs.training.losses.statistics import collect_statistics
+from timm_sbs.training.losses.weight_uses import Use
 from timm_sbs.training.options.settings import DistillationSettings
 from timm_sbs.training.run.image_phase import with_phase
 from timm_sbs.training.run.phases import outputs_are_fixed
 from timm_sbs.training.run.start import Start
-from timm_sbs.training.run.statistics_sample import empty_statistics, look_ratio, some_uses, step_ratio
+from timm_sbs.training.run.statistics_sample import (
+    empty_statistics,
+    look_operations,
+    product_rate,
+    some_uses,
+    step_operations,
+)
 from timm_sbs.training.run.step_timer import AlikeImages, StepTimer, StepTimes, time_steps
 from timm_sbs.training.steps.distillation import distill
 from timm_sbs.training.steps.generated_model import GeneratedModel
 from timm_sbs.training.steps.reconstruction import reconstruct
-from timm_sbs.training.steps.second_order import second_order
+from timm_sbs.training.steps.second_order import filter_parts, second_order
 from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
 __all__ = ['forecast_seconds', 'usual_height']
 
 MANY_STEPS = 1000  # more than are timed
+COMPARISONS = 2  # at the end of second order, of all weights; each takes about as long as a step
 SAMPLE_KERNELS = 4096  # kernels whose path is timed
 # A path through n kernels takes time in proportion to n, and to n ** 1.35 where caches no longer hold them: with 65,536
 # kernels 28 us each, with 16,384 17 us, with 4,096 and fewer 10 us.
@@ -89,7 +97,7 @@ class _Forecast:
         if settings.takes_statistics:
             seconds['statistics'] = self._statistics_seconds()
             fit = self._second_order()
-            seconds['second-order'] = fit.setup + settings.second_order.steps * fit.of()
+            seconds['second-order'] = fit.setup + (settings.second_order.steps + COMPARISONS) * fit.of()
         if settings.distils:
             seconds['distillation'] = self._distillation_seconds(self.artifact.quantized(None), settings.distillation)
         if settings.quantizes and settings.quantization.steps:
@@ -98,6 +106,9 @@ class _Forecast:
                 seconds['quantization'] = self._distillation_seconds(self.artifact, phase)
             else:
                 seconds['quantization'] = settings.quantization.steps * fit.of()
+        if settings.quantizes and settings.takes_statistics and not settings.quantization.layer_bits:
+            layers = len(self.artifact.generator.predictor.trunk) + len(self.artifact.generator.predictor.heads)
+            seconds['quantization'] = seconds.get('quantization', 0.) + layers * fit.of()  # whose bits are divided
         if self.start.images.validation:
             each = self._validation_seconds()
             for name, times in self._validations().items():
@@ -121,9 +132,10 @@ class _Forecast:
             batches = (batch[0] for batch in AlikeImages(timer, self.image_shape).watched())
             collect_statistics(self.original, uses, batches, batch, self.accelerator)
 
-        step = time_steps(look, self.accelerator, most=batch).of(batch) * look_ratio(self.specs, self.start.uses, uses)
+        each = time_steps(look, self.accelerator, most=batch).of(batch) / batch
+        each += look_operations(self.specs, self._other_uses(uses)) * self.seconds_per_operation
         reading = self._reading_seconds(images and getattr(images[0], 'dataset', None))
-        return mine * self._beside(step / batch, reading)
+        return mine * self._beside(each, reading)
 
     def _second_order(self) -> StepTimes:
         uses, device = some_uses(self.start.uses), self.accelerator.device
@@ -134,8 +146,19 @@ class _Forecast:
         two_stage = TwoStageGenerator(self.artifact.generator)
         times = time_steps(
             lambda timer: second_order(two_stage, divergence, phase, self.accelerator, monitor=timer), self.accelerator)
-        ratio = step_ratio(self.artifact.generator, self.start.uses, uses)
-        return StepTimes(times.setup, {1: times.of() * ratio})
+        parts = filter_parts(self.artifact.generator, self.settings.second_order)
+        others = step_operations(self.specs, self._other_uses(uses)) / parts * self.seconds_per_operation
+        return StepTimes(times.setup, {1: times.of() + others})
+
+    def _other_uses(self, some: Mapping[str, Use]) -> dict[str, Use]:
+        return {name: use for name, use in self.start.uses.items() if name not in some}
+
+    @functools.cached_property
+    def seconds_per_operation(self) -> float:
+        """Of products with the largest second moments."""
+        size = max(use.size for use in self.start.uses.values())
+        device = self.accelerator.device
+        return decided_once(lambda: 1 / product_rate(size, device), self.accelerator)
 
     def _distillation_seconds(self, artifact: Artifact, settings: DistillationSettings) -> float:
         """Steps on random images, those of most runs beside the reading of real ones."""
@@ -245,7 +268,7 @@ def _ordering_seconds(original: nn.Module, specs: Sequence[WeightSpec], ordering
         spec = min(alike, key=lambda spec: abs(math.log(spec.num_kernels / SAMPLE_KERNELS)))
         filters = min(spec.num_filters, max(2, SAMPLE_KERNELS // spec.num_channels))
         part = dataclasses.replace(spec, shape=(filters, *spec.shape[1:]))
-        weight = original.get_parameter(spec.name)[:filters]
+        weight = original.get_parameter(spec.name)[:filters].cpu()
         if not layers:
             few = dataclasses.replace(part, shape=(2, *spec.shape[1:]))
             find_permutations(weight[:2], few, ordering)  # compiles

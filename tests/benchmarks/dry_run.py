@@ -43,7 +43,7 @@ VALIDATED = 500  # images of the shorter runs
 # Of the shorter runs. Photographs: 64 in a batch.
 SHORT_CIFAR = ['--reconstruction-steps', '150', '--second-order-steps', '100', '--statistics-images', '256',
                '--distillation-steps', '10', '--eval-interval', '5']
-SHORT_IMAGENET = ['--reconstruction-steps', '25', '--second-order-steps', '15', '--statistics-images', '64',
+SHORT_IMAGENET = ['--reconstruction-steps', '25', '--second-order-steps', '15', '--statistics-images', '192',
                   '--distillation-steps', '6', '--eval-interval', '6', '--checkpointing-steps', '1000']
 
 

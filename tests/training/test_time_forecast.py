@@ -3,14 +3,17 @@ import types
 
 import pytest
 from conftest import REPOSITORY, RESNET, launch
+from torch import nn
 
 from timm_sbs.artifact.folder import save_artifact
+from timm_sbs.common.config import OrderingConfig
+from timm_sbs.predictor.selection import select_weights
 from timm_sbs.training.options.flags import build_parser
 from timm_sbs.training.options.parsing import parse_args
 from timm_sbs.training.options.settings import DistillationSettings
 from timm_sbs.training.run import calibration, step_timer, time_forecast
 from timm_sbs.training.run import train as train_module
-from timm_sbs.training.run.time_forecast import forecast_seconds, usual_height
+from timm_sbs.training.run.time_forecast import forecast_seconds, ordering_seconds, usual_height
 
 FLAGS = ['--second-order-steps', '100', '--statistics-images', '100', '-b', '50', '--workers', '0', '--dry-run']
 
@@ -25,13 +28,17 @@ def steps(monkeypatch):
 
 
 @pytest.fixture()
-def forecast(monkeypatch, tmp_path):
-    """Seconds of each phase, with flags."""
+def clock(monkeypatch):
+    """Between two looks at it a second passes."""
     ticks = iter(range(1_000_000))
     clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
     for module in (step_timer, time_forecast):
         monkeypatch.setattr(module, 'time', clock)
 
+
+@pytest.fixture()
+def forecast(clock, tmp_path):
+    """Seconds of each phase, with flags."""
     def of(*flags):
         args = parse_args(build_parser(), [*RESNET, '--output', str(tmp_path / 'out'), *FLAGS, *map(str, flags)])
         with train_module._opened(args, None, whole_program=False) as start:
@@ -102,6 +109,14 @@ def test_layers_are_ordered_side_by_side(forecast, monkeypatch, threads, seconds
     monkeypatch.setattr(time_forecast.torch, 'get_num_threads', lambda: threads)
     assert forecast()['ordering'] == pytest.approx(seconds)
     assert forecast('--order-over', 'nothing')['ordering'] == 0
+
+
+@pytest.mark.parametrize('over, seconds', [('layer', 16 * 16 ** 0.35), ('filter', 16), ('axes', 16)])
+def test_longer_paths_take_more_time_for_each_kernel(clock, monkeypatch, over, seconds):
+    """65,536 kernels, of which 4,096 take a second."""
+    monkeypatch.setattr(time_forecast.torch, 'get_num_threads', lambda: 1)
+    model = nn.Sequential(nn.Conv2d(256, 256, 3))
+    assert ordering_seconds(model, select_weights(model), OrderingConfig(over, 'grid')) == pytest.approx(seconds)
 
 
 def test_an_artifact_to_start_from_is_ordered(forecast, small_artifact, tmp_path):

@@ -47,11 +47,11 @@ from timm_sbs.training.steps.reconstruction import reconstruct
 from timm_sbs.training.steps.second_order import filter_parts, second_order
 from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
-__all__ = ['forecast_seconds', 'usual_height']
+__all__ = ['forecast_seconds', 'ordering_seconds', 'usual_height']
 
 MANY_STEPS = 1000  # more than are timed
 COMPARISONS = 2  # at the end of second order, of all weights; each takes about as long as a step
-SAMPLE_KERNELS = 4096  # kernels whose path is timed
+SAMPLE_KERNELS, SAMPLE_TIMES = 4096, 4  # kernels whose path is timed, and how often
 # A path through n kernels takes time in proportion to n, and to n ** 1.35 where caches no longer hold them: with 65,536
 # kernels 28 us each, with 16,384 17 us, with 4,096 and fewer 10 us.
 LONG_PATH_EXPONENT = 0.35
@@ -86,7 +86,7 @@ class _Forecast:
         if not self.start.source:
             ordering = self.start.design.generator.ordering
             seconds['ordering'] = decided_once(
-                lambda: _ordering_seconds(self.original, self.specs, ordering), self.accelerator)
+                lambda: ordering_seconds(self.original, self.specs, ordering), self.accelerator)
         fit = StepTimes(0., {1: 0.})  # of the last phase without images
         if settings.reconstruction.steps or self.start.trials:
             fit = self._reconstruction()
@@ -123,18 +123,18 @@ class _Forecast:
             self.accelerator)
 
     def _statistics_seconds(self) -> float:
-        uses, images = some_uses(self.start.uses), self.start.images.sample
-        count = images[1] if images else self.settings.second_order.images
+        uses, sample = some_uses(self.start.uses), self.start.images.sample
+        count = sample[1] if sample else self.settings.second_order.images
         mine = math.ceil(count / self.accelerator.num_processes)
         batch = min(mine, self.settings.data.batch_size)
 
         def look(timer: StepTimer) -> None:
-            batches = (batch[0] for batch in AlikeImages(timer, self.image_shape).watched())
+            batches = (images for images, _, _ in AlikeImages(timer, self.image_shape).watched())
             collect_statistics(self.original, uses, batches, batch, self.accelerator)
 
         each = time_steps(look, self.accelerator, most=batch).of(batch) / batch
         each += look_operations(self.specs, self._other_uses(uses)) * self.seconds_per_operation
-        reading = self._reading_seconds(images and getattr(images[0], 'dataset', None))
+        reading = self._reading_seconds(sample and getattr(sample[0], 'dataset', None))
         return mine * self._beside(each, reading)
 
     def _second_order(self) -> StepTimes:
@@ -256,7 +256,7 @@ def _reading_seconds(dataset: LabelledImages) -> float:
     return statistics.mean(times[1:] or times)
 
 
-def _ordering_seconds(original: nn.Module, specs: Sequence[WeightSpec], ordering: OrderingConfig) -> float:
+def ordering_seconds(original: nn.Module, specs: Sequence[WeightSpec], ordering: OrderingConfig) -> float:
     """Of all orderings, from those of some filters of one layer for each size of kernels."""
     from timm_sbs.training.design.paths import find_permutations  # needs the 'train' extra
 
@@ -269,12 +269,12 @@ def _ordering_seconds(original: nn.Module, specs: Sequence[WeightSpec], ordering
         filters = min(spec.num_filters, max(2, SAMPLE_KERNELS // spec.num_channels))
         part = dataclasses.replace(spec, shape=(filters, *spec.shape[1:]))
         weight = original.get_parameter(spec.name)[:filters].cpu()
-        if not layers:
-            few = dataclasses.replace(part, shape=(2, *spec.shape[1:]))
-            find_permutations(weight[:2], few, ordering)  # compiles
-        began = time.perf_counter()
-        find_permutations(weight, part, ordering)
-        each = (time.perf_counter() - began) / part.num_kernels
+        times = []
+        for _ in range(SAMPLE_TIMES):  # the first compiles
+            began = time.perf_counter()
+            find_permutations(weight, part, ordering)
+            times.append(time.perf_counter() - began)
+        each = statistics.median(times[1:]) / part.num_kernels
         for other in alike:
             longest = max(n for _, n in permutation_shapes(other, ordering))
             layers.append(each * other.num_kernels * max(1., longest / SAMPLE_KERNELS) ** LONG_PATH_EXPONENT)

@@ -1,6 +1,7 @@
 """Shared fixtures: a real network, the predictor that ships, and a small predictor fitted on the spot."""
 import copy
 import functools
+import gc
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from resnet8 import write_weights
 
 import timm_sbs
 from timm_sbs.artifact.folder import save_artifact
@@ -44,9 +46,29 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope='session', autouse=True)
+def steady_threads():
+    """However busy the machine is, runs take the same number of threads, on which last bits of results depend."""
+    os.environ.setdefault('OMP_NUM_THREADS', str(torch.get_num_threads()))
+
+
+@pytest.fixture(scope='session', autouse=True)
 def one_precision():
     """accelerate has one in a process: that of every machine, whatever is fastest on this one."""
-    make_accelerator('no')
+    make_accelerator('no', cpu=True)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def light_collections():
+    """accelerate collects garbage after each phase of a run: what is imported is not looked through each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope='session')
+def resnet8(tmp_path_factory) -> list[str]:
+    """The trainer's flags for a small network (``resnet8.py``), with reconstruction alone unless a test says more."""
+    weights = write_weights(tmp_path_factory.mktemp('resnet8') / 'weights.safetensors', RESNET20)
+    return ['--model', 'resnet8_cifar10', '--initial-checkpoint', str(weights), *RESNET[4:]]
 
 
 @pytest.fixture(scope='session')

@@ -1,5 +1,12 @@
-"""Runs of the trainer that are killed at a moment and resumed, beside one that never was."""
+"""Runs of the trainer that are killed, and resumed beside one that never was.
+
+    python tests/killing.py STEPS FLAGS...
+
+runs the trainer with these flags, and kills it after so many steps of all phases.
+"""
 import hashlib
+import itertools
+import os
 import random
 import signal
 import subprocess
@@ -27,10 +34,17 @@ def _finish(process: subprocess.Popen) -> None:
         raise RuntimeError(errors)
 
 
-def _digests(output: Path) -> dict[str, str]:
+def digests(output: Path) -> dict[str, str]:
     """Of the tensors of the best and of the last artifact."""
     return {name: hashlib.sha256((output / name).read_bytes()).hexdigest()
             for name in ('model.safetensors', 'last/model.safetensors')}
+
+
+def killed_after(steps: int, argv: list[str]) -> None:
+    """Run the trainer in a process that is killed after so many steps."""
+    process = subprocess.run([sys.executable, __file__, str(steps), *argv], capture_output=True, text=True)
+    if process.returncode != -signal.SIGKILL:
+        raise RuntimeError(f'not killed, but ended with {process.returncode}: {process.stderr}')
 
 
 def kill_and_resume(argv: list[str], folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
@@ -60,5 +74,26 @@ def kill_and_resume(argv: list[str], folder: Path, kills: int, seed: int = 0) ->
         _finish(_start(argv, output))
         runs.append({
             'killed_after_seconds': round(moment, 2), 'was_killed': process.returncode == -signal.SIGKILL,
-            'checkpoint': found[-1] if found else None, 'equal': _digests(output) == _digests(whole)})
+            'checkpoint': found[-1] if found else None, 'equal': digests(output) == digests(whole)})
     return {'seconds': round(seconds, 2), 'runs': runs}
+
+
+def _die_after(steps: int, argv: list[str]) -> None:
+    import resnet8  # noqa: F401  registers the network
+
+    from timm_sbs.train import main
+    from timm_sbs.training.run.run import PhaseMonitor
+
+    done, step_done = itertools.count(1), PhaseMonitor.step_done
+
+    def counted(monitor: PhaseMonitor, step: int) -> None:
+        step_done(monitor, step)
+        if next(done) == steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    PhaseMonitor.step_done = counted
+    sys.exit(main(argv))
+
+
+if __name__ == '__main__':
+    _die_after(int(sys.argv[1]), sys.argv[2:])

@@ -20,7 +20,8 @@ TRAINING = ('options', 'losses', 'steps', 'design', 'run', 'fit')  # folders of 
 ONLY_IN = {
     'accelerate': ('common.distributed', 'common.progress', 'data', 'training', 'train'),
     'constriction': ('codec.entropy',), 'matplotlib': ('plots',), 'numba': ('training.design.two_opt',),
-    'scipy': ('training.design.paths',), 'torchvision': ('data.loaders',), 'yaml': ('training.options.parsing',),
+    'psutil': ('training.run.threads',), 'scipy': ('training.design.paths',), 'torchvision': ('data.augmentation',),
+    'yaml': ('training.options.parsing',),
 }
 
 

@@ -146,7 +146,8 @@ def test_sentences_about_training_hold():
     for network in ('resnet20', 'resnet56'):
         run = loop[network]
         assert run['ours']['error'] <= loop['error'] and 29 < run['times_as_long'] < 31 and not run['nern_reached']
-    assert results_of('distillation_step')['step_over_sum'] <= 1.25
+    on_cpus = [row for row in results_of('distillation_step')['rows'] if 'CPU' in row['hardware']]
+    assert on_cpus and all(row['share_of_parts'] >= 0.85 for row in on_cpus)
     drawn = results_of('data_free_resnet20')
     assert min(run['last_top1'] for run in drawn['inversion']) > max(run['last_top1'] for run in drawn['noise']) > 88
     killed = results_of('kill_and_resume')

@@ -24,36 +24,6 @@ def test_validation_images_are_the_originals_and_normalised(image_folder):
     torch.testing.assert_close(images, expected)
 
 
-def test_training_images_are_shifted_and_flipped(image_folder):
-    settings = DataSettings(str(image_folder), batch_size=25, workers=0)
-    batches = train_batches(settings, CFG)
-    images, labels, indices = next(batches.starting_at(0))
-    assert images.shape == (25, 3, 32, 32) and labels.shape == indices.shape == (25,)
-    dataset = batches.dataset
-    assert len({dataset[3][0].numpy().tobytes() for _ in range(30)}) > 15
-    plain = eval_loader(settings, CFG).dataset[3][0]
-    black = (0 - torch.tensor(CFG['mean'])) / torch.tensor(CFG['std'])
-    padded = torch.nn.functional.pad(plain - black[:, None, None], (4, 4, 4, 4)) + black[:, None, None]
-    windows = [p[:, y:y + 32, x:x + 32] for p in (padded, padded.flip(2)) for y in range(9) for x in range(9)]
-    image = dataset[3][0]
-    assert any(torch.allclose(image, window, atol=1e-5) for window in windows)
-
-
-def transforms_of(**settings):
-    batches = train_batches(DataSettings(batch_size=25, workers=0, **settings), CFG)
-    return [type(t).__name__ for t in batches.dataset.transform.transforms]
-
-
-def test_no_padding_means_timms_own_augmentation(image_folder):
-    assert 'RandomResizedCropAndInterpolation' in transforms_of(data_dir=str(image_folder), crop_padding=0)
-
-
-def test_timms_augmentation_follows_the_shift(image_folder):
-    names = transforms_of(data_dir=str(image_folder), aa='rand-m9-mstd0.5', reprob=0.2, color_jitter=0.)
-    assert names[:2] == ['Resize', 'RandomCrop'] and {'RandAugment', 'RandomErasing'} <= set(names)
-    assert 'ColorJitter' in transforms_of(data_dir=str(image_folder), color_jitter=0.4)
-
-
 def test_without_augmentation_training_images_are_validation_images(image_folder):
     settings = DataSettings(str(image_folder), batch_size=50, workers=0, no_aug=True)
     images, _, indices = next(train_batches(settings, CFG).in_order())
@@ -156,7 +126,8 @@ def test_a_class_map_gives_classes_that_have_no_folder(image_folder, tmp_path):
 
 def test_settings():
     assert not DataSettings().given and DataSettings(dataset='hfds/x').given
-    for wrong in (dict(batch_size=0), dict(mixup=-1.), dict(cutmix=1., batch_size=5)):
+    for wrong in (dict(batch_size=0), dict(image_cache=-1), dict(workers=-1), dict(mixup=-1.),
+                  dict(cutmix=1., batch_size=5)):
         with pytest.raises(ConfigError):
             DataSettings(**wrong)
 

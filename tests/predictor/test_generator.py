@@ -44,6 +44,20 @@ def test_each_kernel_is_what_the_predictor_says_at_its_place(ordering):
         torch.testing.assert_close(kernels[kernel_at_place(permutation, spec, ordering)], parts)
 
 
+def test_products_of_the_caller_in_lower_precision_change_nothing():
+    """torch.set_float32_matmul_precision is set by many programs, and allows TF32 on GPUs and bfloat16 on CPUs."""
+    config = GeneratorConfig(OrderingConfig(), EncodingConfig(num_frequencies=64), PredictorConfig(128, 3))
+    specs = [WeightSpec('a', (64, 64, 3, 3))]
+    generator = Generator.fresh(config, specs, [(np.arange(64 * 64)[None],)], seed=0)
+    before, exact = torch.get_float32_matmul_precision(), generator()
+    try:
+        torch.set_float32_matmul_precision('medium')
+        for name, weight in generator().items():
+            assert torch.equal(weight, exact[name])
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_small_layers_are_not_folded():
     generator = make(OrderingConfig(max_places=10))
     assert [(g.fold, [s.name for s in g.specs]) for g in generator.groups] == [(1, ['b']), (4, ['a']), (1, ['deep'])]

@@ -18,7 +18,7 @@ def choose(order_over, bits):
 
 @pytest.fixture()
 def said(monkeypatch):
-    monkeypatch.setattr(budget, 'TRIAL_STEPS', 60)
+    monkeypatch.setattr(budget, 'TRIAL_STEPS', 20)
     return []
 
 

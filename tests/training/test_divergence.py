@@ -69,14 +69,14 @@ def test_damping_keeps_the_loss_positive_where_nothing_was_seen():
 
 @pytest.fixture(scope='module')
 def measured(resnet20, images):
-    """ResNet-20's statistics on 300 images of the demo."""
+    """ResNet-20's statistics on 200 images of the demo."""
     specs = select_weights(resnet20)
     uses = find_uses(resnet20, specs, images[0][:1])
     return specs, uses, statistics_of(resnet20, uses, images)
 
 
 def statistics_of(model, uses, images):
-    return collect_statistics(model, uses, images[0][:300].split(50), 300, make_accelerator('no', cpu=True))[0]
+    return collect_statistics(model, uses, images[0][:200].split(50), 200, make_accelerator('no', cpu=True))[0]
 
 
 def logits_with(model, changes, images):
@@ -92,7 +92,7 @@ def test_small_errors_cost_what_is_expected(resnet20, images, measured):
     divergence = ExpectedDivergence(specs, state, without, statistics_of(resnet20, without, images), 1e-6)
     torch.manual_seed(0)
     noisy = {s.name: state[s.name] + 0.01 * state[s.name].std() * torch.randn(s.shape) for s in specs}
-    original, changed = (logits_with(resnet20, w, images[0][:300]) for w in ({}, noisy))
+    original, changed = (logits_with(resnet20, w, images[0][:200]) for w in ({}, noisy))
     came = F.kl_div(changed.log_softmax(1), original.log_softmax(1), log_target=True, reduction='batchmean')
     assert divergence.total(noisy) == pytest.approx(float(came), rel=1 / 3)
 
@@ -114,7 +114,7 @@ def test_corrections_restore_the_means_of_outputs(resnet20, images, measured):
     hook = resnet20.layer3[0].bn1.register_forward_hook(lambda m, i, y: outputs.append(y.mean((0, 2, 3))))
     entry = changed[0]
     for change in ({}, {name: weights[name]}, {name: weights[name], entry: state[entry] + changes[entry]}):
-        logits_with(resnet20, change, images[0][:300])
+        logits_with(resnet20, change, images[0][:200])
     hook.remove()
     original, generated, corrected = outputs
     assert (corrected - original).norm() < 0.1 * (generated - original).norm()

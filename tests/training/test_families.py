@@ -1,4 +1,4 @@
-"""Every family of CNNs in timm, and hybrids: fit, save, create, adapt. The largest ones are marked slow.
+"""Every family of CNNs in timm, and hybrids: fit, save, create, adapt. All but a few kinds are marked slow.
 
     pytest -m slow tests/training/test_families.py
 """
@@ -49,21 +49,31 @@ TRANSFORMERS = {
     'swin_transformer_v2_cr', 'tnt', 'twins', 'vision_transformer_hybrid', 'vision_transformer_relpos',
     'vision_transformer_sam', 'volo', 'xcit',
 }
+# Plain, grouped, depthwise and standardized convolutions, linear layers and attention, each in the smallest network.
+QUICK = {'test_byobnet', 'test_coatnet', 'test_convnext', 'test_efficientnet', 'test_mambaout', 'test_nfnet',
+         'test_resnet', 'test_vit', 'regnetx_002', 'efficientvit_b0'}
 NEEDS_COLOURS = {'csatv2'}  # its first layer transforms three colour planes
 LARGEST_PREDICTOR = 50_000  # parameters: enough to be wrong, and fast
+
+
+def slow_unless(quick, *values):
+    return pytest.param(*values, marks=() if quick else pytest.mark.slow)
+
+
+FAMILIES = [slow_unless(name in QUICK, name) for name in (*SMALL.values(), *LARGE.values())]
 
 
 def modules_of_timm():
     """Its modules with models, without this package's and those of tests."""
     return {module for module in list_modules() if timm.list_models(module=module)
-            and not module.startswith('test_')} - {'entries', 'resnet_cifar'}
+            and not module.startswith('test_')} - {'entries', 'resnet_cifar', 'resnet8'}
 
 
 def test_no_family_is_forgotten():
     known = {*SMALL, *LARGE, *TRANSFORMERS}
     new = modules_of_timm() - known
     assert not new, f'timm {timm.__version__} has new families: choose a small model of each, or say why not'
-    assert not (set(SMALL) & set(LARGE))
+    assert not (set(SMALL) & set(LARGE)) and set(SMALL.values()) > QUICK
 
 
 def build_without_memory(name):
@@ -74,7 +84,7 @@ def build_without_memory(name):
         return timm.create_model(name)
 
 
-@pytest.mark.parametrize('name', [*SMALL.values(), *LARGE.values()])
+@pytest.mark.parametrize('name', FAMILIES)
 @pytest.mark.parametrize('pct', [7., 15.])
 def test_pct_is_met_within_a_per_cent(name, pct):
     original = build_without_memory(name)
@@ -179,18 +189,14 @@ def test_all_that_convolutions_come_in(order_over, tmp_path):
     assert 'shared.2.weight' not in artifact.kept and 'second.weight' not in artifact.kept
 
 
-@pytest.mark.parametrize('name', SMALL.values())
-def test_small_families(name, tmp_path):
+@pytest.mark.parametrize('name', FAMILIES)
+def test_families(name, tmp_path):
     check(name, tmp_path)
 
 
-@pytest.mark.parametrize('name', ['test_byobnet', 'test_convnext', 'test_efficientnet', 'test_resnet'])
-@pytest.mark.parametrize('order_over', ['layer', 'filter', 'axes'])
+@pytest.mark.parametrize('name, order_over', [
+    slow_unless((name, order_over) in {('test_convnext', 'axes'), ('test_efficientnet', 'filter')}, name, order_over)
+    for name in ('test_byobnet', 'test_convnext', 'test_efficientnet', 'test_resnet')
+    for order_over in ('layer', 'filter', 'axes')])
 def test_every_order_over(name, order_over, tmp_path):
     check(name, tmp_path, order_over)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', LARGE.values())
-def test_large_families(name, tmp_path):
-    check(name, tmp_path)

@@ -58,8 +58,10 @@ def test_rounded_training_follows_the_statistics_of_batches_unrounded(resnet20, 
                for name, counter in model.state_dict().items() if name.endswith('num_batches_tracked'))
 
 
-def test_two_stages_give_the_gradient_of_the_whole(student, images, accelerator):
-    """Against autograd through generation and network in one graph."""
+@pytest.mark.parametrize('keeps', [False, True])
+def test_two_stages_give_the_gradient_of_the_whole(student, images, accelerator, monkeypatch, keeps):
+    """Against autograd through generation and network in one graph, also as on a GPU, where activations are kept."""
+    monkeypatch.setattr(GeneratedModel, '_keeps_activations', lambda *_: keeps)
     student.eval()
     whole = copy.deepcopy(student)
     weights = {}
@@ -79,7 +81,12 @@ def test_two_stages_give_the_gradient_of_the_whole(student, images, accelerator)
             torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_blocks_change_nothing(student, images, accelerator, monkeypatch):
+@pytest.mark.parametrize('keeps', [False, True])
+@pytest.mark.parametrize('bits', [None, 5.])
+def test_blocks_change_nothing(resnet20, images, accelerator, monkeypatch, keeps, bits):
+    storage = StorageConfig(quantization=QuantizationConfig((bits,) * 5) if bits else None)
+    student = student_of(resnet20, storage)
+
     def gradients():
         student.zero_grad()
         weights = student.generate(accelerator)
@@ -90,6 +97,7 @@ def test_blocks_change_nothing(student, images, accelerator, monkeypatch):
     student.eval()
     expected = gradients()
     monkeypatch.setattr(two_stage, 'BLOCK', 777)
+    monkeypatch.setattr(GeneratedModel, '_keeps_activations', lambda *_: keeps)
     for gradient, other in zip(gradients(), expected):
         torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-5)
 

@@ -87,7 +87,8 @@ def test_synthetic_images_leave_the_statistics_alone_unless_told():
     assert settings.distillation.train_kept == ('statistics', 'norm')
 
 
-@pytest.mark.parametrize('text, count', [('64k', 64_000), ('1.5M', 1_500_000), ('49152', 49152), ('2KiB', 2048)])
+@pytest.mark.parametrize('text, count', [
+    ('64k', 64_000), ('1.5M', 1_500_000), ('49152', 49152), ('2KiB', 2048), ('1G', 10 ** 9)])
 def test_byte_counts(text, count):
     assert parsed('--bytes', text).bytes == count
 
@@ -171,3 +172,9 @@ def test_help_names_every_default_that_has_one():
     assert '==SUPPRESS==' not in text and isinstance(text, str) and argparse.SUPPRESS not in text
     for flag in ('--dry-run', '--resume', '--data-free', '--report-to', '--hub-model-id', '--grad-accum-steps'):
         assert flag in text
+
+
+@pytest.mark.parametrize('given, size', [((), 10 ** 9), (('--image-cache', '500M'), 500 * 10 ** 6),
+                                         (('--image-cache', '0'), 0)])
+def test_memory_for_images(given, size):
+    assert settings_of(parsed(*given)).data.image_cache == size

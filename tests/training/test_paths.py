@@ -5,6 +5,7 @@ import torch
 from timm_sbs.common.config import OrderingConfig
 from timm_sbs.predictor.ordering import check_permutations
 from timm_sbs.predictor.tokens import WeightSpec, to_kernels
+from timm_sbs.training.design import paths
 from timm_sbs.training.design.paths import find_permutations, path_length, short_path
 from timm_sbs.training.design.two_opt import improve
 
@@ -21,12 +22,105 @@ def test_a_line_is_followed_from_end_to_end():
     assert np.array_equal(np.abs(np.diff(line[path])), np.ones(299))
 
 
-def test_equal_points_do_no_harm():
-    points = np.repeat(np.random.default_rng(0).standard_normal((7, 4)), 30, axis=0)
+def points_of_searches(monkeypatch):
+    """How many points each search by moves sees."""
+    seen = []
+
+    def counted(points, neighbours, path, search=paths.improve):
+        seen.append(len(points))
+        return search(points, neighbours, path)
+
+    monkeypatch.setattr(paths, 'improve', counted)
+    return seen
+
+
+def with_equals(distinct, share_of_zeros=0.):
+    """Each point 30 times, then zeros, all shuffled."""
+    rng = np.random.default_rng(0)
+    every = np.repeat(distinct, 30, axis=0)
+    zeros = np.zeros((int(len(every) * share_of_zeros / (1 - share_of_zeros)), distinct.shape[1]))
+    return rng.permutation(np.concatenate([every, zeros]))
+
+
+def around(points, noise):
+    return points + noise * points.std() * np.random.default_rng(1).standard_normal(points.shape)
+
+
+DISTINCT = np.random.default_rng(0).standard_normal((70, 9)).astype(np.float32).astype(np.float64)
+
+
+@pytest.mark.parametrize('zeros', [0., .5, .95])
+def test_equal_points_follow_each_other_by_index_and_are_one_of_the_search(monkeypatch, zeros):
+    points = with_equals(DISTINCT, zeros)
+    seen = points_of_searches(monkeypatch)
     path = short_path(points)
-    assert np.array_equal(np.sort(path), np.arange(210))
+    distinct = len(DISTINCT) + (zeros > 0)
+    assert seen == [distinct]
+    assert np.array_equal(np.sort(path), np.arange(len(points)))
     steps = np.linalg.norm(np.diff(points[path], axis=0), axis=1)
-    assert np.count_nonzero(steps) == 6  # all equal points one after the other
+    assert np.count_nonzero(steps) == distinct - 1
+    assert np.all(np.diff(path)[steps == 0] > 0)
+
+
+@pytest.mark.parametrize('zeros', [0., .5, .95])
+def test_equal_points_make_no_path_longer(zeros):
+    points = with_equals(DISTINCT, zeros)
+    only_once = points[np.sort(np.unique(points, axis=0, return_index=True)[1])]
+    assert path_length(points, short_path(points)) == pytest.approx(path_length(only_once, short_path(only_once)))
+
+
+@pytest.mark.parametrize('zeros', [0., .5, .95])
+def test_nearly_equal_points_are_one_of_the_search(monkeypatch, zeros):
+    """Noise of a millionth puts some points beyond the edge of their cell: hence a few more than distinct ones."""
+    points = with_equals(DISTINCT, zeros)
+    length = path_length(points, short_path(points))
+    nearly = around(points, 1e-6)
+    seen = points_of_searches(monkeypatch)
+    path = short_path(nearly)
+    assert len(seen) == 1 and 70 <= seen[0] < 2 * 71
+    assert np.array_equal(np.sort(path), np.arange(len(points)))
+    assert path_length(nearly, path) < 1.03 * length
+
+
+def test_groups_whose_inside_matters_are_searched_point_by_point(monkeypatch):
+    """Two far clouds: from afar all points of a cloud are close, but nearly all of the way is inside them."""
+    rng = np.random.default_rng(0)
+    cloud = rng.standard_normal((400, 2))
+    points = np.concatenate([cloud, cloud[::-1] + 1e4])
+    seen = points_of_searches(monkeypatch)
+    path = short_path(points)
+    assert len(seen) == 2 and seen[0] < 80 and seen[1] == 800
+    inside = np.concatenate([short_path(cloud), 400 + short_path(points[400:])])
+    assert path_length(points, path) < 1.01 * path_length(points, inside)
+
+
+@pytest.mark.parametrize('value', [0., -0.25])
+@pytest.mark.parametrize('shape', [(40, 9), (1, 9), (3, 600)])
+def test_a_layer_of_one_value_is_left_in_its_order(value, shape):
+    assert np.array_equal(short_path(np.full(shape, value)), np.arange(shape[0]))
+
+
+def test_both_zeros_are_equal(monkeypatch):
+    points = np.repeat(DISTINCT, 2, axis=0)
+    points[::2, 3], points[1::2, 3] = 0., -0.
+    seen = points_of_searches(monkeypatch)
+    short_path(points)
+    assert seen == [70]
+
+
+def test_points_that_differ_are_searched_as_they_are(monkeypatch):
+    points = np.random.default_rng(0).standard_normal((500, 9))
+    seen = points_of_searches(monkeypatch)
+    short_path(points)
+    assert seen == [500]
+
+
+def test_the_tree_finds_as_near_neighbours_as_it_promises():
+    points = np.random.default_rng(0).standard_normal((600, 3))
+    found = paths._neighbours(points, 5)
+    distances = np.sort(((points[:, None] - points) ** 2).sum(axis=2) ** .5, axis=1)[:, 1:6]
+    reached = np.linalg.norm(points[found] - points[:, None], axis=2)
+    assert np.all(reached <= (1 + paths.INEXACTNESS) * distances + 1e-9)
 
 
 def nearest_neighbour_path(points):

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import timm
-from conftest import RESNET, RESNET20
 from safetensors.torch import load_file
 
 from timm_sbs.artifact.folder import load_artifact
@@ -16,17 +15,17 @@ from timm_sbs.training.design import budget
 from timm_sbs.training.run import start
 
 
-def test_a_budget_of_bytes_gives_a_packed_artifact_of_that_size(tmp_path, image_folder, capsys):
+def test_a_budget_of_bytes_gives_a_packed_artifact_of_that_size(tmp_path, resnet8, image_folder, capsys):
     """All three phases, and what was measured is what was written."""
-    argv = [*RESNET, '--bytes', '60k', '--bits', '6', '--order-over', 'axes', '--reconstruction-steps', '300',
-            '--data-dir', str(image_folder), '--distillation-steps', '16', '--quantization-steps', '8',
-            '--eval-interval', '8', '--batch-size', '80', '--lr', '1e-3', '--workers', '0', '--output', str(tmp_path)]
+    argv = [*resnet8, '--bytes', '20k', '--bits', '6', '--order-over', 'axes', '--reconstruction-steps', '20',
+            '--data-dir', str(image_folder), '--distillation-steps', '4', '--quantization-steps', '2',
+            '--eval-interval', '2', '--batch-size', '20', '--lr', '1e-3', '--workers', '0', '--output', str(tmp_path)]
     assert main(argv) == 0
     assert 'bits of each layer, by the error that rounding it makes' in capsys.readouterr().out
-    assert 54_000 < sum((tmp_path / name).stat().st_size for name in ('config.json', 'model.safetensors')) <= 60_000
+    assert 18_000 < sum((tmp_path / name).stat().st_size for name in ('config.json', 'model.safetensors')) <= 20_000
     artifact = load_artifact(tmp_path)
     assert artifact.storage.quantization
-    assert load_artifact(tmp_path / 'last').results['quantization_steps'] == 8
+    assert load_artifact(tmp_path / 'last').results['quantization_steps'] == 2
     model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
     loader = eval_loader(DataSettings(str(image_folder), batch_size=80, workers=0), model.pretrained_cfg)
     assert evaluate(model, loader).top1 == artifact.results['top1']
@@ -35,21 +34,21 @@ def test_a_budget_of_bytes_gives_a_packed_artifact_of_that_size(tmp_path, image_
             'reconstruction', *['distillation'] * 3, *['quantization'] * 2]
 
 
-def test_packing_without_images_trains_on_the_weights(tmp_path):
-    common = [*RESNET, '--pct', '10', '--bits', '4', '--order-over', 'axes', '--reconstruction-steps', '200']
+def test_packing_without_images_trains_on_the_weights(tmp_path, resnet8):
+    common = [*resnet8, '--pct', '10', '--bits', '4', '--order-over', 'axes', '--reconstruction-steps', '50']
     errors = {}
-    for steps in (0, 200):
+    for steps in (0, 50):
         out = tmp_path / str(steps)
         assert main([*common, '--quantization-steps', str(steps), '--output', str(out)]) == 0
-        artifact, original = load_artifact(out), load_file(RESNET20)
+        artifact, original = load_artifact(out), load_file(resnet8[3])
         state = artifact.state_dict()
         errors[steps] = sum(float((state[n] - original[n]).square().sum()) for n in artifact.generator.names)
-    assert errors[200] < errors[0]
+    assert errors[50] < errors[0]
 
 
-def test_packing_without_images_can_be_resumed(tmp_path):
+def test_packing_without_images_can_be_resumed(tmp_path, resnet8):
     """Killed in the third phase: the resumed run writes the same packed artifact."""
-    argv = [*RESNET, '--pct', '10', '--bits', '5', '--order-over', 'axes', '--reconstruction-steps', '20',
+    argv = [*resnet8, '--pct', '10', '--bits', '5', '--order-over', 'axes', '--reconstruction-steps', '20',
             '--quantization-steps', '20', '--checkpointing-steps', '10', '--output', str(tmp_path)]
     assert main(argv) == 0
     uninterrupted = (tmp_path / 'model.safetensors').read_bytes()
@@ -59,34 +58,35 @@ def test_packing_without_images_can_be_resumed(tmp_path):
     assert (tmp_path / 'model.safetensors').read_bytes() == uninterrupted
 
 
-def test_rounded_training_on_images_can_be_resumed(tmp_path, image_folder):
+def test_rounded_training_on_images_can_be_resumed(tmp_path, resnet8, image_folder):
     """A packed predictor takes all image steps rounded; killed among them, it ends with the same two artifacts."""
-    argv = [*RESNET, '--bytes', '50k', '--bits', '5', '--order-over', 'axes', '--reconstruction-steps', '100',
-            '--data-dir', str(image_folder), '--distillation-steps', '12', '--eval-interval', '4', '-b', '40',
-            '-j', '0', '--lr', '1e-3', '--checkpointing-steps', '4', '--output', str(tmp_path)]
+    argv = [*resnet8, '--bytes', '20k', '--bits', '5', '--order-over', 'axes', '--reconstruction-steps', '20',
+            '--data-dir', str(image_folder), '--distillation-steps', '6', '--eval-interval', '2', '-b', '20',
+            '-j', '0', '--lr', '1e-3', '--checkpointing-steps', '2', '--output', str(tmp_path)]
     assert main(argv) == 0
     files = [tmp_path / 'model.safetensors', tmp_path / 'last' / 'model.safetensors']
     uninterrupted = [file.read_bytes() for file in files]
     with open(tmp_path / 'summary.csv', newline='') as file:
         assert [row['phase'] for row in csv.DictReader(file)] == ['reconstruction', *['quantization'] * 4]
-    for step in (108, 112):
-        shutil.rmtree(tmp_path / 'checkpoints' / f'checkpoint-0000{step}')
+    for step in (24, 26):
+        shutil.rmtree(tmp_path / 'checkpoints' / f'checkpoint-00000{step}')
     files[1].unlink()
     assert main([*argv, '--resume', 'latest']) == 0
     assert [file.read_bytes() for file in files] == uninterrupted
 
 
-def test_a_resumed_run_keeps_the_division_of_its_budget(tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_the_division_of_its_budget(tmp_path, resnet8, monkeypatch):
     """It stands in the checkpoint, not in the results, and nothing is tried again."""
     monkeypatch.setattr(budget, 'TRIAL_STEPS', 5)
-    argv = [*RESNET, '--bytes', '60k', '--reconstruction-steps', '10', '--quantization-steps', '10',
+    argv = [*resnet8, '--bytes', '20k', '--reconstruction-steps', '10', '--quantization-steps', '10',
             '--checkpointing-steps', '5', '--output', str(tmp_path)]
     assert main(argv) == 0
     uninterrupted = (tmp_path / 'model.safetensors').read_bytes()
     artifact = load_artifact(tmp_path)
     progress = json.loads((tmp_path / 'checkpoints' / 'checkpoint-0000015' / 'progress.json').read_text())
     order_over = artifact.generator.config.ordering.order_over
-    assert progress['choices'] == {'order_over': order_over, 'bits': artifact.results['bits']}
+    threads = int(artifact.results['hardware'].split()[0])
+    assert progress['choices'] == {'order_over': order_over, 'bits': artifact.results['bits'], 'threads': threads}
     assert not {'order_over', 'granularity'} & set(artifact.results)
     shutil.rmtree(tmp_path / 'checkpoints' / 'checkpoint-0000020')
     (tmp_path / 'model.safetensors').unlink()

@@ -27,13 +27,13 @@ def not_launched(monkeypatch):
 
 @pytest.mark.parametrize('ratio, expected', [(0.002, 'no'), (1.0, 'no'), (1.9, 'bf16')])
 def test_the_faster_precision_is_chosen_and_the_ratio_is_told(monkeypatch, ratio, expected):
-    monkeypatch.setattr(precision, 'bfloat16_speed', lambda: ratio)
+    monkeypatch.setattr(precision, 'relative_speed', lambda *_: ratio)
     choice = choose_precision(CPU)
     assert choice.precision == expected and f'{ratio:.2g} times as fast' in choice.why
 
 
 def test_what_was_launched_asked_or_recorded_goes_first(monkeypatch):
-    monkeypatch.setattr(precision, 'bfloat16_speed', lambda: 2.)
+    monkeypatch.setattr(precision, 'relative_speed', lambda *_: 2.)
     assert settle_precision('no').precision == 'no'
     assert settle_precision('auto', recorded='no').precision == 'no'
     assert settle_precision('auto').precision == 'bf16'
@@ -46,7 +46,7 @@ def test_what_was_launched_asked_or_recorded_goes_first(monkeypatch):
 def test_a_process_keeps_its_precision(monkeypatch):
     make_accelerator('no', cpu=True)
     monkeypatch.setattr(precision, 'is_initialized', is_initialized)
-    monkeypatch.setattr(precision, 'bfloat16_speed', lambda: 2.)
+    monkeypatch.setattr(precision, 'relative_speed', lambda *_: 2.)
     assert settle_precision('auto').precision == 'no'
 
 
@@ -56,18 +56,37 @@ def test_a_processor_without_bfloat16_units_computes_in_float32():
     code = "import torch; from timm_sbs.training.run.precision import *; print(choose_precision(torch.device('cpu')))"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True,
                           env={**os.environ, 'ONEDNN_MAX_CPU_ISA': 'AVX2', 'OMP_NUM_THREADS': '1'})
-    assert "precision='no'" in done.stdout
+    assert 'computing in float32' in done.stdout
 
 
 def test_nothing_large_is_timed_where_the_first_product_is_hopeless(monkeypatch):
     seen = []
 
-    def seconds(call, shapes):
+    def seconds(call, shapes, dtype, device):
         seen.append(shapes)
-        return {torch.float32: 1e-3, torch.bfloat16: 0.7}
+        return 1e-3, 0.7
 
     monkeypatch.setattr(precision, '_seconds', seconds)
-    assert precision.bfloat16_speed() == pytest.approx(1 / 700) and len(seen) == 1
+    assert precision.relative_speed(torch.bfloat16, CPU) == pytest.approx(1 / 700) and len(seen) == 1
+
+
+def test_a_slow_precision_that_was_asked_for_is_warned_about(monkeypatch):
+    monkeypatch.setattr(precision, 'relative_speed', lambda *_: 1 / 700)
+    asked, resumed = settle_precision('bf16'), settle_precision('auto', recorded='bf16')
+    assert asked.precision == resumed.precision == 'bf16'
+    assert all('bfloat16 takes 700 times as long as float32' in str(choice) for choice in (asked, resumed))
+    monkeypatch.setattr(precision, 'relative_speed', lambda *_: 1.1)
+    assert str(settle_precision('bf16')) == 'computing in bfloat16 (as --mixed-precision says)'
+    assert not settle_precision('no').warning
+
+
+def test_a_hopeless_candidate_is_tried_once(monkeypatch):
+    """A call that takes longer than all calls together may take is not repeated."""
+    calls = []
+    clock = iter(range(10 ** 6))
+    monkeypatch.setattr(precision.time, 'perf_counter', lambda: float(next(clock)))
+    assert precision._seconds(lambda *_: calls.append(1), [(1,)], torch.bfloat16, CPU) == (1., 1.)
+    assert len(calls) == 2
 
 
 def test_a_file_in_the_working_directory_says_nothing(tmp_path, monkeypatch):
@@ -81,9 +100,9 @@ def test_a_file_in_the_working_directory_says_nothing(tmp_path, monkeypatch):
 def test_a_resumed_run_keeps_its_precision(tmp_path, monkeypatch, capsys):
     argv = [*RESNET, '--mixed-precision', 'auto', '--reconstruction-steps', '6', '--checkpointing-steps', '3',
             '--output', str(tmp_path)]
-    monkeypatch.setattr(precision, 'bfloat16_speed', lambda: 0.5)
+    monkeypatch.setattr(precision, 'relative_speed', lambda *_: 0.5)
     assert main(argv) == 0
     assert load_artifact(tmp_path).results['mixed_precision'] == 'no'
-    monkeypatch.setattr(precision, 'bfloat16_speed', lambda: 2.)
+    monkeypatch.setattr(precision, 'relative_speed', lambda *_: 2.)
     assert main([*argv, '--resume', 'latest']) == 0
     assert 'computing in float32 (as before the run was stopped)' in capsys.readouterr().out

@@ -37,9 +37,9 @@ def test_reported_error_is_that_of_the_generated_weights(resnet20):
 
 
 def test_real_weights_are_learned_and_nerns_configuration_learns_less(resnet20):
-    """At 20 % and 150 steps: NeRN's configuration stays near 1, the mean of all kernels."""
-    ours = error_of(fit_quickly(resnet20, steps=150, pct=20.))
-    nern = error_of(fit_quickly(resnet20, steps=150, pct=20., **NERN))
+    """At 20 % and 100 steps: NeRN's configuration stays near 1, the mean of all kernels."""
+    ours = error_of(fit_quickly(resnet20, steps=100, pct=20.))
+    nern = error_of(fit_quickly(resnet20, steps=100, pct=20., **NERN))
     assert ours < 0.4 and ours < 0.6 * nern
 
 
@@ -97,7 +97,7 @@ def test_predictor_larger_than_what_it_generates(resnet20):
 
 def test_batches_of_kernels_are_the_same_wherever_one_starts():
     def kernels(start, count):
-        stream = _ShuffledKernels(50, 16, seed=3).starting_at(start)
+        stream = _ShuffledKernels(50, 16, seed=3, device=torch.device('cpu')).starting_at(start)
         return [next(stream).tolist() for _ in range(count)]
 
     whole = kernels(0, 12)

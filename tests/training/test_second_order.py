@@ -1,17 +1,19 @@
 """The second-order phase on real weights, and what it does to predictions, through timm_sbs.train.main(argv) too."""
 import copy
 import csv
+import io
 import shutil
+from contextlib import redirect_stdout
 
 import pytest
 import timm
 import torch
-from conftest import RESNET, started
+from conftest import RESNET, RESNET20, started
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from timm_sbs.artifact.folder import load_artifact
-from timm_sbs.common.config import OrderingConfig, QuantizationConfig
+from timm_sbs.common.config import OrderingConfig, QuantizationConfig, SelectionRule
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.data.accuracy import evaluate
 from timm_sbs.predictor.selection import select_weights
@@ -26,6 +28,10 @@ from timm_sbs.training.steps.reconstruction import reconstruct
 from timm_sbs.training.steps.second_order import _FilterBatches, second_order
 from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
+# The last stage has most of the kernels, and is kept here.
+RULE = SelectionRule(exclude=('layer3.*',))
+SHALLOW = ['--exclude', 'layer3.*', '--pct', '8']
+
 
 @pytest.fixture(scope='module')
 def accelerator():
@@ -34,14 +40,14 @@ def accelerator():
 
 @pytest.fixture(scope='module')
 def measured(resnet20, images, accelerator):
-    """Uses and statistics of ResNet-20 on every other image of the demo."""
-    specs = select_weights(resnet20)
+    """Uses and statistics of ResNet-20 on every fourth image of the demo."""
+    specs = select_weights(resnet20, RULE)
     uses = find_uses(resnet20, specs, images[0][:1])
-    return uses, collect_statistics(resnet20, uses, images[0][::2].split(50), 250, accelerator)[0]
+    return uses, collect_statistics(resnet20, uses, images[0][::4].split(25), 125, accelerator)[0]
 
 
-def reconstructed(model, accelerator, steps=120, **settings):
-    artifact = started(model, **settings)
+def reconstructed(model, accelerator, steps=60, **settings):
+    artifact = started(model, pct=8., rule=RULE, **settings)
     reconstruct(
         artifact.generator, model.state_dict(), ReconstructionSettings(steps=steps), accelerator=accelerator)
     return artifact
@@ -55,7 +61,7 @@ def divergence_of(artifact, model, measured, damping=1e-3):
 def accuracy(model, changes, images):
     changed = copy.deepcopy(model)
     changed.load_state_dict(changes, strict=False)
-    return evaluate(changed, [tuple(part[1::2] for part in images)]).top1
+    return evaluate(changed, [tuple(part[1::4] for part in images)]).top1
 
 
 @pytest.mark.parametrize('settings', [
@@ -67,7 +73,7 @@ def test_a_few_steps_bring_predictions_back(resnet20, images, accelerator, measu
     two_stage = TwoStageGenerator(artifact.generator)
     before = artifact.stored_weights()
     corrected = {**before, **corrected_kept(resnet20, divergence, before)}
-    second_order(two_stage, divergence, SecondOrderSettings(40, lr=3e-3), accelerator)
+    second_order(two_stage, divergence, SecondOrderSettings(30, lr=3e-3), accelerator)
     after = artifact.stored_weights()
     assert divergence.total(after) < 0.8 * divergence.total(before)
     top1 = [accuracy(resnet20, changes, images) for changes in (
@@ -89,7 +95,8 @@ def test_gradients_of_filters_add_up_to_those_of_everything(resnet20, accelerato
         return loss, torch.cat([p.grad.flatten() for p in two_stage.predictor.parameters()])
 
     whole = gradient(lambda: module._whole_step(two_stage, divergence, accelerator))
-    batches = _FilterBatches([spec.num_filters for spec in artifact.generator.specs], 5, seed=3).starting_at(0)
+    filters = [spec.num_filters for spec in artifact.generator.specs]
+    batches = _FilterBatches(filters, 5, seed=3, device=torch.device('cpu')).starting_at(0)
     parts = [gradient(lambda: module._batch_step(two_stage, divergence, next(batches), 5, accelerator))
              for _ in range(5)]
     assert sum(loss for loss, _ in parts) / 5 == pytest.approx(whole[0], rel=1e-3)
@@ -99,7 +106,7 @@ def test_gradients_of_filters_add_up_to_those_of_everything(resnet20, accelerato
 
 def test_batches_take_every_filter_once_and_can_be_taken_up_anywhere():
     def batches(start, count):
-        stream = _FilterBatches([16, 3, 40], 5, seed=1).starting_at(start)
+        stream = _FilterBatches([16, 3, 40], 5, seed=1, device=torch.device('cpu')).starting_at(start)
         return [[part.tolist() for part in next(stream)] for _ in range(count)]
 
     whole = batches(0, 12)
@@ -114,100 +121,116 @@ def test_rounded_training_lowers_the_loss_of_the_rounded_weights(resnet20, accel
     divergence = divergence_of(artifact, resnet20, measured)
     two_stage = TwoStageGenerator(artifact.generator, artifact.storage.quantization)
     before = divergence.total(artifact.stored_weights())
-    second_order(two_stage, divergence, SecondOrderSettings(40, lr=3e-3), accelerator)
+    second_order(two_stage, divergence, SecondOrderSettings(30, lr=3e-3), accelerator)
     assert divergence.total(artifact.stored_weights()) < 0.8 * before
 
 
-def train(out, folder, *argv):
-    return main([*RESNET, '--reconstruction-steps', '60', '--data-dir', str(folder), '-j', '0', '-b', '50',
-                           '--statistics-images', '100', '--second-order-steps', '20', '--distillation-steps', '0',
-                           '--output', str(out), *argv])
+@pytest.fixture()
+def train(resnet8):
+    """A run of the trainer on a small network, without a step of distillation."""
+    return lambda out, folder, *argv: run(
+        resnet8, out, folder, '--reconstruction-steps', '20', '--statistics-images', '40', '--second-order-steps', '10',
+        *argv)
 
 
-def test_through_the_trainer(tmp_path, image_folder, capsys):
+def run(flags, out, folder, *argv):
+    return main([*flags, '--data-dir', str(folder), '-j', '0', '-b', '20', '--distillation-steps', '0',
+                 '--output', str(out), *argv])
+
+
+AXES = [*RESNET, *SHALLOW, '--order-over', 'axes', '--linear-layers', '4', '--reconstruction-steps', '100',
+        '--statistics-images', '100', '--second-order-steps', '20']
+
+
+@pytest.fixture(scope='module')
+def calibrated(tmp_path_factory, image_folder):
+    """A run of reconstruction and second order on the real ResNet-20, and what it printed."""
+    out, printed = tmp_path_factory.mktemp('calibrated'), io.StringIO()
+    with redirect_stdout(printed):
+        assert run(AXES, out, image_folder, '--checkpointing-steps', '100') == 0
+    return out, printed.getvalue()
+
+
+def test_through_the_trainer(calibrated):
     """Without a step of distillation: the artifact has the weights that were measured, and corrected means."""
-    assert train(tmp_path, image_folder, '--checkpointing-steps', '100') == 0
-    assert 'second-order: expected divergence' in capsys.readouterr().out
-    artifact = load_artifact(tmp_path)
+    out, printed = calibrated
+    assert 'second-order: expected divergence' in printed
+    artifact = load_artifact(out)
     results = artifact.results
     assert results['statistics_images'] == 100 and results['expected_divergence'] > 0
-    original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET[3])
+    original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20)
     assert not torch.equal(artifact.kept['layer1.0.bn1.running_mean'], original.layer1[0].bn1.running_mean)
     assert torch.equal(artifact.kept['bn1.running_mean'], original.bn1.running_mean)  # behind the stem, which is kept
     assert torch.equal(artifact.kept['linear.bias'], original.linear.bias)
-    with open(tmp_path / 'summary.csv', newline='') as file:
+    with open(out / 'summary.csv', newline='') as file:
         assert [row['phase'] for row in csv.DictReader(file)] == ['reconstruction', 'second-order', 'end']
-    assert (tmp_path / 'checkpoints' / 'statistics.safetensors').is_file()
+    assert (out / 'checkpoints' / 'statistics.safetensors').is_file()
 
 
-def test_a_folder_of_unlabelled_images_is_enough(tmp_path, image_folder):
-    flat = tmp_path / 'photographs'
-    flat.mkdir()
-    for index, path in enumerate(sorted((image_folder / 'train').rglob('*.png'))[::4]):
-        shutil.copy(path, flat / f'{index}.png')
-    assert train(tmp_path / 'out', flat) == 0
-    results = load_artifact(tmp_path / 'out').results
-    assert results['statistics_images'] == 100 and 'top1' not in results
-
-
-def test_images_that_are_drawn_will_do(tmp_path, image_folder):
-    out = tmp_path / 'out'
-    shutil.rmtree(shutil.copytree(image_folder, tmp_path / 'images') / 'train')
-    assert train(out, tmp_path / 'images', '--data-free', 'inversion', '--synthetic-images', '50',
-                 '--synthetic-steps', '10') == 0
-    results = load_artifact(out).results
-    assert results['data_free'] == 'inversion' and results['statistics_images'] == 100 and results['images'] == 100
-    assert results['second_order_steps'] == 20
-
-
-def test_packed_without_distillation_is_rounded_by_second_order(tmp_path, image_folder, capsys):
-    argv = ['--bytes', '60k', '--bits', '5', '--order-over', 'axes', '--quantization-steps', '20']
-    assert train(tmp_path, image_folder, *argv) == 0
-    printed = capsys.readouterr().out
-    assert 'by the divergence that rounding it makes' in printed and 'quantization: expected divergence' in printed
-    artifact = load_artifact(tmp_path)
-    assert artifact.storage.quantization
-    assert artifact.results['quantization_steps'] == 20 and artifact.results['second_order_steps'] == 20
-    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
-    assert model.layer3[0].bn1.running_mean.isfinite().all()
-
-
-def test_bits_are_settled_before_biases_are_corrected(tmp_path, image_folder):
-    """Bits are lowered to the budget; the means that are stored are those for the weights that are stored."""
-    argv = ['--bytes', '40k', '--bits', '5', '--order-over', 'axes', '--quantization-steps', '10', '--kept-bits', '12']
-    assert train(tmp_path, image_folder, *argv, '--checkpointing-steps', '500') == 0
-    assert sum((tmp_path / name).stat().st_size for name in ('config.json', 'model.safetensors')) <= 40_000
-    artifact = load_artifact(tmp_path)
-    original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET[3])
-    tensors = load_file(tmp_path / 'checkpoints' / 'statistics.safetensors')
-    name, mean = 'layer2.1.conv1.weight', tensors['layer2.1.conv1.weight/mean'].flatten()
-    change = (artifact.state_dict()[name] - original.get_parameter(name)).flatten(1) @ mean
-    expected = (original.layer2[1].bn1.running_mean + change).detach()
-    assert torch.allclose(artifact.kept['layer2.1.bn1.running_mean'], expected, atol=2e-3 * float(expected.abs().max()))
-
-
-def test_accuracy_is_told_after_each_phase(tmp_path, image_folder):
+def test_accuracy_is_told_after_each_phase(calibrated, tmp_path, image_folder):
     """Where rounding follows, too: the figures are those of runs that end with the phase."""
-    flags = ['--order-over', 'axes', '--linear-layers', '4', '--reconstruction-steps', '150']
-    assert train(tmp_path / 'a', image_folder, *flags, '--bits', '2', '--quantization-steps', '2') == 0
-    assert train(tmp_path / 'b', image_folder, *flags) == 0
-    assert train(tmp_path / 'c', image_folder, *flags, '--second-order-steps', '0') == 0
+    assert run(AXES, tmp_path / 'a', image_folder, '--bits', '2', '--quantization-steps', '2') == 0
+    assert run(AXES, tmp_path / 'c', image_folder, '--second-order-steps', '0') == 0
     with open(tmp_path / 'a' / 'summary.csv', newline='') as file:
         rows = {row['phase']: row for row in csv.DictReader(file)}
-    rounded, second, first = (load_artifact(tmp_path / name).results for name in 'abc')
+    rounded, second, first = (load_artifact(out).results for out in (tmp_path / 'a', calibrated[0], tmp_path / 'c'))
     assert float(rows['reconstruction']['top1']) == rounded['reconstruction_top1'] == first['top1']
     assert float(rows['second-order']['top1']) == rounded['second_order_top1'] == second['top1']
     assert len({first['top1'], second['top1'], rounded['top1']}) == 3
 
 
 def test_going_on_from_an_artifact_with_the_phase_starts_from_the_originals_kept_tensors(
-        tmp_path, image_folder):
-    assert train(tmp_path / '1', image_folder) == 0
-    assert train(tmp_path / '2', image_folder, '--start-from', str(tmp_path / '1'), '--reconstruction-steps',
-                 '0') == 0
-    first, second = (load_artifact(tmp_path / n).results for n in '12')
+        calibrated, tmp_path, image_folder):
+    assert run(AXES, tmp_path, image_folder, '--start-from', str(calibrated[0]), '--reconstruction-steps', '0') == 0
+    first, second = (load_artifact(out).results for out in (calibrated[0], tmp_path))
     assert second['expected_divergence'] < first['expected_divergence']
     assert second['second_order_top1'] >= first['second_order_top1'] - 3
+
+
+def test_a_folder_of_unlabelled_images_is_enough(train, tmp_path, image_folder):
+    flat = tmp_path / 'photographs'
+    flat.mkdir()
+    for index, path in enumerate(sorted((image_folder / 'train').rglob('*.png'))[::8]):
+        shutil.copy(path, flat / f'{index}.png')
+    assert train(tmp_path / 'out', flat) == 0
+    results = load_artifact(tmp_path / 'out').results
+    assert results['statistics_images'] == 40 and 'top1' not in results
+
+
+def test_images_that_are_drawn_will_do(train, tmp_path, image_folder):
+    out = tmp_path / 'out'
+    shutil.rmtree(shutil.copytree(image_folder, tmp_path / 'images') / 'train')
+    assert train(out, tmp_path / 'images', '--data-free', 'inversion', '--synthetic-images', '20',
+                 '--synthetic-steps', '5') == 0
+    results = load_artifact(out).results
+    assert results['data_free'] == 'inversion' and results['statistics_images'] == 40 and results['images'] == 100
+    assert results['second_order_steps'] == 10
+
+
+def test_packed_without_distillation_is_rounded_by_second_order(train, tmp_path, image_folder, capsys):
+    argv = ['--bytes', '20k', '--bits', '5', '--order-over', 'axes', '--quantization-steps', '10']
+    assert train(tmp_path, image_folder, *argv) == 0
+    printed = capsys.readouterr().out
+    assert 'by the divergence that rounding it makes' in printed and 'quantization: expected divergence' in printed
+    artifact = load_artifact(tmp_path)
+    assert artifact.storage.quantization
+    assert artifact.results['quantization_steps'] == artifact.results['second_order_steps'] == 10
+    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+    assert model.layer3[0].bn1.running_mean.isfinite().all()
+
+
+def test_bits_are_settled_before_biases_are_corrected(train, resnet8, tmp_path, image_folder):
+    """Bits are lowered to the budget; the means that are stored are those for the weights that are stored."""
+    argv = ['--bytes', '14k', '--bits', '5', '--order-over', 'axes', '--quantization-steps', '4', '--kept-bits', '12']
+    assert train(tmp_path, image_folder, *argv, '--checkpointing-steps', '500') == 0
+    assert sum((tmp_path / name).stat().st_size for name in ('config.json', 'model.safetensors')) <= 14_000
+    artifact = load_artifact(tmp_path)
+    original = timm.create_model(resnet8[1], checkpoint_path=resnet8[3])
+    tensors = load_file(tmp_path / 'checkpoints' / 'statistics.safetensors')
+    name, mean = 'layer2.0.conv1.weight', tensors['layer2.0.conv1.weight/mean'].flatten()
+    change = (artifact.state_dict()[name] - original.get_parameter(name)).flatten(1) @ mean
+    expected = (original.layer2[0].bn1.running_mean + change).detach()
+    assert torch.allclose(artifact.kept['layer2.0.bn1.running_mean'], expected, atol=2e-3 * float(expected.abs().max()))
 
 
 def test_networks_whose_weights_are_all_standardized_have_no_second_order_phase(tmp_path, capsys):
@@ -220,7 +243,7 @@ def test_networks_whose_weights_are_all_standardized_have_no_second_order_phase(
     assert 'there is no second-order phase' in capsys.readouterr().out
 
 
-def test_steps_that_make_it_worse_are_undone(tmp_path, image_folder, capsys):
+def test_steps_that_make_it_worse_are_undone(train, tmp_path, image_folder, capsys):
     assert train(tmp_path, image_folder, '--second-order-lr', '3', '--second-order-steps', '4') == 0
     printed = capsys.readouterr().out
     assert 'so its steps are undone. Lower --second-order-lr.' in printed
@@ -230,18 +253,18 @@ def test_steps_that_make_it_worse_are_undone(tmp_path, image_folder, capsys):
     assert kept['expected_divergence'] == pytest.approx(other['expected_divergence'], rel=1e-3)
 
 
-def test_resuming_within_the_phase_looks_at_no_image_again(tmp_path, image_folder, monkeypatch):
-    argv = ['--checkpointing-steps', '10']
+def test_resuming_within_the_phase_looks_at_no_image_again(train, tmp_path, image_folder, monkeypatch):
+    argv = ['--checkpointing-steps', '5']
     assert train(tmp_path, image_folder, *argv) == 0
     uninterrupted = (tmp_path / 'model.safetensors').read_bytes()
-    shutil.rmtree(tmp_path / 'checkpoints' / 'checkpoint-0000080')
+    shutil.rmtree(tmp_path / 'checkpoints' / 'checkpoint-0000030')
     (tmp_path / 'model.safetensors').unlink()
     monkeypatch.setattr(calibration, 'collect_statistics', None)
     assert train(tmp_path, image_folder, *argv, '--resume', 'latest') == 0
     assert (tmp_path / 'model.safetensors').read_bytes() == uninterrupted
 
 
-def test_too_few_images_are_refused_at_once(tmp_path, capsys):
+def test_too_few_images_are_refused_at_once(train, tmp_path, capsys):
     (tmp_path / 'one').mkdir()
     Image.new('RGB', (32, 32)).save(tmp_path / 'one' / 'a.png')
     assert train(tmp_path / 'out', tmp_path / 'one') == 2
@@ -250,8 +273,8 @@ def test_too_few_images_are_refused_at_once(tmp_path, capsys):
     assert captured.err.count('\n') == 1 and 'reconstruction' not in captured.out
 
 
-def test_a_plan_tells_what_is_looked_at(tmp_path, image_folder, capsys):
+def test_a_plan_tells_what_is_looked_at(train, tmp_path, image_folder, capsys):
     assert train(tmp_path / 'out', image_folder, '--dry-run') == 0
     printed = capsys.readouterr().out
-    assert 'statistics: 100 images, ' in printed
+    assert 'statistics: 40 images, ' in printed
     assert all(f'\n  {what} ' in printed for what in ('statistics', 'second-order'))

@@ -1,12 +1,12 @@
 """The trainer as users call it: timm_sbs.train.main(argv)."""
 import csv
+import io
 import json
-import os
 import resource
 import shutil
-import subprocess
-import sys
+from contextlib import contextmanager, redirect_stdout
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -24,10 +24,38 @@ from timm_sbs.train import main
 from timm_sbs.training.options.flags import build_parser
 from timm_sbs.training.options.parsing import parse_args
 
+# Without the last stage, which is most of the kernels, a few steps of training show.
+SHALLOW = [*RESNET, '--exclude', 'layer3.*', '--pct', '8']
+
+
+def run(*argv):
+    """Everything that a run prints."""
+    with redirect_stdout(io.StringIO()) as printed:
+        assert main([*map(str, argv)]) == 0
+    return printed.getvalue()
+
+
+@pytest.fixture(scope='module')
+def reconstructed(tmp_path_factory):
+    """An artifact of reconstruction alone, whose predictions are far from the original's."""
+    out = tmp_path_factory.mktemp('reconstructed')
+    run(*SHALLOW, '--reconstruction-steps', 100, '--output', out)
+    return out
+
+
+@pytest.fixture(scope='module')
+def distilled(tmp_path_factory, image_folder):
+    """The folder of a run of both phases, and what it printed: 18 steps on 360 images repair much."""
+    out = tmp_path_factory.mktemp('distilled')
+    printed = run(
+        *SHALLOW, '--reconstruction-steps', 100, '--data-dir', image_folder, '--no-aug', '--workers', 0, '-b', 20,
+        '--distillation-steps', 18, '--eval-interval', 6, '--lr', '2e-3', '--checkpointing-steps', 9, '--output', out)
+    return out, printed
+
 
 def test_reconstruction_alone_writes_a_loadable_artifact(tmp_path, capsys):
     out = tmp_path / 'new' / 'folder'
-    assert main([*RESNET, '--pct', '10', '--reconstruction-steps', '30', '--output', str(out)]) == 0
+    assert main([*RESNET, '--pct', '10', '--reconstruction-steps', '5', '--output', str(out)]) == 0
     printed = capsys.readouterr().out
     assert '18 of its weights are generated (267,264 of 269,722 parameters)' in printed
     model = timm.create_model(f'local-dir:{out}', pretrained=True).eval()
@@ -39,22 +67,18 @@ def test_reconstruction_alone_writes_a_loadable_artifact(tmp_path, capsys):
     assert names == ['args.yaml', 'config.json', 'last', 'model.safetensors', 'summary.csv']
 
 
-def test_distillation_improves_and_keeps_the_best(tmp_path, image_folder, capsys):
-    """150 reconstruction steps leave the network far from the original; 24 steps on 400 images repair much of it."""
-    argv = [*RESNET, '--reconstruction-steps', '150', '--data-dir', str(image_folder), '--distillation-steps', '24',
-            '--eval-interval', '8', '--batch-size', '80', '--lr', '1e-3', '--workers', '0', '--output', str(tmp_path)]
-    assert main(argv) == 0
-    artifact = load_artifact(tmp_path)
+def test_distillation_improves_and_keeps_the_best(distilled, image_folder):
+    out, printed = distilled
+    artifact = load_artifact(out)
     results = artifact.results
     assert results['images'] == 100 and results['original_top1'] >= 85
     assert results['top1'] >= max(50, results['reconstruction_top1'] + 15)
-    printed = capsys.readouterr().out
     scores = [float(line.split('top-1 ')[1].split()[0]) for line in printed.splitlines() if line.startswith('step ')]
     assert len(scores) == 3
     assert results['top1'] == pytest.approx(max(scores + [results['reconstruction_top1']]), abs=0.01)
     assert results['validations'] == 3 and results['last_top1'] == pytest.approx(scores[-1], abs=0.01)
     # what was measured is what was written
-    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+    model = timm.create_model(f'local-dir:{out}', pretrained=True)
     loader = eval_loader(DataSettings(str(image_folder), batch_size=80, workers=0), model.pretrained_cfg)
     assert evaluate(model, loader).top1 == results['top1']
     # the kept tensors are the trained ones
@@ -62,21 +86,37 @@ def test_distillation_improves_and_keeps_the_best(tmp_path, image_folder, capsys
     assert not torch.equal(artifact.kept['linear.bias'], original.linear.bias)
 
 
-def test_same_seed_same_file(tmp_path):
+def test_summary_and_arguments_are_written(distilled):
+    out, _ = distilled
+    with open(out / 'summary.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [(row['phase'], row['step']) for row in rows] == [
+        ('reconstruction', '100'), *[('distillation', step) for step in ('0', '6', '12', '18')]]
+    results = load_artifact(out / 'last').results
+    assert float(rows[-1]['top1']) == results['last_top1'] and float(rows[0]['loss']) > 0
+    again = parse_args(build_parser(), ['--config', str(out / 'args.yaml')])
+    assert again.distillation_steps == 18 and again.batch_size == 20
+
+
+def test_the_original_is_not_in_a_checkpoint(distilled):
+    names = load_file(distilled[0] / 'checkpoints' / 'checkpoint-0000118' / 'state.safetensors')
+    assert {'predictor.trunk.0.weight', 'kept.bn1.running_mean'} <= set(names)
+    assert not any('layer1.0.conv1' in name for name in names)
+
+
+def test_same_seed_same_file(tmp_path, resnet8):
     files = []
     for name, seed in (('a', 1), ('b', 1), ('c', 2)):
-        argv = [*RESNET, '--pct', '5', '--reconstruction-steps', '4', '--seed', str(seed)]
-        assert main([*argv, '--output', str(tmp_path / name)]) == 0
+        run(*resnet8, '--pct', 5, '--reconstruction-steps', 4, '--seed', seed, '--output', tmp_path / name)
         files.append((tmp_path / name / 'model.safetensors').read_bytes())
     assert files[0] == files[1] != files[2]
 
 
 def test_settings_reach_the_artifact(tmp_path):
-    argv = [*RESNET, '--reconstruction-steps', '2', '--output', str(tmp_path), '--order-over', 'filter',
-            '--activation', 'sine', '--linear-layers', '3', '--bandwidth', '2', '--bandwidth-exponent', '0.25',
-            '--num-frequencies', '16', '--layer-bandwidth', '1', '--storage-dtype', 'float32', '--exclude', 'layer1.*',
-            '--seed', '5', '--model-kwargs', 'drop_rate=0.1', '--max-places', '500']
-    assert main(argv) == 0
+    run(*RESNET, '--reconstruction-steps', 2, '--output', tmp_path, '--order-over', 'filter', '--activation', 'sine',
+        '--linear-layers', 3, '--bandwidth', 2, '--bandwidth-exponent', 0.25, '--num-frequencies', 16,
+        '--layer-bandwidth', 1, '--storage-dtype', 'float32', '--exclude', 'layer1.*', '--seed', 5,
+        '--model-kwargs', 'drop_rate=0.1', '--max-places', 500)
     block = json.loads((tmp_path / 'config.json').read_text())['sbs']
     assert block['ordering'] == {'order_over': 'filter', 'coordinates': 'grid', 'max_places': 500}
     assert block['encoding'] == {'kind': 'random_fourier', 'num_frequencies': 16, 'layer_bandwidth': 1.0,
@@ -129,14 +169,12 @@ def test_what_the_second_phase_would_refuse_is_refused_before_the_first(tmp_path
     assert "no module 'layer7'" in captured.err and not captured.out
 
 
-def test_data_free_improves_on_reconstruction(tmp_path, image_folder, capsys):
+def test_data_free_improves_on_reconstruction(tmp_path, reconstructed, image_folder):
     """Synthetic images, and a validation split that only measures."""
     shutil.rmtree(shutil.copytree(image_folder, tmp_path / 'images') / 'train')
-    argv = [*RESNET, '--reconstruction-steps', '500', '--data-dir', str(tmp_path / 'images'),
-            '--data-free', 'inversion', '--synthetic-images', '128', '--synthetic-steps', '40',
-            '--distillation-steps', '40', '--eval-interval', '40', '--batch-size', '64', '--lr', '5e-4',
-            '--workers', '0', '--output', str(tmp_path / 'out')]
-    assert main(argv) == 0
+    run(*SHALLOW, '--start-from', reconstructed, '--reconstruction-steps', 0, '--data-dir', tmp_path / 'images',
+        '--data-free', 'inversion', '--synthetic-images', 24, '--synthetic-steps', 20, '--distillation-steps', 8,
+        '--eval-interval', 8, '--batch-size', 12, '--lr', '3e-4', '--workers', 0, '--output', tmp_path / 'out')
     artifact = load_artifact(tmp_path / 'out')
     results = artifact.results
     assert results['data_free'] == 'inversion' and results['top1'] >= results['reconstruction_top1'] + 3
@@ -145,22 +183,20 @@ def test_data_free_improves_on_reconstruction(tmp_path, image_folder, capsys):
     assert not torch.equal(artifact.kept['bn1.weight'], original.bn1.weight)
 
 
-def test_data_free_without_any_images_needs_no_validation(tmp_path):
-    argv = [*RESNET, '--reconstruction-steps', '5', '--data-free', 'noise', '--distillation-steps', '3', '-b', '8',
-            '--eval-interval', '2', '--workers', '0', '--output', str(tmp_path)]
-    assert main(argv) == 0
+def test_data_free_without_any_images_needs_no_validation(tmp_path, resnet8):
+    run(*resnet8, '--reconstruction-steps', 5, '--data-free', 'noise', '--distillation-steps', 3, '-b', 8,
+        '--eval-interval', 2, '--workers', 0, '--output', tmp_path)
     results = load_artifact(tmp_path).results
     assert results['distillation_steps'] == 3 and 'top1' not in results
     assert (tmp_path / 'last' / 'model.safetensors').read_bytes() == (tmp_path / 'model.safetensors').read_bytes()
 
 
-def test_going_on_from_an_artifact(tmp_path, image_folder):
-    first, second = tmp_path / 'first', tmp_path / 'second'
-    assert main([*RESNET, '--reconstruction-steps', '150', '--output', str(first)]) == 0
-    argv = [*RESNET, '--start-from', str(first), '--reconstruction-steps', '0', '--data-dir', str(image_folder),
-            '--no-aug', '--distillation-steps', '8', '--eval-interval', '8', '-b', '80', '--lr', '1e-3', '-j', '0']
-    assert main([*argv, '--output', str(second)]) == 0
-    before, after = load_artifact(first), load_artifact(second)
+def test_going_on_from_an_artifact(tmp_path, reconstructed, image_folder):
+    """With labels alone, which need no outputs of the original."""
+    run(*SHALLOW, '--start-from', reconstructed, '--reconstruction-steps', 0, '--data-dir', image_folder,
+        '--distillation-steps', 8, '--eval-interval', 8, '--output-weight', 0, '--label-weight', 1, '-b', 20,
+        '--lr', '2e-3', '-j', 0, '--output', tmp_path)
+    before, after = load_artifact(reconstructed), load_artifact(tmp_path)
     assert after.generator.config.predictor == before.generator.config.predictor
     assert all((a[0] == b[0]).all() for a, b in zip(after.generator.permutations, before.generator.permutations))
     assert after.results['top1'] > after.results['reconstruction_top1'] + 5
@@ -170,9 +206,8 @@ def test_going_on_from_an_artifact(tmp_path, image_folder):
 def test_going_on_from_a_packed_artifact_keeps_its_rounding(tmp_path, image_folder, images):
     """Rounding what is rounded already changes next to nothing, so training goes on where it ended."""
     shipped = shipped_folder(SHIPPED)
-    argv = [*RESNET, '--start-from', str(shipped), '--reconstruction-steps', '0', '--data-dir', str(image_folder),
-            '--distillation-steps', '2', '--lr', '1e-6', '-b', '40', '-j', '0', '--output', str(tmp_path)]
-    assert main(argv) == 0
+    run(*RESNET, '--start-from', shipped, '--reconstruction-steps', 0, '--data-dir', image_folder,
+        '--distillation-steps', 2, '--lr', '1e-6', '-b', 40, '-j', 0, '--output', tmp_path)
     before, after = load_artifact(shipped), load_artifact(tmp_path)
     assert after.storage.quantization == before.storage.quantization
     assert relative_error(before.generator(), after.generator()) < 5e-3
@@ -182,39 +217,15 @@ def test_going_on_from_a_packed_artifact_keeps_its_rounding(tmp_path, image_fold
     assert 'bits' not in after.results and after.results['started_from'] == before.results
 
 
-def test_images_without_labels_need_no_validation(tmp_path, image_folder):
-    argv = [*RESNET, '--reconstruction-steps', '3', '--data-dir', str(image_folder), '--val-split', '', '-b', '40',
-            '--distillation-steps', '2', '-j', '0', '--output', str(tmp_path)]
-    assert main(argv) == 0
+def test_images_without_labels_need_no_validation(tmp_path, resnet8, image_folder):
+    run(*resnet8, '--reconstruction-steps', 3, '--data-dir', image_folder, '--val-split', '', '-b', 40,
+        '--distillation-steps', 2, '-j', 0, '--output', tmp_path)
     results = load_artifact(tmp_path).results
     assert 'top1' not in results and results['distillation_steps'] == 2
 
 
-def test_labels_alone_can_be_learned(tmp_path, image_folder):
-    argv = [*RESNET, '--reconstruction-steps', '150', '--data-dir', str(image_folder), '--distillation-steps', '10',
-            '--eval-interval', '10', '--output-weight', '0', '--label-weight', '1', '-b', '80', '--lr', '1e-3',
-            '-j', '0']
-    assert main([*argv, '--output', str(tmp_path)]) == 0
-    results = load_artifact(tmp_path).results
-    assert results['top1'] > results['reconstruction_top1']
-
-
-def test_summary_and_arguments_are_written(tmp_path, image_folder):
-    argv = [*RESNET, '--reconstruction-steps', '20', '--data-dir', str(image_folder), '--distillation-steps', '4',
-            '--eval-interval', '2', '-b', '40', '-j', '0', '--output', str(tmp_path)]
-    assert main(argv) == 0
-    with open(tmp_path / 'summary.csv', newline='') as file:
-        rows = list(csv.DictReader(file))
-    assert [(row['phase'], row['step']) for row in rows] == [
-        ('reconstruction', '20'), ('distillation', '0'), ('distillation', '2'), ('distillation', '4')]
-    results = load_artifact(tmp_path / 'last').results
-    assert float(rows[-1]['top1']) == results['last_top1'] and float(rows[0]['loss']) > 0
-    again = parse_args(build_parser(), ['--config', str(tmp_path / 'args.yaml')])
-    assert again.distillation_steps == 4 and again.batch_size == 40
-
-
-def test_an_earlier_runs_checkpoints_are_not_mixed_with_a_new_one(tmp_path, capsys):
-    argv = [*RESNET, '--reconstruction-steps', '6', '--checkpointing-steps', '3', '--output', str(tmp_path)]
+def test_an_earlier_runs_checkpoints_are_not_mixed_with_a_new_one(tmp_path, resnet8, capsys):
+    argv = [*resnet8, '--reconstruction-steps', '6', '--checkpointing-steps', '3', '--output', str(tmp_path)]
     assert main(argv) == 0
     assert main(argv) == 2
     assert 'holds checkpoints of an earlier run. Go on from them with --resume latest' in capsys.readouterr().err
@@ -225,14 +236,14 @@ def test_an_earlier_runs_checkpoints_are_not_mixed_with_a_new_one(tmp_path, caps
     assert 'was made with --pct 20.0, but this run has 10.0' in capsys.readouterr().err
 
 
-def test_a_run_may_be_resumed_where_its_images_are_now(tmp_path, image_folder, capsys):
+def test_a_run_may_be_resumed_where_its_images_are_now(tmp_path, resnet8, image_folder, capsys):
     names = sorted(path.name for path in (image_folder / 'train').iterdir())
     (tmp_path / 'classes.txt').write_text('\n'.join(names))
     for place in ('here', 'there', 'other'):
         (tmp_path / place).mkdir()
         (tmp_path / place / ('photographs' if place != 'other' else 'more')).symlink_to(image_folder / 'train')
-    argv = [*RESNET, '--reconstruction-steps', '6', '--second-order-steps', '0', '--distillation-steps', '2', '-b', '8',
-            '-j', '0', '--checkpointing-steps', '3', '--pct', '3', '--class-map', str(tmp_path / 'classes.txt'),
+    argv = [*resnet8, '--reconstruction-steps', '6', '--distillation-steps', '2', '-b', '8', '-j', '0',
+            '--checkpointing-steps', '3', '--pct', '3', '--class-map', str(tmp_path / 'classes.txt'),
             '--output', str(tmp_path / 'out')]
     assert main([*argv, '--unlabelled-dir', str(tmp_path / 'here' / 'photographs')]) == 0
     again = [*argv, '--resume', 'latest', '--unlabelled-dir']
@@ -247,53 +258,62 @@ def test_a_run_may_be_resumed_where_its_images_are_now(tmp_path, image_folder, c
 
 def test_what_is_trained_further_keeps_its_licence(tmp_path, small_folder):
     (small_folder / 'LICENSE').write_text('for nobody')
-    argv = [*RESNET, '--start-from', str(small_folder), '--reconstruction-steps', '2']
-    assert main([*argv, '--output', str(tmp_path / 'out')]) == 0
+    run(*RESNET, '--start-from', small_folder, '--reconstruction-steps', 2, '--output', tmp_path / 'out')
     for folder in (tmp_path / 'out', tmp_path / 'out' / 'last'):
         assert (folder / 'LICENSE').read_text() == 'for nobody'
 
 
-def test_the_original_is_not_in_a_checkpoint(tmp_path, image_folder):
-    argv = [*RESNET, '--reconstruction-steps', '3', '--data-dir', str(image_folder), '--distillation-steps', '2',
-            '-b', '8', '-j', '0', '--checkpointing-steps', '2', '--pct', '3', '--output', str(tmp_path)]
-    assert main(argv) == 0
-    names = load_file(tmp_path / 'checkpoints' / 'checkpoint-0000005' / 'state.safetensors')
-    assert {'predictor.trunk.0.weight', 'kept.bn1.running_mean'} <= set(names)
-    assert not any('layer1.0.conv1' in name for name in names)
+@contextmanager
+def no_file_larger_than(size):
+    """As on a disk that is full beyond it."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
-    """Files may not grow beyond 60,000 bytes, as on a full disk: the artifact does not fit."""
-    run = subprocess.run(
-        [sys.executable, '-m', 'timm_sbs.train', *RESNET, '--reconstruction-steps', '3', '--output',
-         str(tmp_path / 'out'), '--checkpointing-steps', '2'], capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)))
-    assert run.returncode == 2, run.stderr
-    last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith('timm-sbs train: Cannot write') and 'Traceback' not in run.stderr
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, capsys):
+    """Files may not grow beyond 60,000 bytes: the artifact does not fit."""
+    argv = [*RESNET, '--reconstruction-steps', '3', '--output', str(tmp_path / 'out'), '--checkpointing-steps', '2']
+    with no_file_larger_than(60_000):
+        assert main(argv) == 2
+    errors = capsys.readouterr().err
+    assert errors.strip().splitlines()[-1].startswith('timm-sbs train: Cannot write') and 'Traceback' not in errors
     assert not [p.name for p in (tmp_path / 'out').rglob('*') if p.name.startswith('.')]
 
 
-def test_pushing_to_the_hub(tmp_path):
-    """Against a Hub on loopback: the repository comes first, the artifact last, and a bad token before the work."""
-    with running_hub() as hub:
-        def push(token):
-            return subprocess.run(
-                [sys.executable, '-m', 'timm_sbs.train', *RESNET, '--reconstruction-steps', '2', '--output',
-                 str(tmp_path / 'out'), '--push-to-hub', '--hub-model-id', 'user/small', '--hub-private'],
-                capture_output=True, text=True, env={
-                    **os.environ, 'HF_ENDPOINT': hub.endpoint, 'HF_HUB_DISABLE_XET': '1', 'HF_TOKEN': token,
-                    'HF_HOME': str(tmp_path / 'home')})
+@pytest.fixture()
+def hub(monkeypatch, tmp_path):
+    """A Hub on loopback, to which the client of this process talks."""
+    constants = huggingface_hub.constants
+    with running_hub() as server:
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.endpoint)
+        monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+        monkeypatch.setattr(constants, 'ENDPOINT', server.endpoint)
+        monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
+        monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(tmp_path / 'token'))
+        yield server
 
-        refused = push('hf_wrong')
-        assert refused.returncode == 2 and 'Is the token valid' in refused.stderr
-        assert 'reconstruction error' not in refused.stdout and 'hf_wrong' not in refused.stderr + refused.stdout
-        done = push(TOKEN)
-        assert done.returncode == 0, done.stderr
-        assert f'uploaded to {hub.endpoint}/user/small/commit/' in done.stdout and hub.private['user/small']
-        assert TOKEN not in done.stdout + done.stderr + (tmp_path / 'out' / 'args.yaml').read_text()
-        files = hub.files('user/small')
-        assert set(files) == {'config.json', 'model.safetensors', 'README.md'}
-        for name in ('config.json', 'model.safetensors'):
-            assert (tmp_path / 'out' / name).read_bytes() == files[name]
-        assert "timm.create_model('hf-hub:user/small', pretrained=True)" in files['README.md'].decode()
+
+def test_pushing_to_the_hub(tmp_path, hub, monkeypatch, capsys, resnet8):
+    """The repository comes first, the artifact last, and a bad token before the work."""
+    def push(token):
+        monkeypatch.setenv('HF_TOKEN', token)
+        status = main([*resnet8, '--reconstruction-steps', '2', '--output', str(tmp_path / 'out'), '--push-to-hub',
+                       '--hub-model-id', 'user/small', '--hub-private'])
+        return status, *capsys.readouterr()
+
+    status, out, err = push('hf_wrong')
+    assert status == 2 and 'Is the token valid' in err
+    assert 'reconstruction error' not in out and 'hf_wrong' not in err + out
+    status, out, err = push(TOKEN)
+    assert status == 0, err
+    assert f'uploaded to {hub.endpoint}/user/small/commit/' in out and hub.private['user/small']
+    assert TOKEN not in out + err + (tmp_path / 'out' / 'args.yaml').read_text()
+    files = hub.files('user/small')
+    assert set(files) == {'config.json', 'model.safetensors', 'README.md'}
+    for name in ('config.json', 'model.safetensors'):
+        assert (tmp_path / 'out' / name).read_bytes() == files[name]
+    assert "timm.create_model('hf-hub:user/small', pretrained=True)" in files['README.md'].decode()

@@ -144,7 +144,7 @@ def _eval(args: argparse.Namespace) -> None:
 
     settings = DataSettings(
         args.data_dir, dataset=args.dataset, class_map=args.class_map, val_split=args.val_split,
-        batch_size=args.batch_size, workers=args.workers)
+        batch_size=args.batch_size, workers=args.workers, image_cache=0)
     if not settings.given:
         raise SbsError('Say where the images are: --data-dir DIR, or --dataset NAME.')
     device = _device(args.device)

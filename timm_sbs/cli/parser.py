@@ -139,6 +139,7 @@ def _eval(commands: 'Commands') -> None:
                         help="text file with the names of the class folders in the order of the model's classes")
     parser.add_argument('--val-split', default='validation', metavar='NAME', help='(default: %(default)s)')
     parser.add_argument('-b', '--batch-size', type=int, default=128, metavar='N', help='(default: %(default)s)')
-    parser.add_argument('-j', '--workers', type=int, default=2, metavar='N', help='(default: %(default)s)')
+    parser.add_argument('-j', '--workers', type=int, default=None, metavar='N',
+                        help='processes that read images (default: as the cores allow)')
     parser.add_argument('--device', metavar='NAME',
                         help="where the model runs, such as 'cuda:1' (default: the accelerator, if there is one)")

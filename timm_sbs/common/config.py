@@ -28,7 +28,7 @@ ACTIVATIONS = ('gelu', 'relu', 'sine')
 KEPT_BITS = (4, 12)  # fewest and most bits of a kept tensor
 STORAGE_DTYPES = ('float32', 'float16', 'bfloat16')
 
-_UNITS = {'': 1, 'k': 1000, 'm': 1000_000, 'ki': 1024, 'mi': 1024 ** 2}
+_UNITS = {'': 1, 'k': 1000, 'm': 1000 ** 2, 'g': 1000 ** 3, 'ki': 1024, 'mi': 1024 ** 2, 'gi': 1024 ** 3}
 
 @dataclass(frozen=True)
 class OrderingConfig:
@@ -227,7 +227,7 @@ def byte_count(text: str) -> int:
         >>> byte_count('64k'), byte_count('1.5Mi')
         (64000, 1572864)
     """
-    number = text.lower().removesuffix('b').rstrip('kmi')
+    number = text.lower().removesuffix('b').rstrip('kmgi')
     unit = text.lower().removesuffix('b')[len(number):]
     try:
         count = float(number) * _UNITS[unit]

@@ -1,23 +1,37 @@
 """Work shared out over the processes of a run. Each holds all parameters, and ends every step with the same ones."""
 import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from timm_sbs.common.errors import SbsError
 
-__all__ = ['make_accelerator', 'decided_once', 'share', 'gather_shares', 'sum_gradients', 'average']
+__all__ = ['processes', 'make_accelerator', 'decided_once', 'share', 'gather_shares', 'sum_gradients', 'average']
+
+
+def processes() -> PartialState:
+    """This process among those of the run, as accelerate sees it.
+
+    Several processes on a machine without an accelerator talk through gloo, which accelerate uses only when it is told
+    that the CPU is wanted. So do those that share a GPU, for which NCCL has no way.
+    """
+    if not torch.accelerator.is_available():
+        return PartialState(cpu=True)
+    devices = torch.accelerator.device_count()
+    if int(os.environ.get('LOCAL_WORLD_SIZE', 1)) <= devices:
+        return PartialState()
+    state = PartialState(backend='gloo')
+    state.local_process_index %= devices  # accelerate's barrier takes it for the number of a GPU
+    return state
 
 
 def make_accelerator(mixed_precision: str | None = None, cpu: bool = False, **kwargs: object) -> Accelerator:
-    """Accelerate's view of devices and processes.
-
-    Several processes on a machine without an accelerator talk through gloo, which accelerate uses only when it is
-    told that the CPU is wanted.
+    """Accelerate's view of devices and processes (:func:`processes`).
 
     Args:
         mixed_precision: In accelerate's words; None: as ``accelerate launch`` says.
@@ -27,10 +41,11 @@ def make_accelerator(mixed_precision: str | None = None, cpu: bool = False, **kw
     Raises:
         SbsError: The device cannot compute in this precision, or accelerate refuses a setting.
     """
-    cpu = cpu or not torch.accelerator.is_available()
     try:
+        if not cpu:
+            processes()
         return Accelerator(
-            mixed_precision=mixed_precision, cpu=cpu,
+            mixed_precision=mixed_precision, cpu=cpu or not torch.accelerator.is_available(),
             dataloader_config=DataLoaderConfiguration(even_batches=False), **kwargs)
     except (ValueError, RuntimeError) as e:
         raise SbsError(f'accelerate cannot start: {e}') from e
@@ -72,7 +87,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator, 
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     flat = accelerator.reduce(flat, reduction='sum') * scale
     for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters])):
-        parameter.grad = gradient.view_as(parameter).clone()
+        parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))  # laid out as the parameter
 
 
 def average(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:

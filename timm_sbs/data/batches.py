@@ -10,21 +10,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from timm_sbs.common.errors import SbsError
+from timm_sbs.data.augmentation import BatchTransform
+from timm_sbs.data.folders import LabelledImages, Sample
+from timm_sbs.data.in_memory import ImagesInMemory
 
-__all__ = ['Batch', 'Batches', 'LabelledImages', 'Sample', 'SampleBatches', 'StreamBatches', 'kept_random_states']
+__all__ = ['Batch', 'Batches', 'SampleBatches', 'StreamBatches', 'kept_random_states']
 
 # Images [B, C, H, W], class indices [B], and places of the images in their data set [B].
 Batch = tuple[Tensor, Tensor, Tensor]
-Sample = tuple[Tensor, int]  # image [C, H, W], and class index
 Key = tuple[int, int]  # place of an image in its data set, and its place in the sequence of all training images
-
-
-class LabelledImages(Protocol):
-    """A data set of known size."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
 
 
 class Batches(Protocol):
@@ -56,15 +50,33 @@ class _SeededSamples(Dataset[tuple[Tensor, int, int]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def __getitems__(self, keys: list[Key]) -> list[tuple[Tensor, int, int]]:
+        """What torch's loaders ask for, a batch at once: to keep numpy's state takes longer than to read an image."""
+        with kept_random_states():
+            return [self[key] for key in keys]
+
     def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
         index, place = key
         seed = int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0])
-        with kept_random_states():
-            torch.default_generator.manual_seed(seed)
-            np.random.seed(seed)
-            random.seed(seed)
-            image, label = self.dataset[index]
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        image, label = self.dataset[index]
         return image, label, index
+
+
+class _NumberedSamples(Dataset[tuple[Tensor, int, int]]):
+    """Images of which nothing is drawn before they are a batch."""
+
+    def __init__(self, dataset: LabelledImages) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
+        index, _ = key
+        return *self.dataset[index], index
 
 
 class _BatchKeys(Sampler[list[Key]]):
@@ -108,17 +120,19 @@ class SampleBatches:
             seed: int,
             process_index: int = 0,
             num_processes: int = 1,
-            pin_memory: bool = False,
+            device: torch.device = torch.device('cpu'),
+            transform: BatchTransform | None = None,
     ) -> None:
         """
         Args:
             dataset: Items are (image [C, H, W], class index).
             batch_size: Images of one batch of one process.
-            workers: Processes that read images; 0 reads them in this one.
+            workers: Processes that read images; 0 reads them in this one, as it does with images in memory.
             seed: Of order and augmentation.
             process_index: Of this process.
             num_processes: Of the run.
-            pin_memory: For a faster way to a GPU.
+            device: That batches will be moved to; those with a ``transform`` are there already.
+            transform: What is drawn for a whole batch of uint8 images; None: items are what the network takes.
 
         Raises:
             SbsError: There are fewer images than one global batch.
@@ -128,26 +142,52 @@ class SampleBatches:
                 f'The training split holds {len(dataset)} images, fewer than one batch of {batch_size} for each of '
                 f'{num_processes} process(es). Lower --batch-size.')
         self.dataset = dataset
-        self._samples = _SeededSamples(dataset, seed)
         self._keys = (len(dataset), batch_size, seed, process_index, num_processes)
-        self._workers, self._pin_memory = workers, pin_memory
+        self._workers, self._device, self._transform = workers, device, transform
 
     def starting_at(self, number: int) -> Iterator[Batch]:
         """Endless batches, from that with this number on."""
-        keys = _BatchKeys(*self._keys, start=number)
-        return self._load(keys)
+        return self._finished(self._read(_BatchKeys(*self._keys, start=number)), number)
 
     def in_order(self) -> Iterator[Batch]:
         """Each image of the data set once, over all processes together."""
         size, batch_size, _, process_index, num_processes = self._keys
         mine = [(i, i) for i in range(process_index, size, num_processes)]
-        return self._load([mine[i:i + batch_size] for i in range(0, len(mine), batch_size)])
+        return self._finished(self._read([mine[i:i + batch_size] for i in range(0, len(mine), batch_size)]), 0)
 
-    def _load(self, keys: Iterable[list[Key]]) -> Iterator[Batch]:
+    def _read(self, keys: Iterable[list[Key]]) -> Iterator[Batch]:
+        """Batches as the data set has them."""
+        if isinstance(self.dataset, ImagesInMemory):
+            self.dataset.load()  # before workers share it
+            if self._transform:
+                return self._taken(self.dataset, keys)
+        samples = _NumberedSamples(self.dataset) if self._transform else _SeededSamples(self.dataset, self._keys[2])
         # With a generator of its own, the loader draws nothing from that of the run.
         return iter(DataLoader(
-            self._samples, batch_sampler=keys, num_workers=self._workers, pin_memory=self._pin_memory,
+            samples, batch_sampler=keys, num_workers=self._workers, pin_memory=self._device.type == 'cuda',
             generator=torch.Generator()))
+
+    @staticmethod
+    def _taken(images: ImagesInMemory, keys: Iterable[list[Key]]) -> Iterator[Batch]:
+        for batch in keys:
+            indices = [index for index, _ in batch]
+            yield *images.__getitems__(indices), torch.tensor(indices)
+
+    def _finished(self, batches: Iterator[Batch], first: int) -> Iterator[Batch]:
+        """Batches as the network takes them; ``first`` is the number of the first."""
+        if self._transform is None:
+            return batches
+        return (self._transformed(self._transform, batch, number) for number, batch in enumerate(batches, first))
+
+    def _transformed(self, transform: BatchTransform, batch: Batch, number: int) -> Batch:
+        _, batch_size, seed, process_index, num_processes = self._keys
+        images, labels, indices = batch
+        images = images.to(self._device, non_blocking=True)
+        drawn = int(np.random.SeedSequence([seed, number, 1]).generate_state(1)[0])  # the order has no third number
+        first = process_index * batch_size
+        images = transform.augmented(
+            images, torch.Generator().manual_seed(drawn), slice(first, first + batch_size), num_processes * batch_size)
+        return transform.normalised(images), labels, indices
 
 
 class StreamBatches:

@@ -2,24 +2,36 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL.Image import Image
 from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import ConcatDataset, IterableDataset
 
+from timm_sbs.common.cores import reader_processes
 from timm_sbs.common.errors import ConfigError, SbsError, short_reason
 
-__all__ = ['DataSettings', 'Transform', 'open_split', 'open_training_images', 'check_folders', 'check_classes']
+__all__ = [
+    'DataSettings', 'LabelledImages', 'Sample', 'Transform', 'open_split', 'open_training_images', 'set_transform',
+    'check_folders', 'check_classes',
+]
 
 TRAIN = 'train'
 VALIDATION = 'validation'
 # Names of splits that timm takes for each other, and one more that folders often have.
 _SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'), ('test',))
 
-
 Transform = Callable[[Image], Tensor]
+Sample = tuple[Tensor, int]  # image [C, H, W], and class index
+
+
+class LabelledImages(Protocol):
+    """A data set of known size."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,8 @@ class DataSettings:
     train_split: str = TRAIN
     val_split: str | None = None  # empty: there are no images to measure on; None: 'validation', if there is one
     batch_size: int = 128  # images of one batch, on each process
-    workers: int = 2  # processes that read images, for each process
+    workers: int | None = None  # processes that read images, for each process; None: as the cores allow
+    image_cache: int = 1_000_000_000  # bytes of decoded images that each process keeps of a split, or none of them
     no_aug: bool = False  # training images as validation images are: then the original's outputs are computed once
     crop_padding: int | None = None  # pixels by which training images are shifted; None: 4 below 64 pixels
     hflip: float = 0.5  # probability of a horizontal flip in training
@@ -47,8 +60,10 @@ class DataSettings:
     dataset_download: bool = False  # let torch/, hfds/ and tfds/ datasets download themselves
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0:
+        if self.batch_size < 1 or (self.workers or 0) < 0:
             raise ConfigError('The batch size must be at least 1 and the number of workers at least 0.')
+        if self.image_cache < 0:
+            raise ConfigError(f'--image-cache is {self.image_cache}, but must be 0 or more bytes.')
         for name in ('hflip', 'vflip', 'reprob'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f'--{name} is {getattr(self, name)}, but must be from 0 to 1.')
@@ -77,6 +92,11 @@ class DataSettings:
     def given(self) -> bool:
         """Whether there are images at all."""
         return bool(self.data_dir or self.dataset or self.unlabelled_dirs)
+
+    @property
+    def readers(self) -> int:
+        """Processes that read images, for each process of the run; 0: that process itself."""
+        return reader_processes() if self.workers is None else self.workers
 
     @property
     def where(self) -> str:
@@ -181,9 +201,16 @@ def open_training_images(settings: DataSettings, is_training: bool, transform: T
     datasets = [open_split(part, split, is_training) for part, split in parts]
     if isinstance(datasets[0], IterableDataset) and len(datasets) > 1:
         raise SbsError('--unlabelled-dir does not go together with a --dataset that is streamed.')
-    for dataset in datasets:
-        dataset.transform = transform
-    return datasets[0] if len(datasets) == 1 else ConcatDataset(datasets)
+    dataset: Any = datasets[0] if len(datasets) == 1 else ConcatDataset(datasets)
+    set_transform(dataset, transform)
+    return dataset
+
+
+def set_transform(dataset: Any, transform: Transform) -> None:
+    """Let a data set, or all that it is put together from, transform its images like this."""
+    parts: list[Any] = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
+    for part in parts:
+        part.transform = transform
 
 
 def check_folders(dataset: object, settings: DataSettings) -> None:

@@ -1,51 +1,28 @@
 """Batches of images for training, statistics and evaluation, through timm.data."""
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from timm.data import create_loader, create_transform, resolve_data_config
+from timm.data import create_loader, resolve_data_config
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
-from torchvision import transforms
 
 from timm_sbs.common.errors import ConfigError, short_reason
-from timm_sbs.data.batches import Sample, SampleBatches, StreamBatches
+from timm_sbs.data.augmentation import BatchTransform, plain_steps, training_steps
+from timm_sbs.data.batches import SampleBatches, StreamBatches
 from timm_sbs.data.folders import (
     DataSettings,
-    Transform,
+    Sample,
     check_classes,
     check_folders,
     open_split,
     open_training_images,
+    set_transform,
 )
+from timm_sbs.data.in_memory import kept_in_memory
 
 __all__ = ['train_batches', 'eval_loader', 'sample_loader']
-
-SMALL_IMAGE = 64  # pixels; below, training images are shifted instead of being cropped and resized
-
-
-def _plain_transform(data_config: Mapping[str, Any]) -> Transform:
-    """What validation images go through."""
-    return create_transform(
-        tuple(data_config['input_size']), interpolation=data_config['interpolation'], mean=data_config['mean'],
-        std=data_config['std'], crop_pct=data_config['crop_pct'], crop_mode=data_config.get('crop_mode'))
-
-
-def _train_transform(settings: DataSettings, data_config: Mapping[str, Any]) -> Transform:
-    if settings.no_aug:
-        return _plain_transform(data_config)
-    size = tuple(data_config['input_size'])
-    transform = create_transform(
-        size, is_training=True, scale=settings.scale, ratio=settings.ratio, hflip=settings.hflip, vflip=settings.vflip,
-        color_jitter=settings.color_jitter or None,  # type: ignore[arg-type]  # None: timm's way to have none
-        auto_augment=settings.aa, re_prob=settings.reprob,
-        interpolation=data_config['interpolation'], mean=data_config['mean'], std=data_config['std'])
-    padding = settings.crop_padding
-    if padding is None:
-        padding = 4 if max(size[1:]) < SMALL_IMAGE else 0
-    if padding:  # shifts instead of timm's first step, the random resized crop
-        shift = [transforms.Resize(size[1:]), transforms.RandomCrop(size[1:], padding=padding)]
-        transform = transforms.Compose([*shift, *transform.transforms[1:]])
-    return transform
 
 
 def _create_loader(
@@ -60,9 +37,9 @@ def _create_loader(
         std=data_config['std'],
         crop_pct=data_config['crop_pct'],
         crop_mode=data_config.get('crop_mode'),
-        num_workers=settings.workers,
+        num_workers=settings.readers,
         use_prefetcher=False,
-        persistent_workers=settings.workers > 0,
+        persistent_workers=settings.readers > 0,
         device=torch.device('cpu'),
     )
 
@@ -74,6 +51,8 @@ def train_batches(
         process_index: int = 0,
         num_processes: int = 1,
         labelled: bool = False,
+        wanted: int | None = None,
+        device: torch.device = torch.device('cpu'),
 ) -> SampleBatches | StreamBatches:
     """Augmented training images, normalised as the original model expects.
 
@@ -84,6 +63,9 @@ def train_batches(
         process_index: Of this process.
         num_processes: Of the run.
         labelled: Whether their labels are used, and so must be the model's.
+        wanted: Images that will be taken, over all processes. If these are not more than there are, none is kept in
+            memory, because none would be looked at again. None: endlessly many.
+        device: That the batches are for.
 
     Raises:
         SbsError: No images are found, or fewer than one batch, or their classes are not as many as the model's; or timm
@@ -91,21 +73,21 @@ def train_batches(
     """
     data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
     try:
-        transform = _train_transform(settings, data_config)
+        steps = training_steps(settings, data_config)
     except (ValueError, AssertionError, KeyError, TypeError) as e:
         raise ConfigError(f'timm cannot make this augmentation of training images: {short_reason(e)}') from e
-    dataset = open_training_images(settings, True, transform)
+    dataset = open_training_images(settings, True, steps.first)
     if labelled:
         check_folders(dataset, settings)
         check_classes(dataset, settings, pretrained_cfg.get('num_classes'), settings.train_split)
-    streamed = isinstance(dataset, IterableDataset)
-    if streamed:
+    if isinstance(dataset, IterableDataset):
         loader = _create_loader(dataset, settings, data_config, training=True)  # sets one of its own
-        dataset.transform = transform
+        set_transform(dataset, steps.whole)
         return StreamBatches(loader)
+    seen_again = wanted is None or wanted > len(dataset)
+    kept = kept_in_memory(dataset, steps, settings, data_config['input_size']) if seen_again else None
     return SampleBatches(
-        dataset, settings.batch_size, settings.workers, seed, process_index, num_processes,
-        pin_memory=torch.cuda.is_available())
+        kept or dataset, settings.batch_size, settings.readers, seed, process_index, num_processes, device, steps.batch)
 
 
 def sample_loader(
@@ -133,14 +115,14 @@ def sample_loader(
         SbsError: No images are found.
     """
     data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    dataset = open_training_images(settings, False, _plain_transform(data_config))
+    dataset = open_training_images(settings, False, plain_steps(data_config).whole)
     if not isinstance(dataset, IterableDataset):
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
         count = len(chosen)
         part = chosen[process_index::num_processes]
         return DataLoader(
-            Subset(dataset, part), settings.batch_size, num_workers=settings.workers,
+            Subset(dataset, part), settings.batch_size, num_workers=settings.readers,
             generator=torch.Generator()), count
     return _create_loader(dataset, settings, data_config, training=False), count
 
@@ -155,4 +137,14 @@ def eval_loader(settings: DataSettings, pretrained_cfg: Mapping[str, Any]) -> Da
     dataset = open_split(settings, settings.validation, False)
     check_folders(dataset, settings)
     check_classes(dataset, settings, pretrained_cfg.get('num_classes'), settings.validation)
+    steps = plain_steps(data_config)
+    kept = kept_in_memory(dataset, steps, settings, data_config['input_size'])
+    if kept and steps.batch:
+        return DataLoader(
+            kept, settings.batch_size, generator=torch.Generator(), collate_fn=partial(_normalised, steps.batch))
     return _create_loader(dataset, settings, data_config, training=False)
+
+
+def _normalised(transform: BatchTransform, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    images, labels = batch
+    return transform.normalised(images), labels

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from timm_sbs.common.distributed import share
 from timm_sbs.common.errors import ConfigError, SbsError
 from timm_sbs.common.progress import Progress
-from timm_sbs.data.batches import Sample
+from timm_sbs.data.folders import Sample
 
 __all__ = ['DATA_FREE', 'InversionSettings', 'NoiseImages', 'SyntheticImages', 'batch_norms', 'invert']
 

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from timm_sbs.common.config import GeneratorConfig
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.float64 import as_float64, float64_device
+from timm_sbs.common.products import float32_products
 from timm_sbs.predictor.encoding import coordinates, draw_frequencies, encode
 from timm_sbs.predictor.network import Predictor
 from timm_sbs.predictor.ordering import (
@@ -50,11 +51,15 @@ class TokenGroup:
     def output_size(self) -> int:
         return self.token_size * self.fold
 
-    def in_place_order(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Kernels of the group's weights as a predictor generates them, [M, G * T]. Gaps of a fold hold zeros."""
+    def in_place_order(self, weights: Mapping[str, Tensor], place_of_kernel: Tensor | None = None) -> Tensor:
+        """Kernels of the group's weights as a predictor generates them, [M, G * T]. Gaps of a fold hold zeros.
+
+        Who calls it often on a GPU gives its own copy of ``place_of_kernel`` there.
+        """
         kernels = torch.cat([to_kernels(weights[spec.name], spec) for spec in self.specs])
         rows = kernels.new_zeros(self.num_places * self.fold, self.token_size)
-        rows[self.place_of_kernel.to(rows.device)] = kernels
+        places = self.place_of_kernel if place_of_kernel is None else place_of_kernel
+        rows[places.to(rows.device)] = kernels
         return rows.view(self.num_places, self.output_size)
 
     def portions(self) -> Iterator[tuple[tuple[WeightSpec, ...], slice, Tensor]]:
@@ -160,19 +165,22 @@ class Generator(nn.Module):
 
     def features(self, group: TokenGroup, rows: slice | Tensor = slice(None)) -> Tensor:
         """Features [rows, F] of some of a group's places, on the generator's device. Indices of rows are on the CPU."""
-        places = group.coordinates[rows].to(float64_device(self.device))
-        return encode(places, self.frequencies, self.config.encoding).to(self.device)
+        return self.encoded(group.coordinates[rows].to(float64_device(self.device)))
+
+    def encoded(self, coordinates: Tensor) -> Tensor:
+        """Features [rows, F] of coordinates [rows, D] in float64, on the generator's device."""
+        return encode(coordinates, self.frequencies, self.config.encoding).to(self.device)
 
     @torch.no_grad()
     def kernels(self, group: TokenGroup, places: slice) -> Tensor:
         """Kernels at some places of a group: [places, G * T].
 
         They are on the generator's device, and so are all intermediate results. Their precision is the predictor's,
-        whatever autocast or default dtype the caller has set.
+        whatever autocast, default dtype or precision of matrix products the caller has set.
         """
         block = BLOCK if self.device.type == 'cpu' else DEVICE_BLOCK
         kernels = self.predictor.output_scale.new_empty(places.stop - places.start, group.output_size)
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), float32_products('ieee'):
             for out, start in zip(kernels.split(block), range(places.start, places.stop, block)):
                 rows = slice(start, min(start + block, places.stop))
                 self.predictor.write(self.features(group, rows), out)

@@ -1,6 +1,6 @@
 """The predictor: a small multilayer perceptron from features to kernels."""
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
 import torch
@@ -38,11 +38,14 @@ class Predictor(nn.Module):
         self.heads = nn.ModuleDict({str(t): nn.Linear(widths[-1], t) for t in sorted(set(output_sizes))})
         self.register_buffer('output_scale', torch.ones(()))
 
-    def forward(self, features: Tensor, output_size: int) -> Tensor:
+    def forward(self, features: Tensor, output_size: int, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Kernels, by ``parameters`` of these names where they are not the predictor's own, such as rounded ones."""
+        at = dict(self.named_parameters()) if parameters is None else parameters
         activation, _ = _ACTIVATIONS[self.config.activation]
-        for layer in self.trunk:
-            features = activation(layer(features))
-        return self.heads[str(output_size)](features) * self.output_scale
+        for index in range(len(self.trunk)):
+            features = activation(F.linear(features, at[f'trunk.{index}.weight'], at[f'trunk.{index}.bias']))
+        head = f'heads.{output_size}'
+        return F.linear(features, at[f'{head}.weight'], at[f'{head}.bias']) * self.output_scale
 
     @torch.no_grad()
     def write(self, features: Tensor, kernels: Tensor) -> None:

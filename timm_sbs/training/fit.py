@@ -120,7 +120,7 @@ def _request(
 
 
 def _refuse_several_processes() -> None:
-    from accelerate import PartialState
+    from timm_sbs.common.distributed import processes
 
-    if PartialState().num_processes > 1:
+    if processes().num_processes > 1:
         raise ConfigError('Several processes need one folder to write to: say fit(..., output=FOLDER).')

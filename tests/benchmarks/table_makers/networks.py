@@ -71,6 +71,16 @@ def scale() -> list[str]:
     return markdown(['what', 'measured'], rows)
 
 
+def equal_kernels() -> list[str]:
+    rows = [(name, f"{run['kernels']:,}", f"{run['distinct']:,}", f"{run['cpu_seconds']:.1f} s",
+             f"{run['kernels'] / run['cpu_seconds']:,.0f}",
+             f"{100 * run['tree_query_cpu_seconds'] / run['cpu_seconds']:.0f} %", f"{run['length']:,.1f}")
+            for name, run in results_of('equal_kernels')['resnet18'].items()]
+    return markdown(['ResNet-18', 'tokens', 'distinct', 'ordering', 'tokens a second',
+                     'of the rate of the queries alone', 'length of the paths'], rows)
+
+
 MAKERS = {
     'spectrum_kernels': spectrum_kernels, 'spectrum_bands': spectrum_bands, 'efficientnet_lite0': efficientnet_lite0,
-    'robustness': robustness, 'scale_ordering': scale_ordering, 'scale': scale}
+    'robustness': robustness, 'scale_ordering': scale_ordering, 'scale': scale,
+    'equal_kernels': equal_kernels}

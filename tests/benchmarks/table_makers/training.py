@@ -84,11 +84,51 @@ def overhead() -> list[str]:
 
 
 def distillation_step() -> list[str]:
-    results = results_of('distillation_step')
-    rows = [('a whole step' if part == 'step' else part, f'{ms:.1f} ms')
-            for part, ms in results['milliseconds'].items()]
-    rows.append(('a whole step over the sum of its parts', f"{results['step_over_sum']:.2f}"))
-    return markdown([f"part of a step with {results['batch_size']} images", 'time'], rows)
+    cells = []
+    for row in results_of('distillation_step')['rows']:
+        hardware = row['hardware'] + (f", {row['processes']} processes" if row['processes'] > 1 else '')
+        cells.append((
+            network_name(row['network']), f"{row['pixels']}, {row['batch_size']}", f"{hardware}, {row['precision']}",
+            *(f'{value:,.1f} ms' for value in row['milliseconds'].values()), f"{row['images_per_second']:,.0f}",
+            f"{100 * row['share_of_parts']:.0f} %", f"{100 * row['share_of_product_rate']:.1f} %"))
+    return markdown(['network', 'pixels, batch', 'on', 'original', 'network', 'predictor', 'a step',
+                     'images a second', 'of the parts', 'of a product'], cells)
+
+
+def gpu_generation() -> list[str]:
+    results = results_of('gpu')
+    cells = [
+        (row['entry'], f"{row['ms']:.1f} ms", f"{row['first_ms']:.0f} ms", f"{row['features_ms']:.1f} ms",
+         f"{row['perceptron_ms']:.1f} ms", f"{row['limit_ms']:.1f} ms",
+         f"{row['peak_memory_mb'] - row['weights_mb']:.0f} MB") for row in results['generation']]
+    return markdown([f"predictor, on one {results['hardware']}", 'generated in', 'the first time', 'features',
+                     'perceptron', 'its products', 'memory beside the weights'], cells)
+
+
+def gpu_reconstruction() -> list[str]:
+    cells = [
+        (network_name(row['network'].removesuffix('_cifar10')), row['precision'], f"{row['steps']:,}",
+         f"{row['error']:.5f}", f"{row['ms_per_step']:.1f} ms") for row in results_of('gpu')['reconstruction']]
+    return markdown(['network', 'precision', 'steps', 'error', 'a step'], cells)
+
+
+def batches() -> list[str]:
+    results = results_of('batches')
+    rows = [(kind, *(f'{rates[workers]:,}' if workers in rates else '' for workers in ('0', '1', '2')))
+            for kind, rates in results['images_per_cpu_second'].items()]
+    rows.append(('a ResNet-20 is distilled on', f"{results['distilled_per_cpu_second']:,}", '', ''))
+    reading = results['reading']
+    rows.append((f"{reading['images']:,} images are read and decoded, {reading['memory_grown'] / 1e6:.0f} MB, in",
+                 f"{reading['cpu_seconds']:.1f} s", '', ''))
+    return markdown(['images for a second of processor time', 'no reader', '1 reader', '2 readers'], rows)
+
+
+def threads() -> list[str]:
+    results = results_of('threads')
+    rows = [(name.replace('all', f"{results['threads']}"), f"{step['cpu_seconds']:.2f} s", f"{step['seconds']:.2f} s")
+            for name, step in results['step'].items()]
+    return markdown([f"a step on {results['cores']} cores, load {results['load']:.0f}", 'processor time', 'elapsed'],
+                    rows)
 
 
 def dry_run() -> list[str]:
@@ -112,4 +152,5 @@ MAKERS = {
     'second_order': second_order, 'second_order_distillation': second_order_distillation,
     'second_order_lite0': second_order_lite0, 'statistics': statistics, 'reconstruction': reconstruction,
     'data_free': data_free, 'nern_loop': nern_loop, 'overhead': overhead, 'distillation_step': distillation_step,
-    'dry_run': dry_run, 'kill_and_resume': kill_and_resume}
+    'dry_run': dry_run, 'gpu_generation': gpu_generation, 'gpu_reconstruction': gpu_reconstruction,
+    'kill_and_resume': kill_and_resume, 'batches': batches, 'threads': threads}

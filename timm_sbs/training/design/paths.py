@@ -1,7 +1,8 @@
 """Short paths through kernels: greedy edges first, then 2-opt and Or-opt moves.
 
-The time grows little faster than the number of kernels: candidates are the near neighbours of each kernel, from a k-d
-tree that may err by a factor of two in the distance.
+The time grows little faster than the number of distinct kernels: candidates are the near neighbours of each kernel,
+from a k-d tree that may err by a factor of two in the distance. Equal kernels are one point of the search: the nearest
+neighbours of a point that occurs often are its equals, and all of them the same few, which lead nowhere.
 """
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,12 @@ from torch import Tensor
 from timm_sbs.common.config import OrderingConfig
 from timm_sbs.predictor.ordering import Permutations
 from timm_sbs.predictor.tokens import WeightSpec, to_kernels
+from timm_sbs.training.design.groups import close_points, equal_points
 from timm_sbs.training.design.two_opt import follow, improve, join_greedily
 
 __all__ = ['find_permutations', 'short_path', 'path_length', 'VERSION']
 
-VERSION = 2  # of the search: another one finds other paths
+VERSION = 3  # of the search: another one finds other paths
 NEIGHBOURS = 10  # candidates of a move
 INEXACTNESS = 1.0  # a neighbour may be so much farther away, relatively, than the one that it is taken for
 MOST_DIMENSIONS = 512  # of points: more are projected on their principal components
@@ -23,6 +25,8 @@ FEW = 8192  # points whose distances are all computed
 BLOCK = 1024  # points whose distances to all others are computed at once
 TREE_DIMENSIONS = 12  # of the k-d tree, which more would slow down; candidates are then sorted by their true distance
 FRAGMENT_NEIGHBOURS = 8  # ends of fragments that an end may be joined to
+WORTH_A_TRY = 0.75  # of the points: with at most so many groups of close points, the path through groups is tried
+NEGLIGIBLE = 0.02  # of a path's length: so much may be the way between close points that are searched as one
 
 
 def find_permutations(weight: Tensor, spec: WeightSpec, config: OrderingConfig) -> Permutations:
@@ -52,6 +56,23 @@ def find_permutations(weight: Tensor, spec: WeightSpec, config: OrderingConfig) 
 def short_path(points: NDArray[np.float64]) -> NDArray[np.int64]:
     """A short open path through all points: [n, d] -> permutation [n]. Deterministic."""
     points = np.asarray(points, dtype=np.float64)
+    equal = equal_points(points)
+    return equal.path_of_points(_path_of_distinct(points[equal.firsts]))
+
+
+def _path_of_distinct(points: NDArray[np.float64]) -> NDArray[np.int64]:
+    """A path through points of which no two are equal, but most may be close to others."""
+    close = close_points(points)
+    if len(close) < WORTH_A_TRY * len(points):
+        firsts = points[close.firsts]
+        rough = _search(firsts)
+        path = close.path_of_points(rough)
+        if path_length(points, path) <= (1 + NEGLIGIBLE) * path_length(firsts, rough):
+            return path
+    return _search(points)
+
+
+def _search(points: NDArray[np.float64]) -> NDArray[np.int64]:
     if len(points) < 3:
         return np.arange(len(points))
     points = _principal_components(points, MOST_DIMENSIONS)
@@ -83,7 +104,10 @@ def _neighbours(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
         return _exact_neighbours(points, count)
     reduced = _principal_components(points, TREE_DIMENSIONS)
     wanted = min(n, (count if d <= TREE_DIMENSIONS else 2 * count) + 1)
-    found = cKDTree(reduced).query(reduced, k=wanted, eps=INEXACTNESS, workers=-1)[1]
+    tree = cKDTree(reduced)
+    leaf_order = tree.indices  # successive queries visit the same nodes, which halves the time
+    found = np.empty((n, wanted), dtype=np.int64)
+    found[leaf_order] = tree.query(reduced[leaf_order], k=wanted, eps=INEXACTNESS)[1]
     own = found == np.arange(n)[:, None]
     own[~own.any(axis=1), -1] = True  # with a tie, such as a doubled kernel, a point need not be among its neighbours
     found = found[~own].reshape(n, wanted - 1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from timm_sbs.common.errors import SbsError
+from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import Progress
 from timm_sbs.training.losses.weight_uses import Call, Use, WatchedCalls
 from timm_sbs.training.options.settings import FEWEST_IMAGES
@@ -199,7 +200,7 @@ def collect_statistics(
     def watch(name: str, call: Call) -> None:
         if not call.outputs.requires_grad:
             return
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), float32_products('ieee'):
             sums[name].add_inputs(call, generator)
         axis, count = 1 if call.kernel else -1, call.images
         call.outputs.register_hook(lambda gradient: sums[name].add_gradient(gradient, axis, count))

@@ -126,7 +126,14 @@ class Settings:
     @property
     def trains_on_images(self) -> bool:
         """Whether a phase takes steps on images."""
-        return self.distils or bool(self.rounds_on_images and self.quantizes and self.quantization.steps)
+        return bool(self.batches)
+
+    @property
+    def batches(self) -> int:
+        """Batches of images that each process trains on, over all phases."""
+        rounding = self.rounds_on_images and self.quantizes
+        steps = self.distils * self.distillation.steps + rounding * self.quantization.steps
+        return steps * self.distillation.grad_accum_steps
 
 
 def _pair(values: Sequence[T], flag: str) -> tuple[T, T]:
@@ -237,7 +244,8 @@ def _data(args: argparse.Namespace) -> DataSettings:
         dataset=args.dataset, train_split=args.train_split, val_split=args.val_split, batch_size=args.batch_size,
         workers=args.workers, no_aug=args.no_aug, crop_padding=args.crop_padding, hflip=args.hflip, vflip=args.vflip,
         scale=tuple(args.scale), ratio=tuple(args.ratio), color_jitter=args.color_jitter, aa=args.aa,
-        reprob=args.reprob, mixup=args.mixup, cutmix=args.cutmix, dataset_download=args.dataset_download)
+        reprob=args.reprob, mixup=args.mixup, cutmix=args.cutmix, dataset_download=args.dataset_download,
+        image_cache=args.image_cache)
 
 
 def _second_order(args: argparse.Namespace) -> SecondOrderSettings:

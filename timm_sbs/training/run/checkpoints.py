@@ -52,13 +52,14 @@ class Checkpoint:
             raise SbsError(f'The checkpoint {self.folder} cannot be read: {e}. Resume from an earlier one.') from e
 
 
-def recorded_setting(output: Path, resume: str | None, name: str) -> Any:
-    """A setting of the checkpoint that ``--resume`` names, before it is opened; None if there is none."""
+def recorded_setting(output: Path, resume: str | None, name: str, part: str = 'settings') -> Any:
+    """A setting of the checkpoint that ``--resume`` names, or of its 'choices', before it is opened; None if there is
+    none."""
     if not resume:
         return None
     folders = _complete(output / FOLDER)[-1:] if resume == 'latest' else [Path(resume)]
     try:
-        return json.loads((folders[0] / PROGRESS_NAME).read_text(encoding='utf-8'))['settings'][name]
+        return json.loads((folders[0] / PROGRESS_NAME).read_text(encoding='utf-8'))[part][name]
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None  # opening it tells what is wrong
 

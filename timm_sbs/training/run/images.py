@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from timm_sbs.common.errors import SbsError
-from timm_sbs.data.batches import LabelledImages, Sample, SampleBatches, StreamBatches
+from timm_sbs.data.batches import SampleBatches, StreamBatches
+from timm_sbs.data.folders import LabelledImages, Sample
 from timm_sbs.data.loaders import eval_loader, sample_loader, train_batches
 from timm_sbs.data.synthetic import NoiseImages, SyntheticImages, invert
 from timm_sbs.training.options.run_settings import Settings
@@ -54,7 +54,8 @@ def open_images(
     if data.given and settings.trains_on_images and not settings.data_free:
         train = train_batches(
             data, pretrained_cfg, seed, accelerator.process_index, accelerator.num_processes,
-            labelled=any(settings.distillation.label_weight))
+            labelled=any(settings.distillation.label_weight),
+            wanted=settings.batches * data.batch_size * accelerator.num_processes, device=accelerator.device)
     if data.given and settings.takes_statistics and not settings.data_free:
         try:
             sample = sample_loader(data, pretrained_cfg, settings.second_order.images, seed,
@@ -90,8 +91,8 @@ def synthetic_batches(
         drawn = checkpoints.load_or_compute('synthetic', draw)
         dataset = SyntheticImages(drawn['images'], drawn['labels'])
     return SampleBatches(
-        dataset, settings.data.batch_size, settings.data.workers, seed, accelerator.process_index,
-        accelerator.num_processes, pin_memory=torch.cuda.is_available())
+        dataset, settings.data.batch_size, settings.data.readers, seed, accelerator.process_index,
+        accelerator.num_processes, accelerator.device)
 
 
 def sample_images(

@@ -6,44 +6,55 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from accelerate import PartialState
 from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ['Choice', 'settle_precision', 'choose_precision']
+from timm_sbs.common.distributed import processes
+
+__all__ = ['Choice', 'settle_precision', 'choose_precision', 'relative_speed']
 
 WORTH = 1.2  # times as fast as float32: less than this is no reason to be less precise
 HOPELESS = 4.  # times as slow in the first, small product: nothing larger is tried then
 REPEATS, ENOUGH = 20, 0.15  # calls of each measurement, and seconds after which no more are made
-DTYPES = torch.float32, torch.bfloat16
+DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+NAMES = {'no': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A precision in accelerate's words, and a sentence that says why."""
+    """A precision in accelerate's words, a clause that says why, and what is wrong with it."""
     precision: str
     why: str
+    warning: str = ''
+
+    def __str__(self) -> str:
+        told = f'computing in {NAMES.get(self.precision, self.precision)} ({self.why})'
+        return f'{told}\n{self.warning}' if self.warning else told
 
 
 def settle_precision(asked: str, recorded: str | None = None) -> Choice:
-    """The precision of a run, the same on all its processes.
+    """The precision of a run, the same on all its processes. The main one measures, in well under a second.
 
     Args:
         asked: One of ``timm_sbs.training.options.settings.PRECISIONS``.
         recorded: What the run had before it was stopped, if it is resumed; 'auto' keeps it.
     """
-    if asked != 'auto':
-        return Choice(asked, 'as --mixed-precision says')
-    if recorded:
-        return Choice(recorded, 'as before the run was stopped')
-    if is_initialized():
+    if asked == 'auto' and not recorded and is_initialized():
         return Choice(AcceleratorState().mixed_precision, 'as in this process before, where accelerate keeps one')
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    if state.num_processes == 1:
+    state = processes()
+
+    def settle() -> Choice:
+        if asked != 'auto':
+            return _forced(asked, 'as --mixed-precision says', state.device)
+        if recorded:
+            return _forced(recorded, 'as before the run was stopped', state.device)
         return choose_precision(state.device)
-    return broadcast_object_list([choose_precision(state.device) if state.is_main_process else None])[0]
+
+    if state.num_processes == 1:
+        return settle()
+    return broadcast_object_list([settle() if state.is_main_process else None])[0]
 
 
 def choose_precision(device: torch.device) -> Choice:
@@ -55,38 +66,64 @@ def choose_precision(device: torch.device) -> Choice:
     """
     launched = os.environ.get('ACCELERATE_MIXED_PRECISION', 'no')
     if launched not in ('', 'no'):
-        return Choice(launched, "as 'accelerate launch' says")
+        return _forced(launched, "as 'accelerate launch' says", device)
     if device.type == 'cuda':
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Choice('bf16', 'the GPU has bfloat16 units')
         return Choice('fp16', 'the GPU has no bfloat16 units')
     if device.type != 'cpu':
         return Choice('no', f'on {device.type} nothing else was measured')
-    ratio = bfloat16_speed()
+    ratio = relative_speed(torch.bfloat16, device)
     return Choice('bf16' if ratio >= WORTH else 'no', f'bfloat16 is {ratio:.2g} times as fast as float32 here')
 
 
-def bfloat16_speed() -> float:
-    """How many times as fast as float32 the CPU is in bfloat16, in products and convolutions."""
-    small = _seconds(torch.mm, [(256, 256), (256, 256)])
-    if small[torch.bfloat16] > HOPELESS * small[torch.float32]:
-        return small[torch.float32] / small[torch.bfloat16]
+def _forced(precision: str, why: str, device: torch.device) -> Choice:
+    """A precision that is not to be chosen, with a warning if float32 would be faster."""
+    if precision not in DTYPES:
+        return Choice(precision, why)
+    try:
+        ratio = relative_speed(DTYPES[precision], device)
+    except RuntimeError:  # the device cannot compute in it, and accelerate will say so
+        return Choice(precision, why)
+    if ratio >= 1:
+        return Choice(precision, why)
+    slower = f'{1 / ratio:.1f}' if 10 * ratio > 1 else f'{1 / ratio:.0f}'
+    return Choice(precision, why, (
+        f'WARNING: {NAMES[precision]} takes {slower} times as long as float32 on this machine. '
+        f"'--mixed-precision auto' takes the faster of them."))
+
+
+def relative_speed(dtype: torch.dtype, device: torch.device) -> float:
+    """How many times as fast as float32 a device is in ``dtype``, in products and convolutions."""
+    small = _seconds(torch.mm, [(256, 256), (256, 256)], dtype, device)
+    if device.type == 'cpu' and small[1] > HOPELESS * small[0]:
+        return small[0] / small[1]
     times = [
-        _seconds(torch.mm, [(2048, 256), (256, 256)]),
-        _seconds(lambda x, w: F.conv2d(x, w, padding=1), [(16, 64, 16, 16), (64, 64, 3, 3)])]
-    return sum(t[torch.float32] for t in times) / sum(t[torch.bfloat16] for t in times)
+        _seconds(torch.mm, [(2048, 256), (256, 256)], dtype, device),
+        _seconds(lambda x, w: F.conv2d(x, w, padding=1), [(16, 64, 16, 16), (64, 64, 3, 3)], dtype, device)]
+    return sum(t[0] for t in times) / sum(t[1] for t in times)
 
 
-def _seconds(call: Callable[[Tensor, Tensor], Tensor], shapes: list[tuple[int, ...]]) -> dict[torch.dtype, float]:
-    """Of one call in each precision: the shortest of some, taken in turn, for other work may share the processor."""
-    arguments = {dtype: [torch.ones(shape, dtype=dtype) for shape in shapes] for dtype in DTYPES}
-    times: dict[torch.dtype, list[float]] = {dtype: [] for dtype in DTYPES}
+def _seconds(
+        call: Callable[[Tensor, Tensor], Tensor],
+        shapes: list[tuple[int, ...]],
+        dtype: torch.dtype,
+        device: torch.device,
+) -> tuple[float, float]:
+    """Of one call in float32 and in ``dtype``: the shortest of some, in turn, for other work may share the device."""
+    times: list[tuple[float, float]] = []
     started = time.perf_counter()
+    arguments = [[torch.ones(shape, dtype=kind, device=device) for shape in shapes] for kind in (torch.float32, dtype)]
     for _ in range(REPEATS):
-        for dtype in DTYPES:
-            before = time.perf_counter()
-            call(*arguments[dtype])
-            times[dtype].append(time.perf_counter() - before)
+        times.append((_timed(call, arguments[0], device), _timed(call, arguments[1], device)))
         if time.perf_counter() - started > ENOUGH:
             break
-    return {dtype: min(times[dtype]) for dtype in DTYPES}
+    return min(t[0] for t in times), min(t[1] for t in times)
+
+
+def _timed(call: Callable[[Tensor, Tensor], Tensor], arguments: list[Tensor], device: torch.device) -> float:
+    before = time.perf_counter()
+    call(*arguments)
+    if device.type != 'cpu':
+        torch.accelerator.synchronize()
+    return time.perf_counter() - before

@@ -36,6 +36,7 @@ from timm_sbs.training.run.images import Images, open_images
 from timm_sbs.training.run.output import prepare_output
 from timm_sbs.training.run.precision import Choice
 from timm_sbs.training.run.resume import folder_name, unchanging_settings
+from timm_sbs.training.run.threads import Threads
 from timm_sbs.training.steps.optimizer import make_optimizer
 
 __all__ = ['Start', 'open_start', 'first_results', 'start_trackers', 'ordered_artifact']
@@ -49,6 +50,7 @@ class Start:
         settings: All settings, with what was left to the network filled in.
         accelerator: Devices, processes, precision.
         precision: That precision, and why it was chosen.
+        threads: Of the CPU, and why they are so many.
         original: The original model.
         source: The artifact to start from, if there is one.
         design: What is generated, and by which predictor.
@@ -62,6 +64,7 @@ class Start:
     settings: Settings
     accelerator: Accelerator
     precision: Choice
+    threads: Threads
     original: nn.Module
     source: Artifact | None
     design: Design
@@ -74,8 +77,9 @@ class Start:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """How a budget of bytes was divided, which a resumed run keeps."""
-        return {'order_over': self.design.generator.ordering.order_over, 'bits': self.bits}
+        """What a resumed run keeps: how a budget of bytes was divided, and threads, for last bits depend on them."""
+        return {'order_over': self.design.generator.ordering.order_over, 'bits': self.bits,
+                'threads': self.threads.count}
 
 
 def open_start(
@@ -83,6 +87,7 @@ def open_start(
         settings: Settings,
         accelerator: Accelerator,
         precision: Choice,
+        threads: Threads,
         original: nn.Module,
         source: Artifact | None,
 ) -> Start:
@@ -111,8 +116,8 @@ def open_start(
     if settings.takes_statistics:
         uses = trace_uses(original, chosen.base.pretrained_cfg, chosen.specs)
         settings = _with_second_order(args, settings, chosen, uses, accelerator)
-    return Start(
-        settings, accelerator, precision, original, source, chosen, bits, trials, uses, images, checkpoints, checkpoint)
+    return Start(settings, accelerator, precision, threads, original, source, chosen, bits, trials, uses, images,
+                 checkpoints, checkpoint)
 
 
 def _open_checkpoints(args: argparse.Namespace, accelerator: Accelerator, original: nn.Module) -> Checkpoints:

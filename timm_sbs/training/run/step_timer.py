@@ -106,9 +106,11 @@ class StepTimer(Monitor):
         self.images = larger
 
     def _counted(self) -> list[float]:
-        """Seconds of steps that are no warm-up. On an accelerator each size warms up, elsewhere the first alone."""
-        warm = self._accelerator.device.type == 'cpu' and (self._seconds or self._same[0] > LONG)
-        return self._same if warm else self._same[1:]
+        """Seconds of steps that are no warm-up. On a CPU this is the first of all. On an accelerator it is the first of
+        each size, and the one before that, whose images were on their way already."""
+        if self._accelerator.device.type != 'cpu':
+            return self._same[2:]
+        return self._same if self._seconds or self._same[0] > LONG else self._same[1:]
 
     def _lap(self) -> float:
         def lap() -> float:

@@ -3,10 +3,10 @@ import copy
 import dataclasses
 import functools
 import math
-import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -16,11 +16,14 @@ from torch.utils.data import IterableDataset
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.common.config import OrderingConfig
+from timm_sbs.common.cores import local_processes, usable_cores
 from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.progress import silence
 from timm_sbs.data.accuracy import evaluate
-from timm_sbs.data.batches import LabelledImages, SampleBatches, kept_random_states
+from timm_sbs.data.batches import SampleBatches, kept_random_states
+from timm_sbs.data.folders import LabelledImages
 from timm_sbs.data.image_size import size_at
+from timm_sbs.data.in_memory import ImagesInMemory
 from timm_sbs.predictor.ordering import permutation_shapes
 from timm_sbs.predictor.tokens import WeightSpec
 from timm_sbs.training.design.budget import TRIAL_STEPS
@@ -52,9 +55,9 @@ __all__ = ['forecast_seconds', 'ordering_seconds', 'usual_height']
 MANY_STEPS = 1000  # more than are timed
 COMPARISONS = 2  # at the end of second order, of all weights; each takes about as long as a step
 SAMPLE_KERNELS, SAMPLE_TIMES = 4096, 4  # kernels whose path is timed, and how often
-# A path through n kernels takes time in proportion to n, and to n ** 1.35 where caches no longer hold them: with 65,536
-# kernels 28 us each, with 16,384 17 us, with 4,096 and fewer 10 us.
-LONG_PATH_EXPONENT = 0.35
+# A path through n kernels takes time in proportion to n, and to n ** 1.25 where caches no longer hold them: with 65,536
+# kernels 21 us each, with 16,384 14 us, with 4,096 and fewer 10 us.
+LONG_PATH_EXPONENT = 0.25
 READING_SECONDS, READ_IMAGES = 0.25, 32  # of a data set, whichever comes first
 
 
@@ -110,9 +113,10 @@ class _Forecast:
             layers = len(self.artifact.generator.predictor.trunk) + len(self.artifact.generator.predictor.heads)
             seconds['quantization'] = seconds.get('quantization', 0.) + layers * fit.of()  # whose bits are divided
         if self.start.images.validation:
-            each = self._validation_seconds()
+            once, each = self._validation_seconds()
             for name, times in self._validations().items():
-                seconds[name] = seconds.get(name, 0.) + times * each
+                seconds[name] = seconds.get(name, 0.) + once + times * each
+                once = 0.
         return seconds
 
     def _reconstruction(self) -> StepTimes:
@@ -134,8 +138,8 @@ class _Forecast:
 
         each = time_steps(look, self.accelerator, most=batch).of(batch) / batch
         each += look_operations(self.specs, self._other_uses(uses)) * self.seconds_per_operation
-        reading = self._reading_seconds(sample and getattr(sample[0], 'dataset', None))
-        return mine * self._beside(each, reading)
+        reading = self._reading(sample and getattr(sample[0], 'dataset', None))
+        return mine * self._beside(each, reading.each)
 
     def _second_order(self) -> StepTimes:
         uses, device = some_uses(self.start.uses), self.accelerator.device
@@ -168,16 +172,17 @@ class _Forecast:
         student = GeneratedModel(
             copy.deepcopy(artifact.generator), copy.deepcopy(self.original), artifact.storage, phase.train_kept)
         train, once, outputs = self.start.images.train, 0., None
-        reading = self._reading_seconds(train and train.dataset)
+        reading = self._reading(train and train.dataset)
         if isinstance(train, SampleBatches) and outputs_are_fixed(self.settings):
-            once = len(train.dataset) / self.accelerator.num_processes * self._beside(self.forward, reading)
+            once = len(train.dataset) / self.accelerator.num_processes * self._beside(self.forward, reading.each)
             outputs = self.original(torch.zeros(1, *self.image_shape, device=self.accelerator.device))
         times = time_steps(
             lambda timer: distill(student, self.original, AlikeImages(timer, self.image_shape), phase,
                                   self.accelerator, timer, outputs),
             self.accelerator, fewest=2, most=self.settings.data.batch_size, growth=8)
         images = self.settings.data.batch_size * settings.grad_accum_steps
-        return once + times.setup + settings.steps * self._beside(times.of(images), images * reading)
+        step = self._beside(times.of(images), images * reading.each)
+        return reading.once + once + times.setup + settings.steps * step
 
     @functools.cached_property
     def forward(self) -> float:
@@ -190,13 +195,13 @@ class _Forecast:
 
         return time_steps(look, self.accelerator, most=batch).of(batch) / batch
 
-    def _validation_seconds(self) -> float:
-        validation = self.start.images.validation
-        dataset = getattr(validation, 'dataset', None)
+    def _validation_seconds(self) -> tuple[float, float]:
+        """Of the first validation, beside what each takes, and of each."""
+        dataset = getattr(self.start.images.validation, 'dataset', None)
         if not isinstance(dataset, Sized):
-            return 0.
-        mine = math.ceil(len(dataset) / self.accelerator.num_processes)
-        return mine * self._beside(self.forward, self._reading_seconds(dataset))
+            return 0., 0.
+        reading, mine = self._reading(dataset), math.ceil(len(dataset) / self.accelerator.num_processes)
+        return reading.once, mine * self._beside(self.forward, reading.each)
 
     def _validations(self) -> dict[str, int]:
         """How often each phase measures top-1, the original's included."""
@@ -213,25 +218,34 @@ class _Forecast:
             found['quantization'] = 2 - settings.distils + math.ceil(steps / interval)
         return {phase: times for phase, times in found.items() if times}
 
-    def _reading_seconds(self, dataset: object) -> float:
-        """Of one image and one process. A stream is not read, for its first image may take minutes."""
+    def _reading(self, dataset: object) -> '_Reading':
+        """Images that are kept in memory are read once; what happens to them then takes next to no time. A stream is
+        not looked at, for its first image may take minutes."""
         if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
-            return 0.
-        images = cast(LabelledImages, dataset)
-        return decided_once(lambda: _reading_seconds(images), self.accelerator)
+            return _Reading()
+        kept = isinstance(dataset, ImagesInMemory)
+        images = cast(LabelledImages, dataset.files if isinstance(dataset, ImagesInMemory) else dataset)
+        each = decided_once(lambda: _reading_seconds(images), self.accelerator)
+        return _Reading(once=len(images) * each / max(1, self.settings.data.readers)) if kept else _Reading(each=each)
 
     def _beside(self, computing: float, reading: float) -> float:
         """Seconds of computing and reading the same images, where worker processes read.
 
         These read while others are computed with, so that the slower of both counts; but all share the cores.
         """
-        workers = self.settings.data.workers
-        if not workers:
+        readers = self.settings.data.readers
+        if not readers:
             return computing + reading
         threads = torch.get_num_threads() if self.accelerator.device.type == 'cpu' else 1
-        processes = int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-        return max(computing, reading / workers, (computing * threads + reading) * processes / cores)
+        of_cores = (computing * threads + reading) * local_processes() / usable_cores()
+        return max(computing, reading / readers, of_cores)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Seconds of reading images: of all, once, and of each at every look."""
+    once: float = 0.
+    each: float = 0.
 
 
 def usual_height(settings: DistillationSettings) -> int | None:

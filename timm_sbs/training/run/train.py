@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from torch import nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import artifact_bytes, load_artifact, read_config, written_ledger
 from timm_sbs.artifact.push import create_repository, push_to_hub
-from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.common.distributed import make_accelerator, processes
+from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
 from timm_sbs.predictor.original import load_original
 from timm_sbs.training.design.sizing import Design, continue_artifact
@@ -34,7 +34,7 @@ from timm_sbs.training.run.phases import (
     reconstruction_phase,
     training_images,
 )
-from timm_sbs.training.run.precision import Choice, settle_precision
+from timm_sbs.training.run.precision import settle_precision
 from timm_sbs.training.run.run import Run
 from timm_sbs.training.run.start import (
     Start,
@@ -44,6 +44,7 @@ from timm_sbs.training.run.start import (
     start_trackers,
 )
 from timm_sbs.training.run.task import Task
+from timm_sbs.training.run.threads import settle_threads, used_threads
 
 __all__ = ['train', 'dry_run', 'print_once']
 
@@ -66,19 +67,19 @@ def train(
     Raises:
         SbsError: Something about the request is wrong; nothing half-written is left.
     """
-    with _opened(args, original, whole_program) as start:
+    with _opened(args, original, whole_program) as start, float32_products('tf32'):
         return _fit(args, start, whole_program)
 
 
 def dry_run(args: argparse.Namespace, original: nn.Module | None = None) -> str:
     """What :func:`train` would do with these arguments, as text. It takes some steps of each phase, to time them."""
-    with _opened(args, original) as start:
-        return f'{_told(start.precision)}\n{describe_dry_run(args.model, start)}'
+    with _opened(args, original) as start, float32_products('tf32'):
+        return f'{_told(start)}\n{describe_dry_run(args.model, start)}'
 
 
 def print_once(text: str) -> None:
     """Print on the main process alone, also after a run has ended."""
-    PartialState().print(text)
+    processes().print(text)
 
 
 @contextmanager
@@ -86,22 +87,25 @@ def _opened(args: argparse.Namespace, original: nn.Module | None, whole_program:
     """Everything before the first step. Trackers are closed in any case, and with the program its processes too."""
     source = load_artifact(args.start_from) if args.start_from else None
     settings = settings_of(args, source.storage.quantization if source and args.bits is None else None)
-    precision = settle_precision(
-        args.mixed_precision, recorded_setting(Path(args.output), args.resume, 'mixed_precision'))
-    accelerator = make_accelerator(
-        precision.precision, log_with=list(args.report_to) or None, project_dir=args.output)
-    try:
-        original = original or load_original(args.model, args.initial_checkpoint, args.model_kwargs, args.license)
-        if source:
-            source = continue_artifact(source, original)
-        start = open_start(args, settings, accelerator, precision, original, source)
-        yield start
-    finally:
-        if whole_program:
-            accelerator.end_training()
-        else:
-            for tracker in accelerator.trackers:
-                tracker.finish()
+    output = Path(args.output)
+    processes()  # accelerate may set threads when it starts
+    threads = settle_threads(recorded_setting(output, args.resume, 'threads', 'choices'))
+    with used_threads(threads):
+        precision = settle_precision(
+            args.mixed_precision, recorded_setting(output, args.resume, 'mixed_precision'))
+        accelerator = make_accelerator(
+            precision.precision, log_with=list(args.report_to) or None, project_dir=args.output)
+        try:
+            original = original or load_original(args.model, args.initial_checkpoint, args.model_kwargs, args.license)
+            if source:
+                source = continue_artifact(source, original)
+            yield open_start(args, settings, accelerator, precision, threads, original, source)
+        finally:
+            if whole_program:
+                accelerator.end_training()
+            else:
+                for tracker in accelerator.trackers:
+                    tracker.finish()
 
 
 def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
     start_trackers(args, accelerator)
     if accelerator.is_main_process:
         write_text(output / 'args.yaml', args_yaml(args))
-    say(accelerator, _told(start.precision))
+    say(accelerator, _told(start))
     _describe_start(args.model, start)
     run = Run(output, accelerator, start.checkpoints, first_results(args, start), start.checkpoint, start.choices)
     artifact = start.source or ordered_artifact(start, args.seed)
@@ -142,9 +146,9 @@ def _size(output: Path, start: Start) -> str:
     return f"{size:,} bytes, {original / size:.1f} times smaller than the original's values"
 
 
-def _told(precision: Choice) -> str:
-    name = {'no': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}.get(precision.precision, precision.precision)
-    return f'computing in {name} ({precision.why})'
+def _told(start: Start) -> str:
+    precision, *warning = str(start.precision).split('\n')
+    return '\n'.join([f'{precision}, {start.threads}', *warning])
 
 
 def _open_output(args: argparse.Namespace, start: Start) -> Path:

@@ -108,13 +108,36 @@ def _step(
 def _prepared(
         batches: Iterator[Batch], first: int, mixer: ImageMixer | None, accelerator: Accelerator) -> Iterator[Batch]:
     """Batches on the device, mixed; ``first`` is the number of the first."""
-    device = accelerator.device
-    for number, (images, labels, indices) in enumerate(batches, first):
-        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-        labels = labels.to(device, non_blocking=True)
+    for number, (images, labels, indices) in enumerate(_moved(batches, accelerator.device), first):
         if mixer:
             images, labels = mixer(images, labels, number)
-        yield images, labels, indices.to(device, non_blocking=True)
+        yield images, labels, indices
+
+
+def _moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Batches on the device. On a GPU the next one is on its way while this one is worked on."""
+    def move(batch: Batch) -> Batch:
+        images, labels, indices = batch
+        return (images.to(device, non_blocking=True, memory_format=torch.channels_last),
+                labels.to(device, non_blocking=True), indices.to(device, non_blocking=True))
+
+    if device.type != 'cuda':
+        yield from map(move, batches)
+        return
+    stream = torch.cuda.Stream(device)
+
+    def start_next() -> Batch:
+        with torch.cuda.stream(stream):  # in which images are augmented too
+            return move(next(batches))
+
+    coming = start_next()
+    while True:
+        batch, current = coming, torch.cuda.current_stream(device)
+        current.wait_stream(stream)
+        for tensor in batch:
+            tensor.record_stream(current)
+        coming = start_next()
+        yield batch
 
 
 def _resized(batch: Batch, settings: DistillationSettings, step: int) -> Batch:

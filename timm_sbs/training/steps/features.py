@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from timm_sbs.common.float64 import float64_device
 from timm_sbs.predictor.generator import Generator, TokenGroup
 
 __all__ = ['KernelFeatures', 'kernel_features']
@@ -14,14 +15,15 @@ class KernelFeatures:
     """Features [rows, F] of the places of a token group, on the generator's device."""
 
     def __init__(self, generator: Generator, group: TokenGroup, kept: bool) -> None:
-        self._generator, self._group = generator, group
+        self._generator = generator
+        self._coordinates = group.coordinates.to(float64_device(generator.device))
         self._kept = generator.features(group) if kept else None
 
     def __call__(self, rows: slice | Tensor) -> Tensor:
-        """Features of some places: a slice, or indices on the CPU."""
-        if self._kept is not None:
-            return self._kept[rows if isinstance(rows, slice) else rows.to(self._kept.device)]
-        return self._generator.features(self._group, rows)
+        """Features of some places: a slice, or indices, which cost least on the generator's device."""
+        table = self._coordinates if self._kept is None else self._kept
+        found = table[rows if isinstance(rows, slice) else rows.to(table.device)]
+        return self._generator.encoded(found) if self._kept is None else found
 
 
 def kernel_features(generator: Generator) -> list[KernelFeatures]:

@@ -11,6 +11,8 @@ from timm_sbs.training.options.settings import PhaseSettings
 
 __all__ = ['make_optimizer', 'set_lr']
 
+FUSED = 'adam', 'adamw'  # of torch, which has them as one kernel: a step has dozens of tensors of a few numbers
+
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: PhaseSettings) -> torch.optim.Optimizer:
     """The optimizer of a phase.
@@ -20,10 +22,12 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: PhaseSettings) 
     """
     if settings.opt.lower().removeprefix('lookahead_') not in list_optimizers():
         raise ConfigError(f"timm has no optimizer '{settings.opt}'. List them with timm.optim.list_optimizers().")
-    betas: dict[str, Any] = {} if settings.betas is None else {'betas': settings.betas}
+    options: dict[str, Any] = {} if settings.betas is None else {'betas': settings.betas}
+    if settings.opt.lower() in FUSED:
+        options['fused'] = True
     try:
         return create_optimizer_v2(
-            list(parameters), settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, **betas)
+            list(parameters), settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, **options)
     except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as e:
         raise ConfigError(f"Optimizer '{settings.opt}' cannot be made: {short_reason(e, 200)}") from e
 

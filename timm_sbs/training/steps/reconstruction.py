@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.func import functional_call
 
 from timm_sbs.codec.quantization import rounded_predictor, stored_predictor
 from timm_sbs.common.config import StorageConfig
@@ -40,11 +39,15 @@ def targets_rms(targets: list[Tensor]) -> Tensor:
 
 
 class _ShuffledKernels:
-    """Endless batches of kernel indices; each pass visits every kernel once, in a new order."""
+    """Endless batches of kernel indices; each pass visits every kernel once, in a new order.
 
-    def __init__(self, num_kernels: int, batch_size: int, seed: int) -> None:
+    The order is drawn on the CPU, alike for all devices, and goes to the device of the run as a whole.
+    """
+
+    def __init__(self, num_kernels: int, batch_size: int, seed: int, device: torch.device) -> None:
         self.num_kernels = num_kernels
         self.batch_size = batch_size
+        self.device = device
         self._generator = torch.Generator().manual_seed(seed)
 
     def starting_at(self, step: int) -> Iterator[Tensor]:
@@ -53,7 +56,8 @@ class _ShuffledKernels:
         for _ in range(skipped):
             torch.randperm(self.num_kernels, generator=self._generator)
         while True:
-            yield from torch.randperm(self.num_kernels, generator=self._generator).split(self.batch_size)[in_pass:]
+            order = torch.randperm(self.num_kernels, generator=self._generator).to(self.device)
+            yield from order.split(self.batch_size)[in_pass:]
             in_pass = 0
 
 
@@ -109,7 +113,7 @@ def reconstruct(
     start = monitor.resume()
     sizes = _batch_sizes(generator.groups, settings.batch_size)
     streams = [
-        _ShuffledKernels(group.num_places, size, seed + index).starting_at(start)
+        _ShuffledKernels(group.num_places, size, seed + index, device).starting_at(start)
         for index, (group, size) in enumerate(zip(generator.groups, sizes))]
     predictor.train()
     with Progress(settings.steps, name, initial=start, accelerator=accelerator) as progress:
@@ -125,8 +129,8 @@ def reconstruct(
                 if len(rows):
                     part = (y.numel() / values) * (len(rows) / len(batch))
                     with accelerator.autocast():
-                        kernels = functional_call(predictor, parameters, (x(rows), group.output_size)).float()
-                    loss = loss + part * reconstruction_loss(kernels, y[rows.to(device)], rms)
+                        kernels = predictor(x(rows), group.output_size, parameters).float()
+                    loss = loss + part * reconstruction_loss(kernels, y[rows], rms)
             optimizer.zero_grad()
             if loss.requires_grad:  # a process may have no kernel of a small batch
                 accelerator.backward(loss)

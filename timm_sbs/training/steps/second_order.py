@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.func import functional_call
 
 from timm_sbs.common.distributed import share, sum_gradients
 from timm_sbs.common.errors import SbsError
@@ -34,9 +33,10 @@ def _scaled(gradient: Tensor, accelerator: Accelerator) -> Tensor:
 class _FilterBatches:
     """Endless batches of whole filters of every layer; each pass takes every filter once, in a new order."""
 
-    def __init__(self, filters: list[int], parts: int, seed: int) -> None:
+    def __init__(self, filters: list[int], parts: int, seed: int, device: torch.device) -> None:
         self.filters = filters
         self.parts = parts
+        self.device = device
         self._generator = torch.Generator().manual_seed(seed)
 
     def starting_at(self, step: int) -> Iterator[tuple[Tensor, ...]]:
@@ -52,7 +52,7 @@ class _FilterBatches:
         """For each layer its filters in parts, shuffled, for a layer of few filters has none in some of them."""
         layers = []
         for count in self.filters:
-            parts = torch.randperm(count, generator=self._generator).tensor_split(self.parts)
+            parts = torch.randperm(count, generator=self._generator).to(self.device).tensor_split(self.parts)
             layers.append([parts[i] for i in torch.randperm(self.parts, generator=self._generator)])
         return layers
 
@@ -60,7 +60,7 @@ class _FilterBatches:
 def _groups(two_stage: TwoStageGenerator) -> Iterator[tuple[int, TokenGroup, list[Tensor]]]:
     """Token groups, each with the places of its layers' kernels: [filters, channels]."""
     for index, group in enumerate(two_stage.generator.groups):
-        parts = group.place_of_kernel.split([spec.num_kernels for spec in group.specs])
+        parts = two_stage.place_of_kernel(index).split([spec.num_kernels for spec in group.specs])
         yield index, group, [part.view(spec.num_filters, -1) for part, spec in zip(parts, group.specs)]
 
 
@@ -83,12 +83,13 @@ def _batch_step(
         if not mine:
             continue
         with accelerator.autocast():
-            kernels = functional_call(two_stage.predictor, parameters, (
-                features[index](torch.cat([rows.flatten() for _, rows, _ in mine])), group.output_size)).float()
+            kernels = two_stage.predictor(
+                features[index](torch.cat([rows.flatten() for _, rows, _ in mine])), group.output_size, parameters,
+            ).float()
         derivative = []
         for (spec, _, filters), part in zip(mine, kernels.detach().split([rows.numel() for _, rows, _ in mine])):
             some = dataclasses.replace(spec, shape=(len(filters), *spec.shape[1:]))
-            loss, gradient = divergence(spec.name, from_kernels(part, some), filters.to(part.device))
+            loss, gradient = divergence(spec.name, from_kernels(part, some), filters)
             total += loss * parts
             derivative.append(to_kernels(_scaled(gradient * parts, accelerator), some))
         outputs.append(kernels)
@@ -156,7 +157,8 @@ def second_order(
     start = monitor.resume()
     parts = filter_parts(two_stage.generator, settings)
     batches = _FilterBatches(
-        [spec.num_filters for group in groups for spec in group.specs], parts, seed).starting_at(start)
+        [spec.num_filters for group in groups for spec in group.specs], parts, seed, accelerator.device,
+    ).starting_at(start)
     two_stage.predictor.train()
     with Progress(settings.steps, name, initial=start, accelerator=accelerator) as progress:
         for step in range(start, settings.steps):

@@ -1,38 +1,41 @@
 """All generated weights at once in training, in two stages that several processes share."""
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from timm_sbs.codec.quantization import rounded_predictor
 from timm_sbs.common.config import QuantizationConfig
 from timm_sbs.common.distributed import gather_shares, share, sum_gradients
-from timm_sbs.predictor.generator import Generator, split_weights
+from timm_sbs.predictor.generator import DEVICE_BLOCK, Generator, split_weights
 from timm_sbs.predictor.network import Predictor
 from timm_sbs.training.steps.features import KernelFeatures, kernel_features
 
 __all__ = ['TwoStageGenerator']
 
-BLOCK = 8192  # places whose activations are in memory at once
+BLOCK = 8192  # places whose activations are in memory at once, on a CPU
+KEPT_BYTES = 2_000_000_000  # of activations that a GPU keeps between the stages, at most
 
 
 def _gradient(weight: Tensor) -> Tensor:
     return torch.zeros_like(weight) if weight.grad is None else weight.grad
 
 
-def _blocks(rows: slice) -> Iterator[slice]:
-    return (slice(start, min(start + BLOCK, rows.stop)) for start in range(rows.start, rows.stop, BLOCK))
+def _block_size(device: torch.device) -> int:
+    return BLOCK if device.type == 'cpu' else DEVICE_BLOCK
 
 
 class TwoStageGenerator(nn.Module):
     """A predictor in training, through all weights that it generates.
 
-    A step has two stages. :meth:`generate` makes all weights with a few matrix products, without autograd, and their
-    users collect gradients in them; :meth:`backward` computes the predictor's gradients from these. Generation is thus
-    paid once a step, its memory is that of one block of kernels (activations are computed again, which is faster than
-    to keep them all), and several processes share it out.
+    A step has two stages. :meth:`generate` makes all weights with a few matrix products, and their users collect
+    gradients in them; :meth:`backward` computes the predictor's gradients from these. Generation is thus paid once a
+    step, and several processes share it out.
+
+    On a CPU the first stage keeps nothing, and the second computes the activations again, block by block in the
+    processor's caches, which is faster than to keep them all. On a GPU, where the number of calls counts, they are kept
+    if they are small; else it does as a CPU.
 
     With a quantization, both stages use the predictor as its artifact will round it; gradients go to the numbers before
     rounding (straight-through estimation).
@@ -49,6 +52,7 @@ class TwoStageGenerator(nn.Module):
         self.generator = generator
         self.quantization = quantization
         self._features: list[KernelFeatures] | None = None  # made on the device of the first step
+        self._parts: list[Tensor] = []  # this process's kernels of each group with their graph, if it is kept
         for index, group in enumerate(generator.groups):
             self.register_buffer(f'place_of_kernel_{index}', group.place_of_kernel, persistent=False)
 
@@ -62,24 +66,26 @@ class TwoStageGenerator(nn.Module):
             self._features = kernel_features(self.generator)
         return self._features
 
+    def place_of_kernel(self, index: int) -> Tensor:
+        """That of a token group, on the device of this module."""
+        return self.get_buffer(f'place_of_kernel_{index}')
+
     def predictor_parameters(self) -> dict[str, Tensor]:
         """Parameters that kernels are generated with, rounded if need be. Differentiable."""
         parameters: dict[str, Tensor] = dict(self.predictor.named_parameters())
         return rounded_predictor(parameters, self.quantization) if self.quantization else parameters
 
-    @torch.no_grad()
     def generate(self, accelerator: Accelerator) -> dict[str, Tensor]:
         """All generated weights by name, as leaves that collect gradients."""
         weights: dict[str, Tensor] = {}
-        parameters, features = self.predictor_parameters(), self.kernel_features()
-        for index, group in enumerate(self.generator.groups):
-            blocks = []
-            for rows in _blocks(share(group.num_places, accelerator)):
-                with accelerator.autocast():
-                    blocks.append(functional_call(
-                        self.predictor, parameters, (features[index](rows), group.output_size)).float())
-            kernels = gather_shares(torch.cat(blocks), group.num_places, accelerator)
-            weights.update(split_weights(kernels, group.specs, getattr(self, f'place_of_kernel_{index}')))
+        keeps = torch.is_grad_enabled() and self._keeps_activations(accelerator)
+        with torch.set_grad_enabled(keeps):
+            parameters = self.predictor_parameters()
+            parts = [self._kernels(index, parameters, accelerator) for index in range(len(self.generator.groups))]
+        self._parts = parts if keeps else []
+        for index, (group, part) in enumerate(zip(self.generator.groups, parts)):
+            kernels = gather_shares(part.detach(), group.num_places, accelerator)
+            weights.update(split_weights(kernels, group.specs, self.place_of_kernel(index)))
         return {name: weight.requires_grad_() for name, weight in weights.items()}
 
     def backward(self, weights: dict[str, Tensor], accelerator: Accelerator) -> None:
@@ -87,16 +93,50 @@ class TwoStageGenerator(nn.Module):
 
         Afterwards every process holds the same gradients: the mean over the processes' own.
         """
-        parameters, features = self.predictor_parameters(), self.kernel_features()
-        leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
+        parts, self._parts = self._parts, []
+        gradients = []
         for index, group in enumerate(self.generator.groups):
-            gradient = group.in_place_order({spec.name: _gradient(weights[spec.name]) for spec in group.specs})
+            gradient = group.in_place_order(
+                {spec.name: _gradient(weights[spec.name]) for spec in group.specs}, self.place_of_kernel(index))
             gradient = accelerator.reduce(gradient, reduction='mean')
-            for rows in _blocks(share(group.num_places, accelerator)):
-                with accelerator.autocast():
-                    kernels = functional_call(
-                        self.predictor, leaves, (features[index](rows), group.output_size)).float()
-                kernels.backward(gradient[rows])
+            gradients.append(gradient[share(group.num_places, accelerator)])
+        if parts:
+            torch.autograd.backward(parts, gradients)
+        else:
+            self._backward_again(gradients, accelerator)
+        sum_gradients(self.predictor.parameters(), accelerator)
+
+    def _backward_again(self, gradients: list[Tensor], accelerator: Accelerator) -> None:
+        """Compute the activations again, and the predictor's gradients from those of its outputs."""
+        parameters = self.predictor_parameters()
+        leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
+        for index, gradient in enumerate(gradients):
+            for rows, part in zip(self._blocks(index, accelerator), gradient.split(_block_size(accelerator.device))):
+                self._block(index, rows, leaves, accelerator).backward(part)
         used = [name for name, leaf in leaves.items() if leaf.grad is not None]
         torch.autograd.backward([parameters[name] for name in used], [leaves[name].grad for name in used])
-        sum_gradients(self.predictor.parameters(), accelerator)
+
+    def _keeps_activations(self, accelerator: Accelerator) -> bool:
+        if accelerator.device.type == 'cpu':
+            return False
+        places = sum(group.num_places for group in self.generator.groups)
+        widths = sum(self.predictor.config.hidden_widths)
+        # Before and after each activation function, in float32 at most.
+        return 2 * places * widths * torch.float32.itemsize / accelerator.num_processes <= KEPT_BYTES
+
+    def _kernels(self, index: int, parameters: Mapping[str, Tensor], accelerator: Accelerator) -> Tensor:
+        """Those of this process's places of a token group."""
+        return torch.cat([
+            self._block(index, rows, parameters, accelerator) for rows in self._blocks(index, accelerator)])
+
+    def _block(
+            self, index: int, rows: slice, parameters: Mapping[str, Tensor], accelerator: Accelerator) -> Tensor:
+        features, group = self.kernel_features()[index](rows), self.generator.groups[index]
+        with accelerator.autocast():
+            return self.predictor(features, group.output_size, parameters).float()
+
+    def _blocks(self, index: int, accelerator: Accelerator) -> list[slice]:
+        """Of this process's places of a token group."""
+        mine = share(self.generator.groups[index].num_places, accelerator)
+        size = _block_size(accelerator.device)
+        return [slice(start, min(start + size, mine.stop)) for start in range(mine.start, mine.stop, size)]

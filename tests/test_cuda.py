@@ -1,0 +1,159 @@
+"""On a GPU: what is generated, trained and gone on with there is what a CPU would have. Skipped where there is none.
+
+    pytest -m cuda
+
+Runs of the trainer are processes of their own: accelerate keeps one device in a process, and that of the other tests is
+the CPU.
+"""
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from conftest import IMAGENET_SHIPPED, RESNET20, SHIPPED, launch
+
+from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.common.products import float32_products
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.loaders import train_batches
+from timm_sbs.predictor.generator import relative_error
+from timm_sbs.training.steps.distillation import _moved
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(
+    not torch.accelerator.is_available(), reason="needs a GPU: NVIDIA's, AMD's, or Apple's MPS")]
+DEVICE = torch.device('cpu')
+if torch.accelerator.is_available():
+    DEVICE = torch.accelerator.current_accelerator()
+on_cuda = pytest.mark.skipif(DEVICE.type != 'cuda', reason='needs CUDA')
+MODEL = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20), '--workers', '0', '--batch-size', '50']
+ALL_PHASES = [
+    '--bits', '6', '--reconstruction-steps', '200', '--statistics-images', '100', '--second-order-steps', '50',
+    '--distillation-steps', '20', '--eval-interval', '10', '--quantization-steps', '10', '--lr', '1e-4']
+
+
+def run(*argv):
+    """The trainer, with what it printed."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'timm_sbs.train', *MODEL, *map(str, argv)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def distance(one, other):
+    """Relative squared distance of the weights of two artifacts."""
+    return relative_error(load_artifact(one).generator(), load_artifact(other).generator())
+
+
+@pytest.mark.parametrize('name', [SHIPPED, IMAGENET_SHIPPED])
+def test_generation_is_that_of_the_cpu_whatever_precision_the_caller_allows(name):
+    generator = load_artifact(shipped_folder(name)).generator
+    expected = generator()
+    generator.to(DEVICE)
+    with float32_products('tf32'), torch.autocast(DEVICE.type, torch.float16):
+        found = generator()
+    for weight, kernels in found.items():
+        assert kernels.device.type == DEVICE.type and kernels.dtype == torch.float32
+        # Of a layer's largest value, which is what docs/format.md states.
+        assert (kernels.cpu() - expected[weight]).abs().max() <= 1e-5 * expected[weight].abs().max()
+
+
+@on_cuda
+def test_generation_takes_little_memory():
+    generator = load_artifact(shipped_folder(IMAGENET_SHIPPED)).generator.to(DEVICE)
+    generator()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    size = sum(weight.nbytes for weight in generator().values())
+    assert torch.cuda.max_memory_allocated() - before < size + 150e6
+
+
+def test_a_created_model_predicts_as_on_the_cpu(images):
+    batch = images[0][:50]
+    expected = timm.create_model(SHIPPED, pretrained=True).eval()(batch)
+    moved = timm.create_model(SHIPPED, pretrained=True).eval().to(DEVICE)
+    with torch.device(DEVICE):
+        made_there = timm.create_model(SHIPPED, pretrained=True).eval()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), torch.no_grad():
+        for model in (moved, made_there):
+            assert next(model.parameters()).device.type == DEVICE.type
+            torch.testing.assert_close(model(batch.to(DEVICE)).cpu(), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize('precision', ['no', pytest.param('bf16', marks=on_cuda), pytest.param('fp16', marks=on_cuda)])
+def test_all_phases_end_in_an_artifact_that_a_cpu_loads(tmp_path, image_folder, precision):
+    run('--data-dir', image_folder, *ALL_PHASES, '--mixed-precision', precision, '--output', tmp_path)
+    results = load_artifact(tmp_path).results
+    assert results['mixed_precision'] == precision
+    assert results['original_top1'] >= 85 and results['top1'] >= 75
+    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+    assert all(torch.isfinite(weight).all() for weight in model.state_dict().values())
+
+
+@on_cuda
+def test_auto_takes_a_half_precision(tmp_path):
+    told = run('--reconstruction-steps', '5', '--output', tmp_path)
+    assert load_artifact(tmp_path).results['mixed_precision'] in ('bf16', 'fp16')
+    assert 'computing in ' in told and torch.cuda.get_device_name() in load_artifact(tmp_path).results['hardware']
+
+
+def test_reconstruction_ends_where_a_cpu_does(tmp_path):
+    """The same kernels in the same order, with other rounding."""
+    argv = ['--reconstruction-steps', '300', '--mixed-precision', 'no']
+    run(*argv, '--output', tmp_path / 'gpu')
+    done = subprocess.run(
+        [sys.executable, '-m', 'timm_sbs.train', *MODEL, *argv, '--output', tmp_path / 'cpu'],
+        env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'ACCELERATE_USE_CPU': 'true'}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    errors = [load_artifact(tmp_path / name).results['reconstruction_error'] for name in ('gpu', 'cpu')]
+    assert errors[0] == pytest.approx(errors[1], rel=0.03)
+
+
+def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path, image_folder):
+    """Not bit for bit: sums on a GPU have no fixed order."""
+    argv = ['--data-dir', image_folder, *ALL_PHASES, '--checkpointing-steps', '15']
+    run(*argv, '--output', tmp_path / 'whole')
+    checkpoints = sorted((tmp_path / 'whole').glob('**/progress.json'))
+    phases = {json.loads(path.read_text())['phase']: path.parent for path in checkpoints}
+    assert 'distillation' in phases
+    shutil.copytree(tmp_path / 'whole', tmp_path / 'resumed')
+    start = tmp_path / 'resumed' / phases['distillation'].relative_to(tmp_path / 'whole')
+    told = run(*argv, '--resume', start, '--output', tmp_path / 'resumed')
+    assert 'as before the run was stopped' in told
+    assert distance(tmp_path / 'resumed' / 'last', tmp_path / 'whole' / 'last') < 1e-3
+
+
+@pytest.mark.parametrize('cache', [0, 10 ** 9])
+def test_batches_are_augmented_as_on_the_cpu(image_folder, cache):
+    """Also while the device is busy with what came before."""
+    settings = DataSettings(str(image_folder), batch_size=50, workers=0, image_cache=cache)
+    cfg = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
+    expected, batches = (
+        train_batches(settings, cfg, seed=1, device=device) for device in (torch.device('cpu'), DEVICE))
+    moved, work = _moved(batches.starting_at(0), DEVICE), torch.randn(4096, 4096, device=DEVICE)
+    for images, labels, indices in itertools.islice(expected.starting_at(0), 10):
+        work @ work
+        found = next(moved)
+        assert {part.device.type for part in found} == {DEVICE.type}
+        torch.testing.assert_close(found[0].cpu(), images)
+        assert torch.equal(found[1].cpu(), labels) and torch.equal(found[2].cpu(), indices)
+
+
+@on_cuda
+def test_two_processes_share_one_card(tmp_path, image_folder):
+    """They talk through gloo, and share out the kernels, so that reconstruction ends where one process does."""
+    argv = ['--reconstruction-steps', '300', '--mixed-precision', 'no', '--second-order-steps', '0']
+    run(*argv, '--output', tmp_path / 'one')
+    train = ['-m', 'timm_sbs.train', *MODEL]
+    launch(2, *train, *argv, '--output', tmp_path / 'two')
+    errors = [load_artifact(tmp_path / name).results['reconstruction_error'] for name in ('one', 'two')]
+    assert errors[0] == pytest.approx(errors[1], rel=0.03)
+    launch(2, *train, '--data-dir', image_folder, *ALL_PHASES, '--output', tmp_path / 'phases')
+    results = load_artifact(tmp_path / 'phases').results
+    assert results['hardware'].startswith('2 processes') and results['top1'] >= 75

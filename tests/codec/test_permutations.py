@@ -3,7 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from timm_sbs.codec.permutations import FLUSH, coded_bits, decode_permutations, encode_permutations, most_coded_bytes
+from timm_sbs.codec.permutations import (
+    FLUSH,
+    coded_bits,
+    decode_permutations,
+    encode_permutations,
+    most_coded_bytes,
+    usual_coded_bytes,
+)
 from timm_sbs.common.errors import OrderingError
 
 SIZES = [1, 2, 3, 5, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 128, 129, 256, 257, 1000, 4096, 4097]
@@ -25,6 +32,7 @@ def test_round_trip(rows, n):
     coded = encode_permutations([original])
     assert coded.dtype == np.uint8
     assert coded_bits([(rows, n)]) / 8 - 1 < len(coded) <= most_coded_bytes([(rows, n)])
+    assert abs(len(coded) - usual_coded_bytes([(rows, n)])) <= 5
     assert same(decode_permutations(coded, [(rows, n)]), [original])
 
 

@@ -4,7 +4,7 @@ from timm_sbs.artifact.folder import artifact_ledger
 from timm_sbs.common.config import OrderingConfig
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.training.design import budget
-from timm_sbs.training.design.budget import divide_budget
+from timm_sbs.training.design.budget import divide_budget, first_division
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import start_artifact
 from timm_sbs.training.options.settings import ENCODING_DEFAULTS
@@ -51,3 +51,14 @@ def test_images_rule_out_orderings_that_take_much_of_the_budget(resnet20, said):
     assert [line.split()[0] for line in said[1:]] == ['layer', 'axes', 'chosen:'] and 'left out' in said[1]
     with pytest.raises(ConfigError, match="ordering 'layer' would take 3[67],... of 80,000 bytes"):
         divide_budget(resnet20, 80_000, choose, ['layer'], [5.], say=said.append, images_follow=True)
+
+
+def test_a_plan_has_the_first_division_and_trains_nothing(resnet20, monkeypatch):
+    monkeypatch.setattr(budget, 'reconstruct', None)
+    monkeypatch.setattr(budget, 'find_orderings', None)
+    found, trials = first_division(resnet20, 80_000, choose, ['layer', 'axes'], [5., 4.])
+    assert (found.generator.ordering.order_over, found.bits, trials) == ('layer', 5., 3)
+    found, trials = first_division(resnet20, 80_000, choose, ['layer', 'axes'], [5., 4.], images_follow=True)
+    assert (found.generator.ordering.order_over, trials) == ('axes', 2)
+    with pytest.raises(ConfigError, match='4,000 bytes are too few'):
+        first_division(resnet20, 4000, choose, ['axes', 'nothing'], [5.])

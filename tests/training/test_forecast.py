@@ -2,6 +2,7 @@ import pytest
 from conftest import fit_quickly
 
 from timm_sbs.artifact.folder import artifact_ledger
+from timm_sbs.codec import tensor_file
 from timm_sbs.common.config import OrderingConfig
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.training.design.forecast import RESULTS_BYTES
@@ -31,6 +32,12 @@ def test_packed_ones_to_within_some_per_cent(resnet20, bits):
 def test_a_budget_of_bytes_is_used_and_kept(resnet20, budget, settings):
     total = artifact_ledger(fit_quickly(resnet20, steps=1, max_bytes=budget, **settings))['total']
     assert 0.93 * budget < total <= budget  # some is left for results, and for weights that take more than a forecast
+
+
+@pytest.mark.parametrize('max_bytes', [None, 100_000])
+def test_no_ordering_is_coded(resnet20, max_bytes, monkeypatch):
+    monkeypatch.setattr(tensor_file, 'encode_permutations', None)
+    assert design(resnet20, max_bytes=max_bytes).forecast(resnet20)['ordering'] == pytest.approx(36_948, abs=5)
 
 
 def test_too_few_bytes(resnet20):

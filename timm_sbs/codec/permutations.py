@@ -5,6 +5,7 @@ each level in which half the values lie, until blocks of at most 64 consecutive 
 large, up to one value, so their bits are equally likely and are stored as they are. The order inside a block is stored
 exactly, by how many smaller values follow each value (its Lehmer code), and all such counts by one entropy coder.
 """
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,11 +15,12 @@ from timm_sbs.codec.entropy import decode_uniform, encode_uniform
 from timm_sbs.common.errors import ArtifactError, OrderingError
 from timm_sbs.predictor.ordering import are_permutations
 
-__all__ = ['coded_bits', 'most_coded_bytes', 'encode_permutations', 'decode_permutations']
+__all__ = ['coded_bits', 'most_coded_bytes', 'usual_coded_bytes', 'encode_permutations', 'decode_permutations']
 
 BLOCK = 64
 CHUNK = 4096  # blocks whose values are compared at once: 16 MiB
-FLUSH = 9  # bytes by which the outputs of both exceed the information in them
+FLUSH = 9  # bytes by which the outputs of both exceed the information in them, at the most
+USUAL_FLUSH = 4  # and mostly
 
 Shape = tuple[int, int]
 
@@ -73,6 +75,12 @@ def most_coded_bytes(shapes: Sequence[Shape]) -> int:
     """Bytes that coded permutations of shapes [rows, n] cannot exceed."""
     bits = coded_bits(shapes)
     return int(bits * 1.0001 / 8) + FLUSH if bits else 0
+
+
+def usual_coded_bytes(shapes: Sequence[Shape]) -> int:
+    """Bytes that coded permutations of shapes [rows, n] take, to within five: all orders take equally many."""
+    bits = coded_bits(shapes)
+    return math.ceil(bits / 8) + USUAL_FLUSH if bits else 0
 
 
 def _chunks(count: int) -> Iterator[slice]:

@@ -14,7 +14,9 @@ from timm_sbs.training.design.sizing import Design, design, start_artifact
 from timm_sbs.training.options.settings import ReconstructionSettings
 from timm_sbs.training.steps.reconstruction import reconstruct
 
-__all__ = ['TRIAL_STEPS', 'divide_budget']
+__all__ = ['TRIAL_STEPS', 'divide_budget', 'first_division']
+
+Choose = Callable[[str, float], dict[str, Any]]
 
 TRIAL_STEPS = 600  # of reconstruction, for each way to divide the budget
 TRIAL_BITS = (5., 4., 6.)  # the first is used while orderings are compared
@@ -24,10 +26,58 @@ TRIAL_BITS = (5., 4., 6.)  # the first is used while orderings are compared
 LARGEST_ORDERING = 0.25
 
 
+def _candidate(
+        original: nn.Module,
+        max_bytes: int,
+        choose: Choose,
+        order_over: str,
+        bits: float,
+        images_follow: bool,
+) -> Design:
+    """The widest predictor that fits, with an ordering and a number of bits.
+
+    Raises:
+        ConfigError: None fits, or the ordering takes too much.
+    """
+    candidate = design(original, bits=bits, max_bytes=max_bytes, **choose(order_over, bits))
+    ordering = candidate.generator.ordering
+    ordering_bytes = most_coded_bytes([s for spec in candidate.specs for s in permutation_shapes(spec, ordering)])
+    if images_follow and ordering_bytes > LARGEST_ORDERING * max_bytes:
+        raise ConfigError(f"The ordering '{order_over}' would take {ordering_bytes:,} of {max_bytes:,} bytes, and "
+                          f"images train the predictor alone.")
+    return candidate
+
+
+def first_division(
+        original: nn.Module,
+        max_bytes: int,
+        choose: Choose,
+        order_overs: Sequence[str] = ORDER_OVER,
+        bits: Sequence[float] = TRIAL_BITS,
+        images_follow: bool = False,
+) -> tuple[Design, int]:
+    """The first division that :func:`divide_budget` would try, and how many it would try. Nothing is trained.
+
+    Arguments are those of :func:`divide_budget`.
+
+    Raises:
+        ConfigError: The budget is too small for all of them.
+    """
+    found, problem = [], None
+    for order_over in order_overs:
+        try:
+            found.append(_candidate(original, max_bytes, choose, order_over, bits[0], images_follow))
+        except ConfigError as e:
+            problem = e
+    if problem and not found:
+        raise problem
+    return found[0], len(found) + len(bits) - 1
+
+
 def divide_budget(
         original: nn.Module,
         max_bytes: int,
-        choose: Callable[[str, float], dict[str, Any]],
+        choose: Choose,
         order_overs: Sequence[str] = ORDER_OVER,
         bits: Sequence[float] = TRIAL_BITS,
         accelerator: Accelerator | None = None,
@@ -59,20 +109,14 @@ def divide_budget(
 
     def attempt(order_over: str, b: float) -> None:
         try:
-            candidate = design(original, bits=b, max_bytes=max_bytes, **choose(order_over, b))
+            candidate = _candidate(original, max_bytes, choose, order_over, b, images_follow)
         except ConfigError as e:
             problems.append(str(e))
-            say(f"  {order_over:<7} {b:g} bits: {e}")
-            return
-        ordering = candidate.generator.ordering
-        ordering_bytes = most_coded_bytes([s for spec in candidate.specs for s in permutation_shapes(spec, ordering)])
-        if images_follow and ordering_bytes > LARGEST_ORDERING * max_bytes:
-            problems.append(f"The ordering '{order_over}' would take {ordering_bytes:,} of {max_bytes:,} bytes.")
-            say(f'  {order_over:<7} left out: its ordering would take {ordering_bytes:,} bytes, and images train the '
-                f'predictor alone')
+            say(f'  {order_over:<7} {b:g} bits left out: {e}')
             return
         if order_over not in orderings:
-            orderings[order_over] = find_orderings(original, candidate.specs, ordering, accelerator)
+            orderings[order_over] = find_orderings(
+                original, candidate.specs, candidate.generator.ordering, accelerator)
         trial = start_artifact(candidate, orderings[order_over], original, seed=0)
         error = reconstruct(
             trial.generator, original.state_dict(), ReconstructionSettings(steps=TRIAL_STEPS), candidate.storage,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import artifact_ledger
+from timm_sbs.codec.permutations import usual_coded_bytes
 from timm_sbs.common.config import GeneratorConfig, OrderingConfig, StorageConfig
 from timm_sbs.common.results import Results
 from timm_sbs.predictor.base_model import BaseModel, kept_names
@@ -22,7 +23,7 @@ RESULTS_BYTES = 1024  # allowed for in config.json, for results that are not kno
 
 
 def random_orderings(specs: Sequence[WeightSpec], config: OrderingConfig) -> tuple[Permutations, ...]:
-    """Orderings at random, which take as many bytes as any others."""
+    """Orderings at random, for what does not depend on them."""
     rng = np.random.default_rng(0)
     return tuple(
         tuple(rng.permuted(np.tile(np.arange(n), (rows, 1)), axis=1)
@@ -39,8 +40,9 @@ def forecast_ledger(
 ) -> dict[str, Any]:
     """Sizes of the artifact that a fit of this design writes, from one with random weights.
 
-    Exact for a predictor that is stored as floats, up to what results take in config.json. A quantized one takes as
-    many bits for a weight as its configuration says, to within some per cent.
+    Exact for a predictor that is stored as floats, up to what results take in config.json, and up to five bytes of the
+    orderings: none is made, for all take equally many. A quantized predictor takes as many bits for a weight as its
+    configuration says, to within some per cent.
 
     Args:
         base: The base model.
@@ -52,10 +54,13 @@ def forecast_ledger(
     Returns:
         The size ledger, with ``config`` (of config.json) and ``total``.
     """
+    shapes = [permutation_shapes(spec, generator.ordering) for spec in specs]
+    unordered = [tuple(np.tile(np.arange(n), (rows, 1)) for rows, n in layer) for layer in shapes]
+    ordering = torch.zeros(usual_coded_bytes([shape for layer in shapes for shape in layer]), dtype=torch.uint8)
     with torch.random.fork_rng(devices=[]):
-        random = Generator.fresh(generator, specs, random_orderings(specs, generator.ordering), seed=0)
+        random = Generator.fresh(generator, specs, unordered, seed=0)
     numbers = torch.Generator().manual_seed(0)
     for parameter in random.predictor.parameters():
         torch.nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[-1]), generator=numbers)
     kept = {name: state[name] for name in kept_names(base.state, random.names)}
-    return artifact_ledger(Artifact(random, kept, base, storage, Results(hardware=' ' * RESULTS_BYTES)))
+    return artifact_ledger(Artifact(random, kept, base, storage, Results(hardware=' ' * RESULTS_BYTES)), ordering)

@@ -12,6 +12,7 @@ from timm_sbs.common.errors import ConfigError, SbsError
 from timm_sbs.common.progress import say
 from timm_sbs.data.batches import SampleBatches
 from timm_sbs.training.losses.divergence import ExpectedDivergence
+from timm_sbs.training.options.run_settings import Settings
 from timm_sbs.training.options.settings import ReconstructionSettings
 from timm_sbs.training.run.calibration import corrected_kept, second_order_phase
 from timm_sbs.training.run.image_phase import ImagePhase, TrainingImages, byte_budget, with_phase
@@ -21,7 +22,7 @@ from timm_sbs.training.run.task import Task, measure_tensors
 from timm_sbs.training.steps.objective import original_outputs
 from timm_sbs.training.steps.reconstruction import reconstruct
 
-__all__ = ['reconstruction_phase', 'drawn_images', 'training_images', 'quantization_phase']
+__all__ = ['reconstruction_phase', 'drawn_images', 'outputs_are_fixed', 'training_images', 'quantization_phase']
 
 
 def reconstruction_phase(
@@ -62,6 +63,14 @@ def drawn_images(task: Task, artifact: Artifact) -> SampleBatches | None:
         settings, original, artifact.base.pretrained_cfg, run.accelerator, run.checkpoints, task.seed)
 
 
+def outputs_are_fixed(settings: Settings) -> bool:
+    """Whether the original's outputs on training images can be computed once: these are the same in each pass, and no
+    feature maps are compared."""
+    data, distillation = settings.data, settings.distillation  # of drawn images none is the same twice
+    return (data.no_aug and not data.mixes and not settings.data_free and distillation.train_size is None
+            and not any(distillation.feature_weight))
+
+
 def training_images(task: Task, drawn: SampleBatches | None) -> TrainingImages:
     """Batches of the images that a run reads, or has drawn."""
     run, settings, original = task.run, task.settings, task.original
@@ -70,9 +79,7 @@ def training_images(task: Task, drawn: SampleBatches | None) -> TrainingImages:
     if batches is None:
         raise SbsError('There are no images to train on.')
     cached = None
-    data = settings.data  # of drawn images none is the same twice
-    fixed = data.no_aug and not data.mixes and not settings.data_free and settings.distillation.train_size is None
-    if fixed and isinstance(batches, SampleBatches) and not any(settings.distillation.feature_weight):
+    if outputs_are_fixed(settings) and isinstance(batches, SampleBatches):
         cached = original_outputs(original, batches.in_order(), len(batches.dataset), run.accelerator)
     return TrainingImages(batches, cached)
 

@@ -22,7 +22,7 @@ from timm_sbs.data.synthetic import batch_norms
 from timm_sbs.predictor.base_model import pretrained_cfg_of
 from timm_sbs.predictor.ordering import fold_of
 from timm_sbs.predictor.original import describe_original
-from timm_sbs.training.design.budget import TRIAL_BITS, divide_budget
+from timm_sbs.training.design.budget import TRIAL_BITS, divide_budget, first_division
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import Design, check_same, design, start_artifact
 from timm_sbs.training.losses.feature_maps import feature_modules
@@ -55,6 +55,7 @@ class Start:
         source: The artifact to start from, if there is one.
         design: What is generated, and by which predictor.
         bits: Of a weight of the predictor, if it is to be quantized.
+        trials: Of a search for ordering and bits, which a dry run leaves out. Its design is the first of them.
         uses: How the network uses the generated weights, if there are statistics to take.
         images: Read, or to be drawn.
         checkpoints: Of the run.
@@ -68,6 +69,7 @@ class Start:
     source: Artifact | None
     design: Design
     bits: float | None
+    trials: int
     uses: Mapping[str, Use]
     images: Images
     checkpoints: Checkpoints
@@ -102,19 +104,20 @@ def open_start(
         prepare_output(args.output, 0, 0)
     checkpoints = _open_checkpoints(args, accelerator, original)
     checkpoint = checkpoints.open(args.resume) if args.resume else None
+    trials = 0
     if source:
         config = source.generator.config
         chosen, bits = Design(base, source.generator.specs, config, source.storage), args.bits
     else:
-        chosen, bits = _choose_design(args, settings, original, accelerator, checkpoint)
+        chosen, bits, trials = _choose_design(args, settings, original, accelerator, checkpoint)
     if bits is not None:
         settings = settings.with_bits(bits)
     uses: Mapping[str, Use] = {}
     if settings.takes_statistics:
         uses = trace_uses(original, chosen.base.pretrained_cfg, chosen.specs)
         settings = _with_second_order(args, settings, chosen, uses, accelerator)
-    return Start(settings, accelerator, precision, threads, original, source, chosen, bits, uses, images, checkpoints,
-                 checkpoint)
+    return Start(settings, accelerator, precision, threads, original, source, chosen, bits, trials, uses, images,
+                 checkpoints, checkpoint)
 
 
 def _open_checkpoints(args: argparse.Namespace, accelerator: Accelerator, original: nn.Module) -> Checkpoints:
@@ -137,9 +140,9 @@ def _choose_design(
         original: nn.Module,
         accelerator: Accelerator,
         checkpoint: Checkpoint | None,
-) -> tuple[Design, float | None]:
-    """The design, and bits of a quantized predictor. A resumed run keeps the division of the budget that it began
-    with."""
+) -> tuple[Design, float | None, int]:
+    """The design, bits of a quantized predictor, and trials of a search that a dry run leaves out. A resumed run keeps
+    the division of the budget that it began with."""
     def choose(order_over: str, bits: float | None) -> dict[str, Any]:
         return {'model_args': args.model_kwargs, **settings.predictor.arguments(order_over, bits)}
 
@@ -147,15 +150,19 @@ def _choose_design(
     if checkpoint and args.bytes is not None:
         order_over, bits = (checkpoint.progress['choices'][name] for name in ('order_over', 'bits'))
     if args.bytes is not None and (order_over is None or bits is None):
-        found = divide_budget(
-            original, args.bytes, choose, [order_over] if order_over else ORDER_OVER,
-            [bits] if bits is not None else TRIAL_BITS, accelerator,
-            say=lambda text: say(accelerator, text),
-            images_follow=settings.trains_on_images and not order_over)
-        return found, found.bits
+        order_overs = [order_over] if order_over else ORDER_OVER
+        some_bits = [bits] if bits is not None else TRIAL_BITS
+        images_follow, trials = settings.trains_on_images and not order_over, 0
+        if args.dry_run:
+            found, trials = first_division(original, args.bytes, choose, order_overs, some_bits, images_follow)
+        else:
+            found = divide_budget(
+                original, args.bytes, choose, order_overs, some_bits, accelerator,
+                say=lambda text: say(accelerator, text), images_follow=images_follow)
+        return found, found.bits, trials
     order_over = order_over or 'layer'
     return design(
-        original, pct=args.pct, bits=bits, max_bytes=args.bytes, **choose(order_over, bits)), bits
+        original, pct=args.pct, bits=bits, max_bytes=args.bytes, **choose(order_over, bits)), bits, 0
 
 
 def _with_second_order(

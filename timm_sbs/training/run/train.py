@@ -73,11 +73,8 @@ def train(
 
 def dry_run(args: argparse.Namespace, original: nn.Module | None = None) -> str:
     """What :func:`train` would do with these arguments, as text. It takes some steps of each phase, to time them."""
-    with _opened(args, original) as start:
-        sample = start.images.sample
-        described = describe_dry_run(
-            args.model, start.original, start.design, start.settings, start.accelerator, sample[1] if sample else None)
-        return f'{_told(start)}\n{described}'
+    with _opened(args, original) as start, float32_products('tf32'):
+        return f'{_told(start)}\n{describe_dry_run(args.model, start)}'
 
 
 def print_once(text: str) -> None:

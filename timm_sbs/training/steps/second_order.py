@@ -11,7 +11,7 @@ from torch import Tensor
 from timm_sbs.common.distributed import share, sum_gradients
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import Progress
-from timm_sbs.predictor.generator import TokenGroup
+from timm_sbs.predictor.generator import Generator, TokenGroup
 from timm_sbs.predictor.tokens import from_kernels, to_kernels
 from timm_sbs.training.losses.divergence import ExpectedDivergence
 from timm_sbs.training.options.settings import SecondOrderSettings
@@ -20,7 +20,7 @@ from timm_sbs.training.steps.optimizer import make_optimizer, set_lr
 from timm_sbs.training.steps.reconstruction import FULL_RATE_WIDTH
 from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
-__all__ = ['second_order']
+__all__ = ['filter_parts', 'second_order']
 
 LOG_INTERVAL = 50  # steps between looks at the loss, each of which waits for the device
 
@@ -115,6 +115,14 @@ def _whole_step(two_stage: TwoStageGenerator, divergence: ExpectedDivergence, ac
     return total / accelerator.num_processes  # each has the same
 
 
+def filter_parts(generator: Generator, settings: SecondOrderSettings) -> int:
+    """In how many steps all filters are taken once."""
+    if any(group.fold > 1 for group in generator.groups):
+        return 1
+    kernels = sum(spec.num_kernels for group in generator.groups for spec in group.specs)
+    return math.ceil(kernels / settings.batch_size)
+
+
 def second_order(
         two_stage: TwoStageGenerator,
         divergence: ExpectedDivergence,
@@ -147,10 +155,7 @@ def second_order(
     optimizer = accelerator.prepare(make_optimizer(two_stage.predictor.parameters(), settings))
     rate = min(1., FULL_RATE_WIDTH / two_stage.predictor.config.width)
     start = monitor.resume()
-    parts = 1
-    if all(group.fold == 1 for group in groups):
-        kernels = sum(spec.num_kernels for group in groups for spec in group.specs)
-        parts = math.ceil(kernels / settings.batch_size)
+    parts = filter_parts(two_stage.generator, settings)
     batches = _FilterBatches(
         [spec.num_filters for group in groups for spec in group.specs], parts, seed, accelerator.device,
     ).starting_at(start)

@@ -6,7 +6,9 @@ from accelerate import Accelerator
 from conftest import REPOSITORY, RESNET20
 from processes import launch, run
 
-from timm_sbs.common.distributed import decided_once, gather_shares, share, sum_gradients
+from timm_sbs.common import distributed
+from timm_sbs.common.distributed import decided_once, gather_shares, processes, share, sum_gradients
+from timm_sbs.common.errors import SbsError
 
 
 class Process:
@@ -32,6 +34,53 @@ def test_one_process_has_everything():
     sum_gradients([parameter], accelerator)
     assert parameter.grad.tolist() == [3., 3.]
     assert decided_once(lambda: {'bits': (5., 4.)}, accelerator) == {'bits': (5., 4.)}
+
+
+class Doubled(Process):
+    """Of two processes that have the same."""
+
+    @staticmethod
+    def reduce(tensor, reduction):
+        return 2 * tensor
+
+
+def test_summed_gradients_are_laid_out_as_their_parameters():
+    """torch's fused optimizers ask for it."""
+    weights = [torch.nn.Parameter(torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last)),
+               torch.nn.Parameter(torch.ones(3, 2).T), torch.nn.Parameter(torch.ones(5))]
+    for weight in weights[:2]:
+        weight.grad = torch.arange(float(weight.numel())).view_as(weight)
+    sum_gradients(weights, Doubled(0, 2), scale=0.5)
+    assert all(weight.grad.stride() == weight.stride() for weight in weights)
+    for weight in weights[:2]:
+        assert torch.equal(weight.grad, torch.arange(float(weight.numel())).view_as(weight))
+    assert weights[2].grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize('local, devices, forbidden, expected', [
+    (1, 0, '', {'cpu': True}), (4, 4, '', {}), (2, 1, '', {'backend': 'gloo'}), (4, 4, 'true', {'cpu': True})])
+def test_processes_talk_as_their_devices_let_them(monkeypatch, local, devices, forbidden, expected):
+    class State:
+        def __init__(self, **options):
+            self.options, self.local_process_index = options, local - 1
+
+    monkeypatch.setattr(distributed, 'PartialState', State)
+    monkeypatch.setattr(torch.accelerator, 'is_available', lambda: bool(devices))
+    monkeypatch.setattr(torch.accelerator, 'device_count', lambda: devices)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', str(local))
+    monkeypatch.setenv('ACCELERATE_USE_CPU', forbidden)
+    state = processes()
+    assert state.options == expected
+    assert state.local_process_index == ((local - 1) % devices if 'backend' in expected else local - 1)
+
+
+def test_processes_that_do_not_meet_are_one_sentence(monkeypatch):
+    def refuse(**options):
+        raise RuntimeError('no port is free')
+
+    monkeypatch.setattr(distributed, 'PartialState', refuse)
+    with pytest.raises(SbsError, match='accelerate cannot start: no port is free'):
+        processes()
 
 
 def test_two_processes_do_what_the_main_one_decides():
@@ -64,13 +113,13 @@ def test_two_processes_share_statistics_and_filters():
 def test_whole_runs_on_two_processes(tmp_path, image_folder):
     """Both phases through the trainer: every process generates half of the kernels and sees half of the images."""
     results = []
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
+    for count in (1, 2):
+        out = tmp_path / str(count)
         launch(
-            processes, '-m', 'timm_sbs.train', '--model', 'resnet20_cifar10', '--initial-checkpoint', RESNET20,
+            count, '-m', 'timm_sbs.train', '--model', 'resnet20_cifar10', '--initial-checkpoint', RESNET20,
             '--reconstruction-steps', 120, '--second-order-steps', 0, '--mixed-precision', 'no',
             '--data-dir', image_folder, '--distillation-steps', 4, '--eval-interval', 2,
-            '--lr', '3e-4', '--batch-size', 40 // processes, '--workers', 0, '--train-kept', 'norm', '--output', out,
+            '--lr', '3e-4', '--batch-size', 40 // count, '--workers', 0, '--train-kept', 'norm', '--output', out,
             '--checkpointing-steps', 2)
         results.append(json.loads((out / 'config.json').read_text())['sbs']['results'])
     one, two = results

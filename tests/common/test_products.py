@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 import torch
 
@@ -6,19 +8,16 @@ from timm_sbs.common.products import float32_products
 
 @pytest.fixture(autouse=True)
 def as_before():
-    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('highest')
     yield
-    torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision('highest')
 
 
 @pytest.mark.parametrize('allowed', ['highest', 'high', 'medium'])
 def test_what_a_caller_allows_does_not_matter_within_and_is_there_again_after(allowed):
-    torch.set_float32_matmul_precision('highest')
-    a, b = torch.randn(300, 200), torch.randn(200, 100)
-    exact = a @ b
     torch.set_float32_matmul_precision(allowed)
     with float32_products('ieee'):
-        assert torch.equal(a @ b, exact)
+        assert torch.get_float32_matmul_precision() == 'highest'
     assert torch.get_float32_matmul_precision() == allowed
 
 
@@ -29,8 +28,42 @@ def test_the_setting_comes_back_after_an_error():
     assert torch.get_float32_matmul_precision() == 'high'
 
 
-def test_tf32_is_for_gpus_alone():
-    a, b = torch.randn(300, 200), torch.randn(200, 100)
-    exact = a @ b
+@pytest.mark.parametrize('has_cuda', [False, True])
+def test_tf32_is_for_gpus_alone_and_not_for_what_is_generated_meanwhile(monkeypatch, has_cuda):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: has_cuda)
     with float32_products('tf32'):
-        assert torch.equal(a @ b, exact)
+        assert torch.get_float32_matmul_precision() == ('high' if has_cuda else 'highest')
+        with float32_products('ieee'):
+            assert torch.get_float32_matmul_precision() == 'highest'
+        assert torch.get_float32_matmul_precision() == ('high' if has_cuda else 'highest')
+    assert torch.get_float32_matmul_precision() == 'highest'
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, 'fp32_precision'), reason='newer settings: torch 2.9')
+def test_settings_of_the_newer_kind_come_back_too():
+    torch.set_float32_matmul_precision('highest')
+    torch.backends.cuda.matmul.fp32_precision = 'tf32'
+    with float32_products('ieee'):
+        assert torch.backends.cuda.matmul.fp32_precision == 'ieee'
+    assert torch.backends.cuda.matmul.fp32_precision == 'tf32'
+
+
+def test_threads_that_overlap_are_exact_to_their_end():
+    torch.set_float32_matmul_precision('high')
+    first_is_in, first_is_out, seen = threading.Event(), threading.Event(), []
+
+    def second():
+        first_is_in.wait()
+        with float32_products('ieee'):
+            inside.set()
+            first_is_out.wait()
+            seen.append(torch.get_float32_matmul_precision())
+
+    inside, thread = threading.Event(), threading.Thread(target=second)
+    thread.start()
+    with float32_products('ieee'):
+        first_is_in.set()
+        inside.wait()
+    first_is_out.set()
+    thread.join()
+    assert seen == ['highest'] and torch.get_float32_matmul_precision() == 'high'

@@ -102,6 +102,17 @@ def test_blocks_change_nothing(resnet20, images, accelerator, monkeypatch, keeps
         torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize('keeps', [False, True])
+def test_a_process_without_a_place_has_no_part_in_the_gradient(student, accelerator, monkeypatch, keeps):
+    """Of four places, three processes have two, two and none."""
+    monkeypatch.setattr(GeneratedModel, '_keeps_activations', lambda *_: keeps)
+    monkeypatch.setattr(two_stage, 'share', lambda count, _: slice(count, count))
+    monkeypatch.setattr(two_stage, 'gather_shares', lambda rows, count, _: torch.cat([rows, rows.new_ones(count, 9)]))
+    weights = student.generate(accelerator)
+    student.backward(weights, accelerator)
+    assert all(p.grad is None for p in student.predictor.parameters())
+
+
 def test_generated_weights_of_the_base_are_no_parameters_of_their_own(student):
     trained = {name for name, p in student.named_parameters() if p.requires_grad}
     assert 'model.layer1.0.conv1.weight' not in trained

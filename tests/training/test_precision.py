@@ -74,10 +74,18 @@ def test_a_slow_precision_that_was_asked_for_is_warned_about(monkeypatch):
     monkeypatch.setattr(precision, 'relative_speed', lambda *_: 1 / 700)
     asked, resumed = settle_precision('bf16'), settle_precision('auto', recorded='bf16')
     assert asked.precision == resumed.precision == 'bf16'
-    assert all('bfloat16 takes 700 times as long as float32' in str(choice) for choice in (asked, resumed))
-    monkeypatch.setattr(precision, 'relative_speed', lambda *_: 1.1)
-    assert str(settle_precision('bf16')) == 'computing in bfloat16 (as --mixed-precision says)'
+    assert all('bfloat16 takes 700 times as long as float32' in choice.warning for choice in (asked, resumed))
+    assert 'Leave that out' in asked.warning and 'A resumed run keeps it' in resumed.warning
+    monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'bf16')
+    assert 'Tell it another one' in settle_precision('auto').warning
     assert not settle_precision('no').warning
+
+
+@pytest.mark.parametrize('ratio', [0.98, 1.1])
+def test_what_is_about_as_fast_is_not_warned_about(monkeypatch, ratio):
+    monkeypatch.setattr(precision, 'relative_speed', lambda *_: ratio)
+    choice = settle_precision('bf16')
+    assert str(choice) == 'computing in bfloat16 (as --mixed-precision says)' and not choice.warning
 
 
 def test_a_hopeless_candidate_is_tried_once(monkeypatch):
@@ -87,6 +95,13 @@ def test_a_hopeless_candidate_is_tried_once(monkeypatch):
     monkeypatch.setattr(precision.time, 'perf_counter', lambda: float(next(clock)))
     assert precision._seconds(lambda *_: calls.append(1), [(1,)], torch.bfloat16, CPU) == (1., 1.)
     assert len(calls) == 2
+
+
+def test_first_calls_do_not_count_where_there_is_time_for_more(monkeypatch):
+    """The first call on a GPU loads libraries for longer than all others take."""
+    monkeypatch.setattr(precision, '_timed', lambda call, arguments, device: call())
+    times = iter([0.1, 0.002] + [0.001, 0.002] * precision.REPEATS)
+    assert precision._seconds(lambda *_: next(times), [(1,)], torch.bfloat16, CPU) == (0.001, 0.002)
 
 
 def test_a_file_in_the_working_directory_says_nothing(tmp_path, monkeypatch):

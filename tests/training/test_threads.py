@@ -21,7 +21,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(threads, 'usable_cores', lambda: cores)
         monkeypatch.setattr(threads, 'local_processes', lambda: processes)
         monkeypatch.setattr(threads.torch, 'get_num_threads', lambda: usual)
-        monkeypatch.setattr(threads.torch.accelerator, 'is_available', lambda: accelerated)
+        monkeypatch.setattr(threads, 'uses_accelerator', lambda: accelerated)
         monkeypatch.setattr(threads.os, 'sched_getaffinity', lambda _: range(cores), raising=False)
         shares = [100. * min(1., max(0., busy - core)) for core in range(cores)]
         monkeypatch.setattr(threads.psutil, 'cpu_percent', lambda interval, percpu: [*shares, 100.])  # one not ours
@@ -32,6 +32,7 @@ def machine(monkeypatch):
 @pytest.mark.parametrize('situation, count', [
     (dict(), 4), (dict(busy=0.4), 4), (dict(busy=1.), 3), (dict(busy=2.9), 1), (dict(busy=4.), 1),
     (dict(cores=2, usual=8), 2), (dict(cores=8, busy=3.), 4), (dict(usual=1, busy=4.), 1),
+    (dict(cores=16, usual=16, busy=1.5), 16), (dict(cores=16, usual=16, busy=2.), 14),
     (dict(busy=4., accelerated=True), 4), (dict(processes=2, busy=4.), 2), (dict(processes=8), 1),
     (dict(busy=4., OMP_NUM_THREADS='4'), 4), (dict(busy=4., MKL_NUM_THREADS='4'), 4)])
 def test_no_more_threads_than_cores(machine, situation, count):
@@ -53,6 +54,10 @@ def test_a_resumed_run_keeps_its_threads_where_there_are_cores(machine):
     assert settle_threads(recorded=3).count == 3
     machine(cores=2)
     assert settle_threads(recorded=3).count == 2
+    assert '3 before the run was stopped, so that last digits will differ' in str(settle_threads(recorded=3))
+    machine(OMP_NUM_THREADS='4')
+    assert str(settle_threads(recorded=4)) == 'on 4 CPU threads (as OMP_NUM_THREADS says)'
+    assert '3 before the run was stopped' in str(settle_threads(recorded=3))
 
 
 def test_threads_are_given_back():

@@ -194,12 +194,12 @@ def test_data_free_without_any_images_needs_no_validation(tmp_path, resnet8):
 def test_going_on_from_an_artifact(tmp_path, reconstructed, image_folder):
     """With labels alone, which need no outputs of the original."""
     run(*SHALLOW, '--start-from', reconstructed, '--reconstruction-steps', 0, '--data-dir', image_folder,
-        '--distillation-steps', 8, '--eval-interval', 8, '--output-weight', 0, '--label-weight', 1, '-b', 20,
-        '--lr', '2e-3', '-j', 0, '--output', tmp_path)
+        '--distillation-steps', 20, '--eval-interval', 20, '--output-weight', 0, '--label-weight', 1, '-b', 20,
+        '--lr', '1e-3', '-j', 0, '--output', tmp_path)
     before, after = load_artifact(reconstructed), load_artifact(tmp_path)
     assert after.generator.config.predictor == before.generator.config.predictor
     assert all((a[0] == b[0]).all() for a, b in zip(after.generator.permutations, before.generator.permutations))
-    assert after.results['top1'] > after.results['reconstruction_top1'] + 5
+    assert after.results['top1'] > after.results['reconstruction_top1'] + 10
     assert 'reconstruction_error' not in after.results
 
 

@@ -234,5 +234,5 @@ def byte_count(text: str) -> int:
     except (ValueError, KeyError):
         count = math.nan
     if not 1 <= count < math.inf:
-        raise ArgumentTypeError(f"'{text}' is no number of bytes, such as 64k, 1.5M or 49152")
+        raise ArgumentTypeError(f"'{text}' is no number of bytes, such as 49152, 64k, 1.5M or 2G")
     return int(count)

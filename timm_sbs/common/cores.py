@@ -3,7 +3,7 @@ import math
 import os
 from pathlib import Path
 
-import torch
+from timm_sbs.common.devices import uses_accelerator
 
 __all__ = ['local_processes', 'reader_processes', 'usable_cores']
 
@@ -42,6 +42,6 @@ def reader_processes() -> int:
     """Processes that read images for each process of a run. A GPU waits for them, so that they may take all cores but
     one; a network on the CPU computes longer than it takes to read its images, and it would have to wait for cores."""
     cores = usable_cores() // local_processes()
-    if torch.accelerator.is_available():
+    if uses_accelerator():
         return max(1, min(MOST_READERS, cores - 1))
     return min(MOST_READERS, cores // CORES_FOR_A_READER)

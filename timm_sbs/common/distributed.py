@@ -1,6 +1,5 @@
 """Work shared out over the processes of a run. Each holds all parameters, and ends every step with the same ones."""
 import math
-import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -9,6 +8,8 @@ from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from timm_sbs.common.cores import local_processes
+from timm_sbs.common.devices import uses_accelerator
 from timm_sbs.common.errors import SbsError
 
 __all__ = ['processes', 'make_accelerator', 'decided_once', 'share', 'gather_shares', 'sum_gradients', 'average']
@@ -19,15 +20,21 @@ def processes() -> PartialState:
 
     Several processes on a machine without an accelerator talk through gloo, which accelerate uses only when it is told
     that the CPU is wanted. So do those that share a GPU, for which NCCL has no way.
+
+    Raises:
+        SbsError: The processes do not find each other.
     """
-    if not torch.accelerator.is_available():
-        return PartialState(cpu=True)
-    devices = torch.accelerator.device_count()
-    if int(os.environ.get('LOCAL_WORLD_SIZE', 1)) <= devices:
-        return PartialState()
-    state = PartialState(backend='gloo')
-    state.local_process_index %= devices  # accelerate's barrier takes it for the number of a GPU
-    return state
+    try:
+        if not uses_accelerator():
+            return PartialState(cpu=True)
+        devices = torch.accelerator.device_count()
+        if local_processes() <= devices:
+            return PartialState()
+        state = PartialState(backend='gloo')
+        state.local_process_index %= devices  # accelerate's barrier takes it for the number of a GPU
+        return state
+    except (ValueError, RuntimeError) as e:
+        raise SbsError(f'accelerate cannot start: {e}') from e
 
 
 def make_accelerator(mixed_precision: str | None = None, cpu: bool = False, **kwargs: object) -> Accelerator:
@@ -41,11 +48,11 @@ def make_accelerator(mixed_precision: str | None = None, cpu: bool = False, **kw
     Raises:
         SbsError: The device cannot compute in this precision, or accelerate refuses a setting.
     """
+    if not cpu:
+        processes()
     try:
-        if not cpu:
-            processes()
         return Accelerator(
-            mixed_precision=mixed_precision, cpu=cpu or not torch.accelerator.is_available(),
+            mixed_precision=mixed_precision, cpu=cpu or not uses_accelerator(),
             dataloader_config=DataLoaderConfiguration(even_batches=False), **kwargs)
     except (ValueError, RuntimeError) as e:
         raise SbsError(f'accelerate cannot start: {e}') from e

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from timm.data import create_transform
-from timm.data.transforms import MaybeToTensor
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
+from timm_sbs.common.devices import moved
+from timm_sbs.common.timm_private import MaybeToTensor
 from timm_sbs.data.folders import DataSettings, Transform
 
 __all__ = ['BatchTransform', 'Drawn', 'ImageSteps', 'plain_steps', 'training_steps']
@@ -60,7 +61,7 @@ class BatchTransform:
         count, device = len(images), images.device
 
         def mine(drawn: Tensor) -> Tensor:
-            return drawn[part][:count].to(device, non_blocking=True)
+            return moved(drawn[part][:count], device)
 
         if self.padding:
             top, left = (

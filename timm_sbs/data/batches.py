@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from timm_sbs.common.devices import moved
 from timm_sbs.common.errors import SbsError
 from timm_sbs.data.augmentation import BatchTransform
 from timm_sbs.data.folders import LabelledImages, Sample
@@ -182,7 +183,7 @@ class SampleBatches:
     def _transformed(self, transform: BatchTransform, batch: Batch, number: int) -> Batch:
         _, batch_size, seed, process_index, num_processes = self._keys
         images, labels, indices = batch
-        images = images.to(self._device, non_blocking=True)
+        images = moved(images, self._device)
         drawn = int(np.random.SeedSequence([seed, number, 1]).generate_state(1)[0])  # the order has no third number
         first = process_index * batch_size
         images = transform.augmented(

@@ -86,9 +86,9 @@ def overhead() -> list[str]:
 def distillation_step() -> list[str]:
     cells = []
     for row in results_of('distillation_step')['rows']:
-        hardware = row['hardware'] + (f", {row['processes']} processes" if row['processes'] > 1 else '')
         cells.append((
-            network_name(row['network']), f"{row['pixels']}, {row['batch_size']}", f"{hardware}, {row['precision']}",
+            network_name(row['network']), f"{row['pixels']}, {row['batch_size']}",
+            f"{row['hardware']}, {row['precision']}",
             *(f'{value:,.1f} ms' for value in row['milliseconds'].values()), f"{row['images_per_second']:,.0f}",
             f"{100 * row['share_of_parts']:.0f} %", f"{100 * row['share_of_product_rate']:.1f} %"))
     return markdown(['network', 'pixels, batch', 'on', 'original', 'network', 'predictor', 'a step',

@@ -264,7 +264,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add('-j', '--workers', type=int, default=d.workers, metavar='N',
         help='processes that read images, for each process; 0: itself (default: one for 4 cores; with a GPU for each '
              'core but one, up to 8)')
-    add('--image-cache', type=lambda text: 0 if text == '0' else byte_count(text), metavar='SIZE',
+    add('--image-cache', type=lambda text: 0 if text.strip('0') == '' else byte_count(text), metavar='SIZE',
         default=d.image_cache,
         help='a split whose images fit into so many bytes, such as 500M, is decoded once by each process and kept, '
              'unless training images are cropped at random; 0 reads files every time (default: 1G)')

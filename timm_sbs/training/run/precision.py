@@ -30,8 +30,7 @@ class Choice:
     warning: str = ''
 
     def __str__(self) -> str:
-        told = f'computing in {NAMES.get(self.precision, self.precision)} ({self.why})'
-        return f'{told}\n{self.warning}' if self.warning else told
+        return f'computing in {NAMES.get(self.precision, self.precision)} ({self.why})'
 
 
 def settle_precision(asked: str, recorded: str | None = None) -> Choice:
@@ -47,9 +46,9 @@ def settle_precision(asked: str, recorded: str | None = None) -> Choice:
 
     def settle() -> Choice:
         if asked != 'auto':
-            return _forced(asked, 'as --mixed-precision says', state.device)
+            return _forced(asked, 'as --mixed-precision says', 'Leave that out to have the faster one.', state.device)
         if recorded:
-            return _forced(recorded, 'as before the run was stopped', state.device)
+            return _forced(recorded, 'as before the run was stopped', 'A resumed run keeps it.', state.device)
         return choose_precision(state.device)
 
     if state.num_processes == 1:
@@ -66,7 +65,7 @@ def choose_precision(device: torch.device) -> Choice:
     """
     launched = os.environ.get('ACCELERATE_MIXED_PRECISION', 'no')
     if launched not in ('', 'no'):
-        return _forced(launched, "as 'accelerate launch' says", device)
+        return _forced(launched, "as 'accelerate launch' says", 'Tell it another one.', device)
     if device.type == 'cuda':
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Choice('bf16', 'the GPU has bfloat16 units')
@@ -77,20 +76,19 @@ def choose_precision(device: torch.device) -> Choice:
     return Choice('bf16' if ratio >= WORTH else 'no', f'bfloat16 is {ratio:.2g} times as fast as float32 here')
 
 
-def _forced(precision: str, why: str, device: torch.device) -> Choice:
-    """A precision that is not to be chosen, with a warning if float32 would be faster."""
+def _forced(precision: str, why: str, advice: str, device: torch.device) -> Choice:
+    """A precision that is not to be chosen, with a warning if float32 is clearly faster."""
     if precision not in DTYPES:
         return Choice(precision, why)
     try:
         ratio = relative_speed(DTYPES[precision], device)
-    except RuntimeError:  # the device cannot compute in it, and accelerate will say so
+    except (RuntimeError, TypeError):  # the device cannot compute in it, and accelerate will say so
         return Choice(precision, why)
-    if ratio >= 1:
+    if ratio > 1 / WORTH:
         return Choice(precision, why)
     slower = f'{1 / ratio:.1f}' if 10 * ratio > 1 else f'{1 / ratio:.0f}'
     return Choice(precision, why, (
-        f'WARNING: {NAMES[precision]} takes {slower} times as long as float32 on this machine. '
-        f"'--mixed-precision auto' takes the faster of them."))
+        f'WARNING: {NAMES[precision]} takes {slower} times as long as float32 on this machine. {advice}'))
 
 
 def relative_speed(dtype: torch.dtype, device: torch.device) -> float:
@@ -110,10 +108,16 @@ def _seconds(
         dtype: torch.dtype,
         device: torch.device,
 ) -> tuple[float, float]:
-    """Of one call in float32 and in ``dtype``: the shortest of some, in turn, for other work may share the device."""
+    """Of one call in float32 and in ``dtype``: the shortest of some, in turn, for other work may share the device.
+
+    The first calls warm up: on a GPU libraries are loaded. They count only where there is no time for more.
+    """
+    arguments = [[torch.ones(shape, dtype=kind, device=device) for shape in shapes] for kind in (torch.float32, dtype)]
+    warm_up = _timed(call, arguments[0], device), _timed(call, arguments[1], device)
+    if device.type == 'cpu' and max(warm_up) > ENOUGH:
+        return warm_up
     times: list[tuple[float, float]] = []
     started = time.perf_counter()
-    arguments = [[torch.ones(shape, dtype=kind, device=device) for shape in shapes] for kind in (torch.float32, dtype)]
     for _ in range(REPEATS):
         times.append((_timed(call, arguments[0], device), _timed(call, arguments[1], device)))
         if time.perf_counter() - started > ENOUGH:

@@ -67,7 +67,7 @@ def train(
     Raises:
         SbsError: Something about the request is wrong; nothing half-written is left.
     """
-    with _opened(args, original, whole_program) as start, float32_products('tf32'):
+    with _opened(args, original, whole_program) as start:
         return _fit(args, start, whole_program)
 
 
@@ -79,7 +79,8 @@ def dry_run(args: argparse.Namespace, original: nn.Module | None = None) -> str:
 
 def print_once(text: str) -> None:
     """Print on the main process alone, also after a run has ended."""
-    processes().print(text)
+    if processes().is_main_process:
+        print(text)
 
 
 @contextmanager
@@ -90,7 +91,7 @@ def _opened(args: argparse.Namespace, original: nn.Module | None, whole_program:
     output = Path(args.output)
     processes()  # accelerate may set threads when it starts
     threads = settle_threads(recorded_setting(output, args.resume, 'threads', 'choices'))
-    with used_threads(threads):
+    with used_threads(threads), float32_products('tf32'):
         precision = settle_precision(
             args.mixed_precision, recorded_setting(output, args.resume, 'mixed_precision'))
         accelerator = make_accelerator(
@@ -147,8 +148,8 @@ def _size(output: Path, start: Start) -> str:
 
 
 def _told(start: Start) -> str:
-    precision, *warning = str(start.precision).split('\n')
-    return '\n'.join([f'{precision}, {start.threads}', *warning])
+    told = f'{start.precision}, {start.threads}'
+    return f'{told}\n{start.precision.warning}' if start.precision.warning else told
 
 
 def _open_output(args: argparse.Namespace, start: Start) -> Path:

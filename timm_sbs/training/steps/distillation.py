@@ -5,6 +5,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from timm_sbs.common.devices import moved
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import Progress
 from timm_sbs.data.batches import Batch, Batches
@@ -118,8 +119,7 @@ def _moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Batches on the device. On a GPU the next one is on its way while this one is worked on."""
     def move(batch: Batch) -> Batch:
         images, labels, indices = batch
-        return (images.to(device, non_blocking=True, memory_format=torch.channels_last),
-                labels.to(device, non_blocking=True), indices.to(device, non_blocking=True))
+        return moved(images, device, torch.channels_last), moved(labels, device), moved(indices, device)
 
     if device.type != 'cuda':
         yield from map(move, batches)

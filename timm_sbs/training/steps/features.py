@@ -15,15 +15,13 @@ class KernelFeatures:
     """Features [rows, F] of the places of a token group, on the generator's device."""
 
     def __init__(self, generator: Generator, group: TokenGroup, kept: bool) -> None:
-        self._generator = generator
-        self._coordinates = group.coordinates.to(float64_device(generator.device))
-        self._kept = generator.features(group) if kept else None
+        self._generator, self.kept = generator, kept
+        self._table = generator.features(group) if kept else group.coordinates.to(float64_device(generator.device))
 
     def __call__(self, rows: slice | Tensor) -> Tensor:
         """Features of some places: a slice, or indices, which cost least on the generator's device."""
-        table = self._coordinates if self._kept is None else self._kept
-        found = table[rows if isinstance(rows, slice) else rows.to(table.device)]
-        return self._generator.encoded(found) if self._kept is None else found
+        found = self._table[rows if isinstance(rows, slice) else rows.to(self._table.device)]
+        return found if self.kept else self._generator.encoded(found)
 
 
 def kernel_features(generator: Generator) -> list[KernelFeatures]:

@@ -101,7 +101,8 @@ class TwoStageGenerator(nn.Module):
             gradient = accelerator.reduce(gradient, reduction='mean')
             gradients.append(gradient[share(group.num_places, accelerator)])
         if parts:
-            torch.autograd.backward(parts, gradients)
+            mine = [(part, gradient) for part, gradient in zip(parts, gradients) if len(part)]
+            torch.autograd.backward([part for part, _ in mine], [gradient for _, gradient in mine])
         else:
             self._backward_again(gradients, accelerator)
         sum_gradients(self.predictor.parameters(), accelerator)
@@ -126,8 +127,9 @@ class TwoStageGenerator(nn.Module):
 
     def _kernels(self, index: int, parameters: Mapping[str, Tensor], accelerator: Accelerator) -> Tensor:
         """Those of this process's places of a token group."""
-        return torch.cat([
-            self._block(index, rows, parameters, accelerator) for rows in self._blocks(index, accelerator)])
+        blocks = [self._block(index, rows, parameters, accelerator) for rows in self._blocks(index, accelerator)]
+        none = self.predictor.output_scale.new_empty(0, self.generator.groups[index].output_size)
+        return torch.cat(blocks) if blocks else none  # a process may have no place of a small group
 
     def _block(
             self, index: int, rows: slice, parameters: Mapping[str, Tensor], accelerator: Accelerator) -> Tensor:

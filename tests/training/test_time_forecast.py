@@ -2,7 +2,8 @@
 import types
 
 import pytest
-from conftest import REPOSITORY, RESNET, launch
+from conftest import REPOSITORY, RESNET
+from processes import launch
 from torch import nn
 
 from timm_sbs.artifact.folder import save_artifact

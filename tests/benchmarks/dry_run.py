@@ -39,7 +39,7 @@ from timm_sbs.training.run import train as train_module
 from timm_sbs.training.run.environment import environment
 
 TRAINER = HERE.parents[1] / 'train_sbs.py'
-VALIDATED = 500  # images of the shorter runs
+VALIDATED, SEED = 500, 0  # images of the shorter runs; of ResNet-50's weights
 # Of the shorter runs. Photographs: 64 in a batch.
 SHORT_CIFAR = ['--reconstruction-steps', '150', '--second-order-steps', '100', '--statistics-images', '256',
                '--distillation-steps', '10', '--eval-interval', '5']
@@ -139,6 +139,7 @@ def main() -> None:
             some_images(args.cifar10 / split, folder / 'cifar10' / split, count, 0)
         some_images(args.photographs, folder / 'photographs', None, 200)
         random = folder / 'resnet50.safetensors'
+        torch.manual_seed(SEED)
         safetensors.torch.save_file(timm.create_model('resnet50').state_dict(), random)
         cifar, imagenet = ['--recipe', 'cifar10', '--data-dir'], ['--recipe', 'imagenet', '--unlabelled-dir']
         for name, weights, recipe, images, short in (
@@ -159,7 +160,9 @@ def main() -> None:
                 env={**os.environ, 'TIMM_SBS_CACHE': 'off'})
             networks[name] = {'plan': plan(full), 'phases': json.loads(done.stderr.splitlines()[-1])}
             print(name, json.dumps(networks[name], indent=1), flush=True)
-    write_results('dry_run', {'clock': args.clock, 'networks': networks, **environment(torch.device('cpu'))})
+    write_results('dry_run', {
+        'command': 'python tests/benchmarks/dry_run.py CIFAR10 PHOTOGRAPHS RESNET56 RESNET18', 'seed': SEED,
+        'clock': args.clock, 'networks': networks, **environment(torch.device('cpu'))})
 
 
 if __name__ == '__main__':

@@ -14,9 +14,9 @@ from timm_sbs.training.steps.monitor import Monitor
 
 __all__ = ['AlikeImages', 'StepTimer', 'StepTimes', 'now', 'time_steps']
 
-ENOUGH_SECONDS, ENOUGH_STEPS = 0.3, 4  # of steps of one size, whichever comes first
-LONG = 1.0  # seconds of a first step that counts, although it warms up
-WORTHWHILE = 0.5  # seconds that a step of a third or later size may take
+ENOUGH_SECONDS, ENOUGH_STEPS = 0.2, 3  # of steps of one size, whichever comes first
+LONG = 1.5  # seconds of a first step that counts, although it warms up
+WORTHWHILE = 0.25  # seconds that a step of a third or later size may take
 
 
 def now(device: torch.device) -> float:

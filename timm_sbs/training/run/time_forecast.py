@@ -54,7 +54,7 @@ __all__ = ['forecast_seconds', 'ordering_seconds', 'usual_height']
 
 MANY_STEPS = 1000  # more than are timed
 COMPARISONS = 2  # at the end of second order, of all weights; each takes about as long as a step
-SAMPLE_KERNELS, SAMPLE_TIMES = 4096, 4  # kernels whose path is timed, and how often
+SAMPLE_KERNELS, SAMPLE_TIMES = 4096, 3  # kernels whose path is timed, and how often
 # A path through n kernels takes time in proportion to n, and to n ** 1.25 where caches no longer hold them: with 65,536
 # kernels 21 us each, with 16,384 14 us, with 4,096 and fewer 10 us.
 LONG_PATH_EXPONENT = 0.25
@@ -170,7 +170,9 @@ class _Forecast:
         phase = dataclasses.replace(
             settings, steps=MANY_STEPS, grad_accum_steps=1, train_size=None if height is None else (height, height))
         student = GeneratedModel(
-            copy.deepcopy(artifact.generator), copy.deepcopy(self.original), artifact.storage, phase.train_kept)
+            copy.deepcopy(artifact.generator), copy.deepcopy(self.original), artifact.storage, phase.train_kept,
+        ).to(self.accelerator.device)
+        student.kernel_features()  # a first step would take twice as long with them
         train, once, outputs = self.start.images.train, 0., None
         reading = self._reading(train and train.dataset)
         if isinstance(train, SampleBatches) and outputs_are_fixed(self.settings):
@@ -193,7 +195,7 @@ class _Forecast:
             batches = AlikeImages(timer, self.image_shape).watched()
             evaluate(self.original, ((images, labels) for images, labels, _ in batches), quiet=True)
 
-        return time_steps(look, self.accelerator, most=batch).of(batch) / batch
+        return time_steps(look, self.accelerator, most=batch, growth=16).of(batch) / batch
 
     def _validation_seconds(self) -> tuple[float, float]:
         """Of the first validation, beside what each takes, and of each."""

@@ -60,6 +60,7 @@ CASES = {
     'resnet56': ('sbs_resnet56_cifar10_26pct', 32, 128, 9),
     'resnet18': ('sbs_resnet18_15pct', 224, 32, 5)}
 STEPS, SEED = 3, 0  # the last of a round's steps counts
+PRODUCT = 2048  # rows and columns
 SMALL = 32  # pixels of the recipe 'cifar10'
 NAME = 'distillation_step'
 
@@ -105,16 +106,17 @@ def prepared(name: str, entry: str, device: torch.device) -> tuple[nn.Module, Ar
     return original.to(device, memory_format=torch.channels_last), artifact
 
 
-def product_rate(accelerator: Accelerator) -> float:
-    """Operations per second of a square product in the precision of the run, the best of some."""
+def product_seconds(accelerator: Accelerator) -> float:
+    """Of a square product in the precision of the run, after a first one."""
     kind = DTYPES.get(accelerator.mixed_precision, torch.float32)
-    a, b = (torch.randn(2048, 2048, device=accelerator.device).to(kind) for _ in range(2))
+    a, b = (torch.randn(PRODUCT, PRODUCT, device=accelerator.device).to(kind) for _ in range(2))
 
     def product() -> None:
         torch.mm(a, b)
         synchronize()
 
-    return 2 * 2048 ** 3 / min(seconds(product) for _ in range(20))
+    product()
+    return seconds(product)
 
 
 def forecast_step(original: nn.Module, data_dir: str) -> float:
@@ -162,7 +164,7 @@ def measured(
         'original forward': original_forward, 'network forward and backward': network_both_ways,
         'predictor forward and backward': predictor_both_ways}
     settings = DistillationSettings(steps=STEPS, eval_interval=100)
-    times: dict[str, list[float]] = {part: [] for part in [*parts, 'step']}
+    times: dict[str, list[float]] = {part: [] for part in [*parts, 'step', 'product']}
     for _ in range(rounds):
         for part, call in parts.items():
             call()
@@ -174,10 +176,12 @@ def measured(
         with float32_products('tf32'):
             distill(student, original, repeated, settings, accelerator, clock)
         times['step'].append(clock.seconds[-1])
+        times['product'].append(product_seconds(accelerator))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         original(placed[:1])
     flop = 4 * count * counter.get_total_flops() + 3 * operations(generator)
     medians = {part: statistics.median(values) for part, values in times.items()}
+    rate = 2 * PRODUCT ** 3 / medians.pop('product')
     total = sum(medians[part] for part in parts)
     shares = [sum(times[part][i] for part in parts) / times['step'][i] for i in range(rounds)]
     processes = accelerator.num_processes
@@ -189,7 +193,7 @@ def measured(
         'images_per_second_of_parts': round(processes * count / total, 1),
         'share_of_parts': round(statistics.median(shares), 3),
         'gflop': round(flop / 1e9, 1),
-        'share_of_product_rate': round(flop / medians['step'] / product_rate(accelerator), 3),
+        'share_of_product_rate': round(flop / medians['step'] / rate, 3),
         **environment(accelerator.device, processes)}
     if data_dir and size == SMALL:
         row['forecast_over_parts'] = round(forecast_step(original, data_dir) / total, 3)

@@ -55,8 +55,8 @@ __all__ = ['forecast_seconds', 'ordering_seconds', 'usual_height']
 MANY_STEPS = 1000  # more than are timed
 COMPARISONS = 2  # at the end of second order, of all weights; each takes about as long as a step
 SAMPLE_KERNELS, SAMPLE_TIMES = 4096, 3  # kernels whose path is timed, and how often
-# A path through n kernels takes time in proportion to n, and to n ** 1.2 where caches no longer hold them. In ResNet-18,
-# where kernels are alike, it is less, and in ResNet-50 with random ones a little more.
+# A path through n kernels takes time in proportion to n, and to n ** 1.2 where caches no longer hold them: less in
+# ResNet-18, where kernels are alike, and a little more in ResNet-50 with random ones.
 LONG_PATH_EXPONENT = 0.2
 READING_SECONDS, READ_IMAGES = 0.25, 32  # of a data set, whichever comes first
 

@@ -4,6 +4,7 @@ from table_makers.sources import markdown, network_name, results_of, spread
 
 _STARTS = {'from_reconstruction': 'reconstruction alone', 'from_second_order': 'second order',
            'from_second_order_fixed': 'second order, its statistics kept'}
+_PRECISIONS = {'no': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}
 _STEPS = (0, 50, 100, 200, 400, 600)
 
 
@@ -88,7 +89,7 @@ def distillation_step() -> list[str]:
     for row in results_of('distillation_step')['rows']:
         cells.append((
             network_name(row['network']), f"{row['pixels']}, {row['batch_size']}",
-            f"{row['hardware']}, {row['precision']}",
+            f"{row['hardware']}, {_PRECISIONS[row['precision']]}",
             *(f'{value:,.1f} ms' for value in row['milliseconds'].values()), f"{row['images_per_second']:,.0f}",
             f"{100 * row['share_of_parts']:.0f} %", f"{100 * row['share_of_product_rate']:.1f} %"))
     return markdown(['network', 'pixels, batch', 'on', 'original', 'network', 'predictor', 'a step',

@@ -25,11 +25,13 @@ def not_launched(monkeypatch):
     monkeypatch.setattr(precision, 'is_initialized', lambda: False)
 
 
-@pytest.mark.parametrize('ratio, expected', [(0.002, 'no'), (1.0, 'no'), (1.9, 'bf16')])
-def test_the_faster_precision_is_chosen_and_the_ratio_is_told(monkeypatch, ratio, expected):
+@pytest.mark.parametrize('ratio, expected, told', [
+    (0.002, 'no', '500 times as slow'), (0.5, 'no', '2.0 times as slow'), (1.0, 'no', '1.0 times as fast'),
+    (1.9, 'bf16', '1.9 times as fast')])
+def test_the_faster_precision_is_chosen_and_the_ratio_is_told(monkeypatch, ratio, expected, told):
     monkeypatch.setattr(precision, 'relative_speed', lambda *_: ratio)
     choice = choose_precision(CPU)
-    assert choice.precision == expected and f'{ratio:.2g} times as fast' in choice.why
+    assert choice.precision == expected and told in choice.why
 
 
 def test_what_was_launched_asked_or_recorded_goes_first(monkeypatch):
@@ -74,8 +76,8 @@ def test_a_slow_precision_that_was_asked_for_is_warned_about(monkeypatch):
     monkeypatch.setattr(precision, 'relative_speed', lambda *_: 1 / 700)
     asked, resumed = settle_precision('bf16'), settle_precision('auto', recorded='bf16')
     assert asked.precision == resumed.precision == 'bf16'
-    assert all('bfloat16 takes 700 times as long as float32' in choice.warning for choice in (asked, resumed))
-    assert 'Leave that out' in asked.warning and 'A resumed run keeps it' in resumed.warning
+    assert all('takes 700 times as long in bfloat16 as in float32' in choice.warning for choice in (asked, resumed))
+    assert 'Without --mixed-precision' in asked.warning and 'A resumed run keeps it' in resumed.warning
     monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'bf16')
     assert 'Tell it another one' in settle_precision('auto').warning
     assert not settle_precision('no').warning

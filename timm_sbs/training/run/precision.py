@@ -46,7 +46,9 @@ def settle_precision(asked: str, recorded: str | None = None) -> Choice:
 
     def settle() -> Choice:
         if asked != 'auto':
-            return _forced(asked, 'as --mixed-precision says', 'Leave that out to have the faster one.', state.device)
+            return _forced(
+                asked, 'as --mixed-precision says', 'Without --mixed-precision a run takes the fastest.',
+                state.device)
         if recorded:
             return _forced(recorded, 'as before the run was stopped', 'A resumed run keeps it.', state.device)
         return choose_precision(state.device)
@@ -73,7 +75,8 @@ def choose_precision(device: torch.device) -> Choice:
     if device.type != 'cpu':
         return Choice('no', f'on {device.type} nothing else was measured')
     ratio = relative_speed(torch.bfloat16, device)
-    return Choice('bf16' if ratio >= WORTH else 'no', f'bfloat16 is {ratio:.2g} times as fast as float32 here')
+    told = f'{ratio:.1f} times as fast' if ratio >= 1 else f'{_inverse(ratio)} times as slow'
+    return Choice('bf16' if ratio >= WORTH else 'no', f'bfloat16 is {told} as float32 here')
 
 
 def _forced(precision: str, why: str, advice: str, device: torch.device) -> Choice:
@@ -86,9 +89,13 @@ def _forced(precision: str, why: str, advice: str, device: torch.device) -> Choi
         return Choice(precision, why)
     if ratio > 1 / WORTH:
         return Choice(precision, why)
-    slower = f'{1 / ratio:.1f}' if 10 * ratio > 1 else f'{1 / ratio:.0f}'
     return Choice(precision, why, (
-        f'WARNING: {NAMES[precision]} takes {slower} times as long as float32 on this machine. {advice}'))
+        f'WARNING: a matrix product takes {_inverse(ratio)} times as long in {NAMES[precision]} as in float32 on this '
+        f'machine. {advice}'))
+
+
+def _inverse(ratio: float) -> str:
+    return f'{1 / ratio:.1f}' if 10 * ratio > 1 else f'{1 / ratio:.0f}'
 
 
 def relative_speed(dtype: torch.dtype, device: torch.device) -> float:

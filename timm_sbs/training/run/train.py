@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from timm_sbs.artifact.artifact import Artifact
-from timm_sbs.artifact.folder import artifact_bytes, load_artifact, read_config, written_ledger
+from timm_sbs.artifact.folder import CONFIG_NAME, artifact_bytes, load_artifact, read_config, written_ledger
 from timm_sbs.artifact.push import create_repository, push_to_hub
 from timm_sbs.common.distributed import make_accelerator, processes
 from timm_sbs.common.products import float32_products
@@ -116,6 +116,8 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
     if args.push_to_hub and accelerator.is_main_process:
         create_repository(args.hub_model_id, args.hub_private)
     start_trackers(args, accelerator)
+    if not start.checkpoint and (output / CONFIG_NAME).exists():
+        say(accelerator, f'{output} holds an artifact, which this run replaces')
     if accelerator.is_main_process:
         write_text(output / 'args.yaml', args_yaml(args))
     say(accelerator, _told(start))

@@ -6,7 +6,6 @@ The folder holds train/CLASS/*.png. Rates are images for a second of processor t
 read for it, so that other work on the machine does not count; beside them, how many a ResNet-20 is distilled on in a
 second, with batches that are there already. Takes about two minutes of one CPU core.
 """
-import copy
 import json
 import sys
 import time
@@ -14,24 +13,15 @@ from collections.abc import Iterator
 
 import psutil
 import timm
-import torch
-from common import RESNET20, write_results
+from common import resnet20_distillation, write_results
 from timm.data import resolve_data_config
-from torch.utils.data import TensorDataset
 from torchvision import transforms
 
-from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.data.augmentation import training_steps
 from timm_sbs.data.batches import Batch, SampleBatches
 from timm_sbs.data.folders import DataSettings, open_training_images
 from timm_sbs.data.in_memory import ImagesInMemory
-from timm_sbs.predictor.original import load_original
-from timm_sbs.training.design.orderings import find_orderings
-from timm_sbs.training.design.sizing import design, start_artifact
-from timm_sbs.training.options.settings import DistillationSettings
 from timm_sbs.training.run.environment import environment
-from timm_sbs.training.steps.distillation import distill
-from timm_sbs.training.steps.generated_model import GeneratedModel
 
 BATCH, SEED, STEPS = 128, 0, 8
 BATCHES_OF = {'files': 40, 'memory': 300}  # that are timed
@@ -55,17 +45,10 @@ def rate(stream: Iterator[Batch], count: int) -> float:
 
 def distillation_rate() -> float:
     """Images for a second of processor time, in steps on a batch that is in memory."""
-    accelerator = make_accelerator('no')
-    original = load_original('resnet20_cifar10', str(RESNET20)).to(memory_format=torch.channels_last)
-    chosen = design(original, pct=20.)
-    artifact = start_artifact(
-        chosen, find_orderings(original, chosen.specs, chosen.generator.ordering), original, SEED)
-    student = GeneratedModel(artifact.generator, copy.deepcopy(original), artifact.storage)
-    images = TensorDataset(torch.randn(BATCH, 3, 32, 32), torch.zeros(BATCH, dtype=torch.long))
-    batches = SampleBatches(images, BATCH, 0, SEED)
+    distil = resnet20_distillation(BATCH, SEED)
     for steps in (1, STEPS):  # the first warms up
         before = cpu_seconds()
-        distill(student, original, batches, DistillationSettings(steps=steps, eval_interval=100), accelerator)
+        distil(steps)
     return BATCH * STEPS / (cpu_seconds() - before)
 
 

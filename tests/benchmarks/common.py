@@ -1,4 +1,5 @@
 """What the benchmarks share: weights and real kernels, NeRN's configuration, rounding, rates, results and pictures."""
+import copy
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,14 +9,22 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from timm_sbs.artifact.folder import CONFIG_NAME, WEIGHTS_NAME
 from timm_sbs.codec.entropy import encode_integers
 from timm_sbs.common.config import EncodingConfig, OrderingConfig
+from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.data.batches import SampleBatches
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.original import load_original
 from timm_sbs.predictor.selection import select_weights
 from timm_sbs.predictor.tokens import to_kernels
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.options.settings import DistillationSettings
+from timm_sbs.training.steps.distillation import distill
+from timm_sbs.training.steps.generated_model import GeneratedModel
 
 HERE = Path(__file__).parent
 RESNET20 = HERE.parent / 'data' / 'resnet20_cifar10.safetensors'
@@ -88,6 +97,20 @@ def rounded_by_channel(state: Mapping[str, Tensor], bits: int) -> tuple[dict[str
         arrays.append(integers.long().numpy())
         other += 2 * len(rows)
     return decoded, len(encode_integers(arrays)) + other
+
+
+def resnet20_distillation(batch_size: int, seed: int) -> Callable[[int], None]:
+    """Distils ResNet-20 into a predictor of 20 %, for some steps on one batch that is in memory, in float32."""
+    accelerator = make_accelerator('no')
+    original = load_original('resnet20_cifar10', str(RESNET20)).to(memory_format=torch.channels_last)
+    chosen = design(original, pct=20.)
+    artifact = start_artifact(
+        chosen, find_orderings(original, chosen.specs, chosen.generator.ordering), original, seed)
+    student = GeneratedModel(artifact.generator, copy.deepcopy(original), artifact.storage)
+    images = TensorDataset(torch.randn(batch_size, 3, 32, 32), torch.zeros(batch_size, dtype=torch.long))
+    batches = SampleBatches(images, batch_size, 0, seed)
+    return lambda steps: distill(
+        student, original, batches, DistillationSettings(steps=steps, eval_interval=100), accelerator)
 
 
 def artifact_bytes(folder: Path) -> int:

@@ -6,7 +6,6 @@ Each setting is a process of its own, for OpenMP reads the environment when it i
 infinity meanwhile. Results say how busy the machine was besides. Takes one to five minutes.
 """
 import argparse
-import copy
 import json
 import os
 import subprocess
@@ -25,30 +24,12 @@ STEPS = 2  # that are timed, after one that is not
 
 def measured_steps() -> dict[str, float]:
     """Seconds and processor seconds of a step, in this process."""
-    import torch
-    from common import RESNET20
-    from torch.utils.data import TensorDataset
+    from common import resnet20_distillation
 
-    from timm_sbs.common.distributed import make_accelerator
-    from timm_sbs.data.batches import SampleBatches
-    from timm_sbs.predictor.original import load_original
-    from timm_sbs.training.design.orderings import find_orderings
-    from timm_sbs.training.design.sizing import design, start_artifact
-    from timm_sbs.training.options.settings import DistillationSettings
-    from timm_sbs.training.steps.distillation import distill
-    from timm_sbs.training.steps.generated_model import GeneratedModel
-
-    accelerator = make_accelerator('no')
-    original = load_original('resnet20_cifar10', str(RESNET20)).to(memory_format=torch.channels_last)
-    chosen = design(original, pct=20.)
-    artifact = start_artifact(
-        chosen, find_orderings(original, chosen.specs, chosen.generator.ordering), original, SEED)
-    student = GeneratedModel(artifact.generator, copy.deepcopy(original), artifact.storage)
-    images = TensorDataset(torch.randn(BATCH, 3, 32, 32), torch.zeros(BATCH, dtype=torch.long))
-    batches = SampleBatches(images, BATCH, 0, SEED)
+    distil = resnet20_distillation(BATCH, SEED)
     for steps in (1, STEPS):
         before = time.perf_counter(), time.process_time()
-        distill(student, original, batches, DistillationSettings(steps=steps, eval_interval=100), accelerator)
+        distil(steps)
     after = time.perf_counter(), time.process_time()
     seconds, cpu_seconds = ((b - a) / STEPS for a, b in zip(before, after))
     return {'seconds': seconds, 'cpu_seconds': cpu_seconds}

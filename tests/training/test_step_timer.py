@@ -2,6 +2,7 @@ import types
 
 import pytest
 
+from timm_sbs.common import devices
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.training.run import step_timer
 from timm_sbs.training.run.step_timer import AlikeImages, StepTimes, time_steps
@@ -20,7 +21,7 @@ class Clock:
 @pytest.fixture()
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(step_timer, 'time', types.SimpleNamespace(perf_counter=clock.perf_counter))
+    monkeypatch.setattr(devices, 'time', types.SimpleNamespace(perf_counter=clock.perf_counter))
     return clock
 
 

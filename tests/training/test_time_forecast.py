@@ -8,6 +8,7 @@ from processes import launch
 from torch import nn
 
 from timm_sbs.artifact.folder import save_artifact
+from timm_sbs.common import devices
 from timm_sbs.common.config import OrderingConfig
 from timm_sbs.data.in_memory import ImagesInMemory
 from timm_sbs.predictor.selection import select_weights
@@ -36,7 +37,7 @@ def clock(monkeypatch):
     """Between two looks at it a second passes."""
     ticks = iter(range(1_000_000))
     clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
-    for module in (step_timer, time_forecast):
+    for module in (devices, time_forecast):
         monkeypatch.setattr(module, 'time', clock)
 
 

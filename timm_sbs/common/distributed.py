@@ -61,7 +61,7 @@ def make_accelerator(mixed_precision: str | None = None, cpu: bool = False, **kw
 T = TypeVar('T')
 
 
-def decided_once(decide: Callable[[], T], accelerator: Accelerator) -> T:
+def decided_once(decide: Callable[[], T], accelerator: Accelerator | PartialState) -> T:
     """What the main process decides, on every process. All have to call this."""
     found: list[Any] = [decide() if accelerator.is_main_process else None]
     if accelerator.num_processes > 1:

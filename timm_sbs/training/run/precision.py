@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from accelerate.state import AcceleratorState, is_initialized
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.nn import functional as F
 
-from timm_sbs.common.distributed import processes
+from timm_sbs.common.devices import now
+from timm_sbs.common.distributed import decided_once, processes
 
 __all__ = ['Choice', 'settle_precision', 'choose_precision', 'relative_speed']
 
@@ -53,9 +53,7 @@ def settle_precision(asked: str, recorded: str | None = None) -> Choice:
             return _forced(recorded, 'as before the run was stopped', 'A resumed run keeps it.', state.device)
         return choose_precision(state.device)
 
-    if state.num_processes == 1:
-        return settle()
-    return broadcast_object_list([settle() if state.is_main_process else None])[0]
+    return decided_once(settle, state)
 
 
 def choose_precision(device: torch.device) -> Choice:
@@ -133,8 +131,6 @@ def _seconds(
 
 
 def _timed(call: Callable[[Tensor, Tensor], Tensor], arguments: list[Tensor], device: torch.device) -> float:
-    before = time.perf_counter()
+    before = now(device)
     call(*arguments)
-    if device.type != 'cpu':
-        torch.accelerator.synchronize()
-    return time.perf_counter() - before
+    return now(device) - before

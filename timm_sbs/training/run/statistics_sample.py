@@ -3,10 +3,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from timm_sbs.common.devices import now
 from timm_sbs.predictor.tokens import WeightSpec
 from timm_sbs.training.losses.statistics import FEWEST_POSITIONS, LayerStatistics
 from timm_sbs.training.losses.weight_uses import Use
-from timm_sbs.training.run.step_timer import now
 
 __all__ = ['some_uses', 'empty_statistics', 'product_rate', 'look_operations', 'step_operations']
 

@@ -1,29 +1,22 @@
 """A clock that looks at some steps of a phase, and ends the phase when it knows how long they take."""
 import contextlib
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 
+from timm_sbs.common.devices import now
 from timm_sbs.common.distributed import decided_once
 from timm_sbs.data.batches import Batch
 from timm_sbs.training.steps.monitor import Monitor
 
-__all__ = ['AlikeImages', 'StepTimer', 'StepTimes', 'now', 'time_steps']
+__all__ = ['AlikeImages', 'StepTimer', 'StepTimes', 'time_steps']
 
 ENOUGH_SECONDS, ENOUGH_STEPS = 0.2, 3  # of steps of one size, whichever comes first
 LONG = 1.5  # seconds of a first step that counts, although it warms up
 WORTHWHILE = 0.25  # seconds that a step of a third or later size may take
-
-
-def now(device: torch.device) -> float:
-    """Seconds, when a device has done what it was told."""
-    if device.type != 'cpu':
-        torch.accelerator.synchronize()
-    return time.perf_counter()
 
 
 class _KnowsEnough(Exception):

@@ -18,9 +18,9 @@ MARKS = {'py.typed'}  # types are annotated
 TRAINING = ('options', 'losses', 'steps', 'design', 'run', 'fit')  # folders of the room, and its function
 ONLY_IN = {
     'accelerate': ('common.distributed', 'common.progress', 'data', 'training', 'train'),
-    'constriction': ('codec.entropy',), 'matplotlib': ('plots',), 'numba': ('training.design.two_opt',),
-    'psutil': ('training.run.threads',), 'scipy': ('training.design.paths',), 'torchvision': ('data.augmentation',),
-    'yaml': ('training.options.parsing',),
+    'constriction': ('codec.entropy', 'codec.streams'), 'matplotlib': ('plots',),
+    'numba': ('training.design.two_opt',), 'psutil': ('training.run.threads',), 'scipy': ('training.design.paths',),
+    'torchvision': ('data.augmentation',), 'yaml': ('training.options.parsing',),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from timm_sbs.codec.entropy import decode_integers, decode_uniform, encode_integers, encode_uniform
+from timm_sbs.codec.matrices import decode_matrices, encode_matrices
 from timm_sbs.codec.permutations import decode_permutations, encode_permutations
 
 GOLDEN = Path(__file__).parents[1] / 'codec' / 'golden'
@@ -40,11 +41,16 @@ def cases() -> dict[str, tuple[Any, Callable[[Any], np.ndarray], Callable[[np.nd
     rows: list[np.ndarray] = [
         np.stack([_permutation(48, seed) for seed in range(5)]), _permutation(300, 9)[None],
         np.arange(12)[None].repeat(2, axis=0)]
+    matrices = [
+        (_bell(1728, 5, 20) // 12).reshape(8, 24, 9), _bell(600, 6, 30).reshape(20, 30, 1),
+        arrays[3].reshape(1, 2, 1), _bell(50, 2, 4).reshape(1, 50, 1) + 90,
+        np.zeros((3, 4, 9), dtype=np.int64), np.zeros((0, 4, 1), dtype=np.int64)]
     return {
         'integers.bin': (arrays, encode_integers, lambda data: decode_integers(data, [len(a) for a in arrays])),
         'uniform.bin': ([symbols], lambda a: encode_uniform(a[0], SIZES), lambda data: [decode_uniform(data, SIZES)]),
         'permutations.bin': (
             rows, encode_permutations, lambda data: decode_permutations(data, [array.shape for array in rows])),
+        'matrices.bin': (matrices, encode_matrices, lambda data: decode_matrices(data, [m.shape for m in matrices])),
     }
 
 

@@ -12,24 +12,32 @@ from numpy.typing import NDArray
 
 from timm_sbs.common.errors import ArtifactError
 
-__all__ = ['encode_uniform', 'decode_uniform', 'encode_integers', 'decode_integers']
+__all__ = [
+    'encode_uniform', 'decode_uniform', 'encode_integers', 'decode_integers', 'to_bytes', 'from_bytes', 'DAMAGED',
+]
 
 MAX_COUNT = 255
 _HEADER = np.dtype([('low', '<i2'), ('last', '<u2'), ('has_table', 'u1')])  # of one array; a table of counts follows
-_DAMAGED = 'The coded integers are damaged: they do not decode to the numbers that they should hold.'
+DAMAGED = 'The coded integers are damaged: they do not decode to the numbers that they should hold.'
 
 
-def _to_bytes(coder: constriction.stream.stack.AnsCoder) -> NDArray[np.uint8]:
+def to_bytes(coder: constriction.stream.stack.AnsCoder) -> NDArray[np.uint8]:
+    """What a coder holds: [n], whole words of four bytes."""
     return coder.get_compressed().astype('<u4').view(np.uint8)
 
 
-def _from_bytes(data: NDArray[np.uint8]) -> constriction.stream.stack.AnsCoder:
+def from_bytes(data: NDArray[np.uint8]) -> constriction.stream.stack.AnsCoder:
+    """Inverse of :func:`to_bytes`.
+
+    Raises:
+        ArtifactError: The bytes are no whole words, or the last word is 0.
+    """
     if len(data) % 4:
-        raise ArtifactError(f'{_DAMAGED} Their {len(data)} bytes are no whole number of words.')
+        raise ArtifactError(f'{DAMAGED} Their {len(data)} bytes are no whole number of words.')
     try:
         return constriction.stream.stack.AnsCoder(np.frombuffer(data.tobytes(), dtype='<u4').astype(np.uint32))
     except ValueError:
-        raise ArtifactError(_DAMAGED) from None
+        raise ArtifactError(DAMAGED) from None
 
 
 def encode_uniform(symbols: NDArray[np.integer], sizes: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -41,7 +49,7 @@ def encode_uniform(symbols: NDArray[np.integer], sizes: NDArray[np.integer]) -> 
     if len(symbols):
         model = constriction.stream.model.Uniform()
         coder.encode_reverse(symbols.astype(np.int32), model, sizes.astype(np.int32))
-    return _to_bytes(coder)
+    return to_bytes(coder)
 
 
 def decode_uniform(data: NDArray[np.uint8], sizes: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -50,12 +58,12 @@ def decode_uniform(data: NDArray[np.uint8], sizes: NDArray[np.integer]) -> NDArr
     Raises:
         ArtifactError: The bytes are not the code of so many integers.
     """
-    coder = _from_bytes(data)
+    coder = from_bytes(data)
     symbols = np.zeros(0, dtype=np.int32)
     if len(sizes):
         symbols = coder.decode(constriction.stream.model.Uniform(), sizes.astype(np.int32))
     if not coder.is_empty():
-        raise ArtifactError(_DAMAGED)
+        raise ArtifactError(DAMAGED)
     return symbols.astype(np.int64)
 
 
@@ -98,7 +106,7 @@ def encode_integers(arrays: Sequence[NDArray[np.integer]]) -> NDArray[np.uint8]:
         if len(array):
             coder.encode_reverse((array - alphabet.low).astype(np.int32), alphabet.model)
     headers = b''.join(alphabet.to_bytes() for alphabet in alphabets)
-    return np.concatenate([np.frombuffer(headers, dtype=np.uint8), _to_bytes(coder)])
+    return np.concatenate([np.frombuffer(headers, dtype=np.uint8), to_bytes(coder)])
 
 
 def decode_integers(data: NDArray[np.uint8], lengths: Sequence[int]) -> list[NDArray[np.int64]]:
@@ -112,22 +120,22 @@ def decode_integers(data: NDArray[np.uint8], lengths: Sequence[int]) -> list[NDA
     for _ in lengths:
         header = data[start:start + _HEADER.itemsize]
         if len(header) < _HEADER.itemsize:
-            raise ArtifactError(_DAMAGED)
+            raise ArtifactError(DAMAGED)
         low, last, has_table = (int(v) for v in header.view(_HEADER)[0])
         start += _HEADER.itemsize
         counts = None
         if has_table > 1 or not last:
-            raise ArtifactError(_DAMAGED)
+            raise ArtifactError(DAMAGED)
         if has_table:
             counts = data[start:start + last + 1]
             start += last + 1
             if len(counts) <= last or not counts.any():
-                raise ArtifactError(_DAMAGED)
+                raise ArtifactError(DAMAGED)
         alphabets.append(_Alphabet(low, last + 1, counts))
-    coder = _from_bytes(data[start:])
+    coder = from_bytes(data[start:])
     arrays = [
         coder.decode(alphabet.model, length).astype(np.int64) + alphabet.low if length else np.zeros(0, dtype=np.int64)
         for alphabet, length in zip(alphabets, lengths)]
     if not coder.is_empty():
-        raise ArtifactError(_DAMAGED)
+        raise ArtifactError(DAMAGED)
     return arrays

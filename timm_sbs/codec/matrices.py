@@ -38,7 +38,7 @@ FIRST_BUCKET, BUCKETS = 5 * OCTAVE, 38  # from 1/128 to 4096
 PREDICTIONS = 6  # 0 to 4, and more
 AXIS_PRIOR, PLACE_PRIOR, KERNEL_PRIOR, MATRIX_PRIOR = 15, 30, 3, 10  # integers known that are worth as much as a guess
 KERNEL_SHARE = 45  # of 64: how far the magnitudes of the kernel itself are trusted
-INCREMENT, PRIOR, LIMIT = 32, 128, 32000  # of counts: for each integer, their first sum, and their largest
+INCREMENT, PRIOR, LIMIT = 32, 128, 32000  # of counts: for an integer, their sum at first, and at most
 SMALLEST_BLOCK, LARGEST_BLOCK = 16, 1 << 16
 HEADER = np.array([CLASSES, 64, 2])  # numbers of largest classes, of magnitudes in half octaves, of offset or none
 

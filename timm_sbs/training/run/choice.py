@@ -26,7 +26,8 @@ class HeldOut:
     def _logits(self) -> list[Tensor]:
         """The original's, in float32: of this process's batches [B, classes]."""
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            return [logits.cpu() for _, _, logits in with_logits(self._original, self._batches)]
+            original = self._original.to(self._accelerator.device)
+            return [logits for _, _, logits in with_logits(original, self._batches)]
 
     def measure(self, model: nn.Module) -> Fidelity:
         """A model on the device, beside the original. All processes have to call this."""

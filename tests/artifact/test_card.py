@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 import timm_sbs
 from timm_sbs import SbsError
 from timm_sbs.artifact.card import artifact_card
+from timm_sbs.artifact.describe import describe_artifact
 from timm_sbs.artifact.find import shipped_folder
 from timm_sbs.artifact.folder import load_artifact, save_artifact
 from timm_sbs.common.entries import ENTRIES
@@ -111,6 +112,16 @@ def test_agreement_is_shown_where_it_is_known(small_artifact, tmp_path):
     card = artifact_card(tmp_path, 'user/any')
     assert '- It predicts nearly, but not exactly, what the original does.\n- Intended' in card
     assert 'same class' not in card
+
+
+def test_what_chose_the_predictor_is_told(small_artifact, tmp_path):
+    held_out = {'holdout_images': 2000, 'holdout_divergence': 0.01234, 'holdout_agreement': 97.25}
+    save_artifact(tmp_path, small_artifact.with_results(held_out))
+    card = artifact_card(tmp_path, 'user/any')
+    assert ('- chosen by: 2,000 training images that were held out: divergence from the original 0.0123, agreement '
+            '97.25 %\n') in card
+    assert 'top-1' not in card and 'validation images' not in card
+    assert 'agreement  97.25 % on held-out training images' in describe_artifact(tmp_path)
 
 
 def test_rounding_on_images_is_told_as_the_distillation_that_it_is(small_artifact, tmp_path):

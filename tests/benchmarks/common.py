@@ -2,20 +2,24 @@
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from timm_sbs.artifact.folder import CONFIG_NAME, WEIGHTS_NAME
 from timm_sbs.codec.entropy import encode_integers
 from timm_sbs.common.config import EncodingConfig, OrderingConfig
 from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.data.accuracy import evaluate
 from timm_sbs.data.batches import SampleBatches
+from timm_sbs.data.fidelity import Fidelity
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.original import load_original
 from timm_sbs.predictor.selection import select_weights
@@ -23,6 +27,7 @@ from timm_sbs.predictor.tokens import to_kernels
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
 from timm_sbs.training.options.settings import DistillationSettings
+from timm_sbs.training.run.choice import HeldOut
 from timm_sbs.training.steps.distillation import distill
 from timm_sbs.training.steps.generated_model import GeneratedModel
 
@@ -139,3 +144,18 @@ def draw(name: str) -> None:
 
     for theme, suffix in (('light', ''), ('dark', '_dark')):
         draw_results(HERE / 'results' / f'{name}.json', HERE / 'results' / f'{name}{suffix}.png', theme)
+
+
+@contextmanager
+def top1_at_each_look(validation: Iterable[tuple[Tensor, Tensor]]) -> Iterator[list[float]]:
+    """Top-1 of each network that a run in the block measures on its held-out images, for which summary.csv has a row in
+    the same order. The trainer itself looks at validation images when a run has ended."""
+    found: list[float] = []
+    measure = HeldOut.measure
+
+    def both(held_out: HeldOut, model: nn.Module) -> Fidelity:
+        found.append(evaluate(model, validation).top1)
+        return measure(held_out, model)
+
+    with mock.patch.object(HeldOut, 'measure', both):
+        yield found

@@ -28,6 +28,10 @@ class Photographs:
         self._expected = {name: found[:, 0] for name, found in top.items()}
         self.original = self._figures(top)
 
+    def batches(self, name: str) -> list[tuple[Tensor, Tensor]]:
+        """Images and class indices of a set."""
+        return self._batches[name]
+
     @torch.inference_mode()
     def _top5(self, model: nn.Module, sets: Sequence[str] = SETS) -> dict[str, Tensor]:
         model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # the original stays trainable

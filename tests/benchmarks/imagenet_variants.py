@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from common import HERE, artifact_bytes, current_flags, write_results
+from common import HERE, artifact_bytes, current_flags, top1_at_each_look, write_results
 from imagenet_photographs import Photographs, recipe_flags
 
 from timm_sbs.artifact.folder import read_config
@@ -30,6 +30,7 @@ from timm_sbs.training.run.environment import environment
 from timm_sbs.training.run.train import train
 
 NAME = 'imagenet_variants'
+DONE = 'top1.json'  # in the folder of a run that has ended
 VARIANTS: dict[str, list[str]] = {
     'path over each layer': [],
     'path over each filter': ['--order-over', 'filter'],
@@ -39,22 +40,27 @@ VARIANTS: dict[str, list[str]] = {
 }
 
 
-def fit(name: str, output: Path, args: argparse.Namespace) -> None:
+def fit(name: str, output: Path, args: argparse.Namespace, photographs: Photographs) -> None:
     argv = [
         *recipe_flags(args.images), '--model', 'resnet18.tv_in1k', '--initial-checkpoint', str(args.weights),
         '--distillation-steps', str(args.distillation_steps), '--eval-interval', str(max(args.distillation_steps, 1)),
         '--checkpointing-steps', '50', '--checkpoints-total-limit', '1',
         '--output', str(output), '--resume', 'latest', *VARIANTS[name],
         *([] if args.distillation_steps else ['--quantization-steps', '0'])]
-    train(parse_args(build_parser(), argv))
+    with top1_at_each_look(photographs.batches('validation')) as found:
+        train(parse_args(build_parser(), argv))
+    (output / DONE).write_text(json.dumps(found))
 
 
 def phases(folder: Path) -> list[dict[str, Any]]:
-    """Top-1 of the validation images after each phase, and seconds since the beginning of the run."""
+    """Top-1 of the validation images after each phase, and seconds since the beginning of the run; where it was
+    stopped, of what came after."""
+    found = json.loads((folder / DONE).read_text())
     with open(folder / 'summary.csv', encoding='utf-8', newline='') as file:
-        return [
-            {'phase': row['phase'], 'step': int(row['step']), 'top1': float(row['top1']),
-             'seconds': float(row['seconds'])} for row in csv.DictReader(file) if row['top1']]
+        looks = [row for row in csv.DictReader(file) if row['holdout_divergence']]
+    return [
+        {'phase': row['phase'], 'step': int(row['step']), 'top1': top1, 'seconds': float(row['seconds'])}
+        for row, top1 in zip(looks[len(looks) - len(found):], found)]
 
 
 def label(row: Mapping[str, Any]) -> str:
@@ -103,9 +109,8 @@ def main() -> None:
         original=photographs.original, **environment())
     for name in args.only:
         output = args.output / f"{name.replace(',', '').replace(' ', '_')}_{args.distillation_steps}"
-        if not (output / 'done').exists():
-            fit(name, output, args)
-            (output / 'done').touch()
+        if not (output / DONE).exists():
+            fit(name, output, args, photographs)
         model = timm.create_model(f'local-dir:{output}', pretrained=True)
         config, _ = read_config(output)
         measured = config.results

@@ -15,9 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import HERE, RESNET20, write_results
+from common import HERE, RESNET20, top1_at_each_look, write_results
 
 from timm_sbs.artifact.folder import read_config
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.loaders import eval_loader
+from timm_sbs.predictor.original import load_original
 from timm_sbs.train import main as train
 from timm_sbs.training.run.environment import environment
 
@@ -31,7 +34,9 @@ RUNS = {
 
 
 def distil(args: argparse.Namespace, second_order_steps: int, train_kept: Sequence[str]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
+    original = load_original('resnet20_cifar10', str(RESNET20))
+    validation = list(eval_loader(DataSettings(args.data_dir), original.pretrained_cfg))
+    with tempfile.TemporaryDirectory() as folder, top1_at_each_look(validation) as found:
         if train([
                 '--recipe', 'cifar10', '--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20),
                 '--data-dir', args.data_dir, '--second-order-steps', str(second_order_steps),
@@ -40,9 +45,8 @@ def distil(args: argparse.Namespace, second_order_steps: int, train_kept: Sequen
             raise SystemExit('the run failed')
         results = read_config(Path(folder) / 'last')[0].results
         with open(Path(folder) / 'summary.csv', newline='') as file:
-            rows = [row for row in csv.DictReader(file) if row['phase'] == 'distillation']
-    start = results['second_order_top1' if second_order_steps else 'reconstruction_top1']
-    curve = {'0': start, **{row['step']: float(row['top1']) for row in rows}}
+            looks = [row for row in csv.DictReader(file) if row['holdout_divergence']]
+    curve = {row['step']: top1 for row, top1 in zip(looks, found) if row['phase'] == 'distillation'}
     reached = [int(step) for step, top1 in curve.items() if top1 >= args.target]
     return {'second_order_steps': second_order_steps, 'top1': curve, 'steps_to_target': min(reached, default=None),
             'precision': results['mixed_precision']}

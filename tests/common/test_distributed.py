@@ -126,7 +126,8 @@ def test_whole_runs_on_two_processes(tmp_path, image_folder):
     assert two['reconstruction_error'] == pytest.approx(one['reconstruction_error'], rel=0.02)
     assert (two['original_top1'], two['images']) == (one['original_top1'], 100)
     # with stored statistics, two half batches on two processes are one batch
-    assert two['last_top1'] == pytest.approx(one['last_top1'], abs=4)
-    assert two['last_top1'] > two['reconstruction_top1'] and two['hardware'].startswith('2 processes')
+    assert two['top1'] == pytest.approx(one['top1'], abs=4) and one['holdout_images'] == two['holdout_images'] == 40
+    assert two['holdout_divergence'] == pytest.approx(one['holdout_divergence'], rel=0.1)
+    assert two['distillation_steps'] == 4 and two['hardware'].startswith('2 processes')
     resumed = run('-m', 'timm_sbs.train', '--config', tmp_path / '2' / 'args.yaml', '--resume', 'latest')
     assert resumed.returncode == 2 and '--num-processes 2, but this run has 1' in resumed.stderr

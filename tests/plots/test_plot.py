@@ -14,7 +14,7 @@ from timm_sbs.plots import plot as plot_module
 from timm_sbs.plots import style
 from timm_sbs.plots.plot import KINDS, plot
 
-SUMMARY = 'phase,step,loss,lr,top1,seconds\nreconstruction,100,0.2,1e-3,70.5,60\n' \
+SUMMARY = 'phase,step,loss,lr,holdout_agreement,seconds\nreconstruction,100,0.2,1e-3,70.5,60\n' \
           'distillation,50,0.5,1e-4,80.5,90\ndistillation,100,0.3,1e-5,81.5,120\n'
 
 
@@ -60,10 +60,10 @@ def test_curves_of_a_training_run(shipped, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(plot_module, 'save', lambda figure, output: drawn.append(figure))
     assert plot(run, tmp_path / 'a.png', 'curves') == 'curves'
-    loss, top1 = drawn[0].axes
+    loss, agreement = drawn[0].axes
     assert [list(line.get_xdata()) for line in loss.lines] == [[100], [150, 200]]
-    assert [list(line.get_ydata()) for line in top1.lines] == [[70.5], [80.5, 81.5]]
-    assert [list(line.get_xdata()) for line in top1.lines] == [[1], [1.5, 2]]  # minutes
+    assert [list(line.get_ydata()) for line in agreement.lines] == [[70.5], [80.5, 81.5]]
+    assert [list(line.get_xdata()) for line in agreement.lines] == [[1], [1.5, 2]]  # minutes
 
 
 def test_bad_requests_leave_no_file(shipped, tmp_path):

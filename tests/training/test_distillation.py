@@ -27,13 +27,13 @@ def batches(images):
 
 class Notes(Monitor):
     def __init__(self):
-        self.validated, self.done, self.logged = [], [], {}
+        self.measured, self.done, self.logged = [], [], {}
 
     def log(self, step, metrics):
         self.logged[step] = metrics
 
-    def validate(self, step):
-        self.validated.append(step)
+    def measure(self, step):
+        self.measured.append(step)
 
     def step_done(self, step):
         self.done.append(step)
@@ -53,7 +53,7 @@ def test_a_few_steps_bring_the_student_closer(student, resnet20, images, batches
     settings = DistillationSettings(steps=12, lr=1e-3, eval_interval=5)
     notes = Notes()
     distill(student, original, batches, settings, Accelerator(cpu=True), notes)
-    assert notes.validated == [5, 10, 12] and notes.done == list(range(1, 13))
+    assert notes.measured == [5, 10, 12] and notes.done == list(range(1, 13))
     assert list(notes.logged) == [5, 10, 12] and notes.logged[12]['lr'] == settings.lr_at(11)
     assert loss_now() < 0.6 * before
     assert not torch.equal(student.model.bn1.running_var, variance)  # statistics follow the data

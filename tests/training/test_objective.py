@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from timm_sbs.common.errors import SbsError
+from timm_sbs.data.accuracy import evaluate
 from timm_sbs.data.batches import SampleBatches
 from timm_sbs.training.losses.distances import distillation_loss, feature_loss
 from timm_sbs.training.losses.feature_maps import FeatureMaps, feature_modules
@@ -51,6 +52,17 @@ def test_equal_networks_have_no_loss(resnet20, batch, accelerator):
     weights = {name: resnet20.get_parameter(name) for name in student.generator.names}
     objective = Objective(student, resnet20, DistillationSettings(feature_weight=(1., 1.)), accelerator)
     assert objective(batch, weights, 0).item() == pytest.approx(0., abs=1e-6)
+    objective.close()
+
+
+def test_a_measurement_between_two_steps_changes_no_loss(resnet20, batch, accelerator):
+    student = student_of(resnet20).eval()
+    weights = student.generate(accelerator)
+    objective = Objective(student, resnet20, DistillationSettings(feature_weight=(1., 1.)), accelerator)
+    expected = objective(batch, weights, 0)
+    for model in (student.model, resnet20):
+        evaluate(model, [(batch[0][:5], batch[1][:5])])
+    assert torch.equal(objective(batch, weights, 0), expected)
     objective.close()
 
 

@@ -31,7 +31,7 @@ def test_a_budget_of_bytes_gives_a_packed_artifact_of_that_size(tmp_path, resnet
     assert evaluate(model, loader).top1 == artifact.results['top1']
     with open(tmp_path / 'summary.csv', newline='') as file:
         assert [row['phase'] for row in csv.DictReader(file)] == [
-            'reconstruction', *['distillation'] * 3, *['quantization'] * 2]
+            'reconstruction', *['distillation'] * 3, *['quantization'] * 2, 'validation']
 
 
 def test_packing_without_images_trains_on_the_weights(tmp_path, resnet8):
@@ -65,14 +65,17 @@ def test_rounded_training_on_images_can_be_resumed(tmp_path, resnet8, image_fold
             '-j', '0', '--lr', '1e-3', '--checkpointing-steps', '2', '--output', str(tmp_path)]
     assert main(argv) == 0
     files = [tmp_path / 'model.safetensors', tmp_path / 'last' / 'model.safetensors']
-    uninterrupted = [file.read_bytes() for file in files]
+    uninterrupted, results = [file.read_bytes() for file in files], load_artifact(tmp_path).results
     with open(tmp_path / 'summary.csv', newline='') as file:
-        assert [row['phase'] for row in csv.DictReader(file)] == ['reconstruction', *['quantization'] * 4]
+        assert [row['phase'] for row in csv.DictReader(file)] == [
+            'reconstruction', *['quantization'] * 4, 'validation']
     for step in (24, 26):
         shutil.rmtree(tmp_path / 'checkpoints' / f'checkpoint-00000{step}')
     files[1].unlink()
     assert main([*argv, '--resume', 'latest']) == 0
     assert [file.read_bytes() for file in files] == uninterrupted
+    again, timed = load_artifact(tmp_path).results, {'reconstruction_seconds'}
+    assert {**again, **dict.fromkeys(timed)} == {**results, **dict.fromkeys(timed)} and again['holdout_images'] == 40
 
 
 def test_a_resumed_run_keeps_the_division_of_its_budget(tmp_path, resnet8, monkeypatch):

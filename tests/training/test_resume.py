@@ -10,7 +10,8 @@ def flags(image_folder, reconstruction, second_order, distillation, every):
     return ['--data-dir', str(image_folder), '--reconstruction-steps', str(reconstruction),
             '--second-order-steps', str(second_order), '--statistics-images', '50',
             '--distillation-steps', str(distillation), '--eval-interval', '4', '--lr', '1e-3', '--mixup', '1',
-            '--train-size', '24', '32', '--checkpointing-steps', str(every), '--checkpoints-total-limit', '2']
+            '--train-size', '24', '32', '--feature-weight', '0.5',
+            '--checkpointing-steps', str(every), '--checkpoints-total-limit', '2']
 
 
 def test_a_killed_run_ends_with_the_artifacts_of_an_uninterrupted_one(tmp_path, resnet8, image_folder):

@@ -25,14 +25,17 @@ def rows(tmp_path):
 
 def test_the_best_artifact_stays_and_the_last_is_beside_it(tmp_path, accelerator, small_artifact):
     run = run_of(tmp_path, accelerator)
-    for top1 in (80., 82., 81.):
-        run.results['top1'] = top1
+    for divergence, agreement in ((0.2, 90.), (0.1, 92.), (0.15, 93.)):
+        run.results.update(holdout_divergence=divergence, holdout_agreement=agreement)
         run.keep(small_artifact.with_results)
-    assert load_artifact(tmp_path).results == {'seed': 3, 'top1': 82.} == run.best
-    assert load_artifact(tmp_path / 'last').results['top1'] == 81.
+    assert load_artifact(tmp_path).results == run.best == {
+        'seed': 3, 'holdout_divergence': 0.1, 'holdout_agreement': 92.}
+    assert load_artifact(tmp_path / 'last').results['holdout_divergence'] == 0.15
+    run.add_row({'phase': 'distillation', 'step': 7})
+    assert rows(tmp_path)[0]['best_holdout_divergence'] == '0.1'
 
 
-def test_without_validation_the_last_is_the_best(tmp_path, accelerator, small_artifact):
+def test_where_nothing_is_held_out_the_last_is_the_best(tmp_path, accelerator, small_artifact):
     run = run_of(tmp_path, accelerator)
     for error in (0.2, 0.3):
         run.results['reconstruction_error'] = error
@@ -45,15 +48,15 @@ def test_a_phase_writes_rows_and_checkpoints_and_goes_on(tmp_path, accelerator):
     value = torch.zeros(1)
     monitor = PhaseMonitor(
         run, 'distillation', lambda: {'x': value}, lambda tensors: None, steps_before=100,
-        validate=lambda step: {'top1': 50. + step})
+        measure=lambda step: {'holdout_agreement': 50. + step})
     assert monitor.resume() == 0
     for step in range(1, 6):
         value = value + 1
         monitor.log(step, {'loss': 1 / step, 'lr': 0.1})
         if step == 4:
-            monitor.validate(step)
+            monitor.measure(step)
         monitor.step_done(step)
-    assert [(row['phase'], row['step'], row['loss'], row['top1']) for row in rows(tmp_path)] == [
+    assert [(row['phase'], row['step'], row['loss'], row['holdout_agreement']) for row in rows(tmp_path)] == [
         ('distillation', '4', '0.25', '54.0')]
 
     checkpoint = run.checkpoints.open('latest')

@@ -163,20 +163,29 @@ def test_through_the_trainer(calibrated):
     assert torch.equal(artifact.kept['bn1.running_mean'], original.bn1.running_mean)  # behind the stem, which is kept
     assert torch.equal(artifact.kept['linear.bias'], original.linear.bias)
     with open(out / 'summary.csv', newline='') as file:
-        assert [row['phase'] for row in csv.DictReader(file)] == ['reconstruction', 'second-order', 'end']
+        assert [row['phase'] for row in csv.DictReader(file)] == [
+            'reconstruction', 'second-order', 'end', 'validation']
     assert (out / 'checkpoints' / 'statistics.safetensors').is_file()
 
 
-def test_accuracy_is_told_after_each_phase(calibrated, tmp_path, image_folder):
+def rows_of(out):
+    with open(out / 'summary.csv', newline='') as file:
+        return {row['phase']: row for row in csv.DictReader(file)}
+
+
+def test_what_held_out_images_say_is_told_after_each_phase(calibrated, tmp_path, image_folder):
     """Where rounding follows, too: the figures are those of runs that end with the phase."""
     assert run(AXES, tmp_path / 'a', image_folder, '--bits', '2', '--quantization-steps', '2') == 0
-    assert run(AXES, tmp_path / 'c', image_folder, '--second-order-steps', '0') == 0
-    with open(tmp_path / 'a' / 'summary.csv', newline='') as file:
-        rows = {row['phase']: row for row in csv.DictReader(file)}
-    rounded, second, first = (load_artifact(out).results for out in (tmp_path / 'a', calibrated[0], tmp_path / 'c'))
-    assert float(rows['reconstruction']['top1']) == rounded['reconstruction_top1'] == first['top1']
-    assert float(rows['second-order']['top1']) == rounded['second_order_top1'] == second['top1']
-    assert len({first['top1'], second['top1'], rounded['top1']}) == 3
+    assert run(AXES, tmp_path / 'c', image_folder, '--second-order-steps', '0', '--distillation-steps', '1',
+               '--eval-interval', '1') == 0
+    figures = [float(row['holdout_divergence']) for row in (
+        rows_of(tmp_path / 'a')['reconstruction'], rows_of(tmp_path / 'a')['second-order'])]
+    with open(tmp_path / 'c' / 'summary.csv', newline='') as file:
+        [start] = [row for row in csv.DictReader(file) if (row['phase'], row['step']) == ('distillation', '0')]
+    rounded, second = (load_artifact(out).results for out in (tmp_path / 'a', calibrated[0]))
+    assert figures == [float(start['holdout_divergence']), second['holdout_divergence']]
+    assert len({*figures, rounded['holdout_divergence']}) == 3
+    assert second['holdout_images'] == 40 and second['top1'] > 10
 
 
 def test_going_on_from_an_artifact_with_the_phase_starts_from_the_originals_kept_tensors(
@@ -184,7 +193,7 @@ def test_going_on_from_an_artifact_with_the_phase_starts_from_the_originals_kept
     assert run(AXES, tmp_path, image_folder, '--start-from', str(calibrated[0]), '--reconstruction-steps', '0') == 0
     first, second = (load_artifact(out).results for out in (calibrated[0], tmp_path))
     assert second['expected_divergence'] < first['expected_divergence']
-    assert second['second_order_top1'] >= first['second_order_top1'] - 3
+    assert second['top1'] >= first['top1'] - 3
 
 
 def test_a_folder_of_unlabelled_images_is_enough(train, tmp_path, image_folder):

@@ -20,7 +20,7 @@ from timm_sbs.training.run import train as train_module
 from timm_sbs.training.run.time_forecast import forecast_seconds, ordering_seconds, usual_height
 
 FLAGS = ['--second-order-steps', '100', '--statistics-images', '100', '-b', '50', '--workers', '0', '--dry-run',
-         '--image-cache', '0']
+         '--image-cache', '0', '--holdout-images', '0']
 
 
 @pytest.fixture()
@@ -66,14 +66,17 @@ def test_a_phase_takes_the_time_of_its_steps(forecast, steps, image_folder, monk
     assert len(steps) <= 4 * 2 * 2 and len(traced) == 1
 
 
-def test_validations_belong_to_their_phases(forecast, image_folder):
+def test_looks_at_held_out_images_belong_to_their_phases(forecast, image_folder):
     flags = ['--unlabelled-dir', image_folder / 'train', '--distillation-steps', '10', '--eval-interval', '4']
     without = forecast(*flags)
-    seconds = forecast(*flags, '--data-dir', image_folder)
-    once = 100 * (1 / 50 + 1)
-    assert seconds['reconstruction'] - without['reconstruction'] == pytest.approx(once)
-    assert seconds['distillation'] - without['distillation'] == pytest.approx(5 * once)  # 2 before, after 4, 8 and 10
+    seconds = forecast(*flags, '--holdout-images', '50')
+    once = 50 * (1 / 50 + 1)
+    assert seconds['reconstruction'] - without['reconstruction'] == pytest.approx(2 * once)  # and the original
+    assert seconds['distillation'] - without['distillation'] == pytest.approx(4 * once)  # before, after 4, 8 and 10
     assert seconds['second-order'] == without['second-order']
+    measured = forecast(*flags, '--data-dir', image_folder)
+    assert measured['validation'] == pytest.approx(100 * (2 / 50 + 1))  # both networks
+    assert {name: measured[name] for name in without} == without
 
 
 def test_what_worker_processes_read_meanwhile_costs_no_time(forecast, image_folder, monkeypatch):
@@ -90,9 +93,11 @@ def test_images_that_are_kept_are_read_once_and_not_by_a_plan(forecast, image_fo
     monkeypatch.setattr(ImagesInMemory, 'load', None)
     monkeypatch.setattr(time_forecast, 'usable_cores', lambda: 1000)
     flags = ['--data-dir', image_folder, '--distillation-steps', '10', '--second-order-steps', '0', '--workers']
-    steps = 1 + 10 + 3 * 100 / 50  # with validations: two before, and after the last step
-    assert forecast(*flags, '0', '--image-cache', '1G')['distillation'] == pytest.approx(400 + 100 + steps)
-    assert forecast(*flags, '2', '--image-cache', '1G')['distillation'] == pytest.approx(200 + 50 + steps)
+    steps, look = 1 + 10, 2 * 100 / 50
+    for workers, readers in ((0, 1), (2, 2)):
+        seconds = forecast(*flags, workers, '--image-cache', '1G')
+        assert seconds['distillation'] == pytest.approx(400 / readers + steps)
+        assert seconds['validation'] == pytest.approx(100 / readers + look)
 
 
 def test_outputs_that_augmentation_does_not_change_are_computed_once(forecast, image_folder):

@@ -130,12 +130,15 @@ def _making(config: ArtifactConfig) -> list[tuple[str, str]]:
     def told(figure: Any, text: str) -> str | None:
         return None if figure is None else text.format(figure)
 
+    held_out = None if results.holdout_divergence is None else (
+        f'{results.holdout_images or 0:,} training images that were held out: divergence from the original '
+        f'{results.holdout_divergence:.4f}, agreement {_percent(results.holdout_agreement)}')
     versions = ', '.join(f'{name} {version}' for name, version in (results.versions or {}).items())
     rows = [
         ('phases', ', '.join(steps) or 'not recorded'),
         ('error of the weights after reconstruction', told(results.reconstruction_error, '{:.4f}')),
         ('images of the statistics', told(results.statistics_images, '{:,}, without their labels')),
-        ('images without labels', results.unlabelled),
+        ('images without labels', results.unlabelled), ('chosen by', held_out),
         ('images', told(results.data_free, 'synthetic ({})')),
         ('generated', f'{len(config.generated)} weights; ordering of their kernels: {config.ordering.order_over}'),
         ('stored as', stored), ('seed', told(results.seed, '{}')), ('versions', versions or None),

@@ -39,6 +39,8 @@ def describe_artifact(folder: Path) -> str:
         ('storage', storage)]
     if config.results.top1 is not None:
         rows.append(('top-1', _accuracy(config.results)))
+    elif config.results.holdout_agreement is not None:
+        rows.append(('agreement', f'{config.results.holdout_agreement:.2f} % on held-out training images'))
     lines = [f'{label:<10} {text}' for label, text in rows] + ['']
     ledger = [(part, getattr(sizes, part)) for part in PARTS] + [(CONFIG_NAME, len(files.config))]
     for part, size in ledger:

@@ -100,14 +100,13 @@ class Ledger(_Record):
 
 
 _COUNTS = (
-    'max_bytes', 'predictor_parameters', 'original_parameters', 'statistics_images', 'images', 'validations',
-    'reconstruction_steps', 'second_order_steps', 'distillation_steps', 'quantization_steps')
+    'max_bytes', 'predictor_parameters', 'original_parameters', 'statistics_images', 'holdout_images', 'images',
+    'validations', 'reconstruction_steps', 'second_order_steps', 'distillation_steps', 'quantization_steps')
 _PERCENTS = (
-    'top1', 'original_top1', 'last_top1', 'agreement', 'reconstruction_top1', 'second_order_top1', 'distillation_top1',
-    'quantization_top1')
+    'top1', 'original_top1', 'agreement', 'holdout_agreement', 'last_top1', 'reconstruction_top1', 'second_order_top1')
 _AMOUNTS = (
     'bits', 'reconstruction_error', 'second_order_error', 'distillation_error', 'quantization_error',
-    'expected_divergence', 'statistics_seconds', 'reconstruction_seconds', 'second_order_seconds',
+    'expected_divergence', 'holdout_divergence', 'statistics_seconds', 'reconstruction_seconds', 'second_order_seconds',
     'distillation_seconds', 'quantization_seconds')
 _TEXTS = ('mixed_precision', 'data_free', 'original_hub_id', 'dataset', 'unlabelled', 'hardware', 'measured_on')
 
@@ -136,30 +135,32 @@ class Results(_Record):
     hardware: str | None = None
     reconstruction_error: float | None = None  # squared, relative, of the weights
     reconstruction_seconds: float | None = None
-    reconstruction_top1: float | None = None  # %
     statistics_images: int | None = None
     statistics_seconds: float | None = None
     expected_divergence: float | None = None
     second_order_steps: int | None = None
     second_order_error: float | None = None
     second_order_seconds: float | None = None
-    second_order_top1: float | None = None
     distillation_steps: int | None = None
     distillation_error: float | None = None
     distillation_seconds: float | None = None
-    distillation_top1: float | None = None
     layer_bits: tuple[float, ...] | None = None
     quantization_steps: int | None = None
     quantization_error: float | None = None
     quantization_seconds: float | None = None
-    quantization_top1: float | None = None
+    holdout_images: int | None = None  # training images on which predictors of the run were compared
+    holdout_divergence: float | None = None  # on these: mean of the predictions from the original's, in nats
+    holdout_agreement: float | None = None  # %, as ``agreement``, on these
     top1: float | None = None  # %, on ``images``
     original_top1: float | None = None  # %, on the same images
     images: int | None = None
     agreement: float | None = None  # %, of predictions with the original's
     measured_on: str | None = None  # where it is not the data set's own validation images
+    # Of predictors that validation images chose, as no run does any longer: what they are is to be told.
     validations: int | None = None
-    last_top1: float | None = None  # %, after the last step
+    last_top1: float | None = None  # %, after the last step, as the next two on validation images
+    reconstruction_top1: float | None = None
+    second_order_top1: float | None = None
 
     def __post_init__(self) -> None:
         self._require(('seed',), -MOST, 2 * MOST - 1)

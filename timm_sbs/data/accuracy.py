@@ -1,19 +1,13 @@
 """Accuracy of a model on labelled images."""
-from __future__ import annotations
-
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from timm_sbs.common.progress import Progress
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-__all__ = ['Accuracy', 'evaluate', 'measure']
+__all__ = ['Accuracy', 'evaluate']
 
 
 @dataclass(frozen=True)
@@ -52,18 +46,4 @@ def evaluate(
             images += len(labels)
             progress.update()
     model.train(was_training)
-    return Accuracy(correct, images)
-
-
-def measure(
-        model: nn.Module,
-        batches: Iterable[tuple[Tensor, Tensor]],
-        accelerator: Accelerator,
-        description: str = 'validation',
-) -> Accuracy:
-    """Top-1 accuracy over the images of all processes. Leaves random states as they were, for runs to be repeatable."""
-    with torch.random.fork_rng(devices=[]):
-        accuracy = evaluate(model, batches, description, quiet=not accelerator.is_main_process)
-    counts = torch.tensor([accuracy.correct, accuracy.images], device=accelerator.device)
-    correct, images = accelerator.reduce(counts, reduction='sum').tolist()
     return Accuracy(correct, images)

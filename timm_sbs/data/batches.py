@@ -141,7 +141,7 @@ class SampleBatches:
         if len(dataset) < batch_size * num_processes:
             raise SbsError(
                 f'The training split holds {len(dataset)} images, fewer than one batch of {batch_size} for each of '
-                f'{num_processes} process(es). Lower --batch-size.')
+                f'{num_processes} process(es). Lower --batch-size or --holdout-images.')
         self.dataset = dataset
         self._keys = (len(dataset), batch_size, seed, process_index, num_processes)
         self._workers, self._device, self._transform = workers, device, transform

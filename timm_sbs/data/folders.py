@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from PIL.Image import Image
 from timm.data import create_dataset
 from torch import Tensor
-from torch.utils.data import ConcatDataset, IterableDataset
+from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
 from timm_sbs.common.cores import reader_processes
 from timm_sbs.common.errors import ConfigError, SbsError, short_reason
@@ -42,6 +42,7 @@ class DataSettings:
     class_map: str = ''  # text file with the names of class folders in the order of the model's classes
     dataset: str = ''  # timm dataset name with scheme ('torch/cifar10', 'hfds/...', 'wds/...'); empty: an ImageFolder
     train_split: str = TRAIN
+    holdout_images: int | None = None  # training images that are not trained on; None: as split_places says
     val_split: str | None = None  # empty: there are no images to measure on; None: 'validation', if there is one
     batch_size: int = 128  # images of one batch, on each process
     workers: int | None = None  # processes that read images, for each process; None: as the cores allow
@@ -62,6 +63,8 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or (self.workers or 0) < 0:
             raise ConfigError('The batch size must be at least 1 and the number of workers at least 0.')
+        if (self.holdout_images or 0) < 0:
+            raise ConfigError(f'--holdout-images is {self.holdout_images}, but must be 0 or more.')
         if self.image_cache < 0:
             raise ConfigError(f'--image-cache is {self.image_cache}, but must be 0 or more bytes.')
         for name in ('hflip', 'vflip', 'reprob'):
@@ -207,7 +210,9 @@ def open_training_images(settings: DataSettings, is_training: bool, transform: T
 
 
 def set_transform(dataset: Any, transform: Transform) -> None:
-    """Let a data set, or all that it is put together from, transform its images like this."""
+    """Let a data set, or all that it is put together from or a part of, transform its images like this."""
+    if isinstance(dataset, Subset):
+        dataset = dataset.dataset
     parts: list[Any] = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
     for part in parts:
         part.transform = transform

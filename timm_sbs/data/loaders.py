@@ -1,5 +1,6 @@
 """Batches of images for training, statistics and evaluation, through timm.data."""
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from timm_sbs.common.errors import ConfigError, short_reason
-from timm_sbs.data.augmentation import BatchTransform, plain_steps, training_steps
+from timm_sbs.data.augmentation import BatchTransform, ImageSteps, plain_steps, training_steps
 from timm_sbs.data.batches import SampleBatches, StreamBatches
 from timm_sbs.data.folders import (
     DataSettings,
@@ -20,9 +21,22 @@ from timm_sbs.data.folders import (
     open_training_images,
     set_transform,
 )
+from timm_sbs.data.held_out import part_of
 from timm_sbs.data.in_memory import kept_in_memory
 
-__all__ = ['train_batches', 'eval_loader', 'sample_loader']
+__all__ = ['HeldOutImages', 'train_batches', 'eval_loader', 'sample_loader', 'held_out_loader']
+
+
+@dataclass(frozen=True)
+class HeldOutImages:
+    """Training images that no step sees, as validation images are read.
+
+    Attributes:
+        batches: This process's part of them. Labels are whatever they are.
+        count: Over all processes.
+    """
+    batches: DataLoader[Sample]
+    count: int
 
 
 def _create_loader(
@@ -54,7 +68,7 @@ def train_batches(
         wanted: int | None = None,
         device: torch.device = torch.device('cpu'),
 ) -> SampleBatches | StreamBatches:
-    """Augmented training images, normalised as the original model expects.
+    """Augmented training images, normalised as the original model expects, without those that are held out.
 
     Args:
         settings: Where the images are, and their augmentation.
@@ -84,6 +98,7 @@ def train_batches(
         loader = _create_loader(dataset, settings, data_config, training=True)  # sets one of its own
         set_transform(dataset, steps.whole)
         return StreamBatches(loader)
+    dataset = part_of(dataset, settings.holdout_images)
     seen_again = wanted is None or wanted > len(dataset)
     kept = kept_in_memory(dataset, steps, settings, data_config['input_size']) if seen_again else None
     return SampleBatches(
@@ -98,7 +113,8 @@ def sample_loader(
         process_index: int = 0,
         num_processes: int = 1,
 ) -> tuple[DataLoader[Sample], int]:
-    """Some training images without augmentation, as validation images are read. Their labels are whatever they are.
+    """Some training images without augmentation, as validation images are read. Their labels are whatever they are, and
+    none is held out.
 
     Args:
         settings: Where the images are.
@@ -115,7 +131,7 @@ def sample_loader(
         SbsError: No images are found.
     """
     data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    dataset = open_training_images(settings, False, plain_steps(data_config).whole)
+    dataset = part_of(open_training_images(settings, False, plain_steps(data_config).whole), settings.holdout_images)
     if not isinstance(dataset, IterableDataset):
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
@@ -125,6 +141,32 @@ def sample_loader(
             Subset(dataset, part), settings.batch_size, num_workers=settings.readers,
             generator=torch.Generator()), count
     return _create_loader(dataset, settings, data_config, training=False), count
+
+
+def held_out_loader(
+        settings: DataSettings,
+        pretrained_cfg: Mapping[str, Any],
+        process_index: int = 0,
+        num_processes: int = 1,
+) -> HeldOutImages | None:
+    """The training images that are held out, the same in every run; None where there are none.
+
+    Args:
+        settings: Where the images are, and how many of them are held out.
+        pretrained_cfg: timm's description of the original.
+        process_index: Of this process.
+        num_processes: Of the run.
+
+    Raises:
+        SbsError: No images are found, or none would be left to train on.
+    """
+    data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
+    steps = plain_steps(data_config)
+    dataset = part_of(open_training_images(settings, False, steps.whole), settings.holdout_images, held_out=True)
+    if dataset is None:
+        return None
+    mine = Subset(dataset.dataset, dataset.indices[process_index::num_processes])
+    return HeldOutImages(_plain_loader(mine, settings, steps, data_config), len(dataset))
 
 
 def eval_loader(settings: DataSettings, pretrained_cfg: Mapping[str, Any]) -> DataLoader[Sample]:
@@ -137,7 +179,12 @@ def eval_loader(settings: DataSettings, pretrained_cfg: Mapping[str, Any]) -> Da
     dataset = open_split(settings, settings.validation, False)
     check_folders(dataset, settings)
     check_classes(dataset, settings, pretrained_cfg.get('num_classes'), settings.validation)
-    steps = plain_steps(data_config)
+    return _plain_loader(dataset, settings, plain_steps(data_config), data_config)
+
+
+def _plain_loader(
+        dataset: Any, settings: DataSettings, steps: ImageSteps, data_config: Mapping[str, Any]) -> DataLoader[Sample]:
+    """Images without augmentation, kept in memory where they may be. A part of a data set has its transform already."""
     kept = kept_in_memory(dataset, steps, settings, data_config['input_size'])
     if kept and steps.batch:
         return DataLoader(

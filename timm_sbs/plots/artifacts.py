@@ -82,7 +82,7 @@ def draw_kernels(
 
 
 def draw_curves(source: Path, **_: object) -> Figure:
-    """Loss of a training run over its steps, and accuracy over its time, phase by phase."""
+    """Loss of a training run over its steps, and agreement on held-out images over its time, phase by phase."""
     with open(source / 'summary.csv', encoding='utf-8', newline='') as file:
         rows = list(csv.DictReader(file))
     figure = Figure(figsize=(7, 3))
@@ -92,13 +92,14 @@ def draw_curves(source: Path, **_: object) -> Figure:
         mine = [row for row in rows if row['phase'] == phase]
         losses: list[tuple[float, float]] = [
             (offset + int(row['step']), float(row['loss'])) for row in mine if row.get('loss')]
-        accuracies = [(float(row['seconds']) / 60, float(row['top1'])) for row in mine if row.get('top1')]
-        for axis, points in zip(axes, (losses, accuracies)):
+        agreements = [(float(row['seconds']) / 60, float(row['holdout_agreement']))
+                      for row in mine if row.get('holdout_agreement')]
+        for axis, points in zip(axes, (losses, agreements)):
             if points:
                 axis.plot(*zip(*points), 'o-', markersize=3, label=phase, color=f'C{index}')
         offset += max(int(row['step']) for row in mine)
     axes[0].set_yscale('log')
-    for axis, title, unit in zip(axes, ('loss', 'top-1, %'), ('step', 'minutes')):
+    for axis, title, unit in zip(axes, ('loss', 'agreement, %'), ('step', 'minutes')):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(unit)
         axis.grid(alpha=0.5)

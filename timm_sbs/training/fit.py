@@ -48,7 +48,7 @@ def fit(
             ``data_dir='imagenet'``. ``timm-sbs train --help`` lists them.
 
     Returns:
-        The artifact as it was written, with the best of the validated predictors.
+        The artifact as it was written, with the predictor that did best on held-out training images.
 
     Raises:
         SbsError: Something about the request is wrong.

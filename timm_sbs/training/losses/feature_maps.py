@@ -1,6 +1,7 @@
 """Feature maps of a network, for losses that compare them."""
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from timm_sbs.common.errors import SbsError
@@ -28,14 +29,19 @@ def feature_modules(model: nn.Module, names: Sequence[str] = ()) -> list[str]:
 
 
 class FeatureMaps:
-    """Collects the outputs of some modules in each forward pass, by hooks, until it is closed."""
+    """Collects the outputs of some modules in each forward pass, by hooks, until it is closed. Passes in inference mode
+    are measurements between steps, and collect nothing."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         modules = dict(model.named_modules())
         self._maps: list[Tensor] = []
         self._hooks = [
-            modules[name].register_forward_hook(lambda module, inputs, output: self._maps.append(output))
+            modules[name].register_forward_hook(lambda module, inputs, output: self._collect(output))
             for name in names]
+
+    def _collect(self, output: Tensor) -> None:
+        if not torch.is_inference_mode_enabled():
+            self._maps.append(output)
 
     def take(self) -> list[Tensor]:
         """Outputs of the last forward pass, in the order of execution."""

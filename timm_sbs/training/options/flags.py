@@ -215,7 +215,7 @@ def _add_distillation(parser: argparse.ArgumentParser) -> None:
     add('--grad-accum-steps', type=int, default=d.grad_accum_steps, metavar='N',
         help='batches of one step; weights are generated once for all of them (default: %(default)s)')
     add('--eval-interval', type=int, default=d.eval_interval, metavar='N',
-        help='steps between validations; the best predictor is kept (default: %(default)s)')
+        help='steps between looks at the held-out images; the best predictor is kept (default: %(default)s)')
 
 
 def _add_quantization(parser: argparse.ArgumentParser) -> None:
@@ -250,7 +250,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add('--dataset-download', action='store_true', help='let --dataset download itself')
     add('--train-split', default=d.train_split, metavar='NAME', help='(default: %(default)s)')
     add('--val-split', default=d.val_split, metavar='NAME',
-        help="'' if there are no labelled images to measure on (default: 'validation', if --data-dir has it)")
+        help="labelled images that measure the result; '' for none (default: 'validation', if --data-dir has it)")
+    add('--holdout-images', type=int, default=d.holdout_images, metavar='N',
+        help='training images that are not trained on, but choose which predictor is kept (default: a tenth, at most '
+             '2,000; none of fewer than 100, of a stream or of drawn ones: then the last is kept)')
     add('--data-free', choices=DATA_FREE, default=None,
         help="draw the images of statistics and distillation: 'inversion' draws them to match the original's BatchNorm "
              "statistics, 'noise' has the spectrum of photographs. --data-dir then needs a validation split alone, or "

@@ -245,7 +245,7 @@ def _data(args: argparse.Namespace) -> DataSettings:
         workers=args.workers, no_aug=args.no_aug, crop_padding=args.crop_padding, hflip=args.hflip, vflip=args.vflip,
         scale=tuple(args.scale), ratio=tuple(args.ratio), color_jitter=args.color_jitter, aa=args.aa,
         reprob=args.reprob, mixup=args.mixup, cutmix=args.cutmix, dataset_download=args.dataset_download,
-        image_cache=args.image_cache)
+        image_cache=args.image_cache, holdout_images=args.holdout_images)
 
 
 def _second_order(args: argparse.Namespace) -> SecondOrderSettings:

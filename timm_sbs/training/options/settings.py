@@ -143,7 +143,7 @@ class DistillationSettings(PhaseSettings):
     clip_grad: float = 1.0  # largest norm of the gradient
     grad_accum_steps: int = 1  # batches of one step
     train_size: tuple[int, int] | None = None  # height of images at the first step and the last; None: the original's
-    eval_interval: int = 500  # steps between validations; the best predictor so far is written at each
+    eval_interval: int = 500  # steps between looks at held-out images; the best predictor so far is written at each
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,28 +3,30 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from timm_sbs.artifact.artifact import Artifact
-from timm_sbs.artifact.folder import record_results
 from timm_sbs.artifact.quantize import ByteBudget
 from timm_sbs.codec.tensor_file import with_prefix, without_prefix
 from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.progress import say
-from timm_sbs.data.accuracy import measure
 from timm_sbs.data.batches import SampleBatches, StreamBatches
 from timm_sbs.data.mixing import ImageMixer
 from timm_sbs.training.options.settings import DistillationSettings, PhaseSettings
-from timm_sbs.training.run.run import LAST, PhaseMonitor
+from timm_sbs.training.run.choice import held_out_results
+from timm_sbs.training.run.run import PhaseMonitor
 from timm_sbs.training.run.task import Task
 from timm_sbs.training.steps.distillation import distill
 from timm_sbs.training.steps.generated_model import GeneratedModel
 
-__all__ = ['TrainingImages', 'ImagePhase', 'byte_budget', 'with_phase']
+__all__ = ['TrainingImages', 'ImagePhase', 'byte_budget', 'results_with_room', 'with_phase']
 
-SELECTION_BYTES = 128  # by which config.json grows when a phase has ended
+DIGITS_BYTES = 32  # by which config.json may grow when bits are lowered, for it says them twice
+# What is measured after bits were fitted into a budget, as long as it can be in config.json.
+HELD_OUT_RESULTS = {'holdout_images': 9_999_999, 'holdout_divergence': 1.23456e-05, 'holdout_agreement': 99.999}
+VALIDATION_RESULTS = dict.fromkeys(('top1', 'original_top1', 'agreement'), 100 / 3) | {'images': 9_999_999}
 BUDGET_INTERVAL = 100  # steps between looks at the size; bits that are lowered after the last step are not trained with
 
 PhaseT = TypeVar('PhaseT', bound=PhaseSettings)
@@ -48,8 +50,16 @@ def byte_budget(task: Task, artifact: Artifact) -> ByteBudget | None:
     max_bytes = task.settings.quantization.max_bytes
     if max_bytes is not None and task.run.byte_budget is None:
         task.run.byte_budget = ByteBudget(
-            artifact, max_bytes - SELECTION_BYTES, task.run.coded_ordering(artifact))
+            artifact, max_bytes - DIGITS_BYTES, task.run.coded_ordering(artifact))
     return task.run.byte_budget
+
+
+def results_with_room(task: Task) -> dict[str, Any]:
+    """The results of this moment, with those that a quantized artifact will have beside them in its place: a budget of
+    bytes is for all of config.json."""
+    return {
+        **task.run.results, 'quantization_steps': task.settings.quantization.steps,
+        **(HELD_OUT_RESULTS if task.held_out else {}), **(VALIDATION_RESULTS if task.images.validation else {})}
 
 
 class ImagePhase:
@@ -85,7 +95,7 @@ class ImagePhase:
         self._budget = byte_budget(task, artifact) if artifact.storage.quantization else None
 
     def run(self, training: TrainingImages | None) -> dict[str, Tensor]:
-        """Measure, train, and measure again.
+        """Measure on held-out images, train, and measure again.
 
         Args:
             training: None: only measure and keep.
@@ -105,41 +115,32 @@ class ImagePhase:
 
     def _fit_into_budget(self) -> None:
         if self._budget:
-            budget, results = self._budget, self.task.run.results
+            budget, results = self._budget, results_with_room(self.task)
             self.student.quantization = decided_once(
                 lambda: budget.fitted(self.artifact(results)), self.task.run.accelerator)
-            results['layer_bits'] = list(self.student.quantization.layer_bits)
+            self.task.run.results['layer_bits'] = list(self.student.quantization.layer_bits)
+
+    def _keep(self, when: str) -> Mapping[str, float]:
+        """Keep the artifact of this moment, within the budget, and as far as can be told by how good it is."""
+        run, held_out = self.task.run, self.task.held_out
+        self._fit_into_budget()
+        figures: dict[str, float] = {}
+        if held_out:
+            found = held_out.measure(self.student.materialize())
+            figures = held_out_results(found)
+            run.results.update(holdout_images=held_out.count, **figures)
+            say(run.accelerator, f'{when}{found} on held-out images')
+        run.keep(self.artifact)
+        return figures
 
     def _measure_start(self, trains: bool) -> None:
-        run, validation = self.task.run, self.task.images.validation
-        results, accelerator = run.results, run.accelerator
-        self._fit_into_budget()
-        if not validation:
-            run.keep(self.artifact)
-            return
-        if 'original_top1' not in results:
-            results['original_top1'] = measure(self.task.original, validation, accelerator, 'original').top1
-            say(accelerator, f"original {results['original_top1']:.2f} %")
-        start = measure(self.student.materialize(), validation, accelerator, 'before training')
-        results.update(top1=start.top1, images=start.images)
-        before = 'second_order' if 'second_order_steps' in results else 'reconstruction'
-        results.setdefault(f'{before}_top1', start.top1)
-        when = f'before {self.name}: ' if trains and self.settings.steps else ''
-        say(accelerator, f'{when}top-1 {start.top1:.2f} %')
-        run.keep(self.artifact)
-        run.add_row({'phase': self.name if trains else 'end', 'step': 0, 'top1': start.top1})
+        figures = self._keep(f'before {self.name}: ' if trains and self.settings.steps else '')
+        if figures:
+            self.task.run.add_row({'phase': self.name if trains else 'end', 'step': 0, **figures})
 
-    def _validate(self, step: int) -> Mapping[str, float]:
-        run, validation = self.task.run, self.task.images.validation
-        results = run.results
-        results[f'{self.name}_steps'] = step
-        self._fit_into_budget()
-        if validation:
-            results['top1'] = measure(self.student.materialize(), validation, run.accelerator).top1
-            results['validations'] = results.get('validations', 0) + 1
-            say(run.accelerator, f"step {step}: top-1 {results['top1']:.2f} %")
-        run.keep(self.artifact)
-        return {'top1': results['top1']} if validation else {}
+    def _measure(self, step: int) -> Mapping[str, float]:
+        self.task.run.results[f'{self.name}_steps'] = step
+        return self._keep(f'step {step}: ')
 
     def _adjust(self, step: int) -> None:
         if step % BUDGET_INTERVAL == 0:
@@ -159,7 +160,7 @@ class ImagePhase:
         accelerator = run.accelerator
         monitor = PhaseMonitor(
             run, self.name, tensors=self._tensors, load=self._load,
-            steps_before=self.task.settings.steps_before(self.name), validate=self._validate, adjust=self._adjust)
+            steps_before=self.task.settings.steps_before(self.name), measure=self._measure, adjust=self._adjust)
         mixer = ImageMixer(
             data.mixup, data.cutmix, self._artifact.base.pretrained_cfg['num_classes'], self.task.seed,
             accelerator.process_index, labelled=any(self.settings.label_weight))
@@ -167,9 +168,3 @@ class ImagePhase:
             self.student, self.task.original, training.batches, self.settings, accelerator, monitor,
             training.cached_outputs, self.name, self.batches_before, mixer)
         accelerator.free_memory()
-        if self.task.images.validation:
-            selection = {'validations': run.results['validations'], 'last_top1': run.results['top1']}
-            run.best.update(selection)
-            if accelerator.is_main_process:
-                for folder in (run.output, run.output / LAST):
-                    record_results(folder, selection)

@@ -1,4 +1,4 @@
-"""The images of a run: read or drawn, for training and for validation, on all processes."""
+"""The images of a run: read or drawn, for training, for the choice of an artifact, and for validation."""
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from timm_sbs.common.errors import SbsError
 from timm_sbs.data.batches import SampleBatches, StreamBatches
 from timm_sbs.data.folders import LabelledImages, Sample
-from timm_sbs.data.loaders import eval_loader, sample_loader, train_batches
+from timm_sbs.data.loaders import HeldOutImages, eval_loader, held_out_loader, sample_loader, train_batches
 from timm_sbs.data.synthetic import NoiseImages, SyntheticImages, invert
 from timm_sbs.training.options.run_settings import Settings
 from timm_sbs.training.options.settings import FEWEST_IMAGES
@@ -27,12 +27,14 @@ class Images:
 
     Attributes:
         train: Training images, unless there are none or they are drawn later.
-        validation: Labelled images on which top-1 is measured, if there are any.
+        validation: Labelled images on which the artifact that is kept is measured at the end, if there are any.
         sample: Batches for statistics, and how many images they hold over all processes; None as for ``train``.
+        held_out: Training images that are neither in ``train`` nor in ``sample``, if some are held out.
     """
     train: SampleBatches | StreamBatches | None
     validation: DataLoader[Sample] | None
     sample: tuple[Iterable[Sequence[Tensor]], int] | None = None
+    held_out: HeldOutImages | None = None
 
 
 def open_images(
@@ -68,7 +70,10 @@ def open_images(
                 f"'{data.where}' holds {sample[1]} training image(s), and statistics need at least "
                 f'{FEWEST_IMAGES}. Add images (they need no labels), use --data-free, or leave the phase out with '
                 f'--second-order-steps 0.')
-    return Images(train, validation, sample)
+    held_out = None
+    if train or sample:
+        held_out = held_out_loader(data, pretrained_cfg, accelerator.process_index, accelerator.num_processes)
+    return Images(train, validation, sample, held_out)
 
 
 def synthetic_batches(

@@ -15,7 +15,13 @@ from timm_sbs.training.losses.divergence import ExpectedDivergence
 from timm_sbs.training.options.run_settings import Settings
 from timm_sbs.training.options.settings import ReconstructionSettings
 from timm_sbs.training.run.calibration import corrected_kept, second_order_phase
-from timm_sbs.training.run.image_phase import ImagePhase, TrainingImages, byte_budget, with_phase
+from timm_sbs.training.run.image_phase import (
+    ImagePhase,
+    TrainingImages,
+    byte_budget,
+    results_with_room,
+    with_phase,
+)
 from timm_sbs.training.run.images import synthetic_batches
 from timm_sbs.training.run.run import PhaseMonitor
 from timm_sbs.training.run.task import Task, measure_tensors
@@ -90,7 +96,8 @@ def _within_budget(task: Task, artifact: Artifact) -> Artifact:
     if budget is None:
         return artifact
     fitted = decided_once(
-        lambda: budget.fitted(artifact.with_kept(task.original).with_results(run.results)), run.accelerator)
+        lambda: budget.fitted(artifact.with_kept(task.original).with_results(results_with_room(task))),
+        run.accelerator)
     run.results['layer_bits'] = list(fitted.layer_bits)
     return artifact.quantized(fitted)
 

@@ -1,6 +1,7 @@
 """One training run: its folder, its progress over all phases, checkpoints, summary.csv and trackers."""
 import csv
 import io
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import coded_ordering, save_artifact
 from timm_sbs.artifact.quantize import ByteBudget
+from timm_sbs.common.distributed import decided_once
 from timm_sbs.training.run.checkpoints import Checkpoint, Checkpoints
 from timm_sbs.training.run.output import write_text
 from timm_sbs.training.steps.monitor import Monitor
@@ -19,15 +21,18 @@ from timm_sbs.training.steps.monitor import Monitor
 __all__ = ['Run', 'PhaseMonitor']
 
 SUMMARY_NAME = 'summary.csv'
-SUMMARY_COLUMNS = ('phase', 'step', 'loss', 'lr', 'top1', 'best_top1', 'seconds')
-LAST = 'last'  # folder, inside the output, of the artifact after the last validation
+SUMMARY_COLUMNS = (
+    'phase', 'step', 'loss', 'lr', 'holdout_divergence', 'holdout_agreement', 'best_holdout_divergence', 'top1',
+    'seconds')
+LAST = 'last'  # folder, inside the output, of the artifact after the last measurement
+MEASURE = 'holdout_divergence'  # of results: the artifact with the lowest is the best
 
 
 class Run:
     """What all phases write to. All of it is restored from a checkpoint.
 
     Attributes:
-        output: Folder of the best artifact; that of the last validation is in ``output/last``.
+        output: Folder of the best artifact; that of the last measurement is in ``output/last``.
         results: Measured results so far, as they will stand in config.json.
         best: Results of the best artifact so far.
     """
@@ -81,9 +86,11 @@ class Run:
         self.checkpoints.save(number, progress, tensors)
 
     def keep(self, make_artifact: Callable[[Mapping[str, Any]], Artifact]) -> None:
-        """Write the artifact of this moment as the last, and as the best if no better was measured."""
+        """Write the artifact of this moment as the last, and as the best if no better was measured on held-out images.
+        All processes have to call this."""
         results = dict(self.results)
-        better = 'top1' not in results or results['top1'] >= self.best.get('top1', 0.)  # of equals, the later
+        better = decided_once(  # of equals, the later
+            lambda: MEASURE not in results or results[MEASURE] <= self.best.get(MEASURE, math.inf), self.accelerator)
         if better:
             self.best = results
         if self.accelerator.is_main_process:
@@ -101,7 +108,7 @@ class Run:
 
     def add_row(self, row: Mapping[str, Any]) -> None:
         """Add a row to summary.csv, which is written anew, so that a resumed run leaves no row twice."""
-        best = {'best_top1': self.best['top1']} if 'top1' in self.best else {}
+        best = {f'best_{MEASURE}': self.best[MEASURE]} if MEASURE in self.best else {}
         self._rows.append({**row, **best, 'seconds': round(self.seconds, 1)})
         if not self.accelerator.is_main_process:
             return
@@ -113,7 +120,7 @@ class Run:
 
 
 class PhaseMonitor(Monitor):
-    """Connects a phase to its run: checkpoints, trackers, rows of the summary, validation."""
+    """Connects a phase to its run: checkpoints, trackers, rows of the summary, measurements."""
 
     def __init__(
             self,
@@ -122,7 +129,7 @@ class PhaseMonitor(Monitor):
             tensors: Callable[[], Mapping[str, Tensor]],
             load: Callable[[Mapping[str, Tensor]], None],
             steps_before: int = 0,
-            validate: Callable[[int], Mapping[str, float]] | None = None,
+            measure: Callable[[int], Mapping[str, float]] | None = None,
             adjust: Callable[[int], None] | None = None,
     ) -> None:
         """
@@ -132,7 +139,7 @@ class PhaseMonitor(Monitor):
             tensors: What a checkpoint has to hold of the model.
             load: Its inverse.
             steps_before: Steps of the phases before.
-            validate: Measures and keeps the model after a number of steps; returns figures.
+            measure: Measures and keeps the model after a number of steps; returns figures.
             adjust: Called after every step, before its checkpoint.
         """
         self._run = run
@@ -140,7 +147,7 @@ class PhaseMonitor(Monitor):
         self._tensors = tensors
         self._load = load
         self._steps_before = steps_before
-        self._validate = validate
+        self._measure = measure
         self._adjust = adjust
         self.last: dict[str, float] = {}  # figures of the last logged step
 
@@ -158,10 +165,10 @@ class PhaseMonitor(Monitor):
         self._run.accelerator.log(
             {f'{self._phase}/{name}': value for name, value in metrics.items()}, step=self._steps_before + step)
 
-    def validate(self, step: int) -> None:
-        if self._validate is None:
+    def measure(self, step: int) -> None:
+        if self._measure is None:
             return
-        figures = self._validate(step)
+        figures = self._measure(step)
         self._run.add_row({'phase': self._phase, 'step': step, **self.last, **figures})
         self.log(step, {**self.last, **figures})
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from timm_sbs.common.progress import say
-from timm_sbs.data.accuracy import measure
 from timm_sbs.training.options.run_settings import Settings
+from timm_sbs.training.run.choice import HeldOut, held_out_results
 from timm_sbs.training.run.images import Images
 from timm_sbs.training.run.run import Run
 
@@ -22,21 +22,19 @@ class Task:
     images: Images
     settings: Settings
     seed: int
+    held_out: HeldOut | None = None  # what chooses the artifact that is kept, if there is something
 
 
 def measure_tensors(task: Task, tensors: Mapping[str, Tensor], phase: str) -> dict[str, float]:
-    """What a phase has come to: the original with these tensors in place of its own, on the validation images. The
-    run's results get it as ``PHASE_top1``.
+    """What a phase has come to: the original with these tensors in place of its own, on the held-out images.
 
     Returns:
-        ``{'top1': per cent}``, or nothing where there are no such images.
+        Figures for a row of the summary; nothing where no image is held out.
     """
-    accelerator, validation = task.run.accelerator, task.images.validation
-    if not validation:
+    if not task.held_out:
         return {}
     model = copy.deepcopy(task.original)
     model.load_state_dict(dict(tensors), strict=False)
-    top1 = measure(model.to(accelerator.device), validation, accelerator, f'after {phase}').top1
-    task.run.results[f"{phase.replace('-', '_')}_top1"] = top1
-    say(accelerator, f'after {phase}: top-1 {top1:.2f} %')
-    return {'top1': top1}
+    found = task.held_out.measure(model.to(task.run.accelerator.device))
+    say(task.run.accelerator, f'after {phase}: {found} on held-out images')
+    return held_out_results(found)

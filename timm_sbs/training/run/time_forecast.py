@@ -62,7 +62,7 @@ READING_SECONDS, READ_IMAGES = 0.25, 32  # of a data set, whichever comes first
 
 
 def forecast_seconds(start: Start) -> dict[str, float]:
-    """Seconds of each phase of a run, by its name, with the validations that are part of it.
+    """Seconds of each phase of a run, by its name, with the looks at held-out images that are part of it.
 
     What is done once in a phase and takes as long as some steps, such as writing artifacts, is not counted. All
     processes have to call this; the main one's clock counts.
@@ -112,11 +112,14 @@ class _Forecast:
         if settings.quantizes and settings.takes_statistics and not settings.quantization.layer_bits:
             layers = len(self.artifact.generator.predictor.trunk) + len(self.artifact.generator.predictor.heads)
             seconds['quantization'] = seconds.get('quantization', 0.) + layers * fit.of()  # whose bits are divided
-        if self.start.images.validation:
-            once, each = self._validation_seconds()
-            for name, times in self._validations().items():
+        if held_out := self.start.images.held_out:
+            once, each = self._looking_seconds(held_out.batches.dataset)
+            for name, times in self._looks().items():
                 seconds[name] = seconds.get(name, 0.) + once + times * each
                 once = 0.
+        if validation := self.start.images.validation:
+            once, each = self._looking_seconds(validation.dataset, self.accelerator.num_processes, networks=2)
+            seconds['validation'] = once + each
         return seconds
 
     def _reconstruction(self) -> StepTimes:
@@ -197,16 +200,15 @@ class _Forecast:
 
         return time_steps(look, self.accelerator, most=batch, growth=16).of(batch) / batch
 
-    def _validation_seconds(self) -> tuple[float, float]:
-        """Of the first validation, beside what each takes, and of each."""
-        dataset = getattr(self.start.images.validation, 'dataset', None)
+    def _looking_seconds(self, dataset: object, processes: int = 1, networks: int = 1) -> tuple[float, float]:
+        """Of the first look at images that so many processes share, beside what each takes, and of each."""
         if not isinstance(dataset, Sized):
             return 0., 0.
-        reading, mine = self._reading(dataset), math.ceil(len(dataset) / self.accelerator.num_processes)
-        return reading.once, mine * self._beside(self.forward, reading.each)
+        reading, mine = self._reading(dataset), math.ceil(len(dataset) / processes)
+        return reading.once, mine * self._beside(networks * self.forward, reading.each)
 
-    def _validations(self) -> dict[str, int]:
-        """How often each phase measures top-1, the original's included."""
+    def _looks(self) -> dict[str, int]:
+        """How often each phase looks at the held-out images, the original included, at the first look."""
         settings = self.settings
         found = {'reconstruction': int(settings.takes_statistics)}
         if settings.takes_statistics:
@@ -214,11 +216,13 @@ class _Forecast:
         interval = settings.distillation.eval_interval
         if settings.distils or not settings.quantizes:
             steps = settings.distils * settings.distillation.steps
-            found['distillation' if steps else 'validation'] = 2 + math.ceil(steps / interval)
+            found['distillation' if steps else 'held-out images'] = 1 + math.ceil(steps / interval)
         if settings.quantizes:
             steps = settings.rounds_on_images * settings.quantization.steps
-            found['quantization'] = 2 - settings.distils + math.ceil(steps / interval)
-        return {phase: times for phase, times in found.items() if times}
+            found['quantization'] = 1 + math.ceil(steps / interval)
+        found = {phase: times for phase, times in found.items() if times}
+        found[next(iter(found))] += 1
+        return found
 
     def _reading(self, dataset: object) -> '_Reading':
         """Images that are kept in memory are read once; what happens to them then takes next to no time. A stream is

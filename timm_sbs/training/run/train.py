@@ -25,6 +25,7 @@ from timm_sbs.training.run.calibration import (
     statistics_bytes,
 )
 from timm_sbs.training.run.checkpoints import recorded_setting
+from timm_sbs.training.run.choice import HeldOut, describe_choice
 from timm_sbs.training.run.dry_run import describe_dry_run
 from timm_sbs.training.run.image_phase import ImagePhase
 from timm_sbs.training.run.output import prepare_output, write_text
@@ -35,7 +36,7 @@ from timm_sbs.training.run.phases import (
     training_images,
 )
 from timm_sbs.training.run.precision import settle_precision
-from timm_sbs.training.run.run import Run
+from timm_sbs.training.run.run import MEASURE, Run
 from timm_sbs.training.run.start import (
     Start,
     first_results,
@@ -45,6 +46,7 @@ from timm_sbs.training.run.start import (
 )
 from timm_sbs.training.run.task import Task
 from timm_sbs.training.run.threads import settle_threads, used_threads
+from timm_sbs.training.run.validation import measure_on_validation
 
 __all__ = ['train', 'dry_run', 'print_once']
 
@@ -125,19 +127,21 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
     run = Run(output, accelerator, start.checkpoints, first_results(args, start), start.checkpoint, start.choices)
     artifact = start.source or ordered_artifact(start, args.seed)
     artifact.generator.to(accelerator.device)
-    _run_phases(Task(run, original, start.images, settings, args.seed), artifact.quantized(None), start.source,
-                start.uses)
-    best = run.best
-    if 'last_top1' in best:
-        say(accelerator, f"best top-1 {best['top1']:.2f} %, after the last step {best['last_top1']:.2f} % "
-                         f"(original {best['original_top1']:.2f} %)")
+    chosen_from = start.images.held_out
+    held_out = HeldOut(chosen_from, original, accelerator) if chosen_from else None
+    task = Task(run, original, start.images, settings, args.seed, held_out)
+    _run_phases(task, artifact.quantized(None), start.source, start.uses)
+    if settings.trains_on_images and held_out:
+        say(accelerator, f'lowest divergence on held-out images {run.best[MEASURE]:.4f}, after the last step '
+                         f'{run.results[MEASURE]:.4f}')
+    measure_on_validation(task)
     if whole_program:
         say(accelerator, f"wrote {output}, {_size(output, start)}; load it with "
                          f"timm.create_model('local-dir:{output}', pretrained=True)")
     if args.push_to_hub and accelerator.is_main_process:
         say(accelerator, f'uploaded to {push_to_hub(output, args.hub_model_id, args.hub_private)}')
     accelerator.wait_for_everyone()
-    return best
+    return run.best
 
 
 def _size(output: Path, start: Start) -> str:
@@ -169,6 +173,8 @@ def _describe_start(name: str, start: Start) -> None:
     if not start.settings.has_images:
         say(start.accelerator, 'No images were given, so the predictor is fitted to the weights alone. --data-dir, '
                                '--dataset, --unlabelled-dir and --data-free give it images.')
+    if start.settings.trains_on_images:
+        say(start.accelerator, describe_choice(start.images, start.settings))
     say(start.accelerator,
         f'{name}: {len(design.specs)} of its weights are generated ({design.num_generated:,} of {total:,} parameters), '
         f'by a predictor of {design.num_parameters:,} parameters ({100 * design.num_parameters / total:.1f} %).')

@@ -75,7 +75,7 @@ def distill(
                         raise SbsError(f'The loss of {name} is {value} at step {done}. Lower its learning rate.')
                 if due:
                     student.synchronize(accelerator)
-                    monitor.validate(done)
+                    monitor.measure(done)
                     student.train()
                 monitor.step_done(done)
     finally:

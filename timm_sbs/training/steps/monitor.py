@@ -1,4 +1,4 @@
-"""What a training phase tells while it runs. The phases know nothing of files, trackers or validation."""
+"""What a training phase tells while it runs. The phases know nothing of files, trackers or measurements."""
 from collections.abc import Mapping
 
 __all__ = ['Monitor']
@@ -14,7 +14,7 @@ class Monitor:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Figures of a step, now and then."""
 
-    def validate(self, step: int) -> None:
+    def measure(self, step: int) -> None:
         """Called every ``eval_interval`` steps and after the last."""
 
     def step_done(self, step: int) -> None:

@@ -1,0 +1,34 @@
+"""The only look of a run at its validation images, which choose nothing: the artifact that was kept is measured."""
+import copy
+
+from timm_sbs.artifact.folder import load_artifact, record_results
+from timm_sbs.common.progress import say
+from timm_sbs.data.fidelity import fidelity, with_logits
+from timm_sbs.training.run.task import Task
+
+__all__ = ['measure_on_validation']
+
+
+def measure_on_validation(task: Task) -> None:
+    """Top-1 of the artifact that was kept, beside the original's, for its config.json; nothing without such images."""
+    run, validation = task.run, task.images.validation
+    if not validation:
+        return
+    accelerator = run.accelerator
+    accelerator.wait_for_everyone()
+    model = copy.deepcopy(task.original)
+    model.load_state_dict(load_artifact(run.output).state_dict(), strict=False)
+    task.original.to(accelerator.device)
+    seen = with_logits(task.original, validation)
+    found = fidelity(model.to(accelerator.device), seen, accelerator, 'validation', len(validation))
+    measured = {'top1': found.top1, 'original_top1': found.original_top1, 'images': found.images,
+                'agreement': found.agreement}
+    accelerator.wait_for_everyone()
+    run.best.update(measured)
+    if accelerator.is_main_process:
+        record_results(run.output, measured)
+    accelerator.log({f'validation/{name}': value for name, value in measured.items()},
+                    step=task.settings.steps_before('end'))
+    run.add_row({'phase': 'validation', 'step': 0, 'top1': found.top1})
+    say(accelerator, f'top-1 {found.top1:.2f} % of {found.images:,} validation images (original '
+                     f'{found.original_top1:.2f} %), agreement {found.agreement:.2f} %')

@@ -24,12 +24,12 @@ TABLE = 255  # larger integers are taken to cost as much
 
 @dataclass(frozen=True)
 class Passes:
-    """How often values are settled: by successive cancellation with the last pass's table of bits, and again."""
+    """How often values are settled: by successive cancellation, each with the last one's table of bits, and again."""
     cancelling: int
     again: int
 
 
-QUICK, THOROUGH = Passes(1, 0), Passes(1, 4)
+QUICK, THOROUGH = Passes(1, 0), Passes(1, 3)
 
 
 def row_codes(curvature: Curvature, slope: float) -> Tensor:
@@ -75,11 +75,13 @@ def round_weight(
     if curvature.moment is None:
         integers = _settled_alone(target / steps[..., None], prices[..., None], 1 + passes.cancelling + passes.again)
     else:
+        target = target.mT.contiguous()  # [P, d, R]: rows lie side by side
         integers = _cancelled(target, steps, prices, curvature, _prior(weight, curvature, slope), passes.cancelling)
         if passes.again:
             moment = curvature.damped().to(target)
             for _ in range(passes.again):
                 integers = _settled_again(integers, target, steps, prices, moment)
+        integers = integers.mT
     values = curvature.rows(integers, weight.shape).int()
     return QuantizedTensor(values, codes.view(-1, *[1] * (weight.dim() - 1)))
 
@@ -97,88 +99,73 @@ def _bits(integers: Tensor) -> Tensor:
     return -torch.log2(counts / counts.sum())
 
 
-def _cheapest(candidates: tuple[Tensor, ...], errors: tuple[Tensor, ...], bits: Tensor) -> Tensor:
-    """The candidates whose errors, in bits, and own bits are the fewest, value by value."""
-    best, least = candidates[0], errors[0] + bits[(candidates[0].clamp(-TABLE, TABLE) + TABLE).long()]
-    for candidate, error in zip(candidates[1:], errors[1:]):
-        cost = error + bits[(candidate.clamp(-TABLE, TABLE) + TABLE).long()]
-        cheaper = cost < least
-        best, least = torch.where(cheaper, candidate, best), torch.where(cheaper, cost, least)
-    return best
+def _cheapest(candidates: Tensor, errors: Tensor, bits: Tensor) -> Tensor:
+    """The candidates [C, ...] whose errors, in bits, and own bits are the fewest, value by value."""
+    costs = errors.add_(bits.take(candidates.clamp(-TABLE, TABLE).long() + TABLE))
+    return candidates.gather(0, costs.argmin(0, keepdim=True))[0]
 
 
-def _towards_zero(nearest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return nearest, nearest - nearest.sign(), torch.zeros_like(nearest)
+def _towards_zero(nearest: Tensor) -> Tensor:
+    return torch.stack((nearest, nearest - nearest.sign(), torch.zeros_like(nearest)))
 
 
 def _settled_alone(exact: Tensor, prices: Tensor, passes: int) -> Tensor:
     """Integers for values [P, R, d] in steps, of which none can make up for another."""
-    nearest = exact.round()
-    integers = nearest
+    candidates = _towards_zero(exact.round())
+    integers = candidates[0]
     for _ in range(passes):
-        candidates = _towards_zero(nearest)
-        errors = tuple(prices * (exact - candidate).square() for candidate in candidates)
-        integers = _cheapest(candidates, errors, _bits(integers))
+        integers = _cheapest(candidates, prices * (exact - candidates).square(), _bits(integers))
     return integers
 
 
 def _cancelled(
         target: Tensor, steps: Tensor, prices: Tensor, curvature: Curvature, prior: float, passes: int) -> Tensor:
-    """Integers [P, R, d] by successive cancellation: first to the nearest, then so many times by bits as well.
+    """Integers [P, d, R] by successive cancellation, with the bits of those to the nearest, and of the last pass.
 
     With the bits of values to come as a prior, what is left of ``target`` is to be met: it is shrunk to the minimum of
     divergence and prior together. A value's own share of the prior is taken back, since its bits are known.
     """
     factor = curvature.factor(prior)
     upper = factor.upper
-    solved = torch.linalg.solve_triangular(upper, target.to(upper).mT, upper=True)
-    solved = torch.linalg.solve_triangular(upper.mT, solved, upper=False).mT
+    solved = torch.linalg.solve_triangular(upper, target.to(upper), upper=True)
+    solved = torch.linalg.solve_triangular(upper.mT, solved, upper=False)
+    integers = (target / steps[:, None]).round()
     target = target - (prior * solved).to(target)
-    variances, mixing = factor.variances, factor.mixing
-
-    def settled(bits: Tensor | None) -> Tensor:
-        integers, errors = torch.empty_like(target), torch.zeros_like(target)
-        for start in range(0, target.shape[-1], COLUMNS):
-            stop = min(start + COLUMNS, target.shape[-1])
-            rest = target[..., start:stop] - errors[..., :start] @ mixing[:, :start, start:stop]
-            for column in range(start, stop):
-                wanted = rest[..., column - start] - torch.bmm(
-                    errors[..., start:column], mixing[:, start:column, column, None])[..., 0]
-                exact = wanted / steps
-                chosen = exact.round()
-                if bits is not None:
-                    candidates = _towards_zero(chosen)
-                    costs = tuple(prices * (
-                        variances[:, column, None] * (exact - candidate).square() - prior * candidate.square()
-                    ) for candidate in candidates)
-                    chosen = _cheapest(candidates, costs, bits)
-                integers[..., column] = chosen
-                errors[..., column] = chosen * steps - target[..., column]
-        return integers
-
-    integers = settled(None)
+    variances, mixing = factor.variances, factor.mixing.mT.contiguous()
+    own = prices * prior
     for _ in range(passes):
-        integers = settled(_bits(integers))
+        bits, errors = _bits(integers), torch.empty_like(target)
+        for start in range(0, target.shape[1], COLUMNS):
+            stop = min(start + COLUMNS, target.shape[1])
+            rest = target[:, start:stop] - mixing[:, start:stop, :start] @ errors[:, :start]
+            for column in range(start, stop):
+                made_up = torch.bmm(mixing[:, column, None, start:column], errors[:, start:column])[:, 0]
+                exact = (rest[:, column - start] - made_up) / steps
+                candidates = _towards_zero(exact.round())
+                costs = (exact - candidates).square_().mul_(prices * variances[:, column, None])
+                chosen = _cheapest(candidates, costs.sub_(candidates.square().mul_(own)), bits)
+                integers[:, column] = chosen
+                errors[:, column] = chosen * steps - target[:, column]
     return integers
 
 
 def _settled_again(integers: Tensor, target: Tensor, steps: Tensor, prices: Tensor, moment: Tensor) -> Tensor:
-    """Each integer [P, R, d] in turn becomes one more, one less, zero, or stays: the cheapest with all others as they
+    """Each integer [P, d, R] in turn becomes one more, one less, zero, or stays: the cheapest with all others as they
     are."""
     integers, bits = integers.clone(), _bits(integers)
-    pull = (integers - target / steps[..., None]) @ moment  # half the derivative by each integer
-    for start in range(0, target.shape[-1], COLUMNS):
-        stop = min(start + COLUMNS, target.shape[-1])
-        here, changes = pull[..., start:stop].clone(), torch.zeros_like(pull[..., start:stop])
+    pull = moment @ (integers - target / steps[:, None])  # half the derivative by each integer
+    for start in range(0, target.shape[1], COLUMNS):
+        stop = min(start + COLUMNS, target.shape[1])
+        here, changes = pull[:, start:stop].clone(), torch.zeros_like(pull[:, start:stop])
         for column in range(start, stop):
-            before = integers[..., column]
-            candidates = before, before + 1, before - 1, torch.zeros_like(before)
-            moves = tuple(candidate - before for candidate in candidates)
-            costs = tuple(prices * move * (
-                2 * here[..., column - start] + moment[:, column, column, None] * move) for move in moves)
+            before = integers[:, column]
+            pulled = here[:, column - start] + torch.bmm(
+                moment[:, column, None, start:column], changes[:, :column - start])[:, 0]
+            candidates = torch.stack((before, before + 1, before - 1, torch.zeros_like(before)))
+            moves = candidates - before
+            costs = (moment[:, column, column, None] * moves).add_(2 * pulled).mul_(moves).mul_(prices)
             change = _cheapest(candidates, costs, bits) - before
-            integers[..., column] += change
-            changes[..., column - start] = change
-            here += change[..., None] * moment[:, column, None, start:stop]
-        pull[..., stop:] += changes @ moment[:, start:stop, stop:]
+            integers[:, column] += change
+            changes[:, column - start] = change
+        pull[:, stop:] += moment[:, stop:, start:stop] @ changes
     return integers

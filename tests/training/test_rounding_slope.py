@@ -1,0 +1,67 @@
+"""Rounding of several weights into a number of bits."""
+import pytest
+import torch
+
+from timm_sbs.codec.quantization import dequantize
+from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.common.errors import ConfigError
+from timm_sbs.predictor.tokens import WeightSpec
+from timm_sbs.training.losses.curvature import curvatures
+from timm_sbs.training.losses.statistics import collect_statistics
+from timm_sbs.training.losses.weight_uses import find_uses
+from timm_sbs.training.steps.rounding_slope import entropy_bits, round_to_bits, round_weights
+
+NAMES = 'conv1.weight', 'layer1.0.conv1.weight', 'linear.weight'
+
+
+@pytest.fixture(scope='module')
+def network(resnet20, images):
+    """Some weights of ResNet-20, stem and classifier among them, and their curvatures by 200 images of the demo."""
+    weights = {name: resnet20.state_dict()[name] for name in NAMES}
+    uses = find_uses(resnet20, [WeightSpec(name, tuple(w.shape)) for name, w in weights.items()], images[0][:1])
+    assert list(uses) == list(NAMES)
+    statistics = collect_statistics(resnet20, uses, images[0][:200].split(50), 200, make_accelerator('no', cpu=True))[0]
+    return weights, curvatures(weights, statistics, 1e-3), statistics
+
+
+def divergence(network, rounded):
+    weights, curvature, _ = network
+    return sum(curvature[name].loss(dequantize(t) - weights[name]) for name, t in rounded.tensors.items())
+
+
+def test_entropy():
+    assert entropy_bits(torch.tensor([[3, 3], [0, -1]])) == pytest.approx(6)
+    assert entropy_bits(torch.zeros(10)) == 0
+
+
+def test_bits_are_as_many_as_wanted_and_more_of_them_are_better(network):
+    weights, curvature, _ = network
+    values = sum(weight.numel() for weight in weights.values())
+    found = []
+    for bits in (1.5 * values, 3. * values):
+        rounded = round_to_bits(weights, curvature, bits)
+        assert 0.98 * bits < rounded.bits <= bits
+        found.append(divergence(network, rounded))
+    assert found[1] < 0.5 * found[0]
+
+
+def test_statistics_are_worth_bits(network):
+    """With them a network diverges less, by their own measure, than when rounded without."""
+    weights, curvature, _ = network
+    values = sum(weight.numel() for weight in weights.values())
+    without = round_to_bits(weights, curvatures(weights, {}, 1e-3), 2. * values)
+    assert divergence(network, round_to_bits(weights, curvature, 2. * values)) < 0.3 * divergence(network, without)
+
+
+def test_steps_of_weights_with_and_without_statistics(network):
+    weights, _, statistics = network
+    some = {name: statistics[name] for name in NAMES[:2]}
+    mixed = round_weights(weights, curvatures(weights, some, 1e-3), 1e-5)
+    assert list(mixed.tensors) == list(NAMES)
+    assert all(t.integers.any() and t.integers.shape == weights[n].shape for n, t in mixed.tensors.items())
+
+
+def test_too_few_bits_are_refused(network):
+    weights, curvature, _ = network
+    with pytest.raises(ConfigError, match='10 bits cannot hold'):
+        round_to_bits(weights, curvature, 10.)

@@ -1,0 +1,114 @@
+"""How the expected divergence curves with one weight, factorised so that values can be settled one after another."""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from timm_sbs.common.float64 import as_float64
+from timm_sbs.training.losses.statistics import LayerStatistics
+
+__all__ = ['Curvature', 'Factor', 'curvatures']
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A curvature as squares, one for each input in turn: e^T (S + prior) e = sum_j variances_j (e @ mixing)_j^2.
+
+    Shapes: P parts, one for each block of each group's inputs; d inputs of a part
+        variances [P, d]: what an error at an input costs once those before it are settled, and those after it make up
+            for it
+        mixing [P, d, d]: unit upper triangular: how much an input's error is made up for at those after it
+        upper [P, d, d]: S + prior = upper @ upper^T, float64
+    """
+    variances: Tensor
+    mixing: Tensor
+    upper: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Curvature:
+    """Errors e of a weight's rows cost importance * e^T S e / 2, as in
+    :class:`~timm_sbs.training.losses.divergence.ExpectedDivergence`.
+
+    Shapes: G groups, B blocks of each group's inputs, d inputs of a block, O outputs
+        importance [O]: damped
+        moment [G, B, d, d]: not damped; None: the identity, for a weight without statistics
+        damping: Part of the diagonal's mean that is added to it
+    """
+    importance: Tensor
+    moment: Tensor | None = None
+    damping: float = 0.
+
+    def parts(self, rows: Tensor) -> Tensor:
+        """A weight, or errors of one, part by part: [O, ...] -> [P, O / G, d]."""
+        rows = rows.flatten(1)
+        groups, blocks, size = (1, 1, rows.shape[1]) if self.moment is None else self.moment.shape[:3]
+        return rows.reshape(groups, -1, blocks, size).transpose(1, 2).reshape(groups * blocks, -1, size)
+
+    def rows(self, parts: Tensor, shape: torch.Size) -> Tensor:
+        """Inverse of :meth:`parts`."""
+        groups, blocks = (1, 1) if self.moment is None else self.moment.shape[:2]
+        return parts.reshape(groups, blocks, -1, parts.shape[-1]).transpose(1, 2).reshape(shape)
+
+    def per_part(self, values: Tensor) -> Tensor:
+        """A number for each output, for each row of :meth:`parts`: [O] -> [P, O / G]."""
+        groups, blocks = (1, 1) if self.moment is None else self.moment.shape[:2]
+        return values.view(groups, 1, -1).expand(-1, blocks, -1).reshape(groups * blocks, -1)
+
+    def damped(self, prior: float = 0.) -> Tensor:
+        """S with its damping and a prior on the diagonal: [P, d, d], float64."""
+        if self.moment is None:
+            raise ValueError('A weight without statistics has no second moments.')
+        moment = as_float64(self.moment).flatten(0, 1).clone()
+        diagonal = moment.diagonal(dim1=-2, dim2=-1)
+        diagonal += self.damping * diagonal.mean(-1, keepdim=True) + 1e-12 + prior
+        return moment
+
+    def factor(self, prior: float = 0.) -> Factor:
+        """Factors of S + prior."""
+        upper = torch.linalg.cholesky(self.damped(prior).flip(-1, -2)).flip(-1, -2)
+        roots = upper.diagonal(dim1=-2, dim2=-1)
+        device = self.importance.device
+        return Factor(roots.square().float().to(device), (upper / roots[:, None]).float().to(device), upper)
+
+    @cached_property
+    def variance(self) -> float:
+        """Mean of ``variances`` without a prior: rounding with a small step costs importance * variance * step^2 / 24
+        for each value, if values that follow make up for the errors."""
+        return 1. if self.moment is None else float(self.factor().variances.mean())
+
+    def loss(self, errors: Tensor) -> float:
+        """Cost of errors [O, ...] of a weight, nats."""
+        parts = self.parts(errors.float())
+        moved = parts if self.moment is None else torch.bmm(parts, self.damped().to(parts))
+        return float((self.per_part(self.importance)[..., None] * parts * moved).sum() / 2)
+
+
+def curvatures(
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, LayerStatistics],
+        damping: float,
+) -> dict[str, Curvature]:
+    """Curvatures of weights by name. Weights without statistics count by their squared error relative to that of their
+    row, as much as the others do for their size.
+
+    Args:
+        weights: Original weights, also of layers without statistics.
+        statistics: What :func:`~timm_sbs.training.losses.statistics.collect_statistics` returns.
+        damping: Part of the mean that is added to diagonals, for the statistics are those of a few images.
+    """
+    found = {}
+    for name, layer in statistics.items():
+        importance = layer.importance + damping * layer.importance.mean()
+        found[name] = Curvature(importance, layer.second_moment, damping)
+    lost = sum(found[name].loss(weights[name].detach().to(found[name].importance)) for name in found)
+    count = sum(weights[name].numel() for name in found)
+    each = 2 * lost / count if count else 1.  # lost by forgetting one value
+    for name, weight in weights.items():
+        if name not in found:
+            squares = weight.detach().float().flatten(1).square().mean(1)
+            floor = 1e-3 * squares.mean() + 1e-30
+            found[name] = Curvature(each / (squares + floor))
+    return {name: found[name] for name in weights}

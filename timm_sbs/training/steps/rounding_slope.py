@@ -1,0 +1,119 @@
+"""Rounding of all weights of a network into a wanted number of bits, by one slope of divergence for a bit."""
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from timm_sbs.codec.quantization import QuantizedTensor
+from timm_sbs.common.errors import ConfigError
+from timm_sbs.common.float64 import as_float64
+from timm_sbs.common.progress import Progress
+from timm_sbs.training.losses.curvature import Curvature
+from timm_sbs.training.steps.second_order_rounding import FINENESS, QUICK, THOROUGH, Passes, round_weight
+
+__all__ = ['RoundedWeights', 'entropy_bits', 'round_weights', 'round_to_bits']
+
+SAMPLE = 20_000  # values of each weight, from which the first slope is guessed
+SLACK = 0.004  # of the wanted bits: half of what may be left
+TRIALS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class RoundedWeights:
+    """Weights as integers and steps, by name, and the slope that they were rounded by."""
+    slope: float
+    tensors: dict[str, QuantizedTensor]
+
+    @property
+    def bits(self) -> float:
+        """Of an ideal entropy coder with one table for each weight, and one for all steps. Tables are not counted."""
+        codes = torch.cat([tensor.codes.flatten() for tensor in self.tensors.values()])
+        return entropy_bits(codes) + sum(entropy_bits(tensor.integers) for tensor in self.tensors.values())
+
+
+def entropy_bits(integers: Tensor) -> float:
+    """Bits of integers with an ideal entropy coder and a table of their frequencies, itself not counted."""
+    counts = as_float64(integers.flatten().unique(return_counts=True)[1].float())
+    return float((counts * (counts.sum().log2() - counts.log2())).sum())
+
+
+@torch.no_grad()
+def round_weights(
+        weights: Mapping[str, Tensor],
+        curvatures: Mapping[str, Curvature],
+        slope: float,
+        passes: Passes = THOROUGH,
+        progress: Progress | None = None,
+) -> RoundedWeights:
+    """All weights in ``curvatures``, rounded by one slope: see :func:`round_weight`."""
+    tensors = {}
+    for name, curvature in curvatures.items():
+        tensors[name] = round_weight(weights[name], curvature, slope, passes=passes)
+        if progress:
+            progress.update()
+    return RoundedWeights(slope, tensors)
+
+
+class _PlainBits:
+    """Bits of weights that are rounded to the nearest, from some of their values, in no time."""
+
+    def __init__(self, weights: Mapping[str, Tensor], curvatures: Mapping[str, Curvature]) -> None:
+        self._samples: list[tuple[Tensor, float]] = []
+        for name, curvature in curvatures.items():
+            scales = (curvature.importance * curvature.variance * math.log(2) / (12 * FINENESS)).sqrt()
+            values = (weights[name].detach().to(scales).flatten(1) * scales[:, None]).flatten()
+            sample = values[::math.ceil(len(values) / SAMPLE)]
+            self._samples.append((sample, len(values) / len(sample)))
+
+    def __call__(self, slope: float) -> float:
+        return sum(share * entropy_bits((sample / math.sqrt(slope)).round()) for sample, share in self._samples)
+
+    def slope(self, bits: float) -> float:
+        """The slope with so many bits: its logarithm by bisection."""
+        coarsest = max(float(sample.abs().max()) for sample, _ in self._samples) ** 2 * 4 + 1e-30
+        low, high = math.log2(coarsest) - 50, math.log2(coarsest)
+        for _ in range(25):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self(2 ** middle) > bits else (low, middle)
+        return 2 ** high
+
+
+@torch.no_grad()
+def round_to_bits(
+        weights: Mapping[str, Tensor],
+        curvatures: Mapping[str, Curvature],
+        bits: float,
+        quiet: bool = False,
+) -> RoundedWeights:
+    """All weights in ``curvatures``, rounded by the slope with which they take at most so many bits.
+
+    The slope is guessed from plain rounding, and the guess is put right by what second-order rounding takes: quickly
+    until that is nearly right, and then thoroughly.
+
+    Raises:
+        ConfigError: Not even the steps of the rows fit, or nearly so.
+    """
+    plain = _PlainBits(weights, curvatures)
+    wanted, ratio, passes = bits * (1 - SLACK), 1., QUICK
+    best: RoundedWeights | None = None
+    with Progress(None, 'rounding', 'weight', quiet=quiet) as progress:
+        for _ in range(TRIALS):
+            found = round_weights(weights, curvatures, plain.slope(wanted / ratio), passes, progress)
+            taken = found.bits
+            if taken > bits and not any(tensor.integers.any() for tensor in found.tensors.values()):
+                raise ConfigError(f'{bits:,.0f} bits cannot hold the weights: their steps alone take {taken:,.0f}.')
+            progress.show(bits=f'{taken:,.0f} of {bits:,.0f}')
+            if passes is THOROUGH and taken <= bits and (best is None or found.slope < best.slope):
+                best = found
+            if passes is THOROUGH and bits * (1 - 2 * SLACK) <= taken <= bits:
+                break
+            ratio = taken / max(plain(found.slope), 1.)
+            if abs(taken / wanted - 1) < 0.03:
+                passes = THOROUGH
+        if best is None:
+            best = round_weights(weights, curvatures, plain.slope(0.9 * wanted / ratio), THOROUGH, progress)
+    if best.bits > bits:
+        raise ConfigError(f'No slope with {bits:,.0f} bits was found; the nearest takes {best.bits:,.0f}.')
+    return best

@@ -115,8 +115,8 @@ def test_huge_config_is_not_read(small_folder):
 
 
 def test_newer_format_says_upgrade(small_folder):
-    edit_config(small_folder, lambda root: root['sbs'].update(format_version=3, something_new=1))
-    with pytest.raises(ArtifactError, match='format 3.*Upgrade timm_sbs'):
+    edit_config(small_folder, lambda root: root['sbs'].update(format_version=4, something_new=1))
+    with pytest.raises(ArtifactError, match='format 4.*Upgrade timm_sbs'):
         load_artifact(small_folder)
 
 
@@ -128,8 +128,8 @@ def test_newer_format_says_upgrade(small_folder):
     (lambda s: s['generated'].__setitem__(0, 'nothing.weight'), SbsError, "no weight 'nothing.weight'"),
     (lambda s: s['predictor'].update(width=9), ArtifactError, 'of shape'),
     (lambda s: s['predictor'].update(width=1 << 20, linear_layers=60), ArtifactError, 'more than the 267,264 weights'),
-    (lambda s: s['encoding'].update(num_frequencies=65), ArtifactError, 'of shape'),
-    (lambda s: s['ordering'].update(order_over='axes', coordinates='grid'), ArtifactError, 'of shape'),
+    (lambda s: s.update(encoding={'num_frequencies': 65}), ArtifactError, 'of shape'),
+    (lambda s: s.update(ordering={'order_over': 'axes', 'coordinates': 'grid'}), ArtifactError, 'of shape'),
     (lambda s: s.update(storage_dtype='float32'), ArtifactError, 'F16.*F32'),
     (lambda s: s.update(format_version='1'), ArtifactError, 'format_version'),
     (lambda s: s.pop('predictor') and s.update(predictor={'width': 'wide'}), ConfigError, 'must be of type int'),

@@ -56,7 +56,7 @@ def at(*keys):
     def with_value(value):
         def change(root):
             for key in keys[:-1]:
-                root = root[key]
+                root = root.setdefault(key, {})
             root[keys[-1]] = value
         return change
     return with_value

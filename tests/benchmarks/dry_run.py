@@ -64,7 +64,7 @@ def timed_phases(clock: Callable[[], float]) -> Iterator[dict[str, float]]:
         return wrapped
 
     places = [(train_module, 'ordered_artifact', 'ordering'), (train_module, 'reconstruction_phase', 'reconstruction'),
-              (train_module, 'open_divergence', 'statistics'), (train_module, 'second_order_phase', 'second-order'),
+              (train_module, 'open_statistics', 'statistics'), (train_module, 'second_order_phase', 'second-order'),
               (train_module.ImagePhase, 'run', None), (train_module, 'quantization_phase', 'quantization')]
     before = [getattr(owner, attribute) for owner, attribute, _ in places]
     for (owner, attribute, name), call in zip(places, before):

@@ -5,6 +5,7 @@ kept tensors are the same. Weights are rounded by output channel and entropy-cod
 """
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,7 @@ from timm_sbs.codec.quantization import (
     rounded_predictor,
 )
 from timm_sbs.common.config import QuantizationConfig
+from timm_sbs.training.options.settings import DistillationSettings
 from timm_sbs.training.steps.kept import set_statistics_mode
 
 __all__ = ['RoundedModel']
@@ -61,6 +63,9 @@ class RoundedModel(nn.Module):
     def trained_parameters(self) -> list[nn.Parameter]:
         return list(self.model.parameters())
 
+    def parameter_groups(self, settings: DistillationSettings) -> list[dict[str, Any]]:
+        return [{'params': self.trained_parameters}]
+
     def _rows(self) -> dict[str, Tensor]:
         """The weights as those of a predictor's layers: [channels, values], with biases of zero."""
         state = {}
@@ -86,7 +91,7 @@ class RoundedModel(nn.Module):
             for name, parameter in self.model.named_parameters() if name not in weights}
         return functional_call(self.model, {**weights, **kept}, (images,))
 
-    def backward(self, weights: Mapping[str, Tensor], accelerator: Accelerator) -> None:
+    def backward(self, weights: Mapping[str, Tensor], accelerator: Accelerator, progress: float = 1.) -> None:
         """Gradients of the rounded weights go to those before rounding."""
         for name, weight in weights.items():
             self.model.get_parameter(name).grad = weight.grad

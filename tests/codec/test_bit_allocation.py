@@ -29,7 +29,7 @@ def trained(resnet20):
 
 
 def error(artifact, bits):
-    return relative_error(artifact.quantized(QuantizationConfig(bits)).stored_weights(), artifact.generator())
+    return relative_error(artifact.quantized(QuantizationConfig(bits)).stored_weights(), artifact.weights())
 
 
 def test_divided_bits_are_better_than_equal_ones(trained):

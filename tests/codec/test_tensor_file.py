@@ -6,7 +6,7 @@ from conftest import fit_quickly
 
 from timm_sbs.artifact.folder import load_artifact, save_artifact
 from timm_sbs.codec.quantization import rounded_kept, stored_predictor
-from timm_sbs.codec.tensor_file import Contents, from_tensors, to_tensors
+from timm_sbs.codec.tensor_file import from_tensors, to_tensors
 from timm_sbs.common.config import OrderingConfig
 from timm_sbs.common.errors import ArtifactError
 
@@ -34,9 +34,7 @@ def test_kept_tensors_that_are_no_floats_stay_exact(resnet20, tmp_path):
     artifact = fit_quickly(resnet20, steps=1, bits=5.)
     index = torch.tensor([2 ** 40, -1, 7])
     generator, state = artifact.generator, {**artifact.base.state, 'index': index}
-    contents = Contents(
-        generator.predictor.state_dict(), generator.frequencies, generator.permutations,
-        {**artifact.kept, 'index': index})
+    contents = dataclasses.replace(artifact.contents, kept={**artifact.kept, 'index': index})
     tensors = to_tensors(contents, artifact.config, generator.specs)
     assert torch.equal(tensors['kept.index'], index)
     found = from_tensors(tensors, artifact.config, generator.specs, generator.predictor, state)
@@ -61,11 +59,11 @@ def test_a_diverged_predictor_is_not_written(resnet20, tmp_path):
 
 
 def test_what_would_be_read_as_infinite_is_not_written(resnet20, tmp_path):
-    """The largest float32, rounded up to the next integer of its row, would be."""
+    """The largest float32, rounded up to the next integer of its tensor, would be."""
     artifact = fit_quickly(resnet20, steps=1, bits=5.)
-    largest = torch.full_like(artifact.kept['linear.weight'], torch.finfo(torch.float32).max)
-    kept = {**artifact.kept, 'linear.weight': largest}
-    with pytest.raises(ArtifactError, match="'kept.linear.weight' holds values that are not finite in integers"):
+    largest = torch.full_like(artifact.kept['linear.bias'], torch.finfo(torch.float32).max)
+    kept = {**artifact.kept, 'linear.bias': largest}
+    with pytest.raises(ArtifactError, match="'kept.linear.bias' holds values that are not finite in integers"):
         save_artifact(tmp_path, dataclasses.replace(artifact, kept=kept))
     assert not any(tmp_path.iterdir())
 

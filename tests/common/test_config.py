@@ -68,8 +68,8 @@ def test_messages_say_where_and_what(change, says):
 
 
 def test_missing_field_is_named():
-    with pytest.raises(ConfigError, match="lacks the field 'generated'"):
-        from_dict(ArtifactConfig, {'base': 'resnet18'}, 'test')
+    with pytest.raises(ConfigError, match="lacks the field 'base'"):
+        from_dict(ArtifactConfig, {'generated': ['conv.weight']}, 'test')
 
 
 def test_configurations_are_frozen():

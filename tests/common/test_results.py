@@ -10,7 +10,7 @@ from timm_sbs.common.entries import ENTRIES
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.results import Ledger, Results
 
-LEDGER = dict(predictor=5, ordering=4, kept=3, frequencies=2, header=1, file=15, predictor_parameters=7,
+LEDGER = dict(predictor=5, ordering=4, rounded=6, kept=3, frequencies=2, header=1, file=21, predictor_parameters=7,
               original_values=10, original=40, percent=37.5, bits_per_weight=12.)
 
 
@@ -69,7 +69,7 @@ def test_history_is_bounded():
 
 @pytest.mark.parametrize('change', [
     {'predictor': -1}, {'original': 0}, {'original_values': 0}, {'percent': float('nan')}, {'percent': -1.},
-    {'bits_per_weight': float('inf')}, {'file': 16}, {'kept': 3.5}, {'header': None}, {'extra': 1}])
+    {'bits_per_weight': float('inf')}, {'file': 20}, {'kept': 3.5}, {'header': None}, {'extra': 1}])
 def test_ledgers_that_can_not_be(change):
     assert Ledger.of(LEDGER) == LEDGER
     with pytest.raises(ConfigError):

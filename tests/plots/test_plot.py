@@ -9,6 +9,7 @@ from processes import run
 
 from timm_sbs import SbsError
 from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.folder import read_config, written_ledger
 from timm_sbs.cli import main as cli
 from timm_sbs.plots import plot as plot_module
 from timm_sbs.plots import style
@@ -39,15 +40,20 @@ def test_the_ledger_names_all_parts_with_their_bytes(shipped, tmp_path, monkeypa
     monkeypatch.setitem(style.matplotlib.rcParams, 'svg.fonttype', 'none')
     plot(shipped, tmp_path / 'a.svg')
     texts = ' '.join(ElementTree.parse(tmp_path / 'a.svg').getroot().itertext())
-    for said in ('predictor 70.7 kB', 'ordering 0.7 kB', 'kept 3.5 kB', 'config.json 2.3 kB', 'resnet20_cifar10: 78.2'):
+    sizes = {**written_ledger(read_config(shipped)[0]).parts, 'config.json': (shipped / 'config.json').stat().st_size}
+    total = sum(path.stat().st_size for path in shipped.iterdir())
+    for said in (*(f'{part} {size / 1000:,.1f} kB' for part, size in sizes.items()),
+                 f'resnet20_cifar10: {total / 1000:,.1f} kB'):
         assert said in texts
+    assert len(sizes) == 6 and 'rounded' not in texts  # nothing is
 
 
 def test_kernels_are_those_of_the_layer(shipped, tmp_path):
     assert plot(shipped, tmp_path / 'a.png', 'kernels', original=RESNET20, layer='layer1.0.conv1.weight') == 'kernels'
     plot(shipped, tmp_path / 'b.png', 'kernels', original=RESNET20)
     assert picture(tmp_path / 'a.png').tobytes() != picture(tmp_path / 'b.png').tobytes()
-    with pytest.raises(SbsError, match="'conv1.weight' is no generated weight of .* 'layer1.0.conv1.weight'"):
+    says = "'conv1.weight' is neither a generated nor a rounded weight of .* 'layer1.0.conv1.weight'"
+    with pytest.raises(SbsError, match=says):
         plot(shipped, tmp_path / 'c.png', 'kernels', original=RESNET20, layer='conv1.weight')
     with pytest.raises(SbsError, match='--original'):
         plot(shipped, tmp_path / 'c.png', 'kernels', original=tmp_path / 'missing.safetensors')

@@ -58,24 +58,24 @@ def test_the_rule_on_real_networks(name, generated, kept):
 
 
 def test_every_reason_is_given():
-    reasons = explain_selection(build('efficientformer_l1'), SelectionRule(min_weights=20_000, exclude=('stages.2.*',)))
+    reasons = explain_selection(build('efficientformer_l1'), SelectionRule(min_weights=20_000, keep=('stages.2.*',)))
     assert set(reasons.values()) == {
         '', 'stem', 'classifier', 'below 20000 weights', 'linear, in a network of convolutions with attention',
-        'excluded by name', 'norms, biases and others'}
+        'kept by name', 'norms, biases and others'}
 
 
 def test_rule_can_be_overruled_by_name(resnet20):
-    names = names_of(resnet20, include=('conv1.*',), exclude=('layer1.*',))
+    names = names_of(resnet20, generate=('conv1.*',), keep=('layer1.*',))
     assert 'conv1.weight' in names and 'layer2.0.conv1.weight' in names
     assert not any(name.startswith('layer1') for name in names)
     large = select_weights(resnet20, SelectionRule(min_weights=36_864))
     assert len(large) == 5 and all(spec.num_weights == 36_864 for spec in large)
     hybrid = build('efficientformer_l1')
-    assert 'stages.3.blocks.4.token_mixer.qkv.weight' in names_of(hybrid, include=('*.qkv.*',))
-    assert not any(name.endswith('.bias') for name in names_of(hybrid, include=('*.qkv.*',)))
+    assert 'stages.3.blocks.4.token_mixer.qkv.weight' in names_of(hybrid, generate=('*.qkv.*',))
+    assert not any(name.endswith('.bias') for name in names_of(hybrid, generate=('*.qkv.*',)))
 
 
-@pytest.mark.parametrize('option', ['include', 'exclude'])
+@pytest.mark.parametrize('option', ['generate', 'round', 'keep'])
 @pytest.mark.parametrize('pattern', ['layer9.*', '*.bias'])
 def test_a_pattern_that_names_nothing_is_refused(resnet20, option, pattern):
     with pytest.raises(TargetError, match=re.escape(f"--{option} '{pattern}' matches no weight of ResNet")):

@@ -13,15 +13,15 @@ def plan_of(capsys, tmp_path, *argv):
 
 
 def test_says_what_is_generated_and_kept_and_how_large(capsys, tmp_path):
-    text = plan_of(capsys, tmp_path, '--exclude', 'layer1.*')
+    text = plan_of(capsys, tmp_path, '--keep', 'layer1.*')
     assert 'layer2.0.conv1.weight  [32, 16, 3, 3]' in text and 'layer1' not in text
     assert '12 weights, 28,160 kernels at 28,160 places, 253,440 parameters (94.0 %)' in text
     assert re.search(r'layer2\.0\.conv1\.weight .* 4,608  512 tokens of 9\n', text)
     for reason, values, tensors in (
             ('stem', 432, 1), ('norms, biases and others', 1386, 39), ('statistics and buffers', 1376, 38),
-            ('classifier', 640, 1), ('excluded by name', 13824, 6)):
+            ('classifier', 640, 1), ('kept by name', 13824, 6)):
         assert re.search(rf'{reason} +{values:,} values in {tensors} tensors\n', text), reason
-    folded = plan_of(capsys, tmp_path, '--exclude', 'layer1.*', '--max-places', '1024')
+    folded = plan_of(capsys, tmp_path, '--keep', 'layer1.*', '--max-places', '1024')
     assert '12 weights, 28,160 kernels at 11,264 places' in folded
     assert '53,921 parameters (20.0 %)' in text
     assert re.search(r'ordering +\d+ s', text) and re.search(r'reconstruction +\d+ (s|min)', text)

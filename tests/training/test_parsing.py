@@ -138,7 +138,7 @@ def test_a_recipe_begins_with_the_one_that_it_names():
 
 
 def test_args_yaml_is_read_back(tmp_path):
-    args = parsed('--recipe', 'cifar10', '--pct', '7', '--exclude', 'layer1.*', '--model-kwargs', 'drop_rate=0.1',
+    args = parsed('--recipe', 'cifar10', '--pct', '7', '--keep', 'layer1.*', '--model-kwargs', 'drop_rate=0.1',
                   '--no-aug', '--feature-weight', '1', '0', '--resume', 'latest')
     path = tmp_path / 'args.yaml'
     path.write_text(args_yaml(args))

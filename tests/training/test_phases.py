@@ -81,15 +81,17 @@ def test_rounded_training_on_images_can_be_resumed(tmp_path, resnet8, image_fold
 def test_a_resumed_run_keeps_the_division_of_its_budget(tmp_path, resnet8, monkeypatch):
     """It stands in the checkpoint, not in the results, and nothing is tried again."""
     monkeypatch.setattr(budget, 'TRIAL_STEPS', 5)
-    argv = [*resnet8, '--bytes', '20k', '--reconstruction-steps', '10', '--quantization-steps', '10',
-            '--checkpointing-steps', '5', '--output', str(tmp_path)]
+    argv = [*resnet8, '--method', 'generation', '--bytes', '20k', '--reconstruction-steps', '10',
+            '--quantization-steps', '10', '--checkpointing-steps', '5', '--output', str(tmp_path)]
     assert main(argv) == 0
     uninterrupted = (tmp_path / 'model.safetensors').read_bytes()
     artifact = load_artifact(tmp_path)
     progress = json.loads((tmp_path / 'checkpoints' / 'checkpoint-0000015' / 'progress.json').read_text())
     order_over = artifact.generator.config.ordering.order_over
     threads = int(artifact.results['hardware'].split()[0])
-    assert progress['choices'] == {'order_over': order_over, 'bits': artifact.results['bits'], 'threads': threads}
+    assert progress['choices'] == {
+        'order_over': order_over, 'bits': artifact.results['bits'], 'method': 'generation', 'generate': [],
+        'threads': threads}
     assert not {'order_over', 'granularity'} & set(artifact.results)
     shutil.rmtree(tmp_path / 'checkpoints' / 'checkpoint-0000020')
     (tmp_path / 'model.safetensors').unlink()

@@ -89,7 +89,7 @@ def test_predictor_too_small_to_exist(resnet20):
 
 
 def test_predictor_larger_than_what_it_generates(resnet20):
-    rule = SelectionRule(exclude=('layer2.*', 'layer3.*'))
+    rule = SelectionRule(keep=('layer2.*', 'layer3.*'))
     with pytest.raises(ConfigError, match='for the 13,824 weights that it would generate saves nothing'):
         design(resnet20, pct=20., rule=rule)
     assert len(design(resnet20, pct=4.5, rule=rule).specs) == 6

@@ -63,5 +63,5 @@ def test_steps_of_weights_with_and_without_statistics(network):
 
 def test_too_few_bits_are_refused(network):
     weights, curvature, _ = network
-    with pytest.raises(ConfigError, match='10 bits cannot hold'):
+    with pytest.raises(ConfigError, match='10 bits are too few'):
         round_to_bits(weights, curvature, 10.)

@@ -29,8 +29,8 @@ from timm_sbs.training.steps.second_order import _FilterBatches, second_order
 from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
 # The last stage has most of the kernels, and is kept here.
-RULE = SelectionRule(exclude=('layer3.*',))
-SHALLOW = ['--exclude', 'layer3.*', '--pct', '8']
+RULE = SelectionRule(keep=('layer3.*',))
+SHALLOW = ['--keep', 'layer3.*', '--pct', '8']
 
 
 @pytest.fixture(scope='module')
@@ -247,7 +247,7 @@ def test_networks_whose_weights_are_all_standardized_have_no_second_order_phase(
     save_file(timm.create_model('test_nfnet').state_dict(), weights)
     assert main([
         '--model', 'test_nfnet', '--initial-checkpoint', str(weights), '--reconstruction-steps', '2', '--data-free',
-        'noise', '--distillation-steps', '0', '--exclude', '*attn*', '*fc*', '*downsample*', '*final_conv*', '--output',
+        'noise', '--distillation-steps', '0', '--keep', '*attn*', '*fc*', '*downsample*', '*final_conv*', '--output',
         str(tmp_path / 'out')]) == 0
     assert 'there is no second-order phase' in capsys.readouterr().out
 

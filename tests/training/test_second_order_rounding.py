@@ -7,7 +7,7 @@ from timm_sbs.codec.quantization import QuantizedTensor, dequantize
 from timm_sbs.training.losses.curvature import Curvature, curvatures
 from timm_sbs.training.steps import second_order_rounding
 from timm_sbs.training.steps.rounding_slope import entropy_bits
-from timm_sbs.training.steps.second_order_rounding import QUICK, THOROUGH, round_weight, row_codes
+from timm_sbs.training.steps.second_order_rounding import QUICK, THOROUGH, round_weight, step_code
 
 
 def layer(kind, outputs=48):
@@ -19,7 +19,6 @@ def layer(kind, outputs=48):
 
 
 def nearest(weight, codes):
-    codes = codes.view(-1, *[1] * (weight.dim() - 1))
     return QuantizedTensor((weight / dequantize(QuantizedTensor(None, codes))).round().int(), codes)
 
 
@@ -32,7 +31,7 @@ def test_divergence_and_bits_together_are_fewer(kind):
     weight, curvature = layer(kind)
     slope = 0.5
     found = [round_weight(weight, curvature, slope, passes=passes) for passes in (QUICK, THOROUGH)]
-    plain = nearest(weight, row_codes(curvature, slope))
+    plain = nearest(weight, step_code(curvature, slope))
     assert all(r.integers.shape == weight.shape and r.integers.dtype == torch.int32 for r in found)
     quick, thorough = (cost(weight, curvature, rounded, slope) for rounded in found)
     assert thorough <= quick < 0.97 * cost(weight, curvature, plain, slope)
@@ -44,7 +43,7 @@ def test_errors_are_made_up_for_by_values_that_follow(kind):
     """Steps alone explain none of it: at the same ones, and with small slopes, divergence is far less."""
     weight, curvature = layer(kind)
     rounded = round_weight(weight, curvature, 1e-3)
-    errors = [curvature.loss(dequantize(r) - weight) for r in (rounded, nearest(weight, rounded.codes.flatten()))]
+    errors = [curvature.loss(dequantize(r) - weight) for r in (rounded, nearest(weight, rounded.codes))]
     assert errors[0] < 0.9 * errors[1]
 
 
@@ -59,25 +58,24 @@ def test_a_slope_too_high_leaves_zeros_and_a_low_one_the_weight(moment):
 def test_without_statistics_zeros_are_chosen_by_their_bits():
     weight, curvature = layer('dense')
     curvature, slope = Curvature(curvature.importance), 0.02
-    rounded, plain = round_weight(weight, curvature, slope), nearest(weight, row_codes(curvature, slope))
+    rounded, plain = round_weight(weight, curvature, slope), nearest(weight, step_code(curvature, slope))
     assert (rounded.integers == 0).sum() > (plain.integers == 0).sum()
     assert ((rounded.integers - plain.integers) * plain.integers.sign() <= 0).all()
     assert cost(weight, curvature, rounded, slope) < cost(weight, curvature, plain, slope)
 
 
 def test_steps_have_one_slope():
-    curvature = Curvature(torch.tensor([1., 16., 64.]))
-    codes = row_codes(curvature, 0.1)
-    assert codes.tolist() == [codes[0], codes[0] - 32, codes[0] - 48] and not (codes % 4).any()
-    assert torch.equal(row_codes(curvature, 0.1 / 16), codes - 32)
+    curvature = Curvature(torch.tensor([1., 2., 3.]))
+    code = step_code(curvature, 0.1)
+    assert torch.equal(step_code(Curvature(16 * curvature.importance), 0.1), code - 32)
+    assert torch.equal(step_code(curvature, 0.1 / 16), code - 32)
     moment = torch.eye(5).expand(1, 1, 5, 5) * 4  # inputs of twice the size
-    assert torch.equal(row_codes(Curvature(curvature.importance, moment), 0.1), codes - 16)
+    assert torch.equal(step_code(Curvature(curvature.importance, moment), 0.1), code - 16)
 
 
-def test_given_steps_are_kept():
+def test_a_given_step_is_kept():
     weight, curvature = layer('dense')
-    codes = torch.full((len(weight),), -12, dtype=torch.int32)
-    assert torch.equal(round_weight(weight, curvature, 1., codes).codes.flatten(), codes)
+    assert round_weight(weight, curvature, 1., torch.tensor(-12)).codes == -12
 
 
 def test_groups_are_rounded_each_by_its_own_statistics():

@@ -118,7 +118,7 @@ def test_rounding_on_images_and_without(forecast, image_folder):
 
 
 def test_a_search_is_forecast_and_not_made(forecast, steps):
-    seconds = forecast('--bytes', '80k')
+    seconds = forecast('--method', 'generation', '--bytes', '80k')
     trials, rest = divmod(seconds['search'], 1 + 600)
     assert (trials, rest) == (6, 0)  # four orderings at 5 bits, and two more numbers of bits
     assert len(steps) <= 4

@@ -1,7 +1,6 @@
 """The trainer as users call it: timm_sbs.train.main(argv)."""
 import csv
 import io
-import json
 import re
 import resource
 import shutil
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from timm_sbs.artifact.find import shipped_folder
 from timm_sbs.artifact.folder import load_artifact, read_config
+from timm_sbs.common.config import EncodingConfig, OrderingConfig
 from timm_sbs.data.accuracy import evaluate
 from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.loaders import eval_loader
@@ -26,7 +26,7 @@ from timm_sbs.training.options.flags import build_parser
 from timm_sbs.training.options.parsing import parse_args
 
 # Without the last stage, which is most of the kernels, a few steps of training show.
-SHALLOW = [*RESNET, '--exclude', 'layer3.*', '--pct', '8']
+SHALLOW = [*RESNET, '--keep', 'layer3.*', '--pct', '8']
 
 
 def run(*argv):
@@ -130,15 +130,14 @@ def test_same_seed_same_file(tmp_path, resnet8):
 def test_settings_reach_the_artifact(tmp_path):
     run(*RESNET, '--reconstruction-steps', 2, '--output', tmp_path, '--order-over', 'filter', '--activation', 'sine',
         '--linear-layers', 3, '--bandwidth', 2, '--bandwidth-exponent', 0.25, '--num-frequencies', 16,
-        '--layer-bandwidth', 1, '--storage-dtype', 'float32', '--exclude', 'layer1.*', '--seed', 5,
+        '--layer-bandwidth', 1, '--storage-dtype', 'float32', '--keep', 'layer1.*', '--seed', 5,
         '--model-kwargs', 'drop_rate=0.1', '--max-places', 500)
-    block = json.loads((tmp_path / 'config.json').read_text())['sbs']
-    assert block['ordering'] == {'order_over': 'filter', 'coordinates': 'grid', 'max_places': 500}
-    assert block['encoding'] == {'kind': 'random_fourier', 'num_frequencies': 16, 'layer_bandwidth': 1.0,
-                                 'bandwidth': 2.0, 'bandwidth_exponent': 0.25, 'seed': 5, 'base': 0.76, 'levels': 40}
-    assert block['predictor']['linear_layers'] == 3 and block['predictor']['activation'] == 'sine'
-    assert block['storage_dtype'] == 'float32' and block['base_args'] == {'drop_rate': 0.1}
-    assert len(block['generated']) == 12
+    config = read_config(tmp_path)[0]
+    assert config.ordering == OrderingConfig('filter', 'grid', max_places=500)
+    assert config.encoding == EncodingConfig('random_fourier', 16, 1., 2., 0.25, seed=5)
+    assert config.predictor.linear_layers == 3 and config.predictor.activation == 'sine'
+    assert config.storage_dtype == 'float32' and config.base_args == {'drop_rate': 0.1}
+    assert len(config.generated) == 12
 
 
 @pytest.mark.parametrize('argv, says', [
@@ -167,10 +166,10 @@ def test_a_transformer_is_generated_too_unless_it_is_excluded(tmp_path, capsys):
     weights = tmp_path / 'vit.safetensors'
     save_file(timm.create_model('test_vit').state_dict(), weights)
     argv = ['--model', 'test_vit', '--initial-checkpoint', str(weights), '--output', str(tmp_path / 'out')]
-    assert main([*argv, '--exclude', '*']) == 2
+    assert main([*argv, '--keep', '*']) == 2
     captured = capsys.readouterr()
     assert 'has no weight to generate' in captured.err and captured.err.count('\n') == 1
-    assert main([*argv, '--exclude', '*.attn.*', '--pointwise-size', '4', '--reconstruction-steps', '2']) == 0
+    assert main([*argv, '--keep', '*.attn.*', '--pointwise-size', '4', '--reconstruction-steps', '2']) == 0
     config, _ = read_config(tmp_path / 'out')
     assert config.generated and config.pointwise_size == 4
     assert all('.mlp.' in name for name in config.generated)

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from timm_sbs.artifact.build import build_around, known_cfg
 from timm_sbs.artifact.stored import Stored
-from timm_sbs.codec.quantization import stored_kept, stored_predictor
-from timm_sbs.common.config import ArtifactConfig, QuantizationConfig, StorageConfig
+from timm_sbs.codec.quantization import predictor_codes, stored_kept, stored_predictor, stored_rounded
+from timm_sbs.codec.tensor_file import Contents
+from timm_sbs.common.config import OTHERS, POINTWISE_SIZE, ArtifactConfig, QuantizationConfig, StorageConfig
 from timm_sbs.common.errors import ConfigError
+from timm_sbs.common.prefixes import without_prefix
 from timm_sbs.common.results import Results
 from timm_sbs.predictor.base_model import BaseModel, first_names, is_counter, kept_names
 from timm_sbs.predictor.generator import Generator
+from timm_sbs.predictor.selection import rounded_names
 
 __all__ = ['Artifact']
 
@@ -30,9 +33,12 @@ class Artifact:
 
     Attributes:
         generator: Generates the convolution weights.
-        kept: The state dict entries of the base model that are not generated.
+        kept: The state dict entries of the base model that are neither generated nor rounded.
         base: The base model, and timm's description of the original weights.
         storage: How the numbers are stored.
+        rounded: Weights that are stored as integers of few bits; of a generated weight, what is added to it.
+        steps: Codes of the steps of these ('rounded.' and a name), and of those predictor weights ('predictor.') whose
+            steps do not follow from their bits: they were fixed before training, or read from a file.
         results: Measured figures, and how they were measured.
         license_text: Of the LICENSE beside the artifact, which goes wherever the artifact or a copy of it goes.
         stored: The file that it was read from, if it was.
@@ -49,6 +55,8 @@ class Artifact:
     kept: dict[str, Tensor]
     base: BaseModel
     storage: StorageConfig = StorageConfig()
+    rounded: dict[str, Tensor] = field(default_factory=dict)
+    steps: dict[str, Tensor] = field(default_factory=dict)
     results: Results = field(default_factory=Results)
     license_text: str | None = None
     stored: Stored | None = field(default=None, repr=False)
@@ -60,27 +68,41 @@ class Artifact:
     def config(self) -> ArtifactConfig:
         """What config.json says, but for the checksum and the ledger of a written file."""
         generator = self.generator
+        others = rounded_names([OTHERS], generator.names, self.base.state)
         return ArtifactConfig(
             base=self.base.name,
             generated=generator.names,
+            rounded=(OTHERS,) if self.rounded and set(self.rounded) == set(others) else tuple(self.rounded),
             base_args=self.base.args,
             ordering=generator.config.ordering,
             encoding=generator.config.encoding,
             predictor=generator.config.predictor,
-            pointwise_size=generator.specs[0].pointwise_size,
+            pointwise_size=generator.specs[0].pointwise_size if generator.specs else POINTWISE_SIZE,
             storage_dtype=self.storage.dtype,
             quantization=self.storage.quantization,
             results=self.results,
         )
 
     def quantized(self, quantization: QuantizationConfig | None) -> 'Artifact':
-        """The same artifact, to be rounded in this way; with None, to be stored as floats."""
-        return dataclasses.replace(self, storage=dataclasses.replace(self.storage, quantization=quantization))
+        """The same artifact, to be rounded in this way; with None, to be stored as floats. Rounded weights keep their
+        steps."""
+        steps = {name: codes for name, codes in self.steps.items() if name.startswith('rounded.')}
+        return dataclasses.replace(
+            self, steps=steps, storage=dataclasses.replace(self.storage, quantization=quantization))
+
+    def with_fixed_steps(self) -> 'Artifact':
+        """The same artifact, whose predictor's weights keep the steps of this moment when they change."""
+        if self.storage.quantization is None:
+            return self
+        codes = predictor_codes(
+            self.generator.predictor.state_dict(), self.storage.quantization, without_prefix('predictor.', self.steps))
+        fixed = {f'predictor.{name}': code.cpu() for name, (code, _) in codes.items() if name.endswith('.weight')}
+        return dataclasses.replace(self, steps={**self.steps, **fixed})
 
     def with_kept(self, model: nn.Module) -> 'Artifact':
         """The same artifact with copies of a model's kept tensors: changing the model later does not change it."""
         state = model.state_dict()
-        names = kept_names(self.base.state, self.generator.names)
+        names = kept_names(self.base.state, (*self.generator.names, *self.rounded))
         return dataclasses.replace(self, kept={name: state[name].detach().clone() for name in names})
 
     def with_results(self, results: Mapping[str, Any]) -> 'Artifact':
@@ -92,9 +114,16 @@ class Artifact:
         return dataclasses.replace(self, results=Results.of(results))
 
     @property
+    def contents(self) -> Contents:
+        """What its file holds."""
+        generator = self.generator
+        return Contents(generator.predictor.state_dict(), generator.frequencies, generator.permutations, self.kept,
+                        self.rounded, self.steps)
+
+    @property
     def file_tensors(self) -> dict[str, Tensor] | None:
         """Tensors of the file that the artifact was read from, or None if it has changed since, or was not read."""
-        if self.stored is None or not self.stored.holds(self.generator, self.kept, self.storage):
+        if self.stored is None or not self.stored.holds(self.contents, self.storage):
             return None
         return self.stored.tensors
 
@@ -102,13 +131,22 @@ class Artifact:
         """The artifact as a reader of the written one will have it: rounded as its storage says."""
         if self.file_tensors is not None:
             return self
-        predictor = stored_predictor(self.generator.predictor, self.storage)
+        predictor = stored_predictor(
+            self.generator.predictor, self.storage, without_prefix('predictor.', self.steps))
         return dataclasses.replace(
-            self, generator=self.generator.with_predictor(predictor), kept=stored_kept(self.kept, self.storage))
+            self, generator=self.generator.with_predictor(predictor), kept=stored_kept(self.kept, self.storage),
+            rounded=stored_rounded(self.rounded, without_prefix('rounded.', self.steps), self.storage))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Generated and rounded weights by name, float32."""
+        weights = self.generator()
+        for name, tensor in self.rounded.items():
+            weights[name] = weights[name] + tensor.to(weights[name]) if name in weights else tensor.detach()
+        return weights
 
     def stored_weights(self) -> dict[str, Tensor]:
-        """The generated weights as a reader of the written artifact will have them."""
-        return self.as_stored().generator()
+        """Generated and rounded weights as a reader of the written artifact will have them."""
+        return self.as_stored().weights()
 
     def create_model(self, **kwargs: Any) -> nn.Module:
         """The base model with generated weights, as timm.create_model makes it from the written artifact.
@@ -176,7 +214,7 @@ class Artifact:
             >>> len(state), state['linear.weight'].shape
             (116, torch.Size([10, 64]))
         """
-        tensors = {**self.kept, **self.generator()}
+        tensors = {**self.kept, **self.weights()}
         for name in self.base.state:
             if is_counter(name):
                 tensors[name] = torch.zeros((), dtype=torch.long)

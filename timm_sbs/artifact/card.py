@@ -11,7 +11,7 @@ from timm_sbs.artifact.folder import written_ledger
 from timm_sbs.common.config import ArtifactConfig
 from timm_sbs.common.entries import ENTRIES
 from timm_sbs.common.errors import ArtifactError
-from timm_sbs.common.results import PARTS, Ledger, Results
+from timm_sbs.common.results import Ledger, Results
 
 __all__ = ['CARD_NAME', 'artifact_card', 'recipe_card']
 
@@ -44,8 +44,9 @@ def artifact_card(folder: str | Path, repo_id: str) -> str:
         pretrained_cfg.get('license'), results.original_hub_id, dataset, **_model_index(name, dataset, results))
     return _rendered(
         data, name=name, source=name if entry else f'hf-hub:{repo_id}', base=config.base, trained=True,
+        generates=bool(config.generated),
         comparison=_comparison(results, sizes, config_bytes),
-        ledger=[(part, f'{getattr(sizes, part):,}') for part in PARTS] + [(CONFIG_NAME, f'{config_bytes:,}')],
+        ledger=[(part, f'{size:,}') for part, size in {**sizes.parts, CONFIG_NAME: config_bytes}.items()],
         making=_making(config), validations=results.validations or 'several',
         last_top1=_percent(results.last_top1) if results.last_top1 is not None else None,
         license=pretrained_cfg.get('license'), own_license=files.license_text() is not None,
@@ -109,23 +110,22 @@ def _comparison(results: Results, sizes: Ledger, config_bytes: int) -> list[tupl
         rows.append((f'same class as the original{where}', '', _percent(results.agreement)))
     rows.append(('bytes', f'{sizes.original:,} (float32 values)',
                  f'{total:,} (both files; {100 * total / sizes.original:.1f} %)'))
-    if results.original_parameters is not None:
+    if results.original_parameters is not None and sizes.predictor_parameters:
         rows.append(('parameters', f'{results.original_parameters:,}',
                      f'{sizes.predictor_parameters:,} of the predictor'))
     return rows
 
 
 def _making(config: ArtifactConfig) -> list[tuple[str, str]]:
-    results, quantization = config.results, config.quantization
+    results = config.results
     words = dict(_PHASES)
     if results.quantization_seconds is None:  # as rounding without images has
         words['quantization'] = 'distillation, rounded'
     steps = [f"{getattr(results, f'{phase}_steps'):,} steps of {text}" for phase, text in words.items()
              if getattr(results, f'{phase}_steps')]
-    stored = config.storage_dtype
-    if quantization:
-        bits = ', '.join(f'{b:.2f}' for b in quantization.layer_bits)
-        stored = f'integers of {bits} bits by layer, kept tensors of {quantization.kept_bits} bits, entropy-coded'
+
+    if not config.generated:
+        steps.insert(0, 'rounding by second order' if results.statistics_images else 'rounding by squared errors')
 
     def told(figure: Any, text: str) -> str | None:
         return None if figure is None else text.format(figure)
@@ -137,10 +137,13 @@ def _making(config: ArtifactConfig) -> list[tuple[str, str]]:
     rows = [
         ('phases', ', '.join(steps) or 'not recorded'),
         ('error of the weights after reconstruction', told(results.reconstruction_error, '{:.4f}')),
+        ('error of the weights after rounding', told(results.rounding_error, '{:.4f}')),
         ('images of the statistics', told(results.statistics_images, '{:,}, without their labels')),
         ('images without labels', results.unlabelled), ('chosen by', held_out),
         ('images', told(results.data_free, 'synthetic ({})')),
-        ('generated', f'{len(config.generated)} weights; ordering of their kernels: {config.ordering.order_over}'),
-        ('stored as', stored), ('seed', told(results.seed, '{}')), ('versions', versions or None),
+        ('generated', f'{len(config.generated)} weights; ordering of their kernels: {config.ordering.order_over}'
+         if config.generated else None),
+        ('rounded', config.rounded_words if config.rounded else None),
+        ('stored as', config.storage_words), ('seed', told(results.seed, '{}')), ('versions', versions or None),
         ('hardware', results.hardware)]
     return [(label, value) for label, value in rows if value is not None]

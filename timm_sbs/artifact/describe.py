@@ -4,7 +4,7 @@ from pathlib import Path
 from timm_sbs.artifact.files import CONFIG_NAME, ArtifactFiles
 from timm_sbs.artifact.folder import written_ledger
 from timm_sbs.common.errors import ArtifactError
-from timm_sbs.common.results import PARTS, Results
+from timm_sbs.common.results import Results
 
 __all__ = ['describe_artifact']
 
@@ -23,27 +23,24 @@ def describe_artifact(folder: Path) -> str:
             f"{files.weights} has {files.weights_bytes:,} bytes, but {CONFIG_NAME} says {sizes.file:,}: they do not "
             f"belong together. Download or copy the folder again.")
     total = sizes.file + len(files.config)
-    quantization = config.quantization
-    storage = config.storage_dtype
-    if quantization:
-        bits = ', '.join(f'{b:.2f}' for b in quantization.layer_bits)
-        storage = f'integers of {bits} bits by layer, kept tensors of {quantization.kept_bits} bits'
-    rows: list[tuple[str, str]] = [
-        ('base', config.base),
-        ('licence', pretrained_cfg.get('license') or 'not recorded'),
-        ('generated', f'{len(config.generated)} weights'),
-        ('predictor', f"{config.predictor.linear_layers} layers, widths "
-                      f"{', '.join(map(str, config.predictor.hidden_widths))}, "
-                      f"{sizes.predictor_parameters:,} parameters"),
-        ('ordering', f'{config.ordering.order_over}, {config.ordering.coordinates}'),
-        ('storage', storage)]
+    rows = [('base', config.base), ('licence', pretrained_cfg.get('license') or 'not recorded')]
+    if config.generated:
+        bits = 8 * sizes.predictor / max(1, sizes.predictor_parameters)
+        rows += [
+            ('generated', f'{len(config.generated)} weights'),
+            ('predictor', f"{config.predictor.linear_layers} layers, widths "
+                          f"{', '.join(map(str, config.predictor.hidden_widths))}, "
+                          f'{sizes.predictor_parameters:,} parameters of {bits:.2f} bits'),
+            ('ordering', f'{config.ordering.order_over}, {config.ordering.coordinates}')]
+    if config.rounded:
+        rows.append(('rounded', config.rounded_words))
+    rows.append(('storage', config.storage_words))
     if config.results.top1 is not None:
         rows.append(('top-1', _accuracy(config.results)))
     elif config.results.holdout_agreement is not None:
         rows.append(('agreement', f'{config.results.holdout_agreement:.2f} % on held-out training images'))
     lines = [f'{label:<10} {text}' for label, text in rows] + ['']
-    ledger = [(part, getattr(sizes, part)) for part in PARTS] + [(CONFIG_NAME, len(files.config))]
-    for part, size in ledger:
+    for part, size in {**sizes.parts, CONFIG_NAME: len(files.config)}.items():
         lines.append(f'{part:<12} {size:>12,} bytes  {100 * size / total:5.1f} %')
     lines.append(f"{'both files':<12} {total:>12,} bytes  {100 * total / sizes.original:.2f} % of the original's "
                  f"{sizes.original:,}, {8 * total / sizes.original_values:.2f} bits for each of its "

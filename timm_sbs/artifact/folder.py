@@ -16,7 +16,7 @@ from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, Art
 from timm_sbs.artifact.ledger import ledger
 from timm_sbs.artifact.stored import Stored
 from timm_sbs.artifact.swap import swap_files
-from timm_sbs.codec.tensor_file import Contents, Slot, encode_ordering, from_tensors, slots, to_tensors
+from timm_sbs.codec.tensor_file import Slot, encode_ordering, from_tensors, slots, to_tensors
 from timm_sbs.common.config import ArtifactConfig, to_dict
 from timm_sbs.common.errors import ArtifactError, OrderingError
 from timm_sbs.common.results import Ledger, Results
@@ -38,8 +38,7 @@ def _file_bytes(artifact: Artifact, ordering: Tensor | None = None) -> tuple[byt
     generator = artifact.generator
     tensors = artifact.file_tensors
     if tensors is None:
-        contents = Contents(
-            generator.predictor.state_dict(), generator.frequencies, generator.permutations, artifact.kept, ordering)
+        contents = dataclasses.replace(artifact.contents, ordering=ordering)
         tensors = to_tensors(contents, artifact.config, generator.specs)
     data = safetensors.torch.save(tensors)
     return data, ledger(tensors, len(data), generator.predictor, artifact.base.state)
@@ -172,6 +171,8 @@ def _load(files: ArtifactFiles) -> Artifact:
         kept=contents.kept,
         base=base,
         storage=config.storage,
+        rounded=contents.rounded,
+        steps=contents.steps,
         results=config.results,
         license_text=files.license_text(),
         stored=stored,

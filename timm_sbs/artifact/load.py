@@ -22,7 +22,7 @@ def load(name: str | Path) -> Artifact:
         >>> import timm_sbs
         >>> artifact = timm_sbs.load('sbs_resnet20_cifar10_42pct')
         >>> artifact.base.name, artifact.results.top1
-        ('resnet20_cifar10', 91.54)
+        ('resnet20_cifar10', 91.52)
         >>> artifact.state_dict()['layer1.0.conv1.weight'].shape
         torch.Size([16, 16, 3, 3])
         >>> artifact.create_model(num_classes=7).num_classes

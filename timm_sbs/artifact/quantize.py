@@ -18,6 +18,7 @@ from timm_sbs.predictor.generator import relative_error
 __all__ = ['DEFAULT_BITS', 'quantize_artifact', 'ByteBudget']
 
 DEFAULT_BITS = 7.  # generated weights change by less than a per cent of their squared norm on the networks measured
+RATE_MARGIN = 0.004  # by which training aims below a budget, for the last steps cannot follow it exactly
 RESERVE = 64  # bytes for the error, which is known only when everything else is
 
 
@@ -58,6 +59,10 @@ def quantize_artifact(
     if max_bytes is not None:
         require_range('max_bytes', max_bytes, 1, 1 << 62)
     artifact = load_artifact(folder)
+    if not artifact.generator.names:
+        raise ConfigError(
+            f"'{folder}' has no predictor whose bits could be chosen: all its weights are rounded already. Round the "
+            f'original to fewer bytes with: timm-sbs train --method rounding --bytes.')
     influence = measure_influence(artifact.generator)
     ordering = coded_ordering(artifact)
     results: dict[str, Any] = {'before_quantization': dict(artifact.results)}
@@ -69,7 +74,7 @@ def quantize_artifact(
     copy = quantized(mean_bits)
     if max_bytes is not None:
         copy = _most_bits_within(max_bytes - RESERVE, mean_bits, quantized, ordering)
-    error = relative_error(copy.stored_weights(), artifact.generator())
+    error = relative_error(copy.as_stored().generator(), artifact.generator())
     results['quantization_error'] = float(f'{error:.3g}')
     save_artifact(output, copy.with_results(results), ordering)
     return results
@@ -104,13 +109,28 @@ def _most_bits_within(
 
 
 class ByteBudget:
-    """Lowers the bits of an artifact until both of its files fit. The ordering, which training does not change, is
-    coded once."""
+    """What a number of bytes leaves for an artifact's integers. The ordering, which training does not change, is coded
+    once."""
 
     def __init__(self, artifact: Artifact, max_bytes: int, ordering: Tensor | None = None) -> None:
         """``ordering`` is what :func:`~timm_sbs.artifact.folder.coded_ordering` returns, if that is known."""
         self.max_bytes = max_bytes
         self._ordering = coded_ordering(artifact) if ordering is None else ordering
+
+    def excess(self, artifact: Artifact) -> int:
+        """Bytes that both files of an artifact have too many; below 0 if there is room."""
+        return artifact_ledger(artifact, self._ordering)['total'] - self.max_bytes
+
+    def wanted_bits(self, artifact: Artifact, bits: float) -> float:
+        """Bits that the integers of fixed steps may take.
+
+        Args:
+            artifact: Of this moment.
+            bits: That its integers take by the same model.
+        """
+        ledger = artifact_ledger(artifact, self._ordering)
+        coded = max(1, ledger['predictor'] + ledger['rounded'])
+        return max(1., bits * (self.max_bytes - ledger['total'] + coded) / coded * (1 - RATE_MARGIN))
 
     def fitted(self, artifact: Artifact) -> QuantizationConfig:
         """The artifact's quantization, with as many bits less in every layer as the budget asks for.
@@ -120,11 +140,11 @@ class ByteBudget:
         quantization = artifact.storage.quantization
         if quantization is None:
             raise ConfigError('Only a quantized artifact has bits that can be lowered to fit into a number of bytes.')
-        while True:
-            ledger = artifact_ledger(artifact.quantized(quantization), self._ordering)
-            excess = ledger['total'] - self.max_bytes
+        while quantization.layer_bits:
+            excess = self.excess(artifact.quantized(quantization))
             if excess <= 0 or max(quantization.layer_bits) <= FEWEST:
-                return quantization
+                break
             less = math.ceil(GRID * 8 * excess / artifact.generator.num_parameters) / GRID
             quantization = dataclasses.replace(
                 quantization, layer_bits=tuple(max(FEWEST, bits - less) for bits in quantization.layer_bits))
+        return quantization

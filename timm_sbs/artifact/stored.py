@@ -8,7 +8,6 @@ from torch import Tensor
 
 from timm_sbs.codec.tensor_file import Contents
 from timm_sbs.common.config import StorageConfig
-from timm_sbs.predictor.generator import Generator
 
 __all__ = ['Stored']
 
@@ -29,18 +28,19 @@ class Stored:
     @classmethod
     def of(cls, tensors: dict[str, Tensor], contents: Contents, storage: StorageConfig) -> 'Stored':
         return cls(tensors, Contents(
-            _copied(contents.predictor), contents.frequencies.clone(), contents.permutations, _copied(contents.kept)),
-            storage)
+            _copied(contents.predictor), contents.frequencies.clone(), contents.permutations, _copied(contents.kept),
+            _copied(contents.rounded), _copied(contents.steps)), storage)
 
-    def holds(self, generator: Generator, kept: Mapping[str, Tensor], storage: StorageConfig) -> bool:
+    def holds(self, contents: Contents, storage: StorageConfig) -> bool:
         """Whether an artifact's numbers, and how they are to be stored, are still those of the file."""
-        contents = self.contents
+        own = self.contents
         return (
-            storage == self.storage and _same(generator.predictor.state_dict(), contents.predictor)
-            and _same(kept, contents.kept) and torch.equal(generator.frequencies.cpu(), contents.frequencies)
-            and len(generator.permutations) == len(contents.permutations)
+            storage == self.storage and _same(contents.predictor, own.predictor) and _same(contents.kept, own.kept)
+            and _same(contents.rounded, own.rounded) and _same(contents.steps, own.steps)
+            and torch.equal(contents.frequencies.cpu(), own.frequencies)
+            and len(contents.permutations) == len(own.permutations)
             and all(len(found) == len(expected) and all(map(np.array_equal, found, expected))
-                    for found, expected in zip(generator.permutations, contents.permutations)))
+                    for found, expected in zip(contents.permutations, own.permutations)))
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from timm_sbs.codec.entropy import DAMAGED
 from timm_sbs.codec.streams import Stream, StreamReader, StreamWriter
+from timm_sbs.common.errors import ArtifactError
 
 __all__ = ['encode_matrices', 'decode_matrices']
 
@@ -30,6 +32,7 @@ WIDTHS = np.diff(BOUNDS)
 CLASSES = len(WIDTHS)
 FIRST_WIDE = int(np.argmax(WIDTHS > 1))
 
+LARGEST = 32768  # magnitude of an integer
 OCTAVE = 64  # logarithms are in 1/64 octave
 UNIT = 1 << 12  # magnitudes to expect are in 1/4096
 LARGEST_LOG = 40 * OCTAVE
@@ -211,7 +214,7 @@ def encode_matrices(matrices: Sequence[NDArray[np.integer]]) -> NDArray[np.uint8
     return writer.to_bytes()
 
 
-def decode_matrices(data: NDArray[np.uint8], shapes: Sequence[Shape]) -> list[Integers]:
+def decode_matrices(data: NDArray[np.uint8], shapes: Sequence[Shape]) -> list[NDArray[np.int32]]:
     """Inverse of :func:`encode_matrices`, given the shape of each matrix.
 
     Raises:
@@ -222,7 +225,9 @@ def decode_matrices(data: NDArray[np.uint8], shapes: Sequence[Shape]) -> list[In
     for rows, columns, places in shapes:
         planes = np.zeros((places, rows * columns), np.int64)
         _code_matrix(reader, counts, planes, (rows, columns, places))
-        matrix = np.empty((rows * columns, places), np.int64)
+        if planes.size and np.abs(planes).max() > LARGEST:
+            raise ArtifactError(DAMAGED)
+        matrix = np.empty((rows * columns, places), np.int32)
         matrix[_diagonals(rows, columns)] = planes.T
         matrices.append(matrix.reshape(rows, columns, places))
     reader.check_end()

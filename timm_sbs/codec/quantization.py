@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,9 +19,14 @@ from timm_sbs.common.float64 import as_float64
 from timm_sbs.predictor.network import Predictor
 
 __all__ = [
-    'QuantizedTensor', 'layer_names', 'quantize_predictor', 'dequantize', 'quantize_kept', 'rounded_predictor',
-    'stored_predictor', 'rounded_kept', 'stored_kept', 'is_quantized', 'kept_kind',
+    'QuantizedTensor', 'StepCodes', 'layer_names', 'predictor_codes', 'quantize_predictor', 'dequantize', 'quantize',
+    'quantize_kept', 'leaning_to_zero', 'rounded', 'rounded_predictor', 'stored_predictor', 'rounded_kept',
+    'stored_kept', 'stored_rounded', 'is_quantized',
+    'kept_kind', 'code_for_bits', 'step_sizes',
 ]
+
+StepCodes = Mapping[str, Tensor]  # of some weights by name, int32: steps are 2^(code / 16)
+NO_STEPS: StepCodes = {}
 
 STEPS_PER_OCTAVE = 16
 NORMAL_ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # bits of a normal distribution in steps of its deviation
@@ -60,20 +66,9 @@ def _codes(steps: Tensor, up: bool = False) -> Tensor:
     return (exact.ceil() if up else exact.round()).clamp(SMALLEST_CODE, LARGEST_CODE).int().to(steps.device)
 
 
-def _steps(codes: Tensor) -> Tensor:
+def step_sizes(codes: Tensor) -> Tensor:
+    """Steps that codes stand for, float32."""
     return torch.exp2(as_float64(codes) / STEPS_PER_OCTAVE).float().to(codes.device)
-
-
-def _to_integers(tensor: Tensor, codes: Tensor, limit: int) -> Tensor:
-    """int32: in float16 or bfloat16 a kept tensor's own dtype could not hold them."""
-    return (tensor.detach().float() / _steps(codes)).clamp(-limit, limit).round().int()
-
-
-def _round_through(tensor: Tensor, codes: Tensor, limit: int) -> Tensor:
-    """Dequantized integers; gradients pass as if there were no rounding, and stop beyond the limit."""
-    steps = _steps(codes)
-    scaled = (tensor / steps).clamp(-limit, limit)
-    return (scaled + (scaled.round() - scaled).detach()) * steps
 
 
 def _row_codes(weight: Tensor, bits: float) -> Tensor:
@@ -93,43 +88,90 @@ def _limit(bits: int) -> int:
     return (1 << (bits - 1)) - 1
 
 
-def _predictor_codes(state: Mapping[str, Tensor], config: QuantizationConfig) -> dict[str, tuple[Tensor, int]]:
-    """Step codes and largest integer of every weight and bias."""
+def predictor_codes(
+        state: Mapping[str, Tensor],
+        config: QuantizationConfig,
+        steps: StepCodes = NO_STEPS,
+) -> dict[str, tuple[Tensor, int]]:
+    """Step codes and largest integer of every weight and bias of a predictor.
+
+    Args:
+        state: Of the predictor.
+        config: Bits of each layer.
+        steps: Codes of weights whose steps are known already, by name.
+    """
     names = layer_names(state)
     if len(names) != len(config.layer_bits):
         raise ConfigError(
             f'quantization.layer_bits has {len(config.layer_bits)} entries, but the predictor has {len(names)} layers.')
     codes = {}
     for name, bits in zip(names, config.layer_bits):
-        codes[f'{name}.weight'] = _row_codes(state[f'{name}.weight'], bits), LIMIT
+        weight = state[f'{name}.weight']
+        known = steps.get(f'{name}.weight')
+        codes[f'{name}.weight'] = _row_codes(weight, bits) if known is None else known.to(weight.device), LIMIT
         codes[f'{name}.bias'] = _range_codes(state[f'{name}.bias'], config.bias_bits, False), _limit(config.bias_bits)
     return codes
 
 
-def quantize_predictor(state: Mapping[str, Tensor], config: QuantizationConfig) -> dict[str, QuantizedTensor]:
+def quantize_predictor(
+        state: Mapping[str, Tensor],
+        config: QuantizationConfig,
+        steps: StepCodes = NO_STEPS,
+) -> dict[str, QuantizedTensor]:
     """QuantizedTensor of every weight and bias of a predictor's state dict; its output scale is left out."""
     return {
-        name: QuantizedTensor((state[name].detach() / _steps(codes)).clamp(-limit, limit).round(), codes)
-        for name, (codes, limit) in _predictor_codes(state, config).items()}
+        name: quantize(state[name], codes, limit)
+        for name, (codes, limit) in predictor_codes(state, config, steps).items()}
 
 
-def rounded_predictor(state: Mapping[str, Tensor], config: QuantizationConfig) -> dict[str, Tensor]:
+def rounded_predictor(
+        state: Mapping[str, Tensor], config: QuantizationConfig, steps: StepCodes = NO_STEPS) -> dict[str, Tensor]:
     """Weights and biases as they will be read from the artifact. Differentiable as if nothing were rounded."""
     return {
-        name: _round_through(state[name], codes, limit)
-        for name, (codes, limit) in _predictor_codes(state, config).items()}
+        name: rounded(state[name], codes, limit)
+        for name, (codes, limit) in predictor_codes(state, config, steps).items()}
 
 
-def stored_predictor(predictor: Predictor, storage: StorageConfig) -> Predictor:
+def leaning_to_zero(tensor: Tensor, codes: Tensor, part: float) -> Tensor:
+    """A tensor's integers times their steps; numbers round towards zero that are up to 0.5 + ``part`` of a step off."""
+    scaled = tensor / step_sizes(codes)
+    return scaled.sign() * (scaled.abs() + 0.5 - part).floor().clamp(min=0) * step_sizes(codes)
+
+
+def stored_predictor(predictor: Predictor, storage: StorageConfig, steps: StepCodes = NO_STEPS) -> Predictor:
     """The predictor that a reader of the artifact will have: a float32 copy, rounded as storage rounds."""
     stored = copy.deepcopy(predictor)
     state = predictor.state_dict()
     if storage.quantization:
-        state.update(rounded_predictor(state, storage.quantization))
+        state.update(rounded_predictor(state, storage.quantization, steps))
     else:
         state = {name: tensor.to(getattr(torch, storage.dtype)) for name, tensor in state.items()}
     stored.load_state_dict(state)
     return stored.requires_grad_(False).eval()
+
+
+def code_for_bits(weight: Tensor, bits: float) -> Tensor:
+    """Step of a whole weight, for an entropy of about ``bits`` if it is normally distributed: a code []."""
+    rms = as_float64(weight.detach()).square().mean().sqrt()
+    return _codes(rms * 2 ** (NORMAL_ENTROPY - bits)).to(weight.device)
+
+
+def quantize(tensor: Tensor, codes: Tensor, limit: int = LIMIT) -> QuantizedTensor:
+    """Integers of a tensor with steps [] or [R, 1, ...], up to ``limit``.
+
+    They are int32, for a kept tensor's own dtype, such as float16, could not hold them.
+    """
+    return QuantizedTensor((tensor.detach().float() / step_sizes(codes)).clamp(-limit, limit).round().int(), codes)
+
+
+def rounded(tensor: Tensor, codes: Tensor, limit: int = LIMIT) -> Tensor:
+    """A tensor's integers times their steps. Gradients pass as if there were no rounding, and stop beyond the limit."""
+    return _rounded_by(tensor, step_sizes(codes), limit)
+
+
+def _rounded_by(tensor: Tensor, steps: Tensor, limit: int) -> Tensor:
+    scaled = (tensor / steps).clamp(-limit, limit)
+    return (scaled + (scaled.round() - scaled).detach()) * steps
 
 
 def is_quantized(tensor: Tensor) -> bool:
@@ -153,8 +195,7 @@ def quantize_kept(name: str, tensor: Tensor, config: QuantizationConfig) -> Quan
     if kind == 'logarithm':
         return QuantizedTensor(None, _codes(tensor.detach()))
     codes = _range_codes(tensor, config.kept_bits, kind == 'rows')
-    limit = _limit(config.kept_bits)
-    return QuantizedTensor(_to_integers(tensor, codes, limit), codes)
+    return quantize(tensor, codes, _limit(config.kept_bits))
 
 
 def rounded_kept(name: str, tensor: Tensor, config: QuantizationConfig) -> Tensor:
@@ -162,19 +203,61 @@ def rounded_kept(name: str, tensor: Tensor, config: QuantizationConfig) -> Tenso
     if not is_quantized(tensor):
         return tensor
     if kept_kind(name, tensor) == 'logarithm':
-        return _steps(_codes(tensor.detach())).to(tensor.dtype)
+        return step_sizes(_codes(tensor.detach())).to(tensor.dtype)
     codes = _range_codes(tensor, config.kept_bits, kept_kind(name, tensor) == 'rows')
-    return _round_through(tensor.float(), codes, _limit(config.kept_bits)).to(tensor.dtype)
+    return rounded(tensor.float(), codes, _limit(config.kept_bits)).to(tensor.dtype)
 
 
 def stored_kept(kept: Mapping[str, Tensor], storage: StorageConfig) -> dict[str, Tensor]:
-    """Kept tensors as a reader of the artifact will have them. Differentiable as if nothing were rounded."""
-    if storage.quantization is None:
+    """Kept tensors as a reader of the artifact will have them. Differentiable as if nothing were rounded.
+
+    Those of one step are rounded all at once: a network has a hundred small ones, and a GPU counts calls.
+    """
+    config = storage.quantization
+    if config is None:
         return dict(kept)
-    return {name: rounded_kept(name, tensor, storage.quantization) for name, tensor in kept.items()}
+    whole = {name: tensor for name, tensor in kept.items()
+             if tensor.dtype == torch.float32 and kept_kind(name, tensor) == 'whole'}
+    found = {name: rounded_kept(name, tensor, config) for name, tensor in kept.items() if name not in whole}
+    if whole:
+        limit, flat = _limit(config.kept_bits), torch.cat([tensor.flatten() for tensor in whole.values()])
+        owners = _owners(tuple(tensor.numel() for tensor in whole.values()), flat.device)
+        largest = flat.new_zeros(len(whole)).scatter_reduce(0, owners, flat.detach().abs(), 'amax')
+        steps = step_sizes(_codes(largest / limit, up=True))
+        found.update(_split_like(_rounded_by(flat, steps[owners], limit), whole))
+    return {name: found[name] for name in kept}
+
+
+@lru_cache(maxsize=64)
+def _owners(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """Which of some tensors each number of all of them belongs to."""
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
+
+
+def _split_like(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A flat tensor as tensors of these names and shapes. Only those have gradients that their models do."""
+    parts = flat.split([tensor.numel() for tensor in like.values()])
+    return {name: (part if tensor.requires_grad else part.detach()).view_as(tensor)
+            for (name, tensor), part in zip(like.items(), parts)}
+
+
+def stored_rounded(
+        rounded_weights: Mapping[str, Tensor],
+        steps: StepCodes,
+        storage: StorageConfig,
+) -> dict[str, Tensor]:
+    """Rounded weights as a reader of the artifact will have them. Differentiable as if nothing were rounded."""
+    if storage.quantization is None or not rounded_weights:
+        return dict(rounded_weights)
+    tensors = list(rounded_weights.values())
+    flat = torch.cat([tensor.flatten().float() for tensor in tensors])
+    sizes = step_sizes(torch.stack([steps[name].to(flat.device) for name in rounded_weights]))
+    each = torch.cat([size.expand(tensor.numel()) for size, tensor in zip(sizes, tensors)])
+    parts = _split_like(_rounded_by(flat, each, LIMIT), rounded_weights)
+    return {name: part.to(rounded_weights[name].dtype) for name, part in parts.items()}
 
 
 def dequantize(integers: QuantizedTensor) -> Tensor:
     """The tensor that integers stand for, float32."""
-    steps = _steps(integers.codes)
+    steps = step_sizes(integers.codes)
     return steps if integers.values is None else integers.values.float() * steps

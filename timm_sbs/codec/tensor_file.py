@@ -1,36 +1,35 @@
 """The tensors of model.safetensors: which there are, and what they stand for.
 
-Unquantized, every tensor of predictor and kept tensors stands under its own name, as floats. Quantized, all of the
-predictor is one run of bytes and all kept tensors are another (see :mod:`timm_sbs.codec.quantization`); only kept
-tensors that are no floats stay as they are. Orderings are one run of bytes, and frequencies 16-bit integers, in both.
+Unquantized, every tensor of the predictor, every rounded weight and every kept tensor stands under its own name, as
+floats. Quantized, each of the three is one run of bytes (see :mod:`timm_sbs.codec.coded_tensors`); only kept tensors
+that are no floats stay as they are. Orderings are one run of bytes, and frequencies 16-bit integers, in both.
 """
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from timm_sbs.codec.entropy import decode_integers, encode_integers
+from timm_sbs.codec.coded_tensors import (
+    check_finite,
+    decode_kept,
+    decode_predictor,
+    decode_rounded,
+    encode_kept,
+    encode_predictor,
+    encode_rounded,
+)
 from timm_sbs.codec.permutations import (
     decode_permutations,
     encode_permutations,
     most_coded_bytes,
 )
-from timm_sbs.codec.quantization import (
-    QuantizedTensor,
-    dequantize,
-    is_quantized,
-    kept_kind,
-    layer_names,
-    quantize_kept,
-    quantize_predictor,
-)
-from timm_sbs.common.config import ArtifactConfig, OrderingConfig, QuantizationConfig
+from timm_sbs.codec.quantization import LARGEST_CODE, SMALLEST_CODE, is_quantized
+from timm_sbs.common.config import ArtifactConfig, OrderingConfig
 from timm_sbs.common.errors import ArtifactError
 from timm_sbs.common.float64 import as_float64
+from timm_sbs.common.prefixes import with_prefix, without_prefix
 from timm_sbs.predictor.base_model import kept_names
 from timm_sbs.predictor.encoding import FREQUENCY_LIMIT, FREQUENCY_STEPS
 from timm_sbs.predictor.network import Predictor
@@ -39,33 +38,35 @@ from timm_sbs.predictor.ordering import (
     check_permutations,
     permutation_shapes,
 )
+from timm_sbs.predictor.selection import rounded_names
 from timm_sbs.predictor.tokens import WeightSpec
 
-__all__ = [
-    'Contents', 'Slot', 'slots', 'to_tensors', 'from_tensors', 'encode_ordering', 'with_prefix', 'without_prefix',
-]
+__all__ = ['Contents', 'Slot', 'slots', 'to_tensors', 'from_tensors', 'encode_ordering']
 
 # How safetensors names torch's dtypes in a file's header.
 _DTYPE_CODES = {
     torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.bool: 'BOOL',
     torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8',
 }
-_SCALE = 'output_scale'  # of the predictor: a number that is never trained, stored exactly
-_SCALE_BYTES = 4
 _BYTES_PER_INTEGER = 4  # more than any code takes
 _TABLES = 1 << 20  # more than all tables take
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What a file holds, decoded. ``predictor`` and ``kept`` are state dicts.
+    """What a file holds, decoded. ``predictor``, ``rounded`` and ``kept`` are state dicts.
 
-    ``ordering``: the permutations as :func:`encode_ordering` codes them, if that was done before.
+    Attributes:
+        rounded: Rounded weights, or what is added to generated ones.
+        steps: Codes of the steps of predictor weights ('predictor.' and a name) and of rounded weights ('rounded.').
+        ordering: The permutations as :func:`encode_ordering` codes them, if that was done before.
     """
     predictor: dict[str, Tensor]
     frequencies: Tensor
     permutations: tuple[Permutations, ...]
     kept: dict[str, Tensor]
+    rounded: dict[str, Tensor] = field(default_factory=dict)
+    steps: dict[str, Tensor] = field(default_factory=dict)
     ordering: Tensor | None = None
 
 
@@ -85,15 +86,6 @@ class Slot:
         return f'{self.dtype} of shape [{"up to " if self.coded else ""}{", ".join(map(str, self.shape))}]'
 
 
-def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those tensors whose names have the prefix, without it."""
-    return {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
 def slots(
         config: ArtifactConfig,
         specs: Sequence[WeightSpec],
@@ -101,21 +93,27 @@ def slots(
         base_state: Mapping[str, Tensor],
 ) -> dict[str, Slot]:
     """Every tensor that model.safetensors must hold. ``predictor`` and ``base_state`` may be on the meta device."""
-    kept = {name: base_state[name] for name in kept_names(base_state, config.generated)}
-    state = predictor.state_dict()
+    rounded = {name: base_state[name] for name in rounded_names(config.rounded, config.generated, base_state)}
+    kept = {name: base_state[name] for name in kept_names(base_state, (*config.generated, *rounded))}
+    state = predictor.state_dict() if specs else {}
+    found: dict[str, Slot] = {}
     if config.quantization:
-        found = {'predictor': _coded(state.values())}
-        rounded = [tensor for tensor in kept.values() if is_quantized(tensor)]
-        if rounded:
-            found['kept'] = _coded(rounded)
+        floats = [tensor for tensor in kept.values() if is_quantized(tensor)]
+        for part, numbers in (('predictor', [*state.values()]), ('rounded', [*rounded.values()]), ('kept', floats)):
+            if numbers:
+                found[part] = _coded(numbers)
         kept = {name: tensor for name, tensor in kept.items() if not is_quantized(tensor)}
     else:
         code = _DTYPE_CODES[getattr(torch, config.storage_dtype)]
         found = {f'predictor.{name}': Slot(tuple(tensor.shape), code) for name, tensor in state.items()}
-    for name, tensor in kept.items():
-        found[f'kept.{name}'] = Slot(tuple(tensor.shape), _DTYPE_CODES.get(tensor.dtype, 'unknown'))
-    found['frequencies'] = Slot(config.generator.frequencies_shape, 'I16')
-    found['ordering'] = Slot((most_coded_bytes(_permutation_shapes(config, specs)),), 'U8', coded=True)
+    for part, tensors in (('kept', kept), ('rounded', {} if config.quantization else rounded)):
+        for name, tensor in tensors.items():
+            found[f'{part}.{name}'] = Slot(tuple(tensor.shape), _DTYPE_CODES.get(tensor.dtype, 'unknown'))
+    if rounded and not config.quantization:
+        found['rounded_steps'] = Slot((len(rounded),), 'I32')
+    if specs:
+        found['frequencies'] = Slot(config.generator.frequencies_shape, 'I16')
+        found['ordering'] = Slot((most_coded_bytes(_permutation_shapes(config, specs)),), 'U8', coded=True)
     return found
 
 
@@ -134,29 +132,45 @@ def to_tensors(contents: Contents, config: ArtifactConfig, specs: Sequence[Weigh
         ArtifactError: A number is not finite, or not as it will be stored, or a frequency no multiple of 1/4096.
         OrderingError: An ordering is not a permutation of its layer's kernels.
     """
-    _check_finite({**with_prefix('predictor.', contents.predictor), **with_prefix('kept.', contents.kept)}, '')
+    predictor = contents.predictor if specs else {}
+    parts = {'predictor': predictor, 'rounded': contents.rounded, 'kept': contents.kept}
+    for part, state in parts.items():
+        check_finite(with_prefix(f'{part}.', state), '')
+    tensors: dict[str, Tensor] = {}
     if config.quantization:
-        tensors = {'predictor': _encode_predictor(contents.predictor, config.quantization)}
-        rounded = {name: tensor for name, tensor in contents.kept.items() if is_quantized(tensor)}
-        if rounded:
-            tensors['kept'] = _encode_kept(rounded, config.quantization)
-        tensors.update(with_prefix('kept.', {k: v for k, v in contents.kept.items() if not is_quantized(v)}))
+        kept = contents.kept
+        if predictor:
+            tensors['predictor'] = encode_predictor(
+                predictor, config.quantization, without_prefix('predictor.', contents.steps))
+        if contents.rounded:
+            tensors['rounded'] = encode_rounded(contents.rounded, without_prefix('rounded.', contents.steps))
+        if floats := {name: tensor for name, tensor in kept.items() if is_quantized(tensor)}:
+            tensors['kept'] = encode_kept(floats, config.quantization)
+        tensors.update(with_prefix('kept.', {k: v for k, v in kept.items() if not is_quantized(v)}))
     else:
         dtype = getattr(torch, config.storage_dtype)
-        tensors = with_prefix('predictor.', {name: tensor.to(dtype) for name, tensor in contents.predictor.items()})
-        tensors.update(with_prefix('kept.', contents.kept))
-        _check_finite(tensors, f" in {config.storage_dtype}")
-    steps = as_float64(contents.frequencies) * FREQUENCY_STEPS
+        parts['predictor'] = {name: tensor.to(dtype) for name, tensor in predictor.items()}
+        for part, state in parts.items():
+            tensors.update(with_prefix(f'{part}.', state))
+        check_finite(tensors, f" in {config.storage_dtype}")
+        if contents.rounded:
+            codes = without_prefix('rounded.', contents.steps)
+            tensors['rounded_steps'] = torch.stack([codes[name].int() for name in sorted(contents.rounded)])
+    if specs:
+        tensors['frequencies'] = _frequency_steps(contents.frequencies)
+        ordering = contents.ordering
+        tensors['ordering'] = encode_ordering(contents.permutations, config.ordering, specs) \
+            if ordering is None else ordering
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _frequency_steps(frequencies: Tensor) -> Tensor:
+    steps = as_float64(frequencies) * FREQUENCY_STEPS
     if not torch.equal(steps, steps.round().clamp(-FREQUENCY_LIMIT, FREQUENCY_LIMIT)):
         raise ArtifactError(
             f'The frequencies are not multiples of 1/{FREQUENCY_STEPS} up to {FREQUENCY_LIMIT / FREQUENCY_STEPS:g}, as '
             f'draw_frequencies makes them, so they cannot be stored.')
-    tensors['frequencies'] = steps.to(torch.int16)
-    if contents.ordering is None:
-        tensors['ordering'] = encode_ordering(contents.permutations, config.ordering, specs)
-    else:
-        tensors['ordering'] = contents.ordering
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return steps.to(torch.int16)
 
 
 def encode_ordering(
@@ -174,14 +188,6 @@ def encode_ordering(
     return torch.from_numpy(encode_permutations([rows for layer in permutations for rows in layer]))
 
 
-def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ArtifactError(
-                f"Tensor '{name}' holds values that are not finite{where}, so the artifact was not written. "
-                f'Did training diverge?' + (' Or does the way of storing it overflow?' if where else ''))
-
-
 def from_tensors(
         tensors: Mapping[str, Tensor],
         config: ArtifactConfig,
@@ -195,110 +201,46 @@ def from_tensors(
         ArtifactError: Coded integers are damaged, or a number is not finite.
         OrderingError: What should be an ordering is none.
     """
-    kept = without_prefix('kept.', tensors)
+    kept, rounded = without_prefix('kept.', tensors), without_prefix('rounded.', tensors)
+    steps: dict[str, Tensor] = {}
     if config.quantization:
-        state = _decode_predictor(tensors['predictor'].numpy(), predictor.state_dict())
+        state: dict[str, Tensor] = {}
+        if specs:
+            state, codes = decode_predictor(tensors['predictor'].numpy(), predictor.state_dict())
+            steps.update(with_prefix('predictor.', codes))
+        if 'rounded' in tensors:
+            names = rounded_names(config.rounded, config.generated, base_state)
+            rounded, codes = decode_rounded(tensors['rounded'].numpy(), {name: base_state[name] for name in names})
+            steps.update(with_prefix('rounded.', codes))
         if 'kept' in tensors:
+            stored = (*config.generated, *rounded)
             expected = {
-                name: base_state[name] for name in kept_names(base_state, config.generated)
-                if is_quantized(base_state[name])}
-            kept.update(_decode_kept(tensors['kept'].numpy(), expected))
+                name: base_state[name] for name in kept_names(base_state, stored) if is_quantized(base_state[name])}
+            kept.update(decode_kept(tensors['kept'].numpy(), expected))
     else:
         state = {name: tensor.float() for name, tensor in without_prefix('predictor.', tensors).items()}
-    for name, tensor in {**with_prefix('predictor.', state), **with_prefix('kept.', kept)}.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ArtifactError(f"Tensor '{name}' holds values that are not finite.")
-    rows = decode_permutations(tensors['ordering'].numpy(), _permutation_shapes(config, specs))
+        if rounded:
+            stored_codes = tensors['rounded_steps']
+            if stored_codes.min() < SMALLEST_CODE or stored_codes.max() > LARGEST_CODE:
+                raise ArtifactError('The steps of rounded weights are out of range.')
+            steps = {f'rounded.{name}': code for name, code in zip(sorted(rounded), stored_codes)}
+    for part, found in (('predictor', state), ('rounded', rounded), ('kept', kept)):
+        for name, tensor in found.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ArtifactError(f"Tensor '{part}.{name}' holds values that are not finite.")
+    frequencies = torch.zeros(config.generator.frequencies_shape)
+    permutations: tuple[Permutations, ...] = ()
+    if specs:
+        frequencies = tensors['frequencies'].float() / FREQUENCY_STEPS
+        permutations = _permutations_of(tensors['ordering'], config, specs)
+    else:
+        state = {'output_scale': torch.ones(())}
+    return Contents(state, frequencies, permutations, kept, rounded, steps)
+
+
+def _permutations_of(
+        coded: Tensor, config: ArtifactConfig, specs: Sequence[WeightSpec]) -> tuple[Permutations, ...]:
+    rows = decode_permutations(coded.numpy(), _permutation_shapes(config, specs))
     counts = [len(permutation_shapes(spec, config.ordering)) for spec in specs]
     ends = np.cumsum(counts)
-    return Contents(
-        predictor=state,
-        frequencies=tensors['frequencies'].float() / FREQUENCY_STEPS,
-        permutations=tuple(tuple(rows[end - count:end]) for count, end in zip(counts, ends)),
-        kept=kept,
-    )
-
-
-def _pooled(parts: Sequence[Tensor]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(0, np.int64), *(part.reshape(-1).cpu().numpy().astype(np.int64) for part in parts)])
-
-
-def _split(pooled: NDArray[np.int64], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-    sizes = [math.prod(shape) for shape in shapes]
-    return [part.reshape(shape) for part, shape in zip(torch.from_numpy(pooled).split(sizes), shapes)]
-
-
-def _encode_predictor(state: Mapping[str, Tensor], quantization: QuantizationConfig) -> Tensor:
-    """The output scale, then the weights of each layer, all biases, and all steps."""
-    integers = quantize_predictor(state, quantization)
-    _check_finite({f'predictor.{name}': dequantize(part) for name, part in integers.items()}, ' in integers')
-    names = layer_names(state)
-    coded = encode_integers([
-        *(_pooled([integers[f'{name}.weight'].integers]) for name in names),
-        _pooled([integers[f'{name}.bias'].integers for name in names]),
-        _pooled([integers[f'{name}.{part}'].codes for name in names for part in ('weight', 'bias')])])
-    scale = state[_SCALE].detach().cpu().numpy().astype('<f4').reshape(1).view(np.uint8)
-    return torch.from_numpy(np.concatenate([scale, coded]))
-
-
-def _decode_predictor(data: NDArray[np.uint8], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = layer_names(expected)
-    weights = [tuple(expected[f'{name}.weight'].shape) for name in names]
-    biases = [tuple(expected[f'{name}.bias'].shape) for name in names]
-    codes = [shape for rows, _ in weights for shape in ((rows, 1), ())]
-    if len(data) < _SCALE_BYTES:
-        raise ArtifactError('The coded predictor is damaged: it is too short.')
-    *values, bias_values, steps = decode_integers(data[_SCALE_BYTES:], [
-        *map(math.prod, weights), sum(map(math.prod, biases)), sum(map(math.prod, codes))])
-    step_codes = _split(steps, codes)
-    state = {}
-    for index, (name, bias) in enumerate(zip(names, _split(bias_values, biases))):
-        weight = torch.from_numpy(values[index]).reshape(weights[index])
-        state[f'{name}.weight'] = dequantize(QuantizedTensor(weight, step_codes[2 * index]))
-        state[f'{name}.bias'] = dequantize(QuantizedTensor(bias, step_codes[2 * index + 1]))
-    state[_SCALE] = torch.tensor(data[:_SCALE_BYTES].copy().view('<f4')[0].astype(np.float32))
-    return state
-
-
-def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Names of kept tensors by how they are rounded."""
-    kinds: dict[str, list[str]] = {'rows': [], 'whole': [], 'logarithm': []}
-    for name, tensor in tensors.items():
-        kinds[kept_kind(name, tensor)].append(name)
-    return kinds
-
-
-def _code_shape(kind: str, tensor: Tensor) -> tuple[int, ...]:
-    if kind == 'logarithm':
-        return tuple(tensor.shape)
-    return (tensor.shape[0], *(1,) * (tensor.dim() - 1)) if kind == 'rows' else ()
-
-
-def _encode_kept(kept: Mapping[str, Tensor], quantization: QuantizationConfig) -> Tensor:
-    """For each way of rounding: all integers, then all steps."""
-    arrays = []
-    for kind, names in _kinds(kept).items():
-        integers = [quantize_kept(name, kept[name], quantization) for name in names]
-        read = {name: dequantize(part).to(kept[name].dtype) for name, part in zip(names, integers)}
-        _check_finite(with_prefix('kept.', read), ' in integers')
-        if kind != 'logarithm':
-            arrays.append(_pooled([part.integers for part in integers]))
-        arrays.append(_pooled([part.codes for part in integers]))
-    return torch.from_numpy(encode_integers(arrays))
-
-
-def _decode_kept(data: NDArray[np.uint8], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    shapes, kinds = [], _kinds(expected)
-    for kind, names in kinds.items():
-        if kind != 'logarithm':
-            shapes.append([tuple(expected[name].shape) for name in names])
-        shapes.append([_code_shape(kind, expected[name]) for name in names])
-    arrays = iter(decode_integers(data, [sum(map(math.prod, group)) for group in shapes]))
-    groups = iter(shapes)
-    kept = {}
-    for kind, names in kinds.items():
-        values = [None] * len(names) if kind == 'logarithm' else _split(next(arrays), next(groups))
-        codes = _split(next(arrays), next(groups))
-        for name, value, code in zip(names, values, codes):
-            kept[name] = dequantize(QuantizedTensor(value, code)).to(expected[name].dtype)
-    return {name: kept[name] for name in expected}
+    return tuple(tuple(rows[end - count:end]) for count, end in zip(counts, ends))

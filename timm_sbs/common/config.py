@@ -9,19 +9,21 @@ from timm_sbs.common.fields import from_dict, require_choice, require_range, req
 from timm_sbs.common.results import Ledger, Results
 
 __all__ = [
-    'FORMAT_VERSION', 'POINTWISE_SIZE', 'LARGEST_TOKEN', 'ORDER_OVER', 'KEPT_BITS', 'OrderingConfig', 'EncodingConfig',
-    'PredictorConfig', 'GeneratorConfig', 'SelectionRule', 'QuantizationConfig', 'StorageConfig', 'ArtifactConfig',
-    'byte_count', 'to_dict', 'from_dict',
+    'FORMAT_VERSION', 'OTHERS', 'POINTWISE_SIZE', 'LARGEST_TOKEN', 'METHODS', 'ORDER_OVER', 'KEPT_BITS',
+    'OrderingConfig', 'EncodingConfig', 'PredictorConfig', 'GeneratorConfig', 'SelectionRule', 'QuantizationConfig',
+    'StorageConfig', 'ArtifactConfig', 'byte_count', 'to_dict', 'from_dict',
 ]
 
 # Version of config.json and model.safetensors. A reader refuses all others.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # Input channels that form one token where kernels have a single value: 1x1 convolutions and linear layers.
 POINTWISE_SIZE = 8
+OTHERS = '*'  # for the names of rounded weights: all that are not generated
 LARGEST_TOKEN = 64  # values; larger kernels are cut into their rows
 FOLDS = (1, 4, 16, 64, 256)  # kernels at a place; few numbers, for each has an output layer of its own
 
 ORDER_OVER = ('layer', 'filter', 'axes', 'nothing')
+METHODS = ('generation', 'rounding')
 COORDINATES = ('path', 'grid')
 ENCODINGS = ('random_fourier', 'positional')
 ACTIVATIONS = ('gelu', 'relu', 'sine')
@@ -116,13 +118,20 @@ class PredictorConfig:
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """Which weights are generated, and what a token is. Every other tensor is kept as it is."""
-    min_weights: int = 1024  # smaller weights are kept
-    include: tuple[str, ...] = ()  # glob patterns of weight names that are generated although the rule keeps them
-    exclude: tuple[str, ...] = ()  # glob patterns of weight names that are kept although the rule generates them
+    """Which weights are generated and which are rounded, and what a token is. Every other tensor is kept.
+
+    Patterns are globs over names of weights. A weight that ``generate`` and ``round`` both match is generated, and
+    integers are added to it. Where nothing is quantized, nothing is rounded.
+    """
+    method: str = 'generation'  # 'generation': of convolutions and linear layers; 'rounding': of all weights
+    min_weights: int = 1024  # smaller weights are not generated
+    generate: tuple[str, ...] = ()  # weights that are generated, whatever the rule says
+    round: tuple[str, ...] = ()  # weights that are rounded, whatever the rule says
+    keep: tuple[str, ...] = ()  # weights that are neither
     pointwise_size: int = POINTWISE_SIZE  # input channels in a token of 1x1 convolutions and linear layers
 
     def __post_init__(self) -> None:
+        require_choice('method', self.method, METHODS)
         require_range('targets.pointwise_size', self.pointwise_size, 1, LARGEST_TOKEN)
         require_range('targets.min_weights', self.min_weights, 0, 1 << 62)
 
@@ -132,9 +141,10 @@ class QuantizationConfig:
     """How finely a quantized artifact rounds its numbers to integers, which are then entropy-coded.
 
     The step of a row of predictor weights is its root mean square times 2^(2.05 - bits), so that a row of normally
-    distributed weights takes ``bits`` each (the entropy of a normal distribution in steps of that size).
+    distributed weights takes ``bits`` each (the entropy of a normal distribution in steps of that size). Training for
+    few bits moves weights towards cheaper integers, and so takes fewer. Rounded weights bring steps of their own.
     """
-    layer_bits: tuple[float, ...]  # of the predictor's layers: trunk, then heads from the smallest kernel size on
+    layer_bits: tuple[float, ...] = ()  # of the predictor's layers: trunk, then heads from the smallest kernel size on
     bias_bits: int = 8  # the predictor's biases, rounded to 2^bits steps over the range of each layer's
     kept_bits: int = 8  # kept tensors, rounded to 2^bits steps over the range of each row
 
@@ -180,7 +190,8 @@ class GeneratorConfig:
 class ArtifactConfig:
     """The 'sbs' block of config.json: what an artifact says of itself, beside timm's description of the original."""
     base: str  # timm name of the architecture whose weights are generated
-    generated: tuple[str, ...]  # names of the generated weights, in the order of the layer coordinate
+    generated: tuple[str, ...] = ()  # names of the generated weights, in the order of the layer coordinate
+    rounded: tuple[str, ...] = ()  # names of rounded weights, or OTHERS; to generated ones their integers are added
     base_args: dict[str, Any] = field(default_factory=dict)  # arguments of the base architecture
     ordering: OrderingConfig = field(default_factory=OrderingConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
@@ -191,19 +202,20 @@ class ArtifactConfig:
     weights_sha256: str = ''  # checksum of model.safetensors
     ledger: Ledger | None = None  # where the bytes of model.safetensors go; None: it is not written yet
     results: Results = field(default_factory=Results)  # measured figures, and how they were measured
-    format_version: int = FORMAT_VERSION
+    format_version: int = field(default=FORMAT_VERSION, metadata={'always': True})
 
     def __post_init__(self) -> None:
         if not self.base:
             raise ConfigError('base is empty, but must name a timm architecture.')
         require_text('base', self.base)
-        if not self.generated:
-            raise ConfigError('generated is empty, but must name at least one weight.')
-        if len(set(self.generated)) != len(self.generated):
-            raise ConfigError('generated names a weight twice.')
+        if not (self.generated or self.rounded):
+            raise ConfigError('generated and rounded are empty, but one must name at least one weight.')
+        for kind in ('generated', 'rounded'):
+            if len(set(getattr(self, kind))) != len(getattr(self, kind)):
+                raise ConfigError(f'{kind} names a weight twice.')
         require_range('pointwise_size', self.pointwise_size, 1, LARGEST_TOKEN)
         require_choice('storage_dtype', self.storage_dtype, STORAGE_DTYPES)
-        if self.quantization and len(self.quantization.layer_bits) < self.predictor.linear_layers:
+        if self.quantization and self.generated and len(self.quantization.layer_bits) < self.predictor.linear_layers:
             raise ConfigError(
                 f'quantization.layer_bits has {len(self.quantization.layer_bits)} entries, but the predictor has '
                 f'{self.predictor.linear_layers} layers or more.')
@@ -215,6 +227,23 @@ class ArtifactConfig:
     @property
     def storage(self) -> StorageConfig:
         return StorageConfig(self.storage_dtype, self.quantization)
+
+    @property
+    def rounded_words(self) -> str:
+        """Which weights are rounded, for people."""
+        if OTHERS in self.rounded:
+            return 'all weights that are not generated' if self.generated else 'all weights'
+        added = len(set(self.rounded) & set(self.generated))
+        return f'{len(self.rounded)} weights' + (f', of which {added} are added to generated ones' if added else '')
+
+    @property
+    def storage_words(self) -> str:
+        """How numbers are stored, for people."""
+        if self.quantization is None:
+            return self.storage_dtype
+        bits = ', '.join(f'{b:.2f}' for b in self.quantization.layer_bits)
+        steps = f'integers in steps for {bits} bits by layer' if bits else 'integers'
+        return f'{steps}, kept tensors of {self.quantization.kept_bits} bits, entropy-coded'
 
 
 def byte_count(text: str) -> int:

@@ -36,8 +36,18 @@ def require_text(name: str, value: str) -> None:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """JSON-ready form of a configuration dataclass: tuples as lists, nested dataclasses as objects."""
-    return {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    """JSON-ready form of a configuration dataclass: tuples as lists, nested dataclasses as objects.
+
+    Fields with their default value are left out, but for those whose metadata say 'always'. So a default is part of the
+    format: who changes one raises the format version.
+    """
+    return {
+        f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)
+        if f.metadata.get('always') or getattr(config, f.name) != _default(f)}
+
+
+def _default(field: 'dataclasses.Field[Any]') -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def to_json(value: Any) -> Any:

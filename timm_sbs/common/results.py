@@ -13,7 +13,7 @@ from timm_sbs.common.fields import MAX_DEPTH, from_dict, require_range, require_
 
 __all__ = ['PARTS', 'Ledger', 'Results']
 
-PARTS = ('predictor', 'ordering', 'kept', 'frequencies', 'header')  # of model.safetensors
+PARTS = ('predictor', 'ordering', 'rounded', 'kept', 'frequencies', 'header')  # of model.safetensors
 MOST = 1 << 62  # of what is counted
 LARGEST = 1e300  # of errors and seconds
 HISTORY = MAX_DEPTH - 4  # results inside of results that are written; what is older is left out
@@ -64,7 +64,7 @@ class Ledger(_Record):
     """Bytes of each part of model.safetensors, and what they are compared with.
 
     Attributes:
-        predictor, ordering, kept, frequencies, header: Bytes of each part.
+        predictor, ordering, rounded, kept, frequencies, header: Bytes of each part.
         file: Their sum.
         predictor_parameters: Parameters of the predictor.
         original_values: Floating-point values of the base model's state dict.
@@ -77,6 +77,7 @@ class Ledger(_Record):
     """
     predictor: int
     ordering: int
+    rounded: int
     kept: int
     frequencies: int
     header: int
@@ -86,6 +87,11 @@ class Ledger(_Record):
     original: int
     percent: float
     bits_per_weight: float
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes of each part that there is, by name."""
+        return {name: getattr(self, name) for name in PARTS if getattr(self, name)}
 
     def __post_init__(self) -> None:
         for name in (*PARTS, 'file', 'predictor_parameters'):
@@ -105,7 +111,7 @@ _COUNTS = (
 _PERCENTS = (
     'top1', 'original_top1', 'agreement', 'holdout_agreement', 'last_top1', 'reconstruction_top1', 'second_order_top1')
 _AMOUNTS = (
-    'bits', 'reconstruction_error', 'second_order_error', 'distillation_error', 'quantization_error',
+    'bits', 'rounding_error', 'reconstruction_error', 'second_order_error', 'distillation_error', 'quantization_error',
     'expected_divergence', 'holdout_divergence', 'statistics_seconds', 'reconstruction_seconds', 'second_order_seconds',
     'distillation_seconds', 'quantization_seconds')
 _TEXTS = ('mixed_precision', 'data_free', 'original_hub_id', 'dataset', 'unlabelled', 'hardware', 'measured_on')
@@ -138,6 +144,7 @@ class Results(_Record):
     statistics_images: int | None = None
     statistics_seconds: float | None = None
     expected_divergence: float | None = None
+    rounding_error: float | None = None  # squared, relative, of the weights that were rounded before any training
     second_order_steps: int | None = None
     second_order_error: float | None = None
     second_order_seconds: float | None = None

@@ -10,10 +10,9 @@ from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.files import CONFIG_NAME, ArtifactFiles
 from timm_sbs.artifact.folder import load_artifact, written_ledger
 from timm_sbs.common.errors import SbsError
-from timm_sbs.common.results import PARTS
 from timm_sbs.plots.style import Figure
 from timm_sbs.predictor.ordering import kernel_at_place
-from timm_sbs.predictor.tokens import to_kernels
+from timm_sbs.predictor.tokens import WeightSpec, to_kernels
 
 __all__ = ['draw_ledger', 'draw_kernels', 'draw_curves']
 
@@ -25,7 +24,7 @@ def draw_ledger(source: Path, **_: object) -> Figure:
     files = ArtifactFiles.of(source)
     config, _ = files.parsed()
     sizes = written_ledger(config)
-    parts = {**{part: getattr(sizes, part) for part in PARTS}, CONFIG_NAME: len(files.config)}
+    parts = {**sizes.parts, CONFIG_NAME: len(files.config)}
     total = sum(parts.values())
     figure = Figure(figsize=(7, 2.2))
     axis, start = figure.add_subplot(), 0
@@ -56,20 +55,30 @@ def draw_kernels(
         original: str | Path | None = None,
         layer: str | None = None,
 ) -> Figure:
-    """Kernels of a layer in the order in which they are generated: original, generated, and their difference."""
+    """Kernels of a layer in the order in which they are generated: original, generated, and their difference.
+
+    Those of a weight that is only rounded are in the order of its filters.
+    """
     artifact = load_artifact(source)
     generator = artifact.generator
     indices = {spec.name: index for index, spec in enumerate(generator.specs)}
-    layer = layer or max(generator.specs, key=lambda spec: spec.num_kernels).name
-    if layer not in indices:
-        raise SbsError(f"'{layer}' is no generated weight of '{source}'. Its first is '{next(iter(indices))}'.")
-    spec, permutations = generator.specs[indices[layer]], generator.permutations[indices[layer]]
-    places = torch.from_numpy(kernel_at_place(permutations, spec, generator.config.ordering))[:LONGEST_PATH]
+    rounded = {name: WeightSpec(name, tuple(tensor.shape)) for name, tensor in artifact.rounded.items()}
+    specs = {**rounded, **{spec.name: spec for spec in generator.specs}}
+    layer = layer or max(generator.specs or specs.values(), key=lambda spec: spec.num_kernels).name
+    if layer not in specs:
+        raise SbsError(f"'{layer}' is neither a generated nor a rounded weight of '{source}'. Its first is "
+                       f"'{next(iter(indices or specs))}'.")
+    spec, generated = specs[layer], layer in indices
+    places = torch.arange(spec.num_kernels)
+    if generated:
+        order = kernel_at_place(generator.permutations[indices[layer]], spec, generator.config.ordering)
+        places = torch.from_numpy(order)
+    places = places[:LONGEST_PATH]
     expected = to_kernels(_original_weight(artifact, layer, original), spec)[places]
     found = to_kernels(artifact.state_dict()[layer].cpu(), spec)[places]
     limit = float(expected.abs().quantile(0.99))
     figure = Figure(figsize=(7, 3.2))
-    rows = {'original': expected, 'generated': found, 'difference': found - expected}
+    rows = {'original': expected, 'generated' if generated else 'rounded': found, 'difference': found - expected}
     for index, (title, kernels) in enumerate(rows.items()):
         axis = figure.add_subplot(3, 1, index + 1)
         axis.imshow(kernels.T.numpy(), aspect='auto', cmap='RdBu', vmin=-limit, vmax=limit, interpolation='nearest')
@@ -77,7 +86,8 @@ def draw_kernels(
         axis.set_yticks([])
         if index < 2:
             axis.set_xticks([])
-    axis.set_xlabel(f"the first {len(places)} of {spec.num_kernels:,} kernels of {layer}, in the order of generation")
+    order_of = 'generation' if generated else 'its filters'
+    axis.set_xlabel(f'the first {len(places)} of {spec.num_kernels:,} kernels of {layer}, in the order of {order_of}')
     return figure
 
 

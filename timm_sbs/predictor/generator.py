@@ -238,4 +238,4 @@ def relative_error(weights: Mapping[str, Tensor], originals: Mapping[str, Tensor
         original = originals[name].detach()
         squares += float(as_float64(weight - original.to(weight.device)).square().sum())
         norm += float(as_float64(original).square().sum())
-    return squares / norm
+    return squares / norm if norm else 0.

@@ -24,6 +24,8 @@ class Predictor(nn.Module):
     Shapes: N places, F features, G kernels at a place, T values in a kernel
         features [N, F] -> kernels [N, G * T]
 
+    Where nothing is generated there is no layer.
+
     Attributes:
         output_scale: Standard deviation of the original kernels, by which outputs are multiplied, so that the
             perceptron itself works with values of unit size. Not trained.
@@ -34,8 +36,9 @@ class Predictor(nn.Module):
         super().__init__()
         self.config = config
         widths = [feature_width, *config.hidden_widths]
-        self.trunk = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
-        self.heads = nn.ModuleDict({str(t): nn.Linear(widths[-1], t) for t in sorted(set(output_sizes))})
+        sizes = sorted(set(output_sizes))
+        self.trunk = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths) if sizes)
+        self.heads = nn.ModuleDict({str(t): nn.Linear(widths[-1], t) for t in sizes})
         self.register_buffer('output_scale', torch.ones(()))
 
     def forward(self, features: Tensor, output_size: int, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -60,8 +63,10 @@ class Predictor(nn.Module):
 
 def num_predictor_parameters(feature_width: int, output_sizes: Iterable[int], config: PredictorConfig) -> int:
     """Trained parameters of a predictor, without building it."""
-    widths = [feature_width, *config.hidden_widths]
-    return sum((i + 1) * o for i, o in pairwise(widths)) + sum((widths[-1] + 1) * t for t in set(output_sizes))
+    widths, output_sizes = [feature_width, *config.hidden_widths], set(output_sizes)
+    if not output_sizes:
+        return 0
+    return sum((i + 1) * o for i, o in pairwise(widths)) + sum((widths[-1] + 1) * t for t in output_sizes)
 
 
 def predictor_for_budget(

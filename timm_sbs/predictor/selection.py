@@ -1,16 +1,16 @@
 """Which weights of a model are generated."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from timm.layers import CondConv2d
 from torch import Tensor, nn
 
-from timm_sbs.common.config import POINTWISE_SIZE, SelectionRule
+from timm_sbs.common.config import OTHERS, POINTWISE_SIZE, SelectionRule
 from timm_sbs.common.errors import TargetError
-from timm_sbs.predictor.base_model import first_names
+from timm_sbs.predictor.base_model import first_names, kept_names
 from timm_sbs.predictor.tokens import WeightSpec
 
-__all__ = ['named_in_cfg', 'explain_selection', 'select_weights', 'specs_from_names']
+__all__ = ['named_in_cfg', 'explain_selection', 'select_weights', 'select_rounded', 'specs_from_names', 'rounded_names']
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, CondConv2d)
 
@@ -43,9 +43,9 @@ def explain_selection(model: nn.Module, rule: SelectionRule = SelectionRule()) -
     """Why each parameter is kept, or '' for a weight that is generated, by name.
 
     Generated are the weights of convolutions and linear layers, whatever their kernels and groups, apart from stem,
-    classifier, small ones, and linear layers of networks of convolutions with some attention. ``rule.include`` names
-    further tensors of two or more dimensions, ``rule.exclude`` wins over all else. A weight that modules share has the
-    first of its names.
+    classifier, small ones, and linear layers of networks of convolutions with some attention. With the method
+    'rounding', and of what ``rule.round`` names, nothing is. ``rule.generate`` names further tensors of two or more
+    dimensions, ``rule.keep`` wins over all else. A weight that modules share has the first of its names.
 
     Args:
         model: A timm model; its ``pretrained_cfg`` names stem ('first_conv') and classifier.
@@ -70,10 +70,12 @@ def explain_selection(model: nn.Module, rule: SelectionRule = SelectionRule()) -
         else:
             reasons[name] = ''
     for name, parameter in parameters.items():
-        if _matches(name, rule.include) and parameter.dim() >= 2:
+        if not reasons[name] and (rule.method == 'rounding' or _matches(name, rule.round)):
+            reasons[name] = 'rounded'
+        if _matches(name, rule.generate) and parameter.dim() >= 2:
             reasons[name] = ''
-        if not reasons[name] and _matches(name, rule.exclude):
-            reasons[name] = 'excluded by name'
+        if not reasons[name] and _matches(name, rule.keep):
+            reasons[name] = 'kept by name'
     return reasons
 
 
@@ -81,22 +83,34 @@ def select_weights(model: nn.Module, rule: SelectionRule = SelectionRule()) -> l
     """The weights that a predictor generates, by the rule of :func:`explain_selection`, in the order of the network.
 
     Raises:
-        TargetError: No weight is left to generate, or a pattern names none.
+        TargetError: No weight is left to generate although the method is to generate, or a pattern names none.
     """
     reasons = explain_selection(model, rule)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    for option, patterns in (('include', rule.include), ('exclude', rule.exclude)):
+    for option, patterns in (('generate', rule.generate), ('round', rule.round), ('keep', rule.keep)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) and len(shape) > 1 for name, shape in shapes.items()):
                 raise TargetError(
                     f"--{option} '{pattern}' matches no weight of {type(model).__name__} with two or more dimensions. "
                     f"Names look like '{next(iter(reasons), '')}'.")
     specs = [WeightSpec(name, shapes[name], rule.pointwise_size) for name, reason in reasons.items() if not reason]
-    if not specs:
+    if not specs and rule.method == 'generation':
         raise TargetError(
             f'{type(model).__name__} has no weight to generate: no convolution or linear layer but stem and classifier '
-            f'has {rule.min_weights} weights. Lower the minimum size or include weights by name.')
+            f'has {rule.min_weights} weights. Lower the minimum size, name weights to generate, or round them all.')
     return specs
+
+
+def select_rounded(model: nn.Module, rule: SelectionRule, generated: Collection[str]) -> list[str]:
+    """Names of the weights that a quantized artifact rounds.
+
+    They are all of two or more dimensions that are not generated, but for those that ``rule.keep`` names; and generated
+    ones that ``rule.round`` names, to which integers are added.
+    """
+    return [
+        name for name, parameter in model.named_parameters()
+        if parameter.dim() > 1 and not _matches(name, rule.keep)
+        and (name not in generated or _matches(name, rule.round))]
 
 
 def specs_from_names(
@@ -123,3 +137,31 @@ def specs_from_names(
                 f"'{name}' of '{base}' is {tensor.dtype} of shape {list(tensor.shape)}, so it is no weight of kernels.")
         specs.append(WeightSpec(name, tuple(tensor.shape), pointwise_size))
     return specs
+
+
+def rounded_names(rounded: Sequence[str], generated: Sequence[str], base_state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the rounded weights of a base model, in the order of its state dict.
+
+    Args:
+        rounded: As config.json has them: names, or ``OTHERS`` for all weights of two or more dimensions that are not
+            generated.
+        generated: Names of generated weights.
+        base_state: The base model's state dict, on any device.
+
+    Raises:
+        TargetError: The model has no such weight, or it cannot be rounded.
+    """
+    chosen = set(rounded)
+    if OTHERS in chosen:
+        chosen.update(
+            name for name in kept_names(base_state, generated)
+            if base_state[name].dim() > 1 and base_state[name].is_floating_point())
+        chosen.discard(OTHERS)
+    first = first_names(base_state)
+    for name in chosen:
+        if name not in base_state or first[name] != name:
+            raise TargetError(f"The base model has no weight '{name}' to round. Was it fitted to another model?")
+        if base_state[name].dim() < 2 or not base_state[name].is_floating_point():
+            raise TargetError(f"'{name}' is {base_state[name].dtype} of shape {list(base_state[name].shape)}, so it is "
+                              f'no weight to round.')
+    return [name for name in first if name in chosen]

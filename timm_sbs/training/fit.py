@@ -38,7 +38,8 @@ def fit(
         model: A timm model with its trained weights, which stays as it is; or the name of one, whose pretrained weights
             timm then loads.
         pct: Parameters of the predictor, as per cent of the model's; default: 20.
-        bytes: Size of both files of the artifact instead, such as 64_000 or '1.6M'. The predictor is then quantized.
+        bytes: Size of both files of the artifact instead, such as 64_000 or '1.6M'. Everything is then quantized, and a
+            trial decides whether weights are generated or rounded, unless ``method`` says so.
         images: Folder or folders of images. Labels are not needed: all images in all subfolders are used. With images
             the predictor is fitted by second order and by distillation too, without by the weights alone.
         output: Folder of the best artifact and of all else that a run writes, such as checkpoints; default: a temporary

@@ -3,6 +3,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from table_makers.sources import bytes_now, ledger_of, markdown, results_of, sbs_of
+from timm_sbs.common.config import QuantizationConfig
 
 # Top-1 in per cent on the whole validation set, as the paper (arXiv 2509.07373) reports it: ResNet-18 at 15 %.
 PAPER = {'original': 69.76, 'predictor of 15 %': 69.43}
@@ -48,7 +49,8 @@ def imagenet_blocks() -> list[str]:
 def imagenet_kept() -> list[str]:
     results = results_of('imagenet_resnet18')
     artifact, name = results['artifacts'][0], 'sbs_resnet18_15pct'
-    rows = [(f"{sbs_of(name)['quantization']['kept_bits']}, as shipped", f"{ledger_of(name)['kept']:,}",
+    default = QuantizationConfig().kept_bits
+    rows = [(f"{sbs_of(name)['quantization'].get('kept_bits', default)}, as shipped", f"{ledger_of(name)['kept']:,}",
              *_figures(artifact)[:3])]
     rows += [(str(row['bits']), f"{row['kept_bytes']:,}", *_figures(row)[:3]) for row in results['kept']]
     return markdown(['bits of kept tensors', 'their bytes', 'top-1', 'top-5', 'agreement'], rows)

@@ -5,18 +5,20 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
+from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.codec.permutations import most_coded_bytes
 from timm_sbs.common.config import ORDER_OVER
 from timm_sbs.common.errors import ConfigError
+from timm_sbs.predictor.generator import relative_error
 from timm_sbs.predictor.ordering import Permutations, permutation_shapes
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import Design, design, start_artifact
 from timm_sbs.training.options.settings import ReconstructionSettings
 from timm_sbs.training.steps.reconstruction import reconstruct
 
-__all__ = ['TRIAL_STEPS', 'divide_budget', 'first_division']
+__all__ = ['TRIAL_STEPS', 'divide_budget', 'first_division', 'tried']
 
-Choose = Callable[[str, float], dict[str, Any]]
+Choose = Callable[[str, float | None], dict[str, Any]]
 
 TRIAL_STEPS = 600  # of reconstruction, for each way to divide the budget
 TRIAL_BITS = (5., 4., 6.)  # the first is used while orderings are compared
@@ -46,6 +48,21 @@ def _candidate(
         raise ConfigError(f"The ordering '{order_over}' would take {ordering_bytes:,} of {max_bytes:,} bytes, and "
                           f"images train the predictor alone.")
     return candidate
+
+
+def tried(
+        candidate: Design,
+        original: nn.Module,
+        accelerator: Accelerator | None = None,
+        orderings: tuple[Permutations, ...] | None = None,
+) -> Artifact:
+    """A design after a short reconstruction, with rounding from the first step. ``orderings`` are its own, if known."""
+    if orderings is None:
+        orderings = find_orderings(original, candidate.specs, candidate.generator.ordering, accelerator)
+    trial = start_artifact(candidate, orderings, original, seed=0)
+    reconstruct(trial.generator, original.state_dict(), ReconstructionSettings(steps=TRIAL_STEPS), candidate.storage,
+                accelerator=accelerator)
+    return trial
 
 
 def first_division(
@@ -103,7 +120,7 @@ def divide_budget(
     Raises:
         ConfigError: The budget is too small for all of them.
     """
-    tried: dict[tuple[str, float], tuple[float, Design]] = {}
+    found: dict[tuple[str, float], tuple[float, Design]] = {}
     problems: list[str] = []
     orderings: dict[str, tuple[Permutations, ...]] = {}
 
@@ -117,22 +134,20 @@ def divide_budget(
         if order_over not in orderings:
             orderings[order_over] = find_orderings(
                 original, candidate.specs, candidate.generator.ordering, accelerator)
-        trial = start_artifact(candidate, orderings[order_over], original, seed=0)
-        error = reconstruct(
-            trial.generator, original.state_dict(), ReconstructionSettings(steps=TRIAL_STEPS), candidate.storage,
-            accelerator=accelerator)
-        tried[order_over, b] = error, candidate
+        trial = tried(candidate, original, accelerator, orderings[order_over]).as_stored()
+        error = relative_error(trial.generator(), original.state_dict())
+        found[order_over, b] = error, candidate
         say(f'  {order_over:<7} {b:g} bits: width {candidate.generator.predictor.width}, '
             f'{candidate.num_parameters:,} parameters, error {error:.4f}')
 
     say(f'dividing {max_bytes:,} bytes: error of the weights after {TRIAL_STEPS} steps of reconstruction')
     for order_over in order_overs:
         attempt(order_over, bits[0])
-    if not tried:
+    if not found:
         raise ConfigError(problems[-1])
-    order_over = min(tried, key=lambda key: tried[key][0])[0]
+    order_over = min(found, key=lambda key: found[key][0])[0]
     for b in bits[1:]:
         attempt(order_over, b)
-    best = min(tried, key=lambda key: tried[key][0])
+    best = min(found, key=lambda key: found[key][0])
     say(f'chosen: --order-over {best[0]} --bits {best[1]:g} (flags that are given overrule the search)')
-    return tried[best][1]
+    return found[best][1]

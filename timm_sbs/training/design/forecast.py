@@ -37,6 +37,8 @@ def forecast_ledger(
         generator: GeneratorConfig,
         storage: StorageConfig,
         state: Mapping[str, Tensor],
+        rounded: Sequence[str] = (),
+        steps: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Sizes of the artifact that a fit of this design writes, from one with random weights.
 
@@ -49,7 +51,9 @@ def forecast_ledger(
         specs: The generated weights.
         generator: Settings of the generator.
         storage: How its numbers will be stored.
-        state: The original's state dict, whose kept tensors are coded.
+        state: The original's state dict, whose kept tensors and rounded weights are coded.
+        rounded: Names of rounded weights.
+        steps: Codes of their steps, as an artifact has them.
 
     Returns:
         The size ledger, with ``config`` (of config.json) and ``total``.
@@ -62,5 +66,8 @@ def forecast_ledger(
     numbers = torch.Generator().manual_seed(0)
     for parameter in random.predictor.parameters():
         torch.nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[-1]), generator=numbers)
-    kept = {name: state[name] for name in kept_names(base.state, random.names)}
-    return artifact_ledger(Artifact(random, kept, base, storage, Results(hardware=' ' * RESULTS_BYTES)), ordering)
+    kept = {name: state[name] for name in kept_names(base.state, (*random.names, *rounded))}
+    artifact = Artifact(
+        random, kept, base, storage, {name: state[name] for name in rounded}, dict(steps or {}),
+        Results(hardware=' ' * RESULTS_BYTES))
+    return artifact_ledger(artifact, ordering)

@@ -7,9 +7,10 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.codec.quantization import code_for_bits
 from timm_sbs.common.config import (
     EncodingConfig,
     GeneratorConfig,
@@ -25,13 +26,14 @@ from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.network import num_predictor_parameters, predictor_for_budget
 from timm_sbs.predictor.ordering import Permutations, output_sizes
 from timm_sbs.predictor.original import describe_original
-from timm_sbs.predictor.selection import select_weights
+from timm_sbs.predictor.selection import select_rounded, select_weights
 from timm_sbs.predictor.tokens import WeightSpec
 from timm_sbs.training.design.forecast import forecast_ledger
-from timm_sbs.training.options.settings import FOLD_FROM, MAX_PLACES
+from timm_sbs.training.options.settings import FEWEST_ROUNDED_BITS, FOLD_FROM, MAX_PLACES, MOST_ROUNDED_BITS
 
-__all__ = ['Design', 'check_same', 'design', 'start_artifact', 'continue_artifact']
+__all__ = ['Design', 'check_same', 'design', 'rounding_design', 'start_artifact', 'continue_artifact']
 
+ROUNDED_BITS = 6.  # of rounded weights beside a predictor, before training finds out how many they need
 FORECAST_MARGIN = 0.005  # of a budget: by how much a quantized predictor may come out larger than forecast
 
 
@@ -44,11 +46,17 @@ class Design:
         specs: The generated weights.
         generator: Settings of their generator.
         storage: How its numbers will be stored.
+        rounded: Names of the rounded weights of a quantized artifact.
+        rounded_bits: Of each of these at first, which their steps follow from.
+        method: Of the rule by which weights were selected.
     """
     base: BaseModel
     specs: tuple[WeightSpec, ...]
     generator: GeneratorConfig
     storage: StorageConfig
+    rounded: tuple[str, ...] = ()
+    rounded_bits: float = ROUNDED_BITS
+    method: str = 'generation'
 
     @property
     def num_parameters(self) -> int:
@@ -64,9 +72,16 @@ class Design:
 
     @property
     def bits(self) -> float | None:
-        """Of a weight of the predictor, the same in all layers; None if it is stored as floats."""
+        """Of a weight of the predictor, the same in all layers, or of rounded weights where nothing is generated; None
+        if floats are stored."""
         quantization = self.storage.quantization
-        return quantization.layer_bits[0] if quantization else None
+        if quantization is None:
+            return None
+        return quantization.layer_bits[0] if self.specs else self.rounded_bits
+
+    def rounded_steps(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Codes of the steps of rounded weights, as an artifact has them, for the original's state dict."""
+        return {f'rounded.{name}': code_for_bits(state[name], self.rounded_bits).cpu() for name in self.rounded}
 
     def with_predictor(self, predictor: PredictorConfig) -> 'Design':
         return dataclasses.replace(self, generator=dataclasses.replace(self.generator, predictor=predictor))
@@ -76,7 +91,9 @@ class Design:
 
     def forecast(self, original: nn.Module) -> dict[str, Any]:
         """Ledger of the artifact, before it exists: see :func:`forecast_ledger`."""
-        return forecast_ledger(self.base, self.specs, self.generator, self.storage, original.state_dict())
+        state = original.state_dict()
+        return forecast_ledger(
+            self.base, self.specs, self.generator, self.storage, state, self.rounded, self.rounded_steps(state))
 
 
 def design(
@@ -117,6 +134,8 @@ def design(
         ConfigError: No predictor is as small as asked, or it would be larger than what it generates.
     """
     base, specs = describe_original(original, model_args), tuple(select_weights(original, rule))
+    if not specs:
+        return rounding_design(original, base, rule, bits, kept_bits, max_bytes)
     if max_places is None and not ordering.max_places and sum(spec.num_kernels for spec in specs) >= FOLD_FROM:
         max_places = MAX_PLACES
     if max_places is not None:
@@ -127,7 +146,10 @@ def design(
     if bits is not None:
         layers = linear_layers - 1 + len(set(outputs))
         quantization = QuantizationConfig((float(bits),) * layers, kept_bits=kept_bits)
-    found = Design(base, specs, generator, StorageConfig(storage_dtype, quantization))
+    rounded = select_rounded(original, rule, {spec.name for spec in specs}) if quantization else []
+    rounded_bits = bits if bits is not None and rule.method == 'rounding' else ROUNDED_BITS
+    found = Design(base, specs, generator, StorageConfig(storage_dtype, quantization), tuple(rounded), rounded_bits,
+                   rule.method)
     if max_bytes is None:
         budget = int(pct / 100 * sum(p.numel() for p in original.parameters()))
         found = found.with_predictor(
@@ -184,8 +206,9 @@ def _widest_within(max_bytes: int, found: Design, original: nn.Module) -> Design
     ledger = smallest.forecast(original)
     rest = ledger['total'] - ledger['predictor']
     if ledger['total'] > usable:
+        rounded = f"rounded weights ({ledger['rounded']:,}), " if ledger['rounded'] else ''
         raise ConfigError(
-            f"{max_bytes:,} bytes are too few: ordering ({ledger['ordering']:,}), kept tensors "
+            f"{max_bytes:,} bytes are too few: ordering ({ledger['ordering']:,}), {rounded}kept tensors "
             f"({ledger['kept']:,}), headers and settings alone take {rest:,}. A coarser --order-over makes the "
             f"ordering smaller.")
     each = float(torch.finfo(getattr(torch, found.storage.dtype)).bits)
@@ -203,6 +226,42 @@ def _widest_within(max_bytes: int, found: Design, original: nn.Module) -> Design
         parameters = max(fewest, parameters - math.ceil(8 * excess / each))
 
 
+def rounding_design(
+        original: nn.Module,
+        base: BaseModel,
+        rule: SelectionRule,
+        bits: float | None,
+        kept_bits: int,
+        max_bytes: int | None,
+) -> Design:
+    """The design that generates nothing: all weights are rounded, to ``bits`` each, or to as many as a budget has room
+    for.
+
+    Raises:
+        ConfigError: Nothing says how many, or no budget of so few bytes can be met.
+    """
+    rounded = tuple(select_rounded(original, rule, ()))
+    found = Design(base, (), GeneratorConfig(), StorageConfig('float32', QuantizationConfig((), kept_bits=kept_bits)),
+                   rounded, method=rule.method)
+    if bits is not None:
+        return dataclasses.replace(found, rounded_bits=bits)
+    if max_bytes is None:
+        raise ConfigError('Rounding needs to know how small: give bytes (--bytes) or bits of a weight (--bits).')
+    low, high = FEWEST_ROUNDED_BITS, MOST_ROUNDED_BITS
+
+    def with_bits(bits: float) -> tuple[Design, int]:
+        candidate = dataclasses.replace(found, rounded_bits=bits)
+        return candidate, candidate.forecast(original)['total']
+
+    smallest = with_bits(low)[1]
+    if smallest > max_bytes:
+        raise ConfigError(f'{max_bytes:,} bytes are too few: with {low:g} bits a weight both files take {smallest:,}.')
+    for _ in range(8):
+        middle = (low + high) / 2
+        low, high = (middle, high) if with_bits(middle)[1] <= max_bytes else (low, middle)
+    return dataclasses.replace(found, rounded_bits=low)
+
+
 def start_artifact(
         design: Design,
         permutations: Sequence[Permutations],
@@ -210,8 +269,12 @@ def start_artifact(
         seed: int,
 ) -> Artifact:
     """A fresh predictor, initialised from a seed, beside the kept tensors of the original. It is to be trained."""
-    generator = Generator.fresh(design.generator, design.specs, permutations, seed)
-    return Artifact(generator, {}, design.base, design.storage).with_kept(original)
+    generator, state = Generator.fresh(design.generator, design.specs, permutations, seed), original.state_dict()
+    rounded = {
+        name: torch.zeros_like(state[name]) if name in generator.names else state[name].detach().clone()
+        for name in design.rounded}
+    steps = design.rounded_steps(state)
+    return Artifact(generator, {}, design.base, design.storage, rounded, steps).with_kept(original)
 
 
 def continue_artifact(artifact: Artifact, original: nn.Module) -> Artifact:

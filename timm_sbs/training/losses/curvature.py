@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.float64 import as_float64
 from timm_sbs.training.losses.statistics import LayerStatistics
 
@@ -68,7 +69,12 @@ class Curvature:
 
     def factor(self, prior: float = 0.) -> Factor:
         """Factors of S + prior."""
-        upper = torch.linalg.cholesky(self.damped(prior).flip(-1, -2)).flip(-1, -2)
+        try:
+            upper = torch.linalg.cholesky(self.damped(prior).flip(-1, -2)).flip(-1, -2)
+        except torch.linalg.LinAlgError as e:  # type: ignore[attr-defined]  # torch does not list it
+            raise ConfigError(
+                'Statistics of so few images do not say what every input does: raise --second-order-damping, or '
+                '--statistics-images.') from e
         roots = upper.diagonal(dim1=-2, dim2=-1)
         device = self.importance.device
         return Factor(roots.square().float().to(device), (upper / roots[:, None]).float().to(device), upper)
@@ -91,8 +97,8 @@ def curvatures(
         statistics: Mapping[str, LayerStatistics],
         damping: float,
 ) -> dict[str, Curvature]:
-    """Curvatures of weights by name. Weights without statistics count by their squared error relative to that of their
-    row, as much as the others do for their size.
+    """Curvatures of weights by name. Weights without statistics count by their relative squared error, as much as the
+    others do for their size.
 
     Args:
         weights: Original weights, also of layers without statistics.
@@ -108,7 +114,6 @@ def curvatures(
     each = 2 * lost / count if count else 1.  # lost by forgetting one value
     for name, weight in weights.items():
         if name not in found:
-            squares = weight.detach().float().flatten(1).square().mean(1)
-            floor = 1e-3 * squares.mean() + 1e-30
-            found[name] = Curvature(each / (squares + floor))
+            square = weight.detach().float().square().mean() + 1e-30
+            found[name] = Curvature((each / square).expand(len(weight)))
     return {name: found[name] for name in weights}

@@ -1,6 +1,5 @@
 """The trainer's command line."""
 import argparse
-from typing import Any
 
 from timm.utils import ParseKwargs
 
@@ -8,6 +7,7 @@ from timm_sbs.common.config import (
     ACTIVATIONS,
     COORDINATES,
     ENCODINGS,
+    METHODS,
     ORDER_OVER,
     STORAGE_DTYPES,
     SelectionRule,
@@ -16,43 +16,22 @@ from timm_sbs.common.config import (
 from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.synthetic import DATA_FREE, InversionSettings
 from timm_sbs.training.options.parsing import recipe_names
+from timm_sbs.training.options.phase_flags import (
+    add_distillation,
+    add_quantization,
+    add_reconstruction,
+    add_second_order,
+)
 from timm_sbs.training.options.settings import (
     ENCODING_DEFAULTS,
     FOLD_FROM,
-    KEPT_PARTS,
     LINEAR_LAYERS,
     MAX_PLACES,
     PRECISIONS,
     QUANTIZED_LINEAR_LAYERS,
-    SCHEDULES,
-    WHOLE_STEPS,
-    DistillationSettings,
-    PhaseSettings,
-    QuantizationSettings,
-    ReconstructionSettings,
-    SecondOrderSettings,
 )
 
 __all__ = ['build_parser']
-
-
-def _add_phase(group: argparse._ArgumentGroup, prefix: str, defaults: type[PhaseSettings] | None) -> None:
-    """Optimizer flags of a phase; without defaults, those of distillation hold."""
-    name = f'--{prefix}'
-    narrower = ', of predictors up to a width of 128; wider ones get less in proportion' \
-        if prefix in ('reconstruction-', 'second-order-') else ''
-
-    def add(flag: str, field: str, text: str, **kwargs: Any) -> None:
-        default = getattr(defaults, field) if defaults else None
-        shown = '%(default)s' if defaults else f"distillation's --{flag}"
-        group.add_argument(f'{name}{flag}', default=default, help=f'{text} (default: {shown})'.lstrip(), **kwargs)
-
-    add('lr', 'lr', f'peak learning rate{narrower}', type=float, metavar='LR')
-    add('opt', 'opt', 'optimizer, by its name in timm', metavar='NAME')
-    add('opt-betas', 'betas', "its betas; None are the optimizer's own", type=float, nargs='+', metavar='BETA')
-    add('weight-decay', 'weight_decay', '', type=float, metavar='W')
-    add('sched', 'sched', '', choices=SCHEDULES)
-    add('warmup', 'warmup', 'part of the steps over which the learning rate rises', type=float, metavar='PART')
 
 
 DESCRIPTION = """\
@@ -88,10 +67,10 @@ def build_parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) 
                                                'and how long it would take, and stop')
     _add_original(parser)
     _add_predictor(parser)
-    _add_reconstruction(parser)
-    _add_second_order(parser)
-    _add_distillation(parser)
-    _add_quantization(parser)
+    add_reconstruction(parser)
+    add_second_order(parser)
+    add_distillation(parser)
+    add_quantization(parser)
     _add_data(parser)
     _add_run(parser)
     return parser
@@ -99,7 +78,7 @@ def build_parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) 
 
 def _add_original(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group('original model').add_argument
-    add('--model', required=True, metavar='NAME', help='timm model whose weights are to be generated')
+    add('--model', required=True, metavar='NAME', help='timm model whose weights are to be generated or rounded')
     add('--initial-checkpoint', default='', metavar='FILE',
         help="its trained weights (default: timm's pretrained weights)")
     add('--license', default=None, metavar='NAME',
@@ -113,9 +92,14 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group('predictor').add_argument
     add('--pct', type=float, default=20., metavar='P',
         help="size: per cent of the original model's parameters (default: %(default)s)")
+    add('--method', choices=METHODS, default=None,
+        help='generation: a predictor generates the weights of convolutions and linear layers. rounding: all weights '
+             'become integers, and nothing is generated, which needs --bytes or --bits (default: generation; with '
+             '--bytes and none of --bits, --order-over, --generate and --round: chosen by a trial)')
     add('--bytes', type=byte_count, metavar='SIZE',
-        help="size of the artifact's two files, such as 64k, instead of --pct: quantizes the predictor, and divides "
-             'the bytes between ordering, width and bits, by a short search that it explains')
+        help="size of the artifact's two files, such as 64k, instead of --pct: quantizes everything. A trial decides "
+             'between the methods; that of a predictor divides the bytes between ordering, width and bits, by a short '
+             'search that it explains')
     add('--start-from', metavar='DIR', help='go on from this artifact: its orderings, predictor and kept tensors, '
                                             'whatever the flags of these groups say. A quantized one keeps its '
                                             'rounding, unless --bits divides bits anew')
@@ -128,13 +112,16 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group(
         'generated weights', 'Convolutions and linear layers are generated, but for stem, classifier, small ones, and '
-        'linear layers of networks of convolutions with some attention; all else is kept. --dry-run says what that '
-        'means for a network.').add_argument
+        'linear layers of networks of convolutions with some attention; all else is kept. With --bits or --bytes '
+        'other weights of two or more dimensions are rounded. --dry-run says what that means.').add_argument
     add('--min-weights', type=int, default=SelectionRule.min_weights, metavar='N',
-        help='keep weights smaller than this (default: %(default)s)')
-    add('--include', nargs='*', default=(), metavar='PATTERN',
+        help='do not generate weights smaller than this (default: %(default)s)')
+    add('--generate', nargs='*', default=(), metavar='PATTERN',
         help="generate tensors of these names although the rule keeps them, such as 'blocks.*.mlp.*'")
-    add('--exclude', nargs='*', default=(), metavar='PATTERN', help='keep weights of these names')
+    add('--round', nargs='*', default=(), metavar='PATTERN',
+        help='round weights of these names instead; of names that --generate has too, round what the predictor leaves')
+    add('--keep', nargs='*', default=(), metavar='PATTERN',
+        help='neither generate nor round weights of these names, but store them with --kept-bits')
     add('--pointwise-size', type=int, default=SelectionRule.pointwise_size, metavar='N',
         help='input channels in a token of 1x1 convolutions and linear layers (default: %(default)s)')
 
@@ -158,81 +145,6 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
         path, grid = (getattr(ENCODING_DEFAULTS[coordinates], name) for coordinates in ('path', 'grid'))
         add(f"--{name.replace('_', '-')}", type=kind, default=None, metavar=metavar,
             help=f'{text} (default: {path:g} on a path, {grid:g} on a grid)')
-
-
-def _add_reconstruction(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group('reconstruction', 'First phase: fit the weights themselves. Needs no data.')
-    group.add_argument('--reconstruction-steps', type=int, default=ReconstructionSettings.steps, metavar='N',
-                       help='0 leaves the phase out (default: %(default)s)')
-    group.add_argument('--reconstruction-batch-size', type=int, default=ReconstructionSettings.batch_size, metavar='N',
-                       help='kernels of one step, over all processes (default: %(default)s)')
-    _add_phase(group, 'reconstruction-', ReconstructionSettings)
-
-
-def _add_second_order(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        'second order', 'Second phase, if there are images: fit the weights again, but count their errors by what they '
-        'do to the predictions. Some images are looked at once, without their labels, for the statistics of each '
-        'layer; the steps need no image. Biases or BatchNorm means then take up what is constant in the errors.')
-    add, s = group.add_argument, SecondOrderSettings
-    add('--second-order-steps', type=int, default=None, metavar='N',
-        help=f'0 leaves the phase out (default: {s.steps}; {WHOLE_STEPS} where each step takes all kernels; with '
-             f"--start-from 0, for the phase begins from the original's kept tensors)")
-    add('--statistics-images', type=int, default=s.images, metavar='N',
-        help='images that are looked at, without augmentation (default: %(default)s, or all there are)')
-    add('--second-order-batch-size', type=int, default=s.batch_size, metavar='N',
-        help='kernels of one step, in whole filters, over all processes; where several are generated at each place, '
-             'all kernels (default: %(default)s)')
-    add('--second-order-damping', type=float, default=s.damping, metavar='D',
-        help="part of their mean that is added to the statistics' diagonals; more if there are few images (default: "
-             '%(default)s)')
-    _add_phase(group, 'second-order-', s)
-
-
-def _add_distillation(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        'distillation', "Third phase: fit the original's predictions on images, if there are any. Loss weights are "
-        'given for the whole phase, or for its first and its last step.')
-    add, d = group.add_argument, DistillationSettings
-    add('--distillation-steps', type=int, default=d.steps, metavar='N',
-        help='0 leaves the phase out. A quantized predictor takes these steps in the last phase, unless that has steps '
-             'of its own (default: %(default)s)')
-    _add_phase(group, '', d)
-    for name, default, text in (
-            ('output', d.output_weight, 'Kullback-Leibler divergence of the predictions'),
-            ('feature', d.feature_weight, 'relative squared error of feature maps'),
-            ('label', d.label_weight, 'cross-entropy with the labels')):
-        add(f'--{name}-weight', type=float, nargs='+', default=[default[0]], metavar='W',
-            help=f'{text} (default: %(default)s)')
-    add('--feature-modules', nargs='*', default=(), metavar='NAME',
-        help="modules whose outputs are compared (default: those of timm's features)")
-    add('--temperature', type=float, default=d.temperature, metavar='T',
-        help='of the softmax of both networks (default: %(default)s)')
-    add('--train-kept', nargs='*', choices=KEPT_PARTS, default=None, metavar='PART',
-        help=f"kept tensors that are trained too: {', '.join(KEPT_PARTS)} (default: all; with --data-free all but "
-             f'the BatchNorm statistics)')
-    add('--clip-grad', type=float, default=d.clip_grad, metavar='NORM', help='(default: %(default)s)')
-    add('--grad-accum-steps', type=int, default=d.grad_accum_steps, metavar='N',
-        help='batches of one step; weights are generated once for all of them (default: %(default)s)')
-    add('--eval-interval', type=int, default=d.eval_interval, metavar='N',
-        help='steps between looks at the held-out images; the best predictor is kept (default: %(default)s)')
-
-
-def _add_quantization(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        'quantization', 'Last phase: go on with everything rounded as in the quantized artifact, on images as in '
-                        'distillation; with --distillation-steps 0 by second order; without images as in '
-                        'reconstruction.')
-    add, q = group.add_argument, QuantizationSettings
-    add('--bits', type=float, default=None, metavar='B',
-        help='quantize the predictor with so many bits for a weight, the mean over its layers, which get more the more '
-             'errors in them matter (default: do not quantize; with --bytes: chosen by a search)')
-    add('--kept-bits', type=int, default=q.kept_bits, metavar='B',
-        help='bits of kept tensors in a quantized artifact (default: %(default)s)')
-    add('--quantization-steps', type=int, default=None, metavar='N',
-        help='0 rounds without training. Given a number, distillation comes first, as if nothing were to be rounded '
-             f'(default: all steps of distillation, which is better; if it has none {q.steps})')
-    _add_phase(group, 'quantization-', None)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

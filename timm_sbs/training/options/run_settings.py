@@ -11,9 +11,12 @@ from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.synthetic import InversionSettings
 from timm_sbs.training.options.settings import (
     ENCODING_DEFAULTS,
+    FEWEST_ROUNDED_BITS,
+    HEADROOM_BATCHES,
     KEPT_PARTS,
     LINEAR_LAYERS,
     QUANTIZED_LINEAR_LAYERS,
+    ROUNDING_HEADROOM,
     DistillationSettings,
     QuantizationSettings,
     ReconstructionSettings,
@@ -98,7 +101,7 @@ class Settings:
     def quantizes(self) -> bool:
         """Whether there is a last phase, of rounding. With a budget there is, even before bits are chosen."""
         q = self.quantization
-        return q.bits is not None or q.max_bytes is not None or bool(q.layer_bits)
+        return q.bits is not None or q.max_bytes is not None or q.layer_bits is not None
 
     def with_bits(self, bits: float) -> 'Settings':
         """The same settings with the bits that a search has chosen."""
@@ -108,6 +111,13 @@ class Settings:
         """The same settings with so many steps of the second-order phase, if it has any."""
         steps = steps if self.second_order.steps else 0
         return replace(self, second_order=replace(self.second_order, steps=steps))
+
+    def without_predictor(self) -> 'Settings':
+        """The same settings where nothing is generated: only steps on images are left."""
+        steps = self.quantization.steps if self.rounds_on_images else 0
+        return replace(
+            self, reconstruction=replace(self.reconstruction, steps=0),
+            quantization=replace(self.quantization, steps=steps))
 
     def rounded_from_the_first_image(self) -> 'Settings':
         """The same settings with all steps of distillation taken in the last phase."""
@@ -122,6 +132,11 @@ class Settings:
             self.reconstruction.steps, self.takes_statistics * self.second_order.steps,
             self.distils * self.distillation.steps, self.quantizes * self.quantization.steps)
         return sum(steps[:1 + phases.index(phase)])
+
+    @property
+    def rounding_headroom(self) -> float:
+        """How many times as many bits as they may take rounded weights have before training on images."""
+        return 1 + (ROUNDING_HEADROOM - 1) * min(1., self.batches / HEADROOM_BATCHES)
 
     @property
     def trains_on_images(self) -> bool:
@@ -181,11 +196,15 @@ def settings_of(args: argparse.Namespace, quantized: QuantizationConfig | None =
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more.")
     _check_sizes(args)
+    if args.round and args.bits is None and args.bytes is None and not quantized:
+        raise ConfigError('--round needs --bits or --bytes: an artifact of floats rounds nothing.')
     if args.start_from and args.bytes is not None and args.bits is None and not quantized:
         raise ConfigError(
             '--start-from keeps the width of its predictor, so --bytes alone leaves nothing to search. Say --bits; '
             '--bytes then lowers them as far as it must.')
-    rule = SelectionRule(args.min_weights, tuple(args.include), tuple(args.exclude), args.pointwise_size)
+    rule = SelectionRule(
+        args.method or 'generation', args.min_weights, tuple(args.generate), tuple(args.round), tuple(args.keep),
+        args.pointwise_size)
     predictor = PredictorOptions(
         rule, args.encoding, args.seed, args.activation, args.storage_dtype, args.kept_bits, args.order_over,
         args.coordinates, args.num_frequencies, args.layer_bandwidth, args.bandwidth, args.bandwidth_exponent,
@@ -195,13 +214,13 @@ def settings_of(args: argparse.Namespace, quantized: QuantizationConfig | None =
         steps=args.distillation_steps, output_weight=_pair(args.output_weight, '--output-weight'),
         feature_weight=_pair(args.feature_weight, '--feature-weight'),
         label_weight=_pair(args.label_weight, '--label-weight'), feature_modules=tuple(args.feature_modules),
-        temperature=args.temperature, train_kept=tuple(train_kept), clip_grad=args.clip_grad,
-        grad_accum_steps=args.grad_accum_steps,
+        temperature=args.temperature, rounding_lr=args.rounding_lr, train_kept=tuple(train_kept),
+        clip_grad=args.clip_grad, grad_accum_steps=args.grad_accum_steps,
         train_size=_pair(args.train_size, '--train-size') if args.train_size else None,
         eval_interval=args.eval_interval, **_phase(args, ''))
     quantization = QuantizationSettings(
         steps=QuantizationSettings.steps if args.quantization_steps is None else args.quantization_steps,
-        bits=args.bits, layer_bits=quantized.layer_bits if quantized else (),
+        bits=args.bits, layer_bits=quantized.layer_bits if quantized else None,
         kept_bits=quantized.kept_bits if quantized else args.kept_bits, max_bytes=args.bytes,
         **_phase(args, 'quantization_'))
     settings = Settings(
@@ -230,8 +249,9 @@ def _check_sizes(args: argparse.Namespace) -> None:
         raise ConfigError(f'--pct is {args.pct:g}, but must be larger than 0 and at most 100.')
     if args.bytes is not None and args.bytes < 1:
         raise ConfigError(f'--bytes is {args.bytes}, but must be 1 or more.')
-    if args.bits is not None and not FEWEST <= args.bits <= MOST:
-        raise ConfigError(f'--bits is {args.bits:g}, but must be from {FEWEST:g} to {MOST:g}.')
+    fewest = FEWEST_ROUNDED_BITS if args.method == 'rounding' else FEWEST
+    if args.bits is not None and not fewest <= args.bits <= MOST:
+        raise ConfigError(f'--bits is {args.bits:g}, but must be from {fewest:g} to {MOST:g}.')
     try:
         QuantizationConfig((), kept_bits=args.kept_bits)
     except ConfigError as e:

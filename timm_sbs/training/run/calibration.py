@@ -7,9 +7,9 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
-from timm_sbs.codec.tensor_file import with_prefix, without_prefix
 from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.errors import SbsError, short_reason
+from timm_sbs.common.prefixes import with_prefix, without_prefix
 from timm_sbs.common.progress import say
 from timm_sbs.data.batches import SampleBatches
 from timm_sbs.predictor.base_model import named_state
@@ -17,6 +17,7 @@ from timm_sbs.predictor.generator import relative_error
 from timm_sbs.predictor.tokens import WeightSpec
 from timm_sbs.training.losses.divergence import ExpectedDivergence
 from timm_sbs.training.losses.statistics import (
+    LayerStatistics,
     collect_statistics,
     statistics_from_tensors,
     statistics_tensors,
@@ -29,7 +30,9 @@ from timm_sbs.training.run.task import Task, measure_tensors
 from timm_sbs.training.steps.second_order import second_order
 from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
-__all__ = ['trace_uses', 'statistics_bytes', 'open_divergence', 'second_order_phase', 'corrected_kept']
+__all__ = [
+    'trace_uses', 'statistics_bytes', 'open_statistics', 'make_divergence', 'second_order_phase', 'corrected_kept',
+]
 
 SEEN = 'images and seconds'  # of the statistics, beside them in their file
 
@@ -58,17 +61,11 @@ def statistics_bytes(uses: Mapping[str, Use]) -> int:
     return sum(use.bytes for use in uses.values())
 
 
-def open_divergence(
-        task: Task,
-        artifact: Artifact,
-        uses: Mapping[str, Use],
-        drawn: SampleBatches | None,
-) -> ExpectedDivergence:
-    """The second-order loss of a run. Its statistics are taken once, however often the run is resumed.
+def open_statistics(task: Task, uses: Mapping[str, Use], drawn: SampleBatches | None) -> dict[str, LayerStatistics]:
+    """Statistics of the weights of a run, on its device. They are taken once, however often the run is resumed.
 
     Args:
         task: The run.
-        artifact: With the generated weights.
         uses: What :func:`trace_uses` returns.
         drawn: Images that the run has drawn, if it has none to read.
     """
@@ -85,9 +82,19 @@ def open_divergence(
     tensors = dict(run.checkpoints.load_or_compute('statistics', collect))
     seen, seconds = tensors.pop(SEEN).tolist()
     run.results.update(statistics_images=int(seen), statistics_seconds=round(seconds, 1))
-    statistics = statistics_from_tensors({name: tensor.to(accelerator.device) for name, tensor in tensors.items()})
+    return statistics_from_tensors({name: tensor.to(accelerator.device) for name, tensor in tensors.items()})
+
+
+def make_divergence(
+        task: Task,
+        specs: Sequence[WeightSpec],
+        uses: Mapping[str, Use],
+        statistics: Mapping[str, LayerStatistics],
+) -> ExpectedDivergence:
+    """The second-order loss of a run for some weights, from what :func:`open_statistics` returns."""
+    accelerator = task.run.accelerator
     divergence = ExpectedDivergence(
-        artifact.generator.specs, original.state_dict(), uses, statistics, settings.second_order.damping)
+        specs, task.original.state_dict(), uses, statistics, task.settings.second_order.damping)
     if divergence.without_statistics:
         names = divergence.without_statistics
         say(accelerator, f"no statistics for {len(names)} weight(s), such as '{names[0]}', which no image reaches, or "

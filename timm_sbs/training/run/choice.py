@@ -25,8 +25,8 @@ class HeldOut:
     @functools.cached_property
     def _logits(self) -> list[Tensor]:
         """The original's, in float32: of this process's batches [B, classes]."""
+        original = self._original.to(self._accelerator.device)  # parameters moved in inference mode take no gradients
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            original = self._original.to(self._accelerator.device)
             return [logits for _, _, logits in with_logits(original, self._batches)]
 
     def measure(self, model: nn.Module) -> Fidelity:

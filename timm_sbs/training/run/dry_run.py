@@ -3,6 +3,7 @@ from torch import nn
 
 from timm_sbs.artifact.ledger import num_bytes
 from timm_sbs.common.config import SelectionRule
+from timm_sbs.common.results import PARTS
 from timm_sbs.predictor.base_model import kept_names, named_state
 from timm_sbs.predictor.ordering import places
 from timm_sbs.predictor.selection import explain_selection
@@ -24,8 +25,39 @@ def describe_dry_run(name: str, start: Start) -> str:
     original, design = start.original, start.design
     parameters = sum(p.numel() for p in original.parameters())
     specs = design.specs
-    lines = [f'{name}: {parameters:,} parameters', '', 'generated']
-    width = max(len(spec.name) for spec in specs)
+    lines = [f'{name}: {parameters:,} parameters', '', *_generated_lines(design, parameters),
+              *_rounded_lines(original, design, parameters)]
+    lines += ['', 'kept, and why (--generate and --keep overrule this)',
+              *_kept_lines(original, design, start.settings.predictor.rule)]
+
+    size, quantization = design.num_parameters, design.storage.quantization
+    ledger = design.forecast(original)
+    original_bytes = num_bytes(original.state_dict())
+    bits = f', {quantization.layer_bits[0]:g} bits a weight' if quantization and specs else ''
+    lines.append('')
+    if start.trials and not specs:
+        lines.append('A search would choose between rounding and a predictor. What follows is --method rounding')
+    elif start.trials:
+        lines.append(f'{start.trials} divisions of the bytes would be tried. What follows is the first of them: '
+                     f'--order-over {design.generator.ordering.order_over} --bits {start.bits:g}')
+    if specs:
+        lines.append(f'predictor: width {design.generator.predictor.width}, {size:,} parameters '
+                     f'({100 * size / parameters:.1f} %){bits}')
+    lines += [
+        f"files: {ledger['total']:,} bytes ({original_bytes / ledger['total']:.1f} x smaller than {original_bytes:,})",
+        '  ' + ', '.join(f'{part} {ledger[part]:,}' for part in PARTS if ledger[part])
+        + f", config.json about {ledger['config']:,}",
+        *_statistics_lines(start),
+        '', 'time, estimated from a few steps on this machine']
+    lines += [f'  {what:<16} {_duration(value)}' for what, value in forecast_seconds(start).items()]
+    return '\n'.join(lines)
+
+
+def _generated_lines(design: Design, parameters: int) -> list[str]:
+    specs = design.specs
+    if not specs:
+        return []
+    lines, width = ['generated'], max(len(spec.name) for spec in specs)
     for spec in specs:
         lines.append(f'  {spec.name:<{width}}  {list(spec.shape)!s:<20} {spec.num_weights:>12,}  '
                      f'{spec.num_kernels:,} tokens of {spec.token_size}')
@@ -33,27 +65,19 @@ def describe_dry_run(name: str, start: Start) -> str:
     visited = sum(len(places(spec, design.generator.ordering)[0]) for spec in specs)
     lines.append(f'  {len(specs)} weights, {kernels:,} kernels at {visited:,} places, {design.num_generated:,} '
                  f'parameters ({100 * design.num_generated / parameters:.1f} %)')
-    lines += ['', 'kept, and why (--include and --exclude overrule this)',
-              *_kept_lines(original, design, start.settings.predictor.rule)]
+    return lines
 
-    size, quantization = design.num_parameters, design.storage.quantization
-    ledger = design.forecast(original)
-    original_bytes = num_bytes(original.state_dict())
-    bits = f', {quantization.layer_bits[0]:g} bits a weight' if quantization else ''
-    lines.append('')
-    if start.trials:
-        lines.append(f'{start.trials} divisions of the bytes would be tried. What follows is the first of them: '
-                     f'--order-over {design.generator.ordering.order_over} --bits {start.bits:g}')
-    lines += [
-        f'predictor: width {design.generator.predictor.width}, {size:,} parameters '
-        f'({100 * size / parameters:.1f} %){bits}',
-        f"files: {ledger['total']:,} bytes ({original_bytes / ledger['total']:.1f} x smaller than {original_bytes:,})",
-        f"  predictor {ledger['predictor']:,}, ordering {ledger['ordering']:,}, kept {ledger['kept']:,}, frequencies "
-        f"{ledger['frequencies']:,}, headers {ledger['header']:,}, config.json about {ledger['config']:,}",
-        *_statistics_lines(start),
-        '', 'time, estimated from a few steps on this machine']
-    lines += [f'  {what:<16} {_duration(value)}' for what, value in forecast_seconds(start).items()]
-    return '\n'.join(lines)
+
+def _rounded_lines(original: nn.Module, design: Design, parameters: int) -> list[str]:
+    if not design.rounded:
+        return []
+    shapes = {name: original.get_parameter(name).shape for name in design.rounded}
+    lines, width = [*([''] if design.specs else []), 'rounded'], max(map(len, shapes))
+    lines += [f'  {name:<{width}}  {list(shape)!s:<20} {shape.numel():>12,}' for name, shape in shapes.items()]
+    total = sum(shape.numel() for shape in shapes.values())
+    lines.append(f'  {len(shapes)} weights, {total:,} parameters ({100 * total / parameters:.1f} %), of about '
+                 f'{design.rounded_bits:.2f} bits at first')
+    return lines
 
 
 def _statistics_lines(start: Start) -> list[str]:
@@ -63,7 +87,8 @@ def _statistics_lines(start: Start) -> list[str]:
     images = start.images.sample[1] if start.images.sample else start.settings.second_order.images
     memory = 2 * statistics_bytes(start.uses) / 1e6
     lines = [f'statistics: {images:,} images, {memory:,.0f} MB of memory']
-    missing = [spec.name for spec in start.design.specs if spec.name not in start.uses]
+    weights = [spec.name for spec in start.design.specs] or start.design.rounded
+    missing = [name for name in weights if name not in start.uses]
     if missing:
         lines.append(f"  none for {len(missing)} weight(s), such as '{missing[0]}', which no image reaches, or not as "
                      f'they are')
@@ -74,7 +99,7 @@ def _kept_lines(original: nn.Module, design: Design, rule: SelectionRule) -> lis
     """Number of kept values by why they are kept."""
     state, reasons = named_state(original), explain_selection(original, rule)
     counts: dict[str, list[int]] = {}
-    for name in kept_names(state, [spec.name for spec in design.specs]):
+    for name in kept_names(state, {spec.name for spec in design.specs} | set(design.rounded)):
         reason = reasons.get(name, 'statistics and buffers') or 'not in the artifact to start from'
         counts.setdefault(reason, []).append(state[name].numel())
     width = max(map(len, counts), default=0)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.quantize import ByteBudget
-from timm_sbs.codec.tensor_file import with_prefix, without_prefix
 from timm_sbs.common.distributed import decided_once
+from timm_sbs.common.prefixes import with_prefix, without_prefix
 from timm_sbs.common.progress import say
 from timm_sbs.data.batches import SampleBatches, StreamBatches
 from timm_sbs.data.mixing import ImageMixer
@@ -27,7 +27,9 @@ DIGITS_BYTES = 32  # by which config.json may grow when bits are lowered, for it
 # What is measured after bits were fitted into a budget, as long as it can be in config.json.
 HELD_OUT_RESULTS = {'holdout_images': 9_999_999, 'holdout_divergence': 1.23456e-05, 'holdout_agreement': 99.999}
 VALIDATION_RESULTS = dict.fromkeys(('top1', 'original_top1', 'agreement'), 100 / 3) | {'images': 9_999_999}
-BUDGET_INTERVAL = 100  # steps between looks at the size; bits that are lowered after the last step are not trained with
+BUDGET_LOOKS = 10  # at the size, in a phase: to code the integers of ResNet-18 takes seconds
+# Of a step: by how much rounding leans to zero, at least and at most, where the last artifact is too large.
+LEANING, MOST_LEANING = 0.01, 1.
 
 PhaseT = TypeVar('PhaseT', bound=PhaseSettings)
 
@@ -90,9 +92,11 @@ class ImagePhase:
         base = copy.deepcopy(task.original.to(device))
         base.load_state_dict(dict(kept or {}), strict=False)
         self.student = GeneratedModel(
-            artifact.generator, base, artifact.storage, self.settings.train_kept).to(device)
+            artifact.generator, base, artifact.storage, self.settings.train_kept, artifact.rounded, artifact.steps,
+        ).to(device)
         self._artifact = artifact
         self._budget = byte_budget(task, artifact) if artifact.storage.quantization else None
+        self._follow_budget()
 
     def run(self, training: TrainingImages | None) -> dict[str, Tensor]:
         """Measure on held-out images, train, and measure again.
@@ -111,49 +115,81 @@ class ImagePhase:
 
     def artifact(self, results: Mapping[str, object]) -> Artifact:
         """The artifact of this moment."""
-        return self._artifact.quantized(self.student.quantization).with_kept(self.student.model).with_results(results)
+        changed = dataclasses.replace(self._artifact, rounded=self.student.rounded_state())
+        return changed.with_kept(self.student.model).with_results(results)
+
+    def _follow_budget(self) -> None:
+        """Tell the rate how many bits integers may take."""
+        rate, budget, accelerator = self.student.rate, self._budget, self.task.run.accelerator
+        if rate is None:
+            return
+        bits, per_number = self.student.integer_bits(), self.task.settings.quantization.bits
+        if budget is None:
+            rate.set_target(bits if per_number is None else per_number * rate.size)
+            return
+        results = results_with_room(self.task)
+        rate.set_target(decided_once(lambda: budget.wanted_bits(self.artifact(results), bits), accelerator))
+
+    def _excess(self) -> int:
+        """Bytes of the artifact of this moment that are too many."""
+        budget, results = self._budget, results_with_room(self.task)
+        if budget is None:
+            return 0
+        return decided_once(lambda: budget.excess(self.artifact(results)), self.task.run.accelerator)
 
     def _fit_into_budget(self) -> None:
-        if self._budget:
-            budget, results = self._budget, results_with_room(self.task)
-            self.student.quantization = decided_once(
-                lambda: budget.fitted(self.artifact(results)), self.task.run.accelerator)
-            self.task.run.results['layer_bits'] = list(self.student.quantization.layer_bits)
+        """After the last step, when the rate can move nothing any more."""
+        exact, part = {name: number.clone() for name, number in self.student.integer_state().items()}, 0.
+        while exact and part < MOST_LEANING and self._excess() > 0:
+            part += max(LEANING, part / 4)
+            self.student.lean_to_zero(exact, part)
+        if excess := max(0, self._excess()):
+            say(self.task.run.accelerator, f'warning: the artifact is {excess:,} bytes larger than --bytes asks for')
 
-    def _keep(self, when: str) -> Mapping[str, float]:
-        """Keep the artifact of this moment, within the budget, and as far as can be told by how good it is."""
+    def _keep(self, when: str, last: bool = False) -> Mapping[str, float]:
+        """Keep the artifact of this moment, as far as can be told by how good it is. What is larger than the budget is
+        not kept, unless it is the last, and is the best only of those that are."""
         run, held_out = self.task.run, self.task.held_out
-        self._fit_into_budget()
+        if last:
+            self._fit_into_budget()
         figures: dict[str, float] = {}
         if held_out:
             found = held_out.measure(self.student.materialize())
             figures = held_out_results(found)
             run.results.update(holdout_images=held_out.count, **figures)
             say(run.accelerator, f'{when}{found} on held-out images')
-        run.keep(self.artifact)
+        fits = self._excess() <= 0
+        if last or fits:
+            run.keep(self.artifact, fits)
         return figures
 
     def _measure_start(self, trains: bool) -> None:
-        figures = self._keep(f'before {self.name}: ' if trains and self.settings.steps else '')
+        trains = trains and bool(self.settings.steps)
+        figures = self._keep(f'before {self.name}: ' if trains else '', last=not trains)
         if figures:
             self.task.run.add_row({'phase': self.name if trains else 'end', 'step': 0, **figures})
 
     def _measure(self, step: int) -> Mapping[str, float]:
         self.task.run.results[f'{self.name}_steps'] = step
-        return self._keep(f'step {step}: ')
+        return self._keep(f'step {step}: ', last=step == self.settings.steps)
 
     def _adjust(self, step: int) -> None:
-        if step % BUDGET_INTERVAL == 0:
-            self._fit_into_budget()
+        if step % max(1, self.settings.steps // BUDGET_LOOKS) == 0:
+            self._follow_budget()
 
     def _tensors(self) -> Mapping[str, Tensor]:
         return {
             **with_prefix('predictor.', self.student.predictor.state_dict()),
-            **with_prefix('kept.', self.student.kept_state())}
+            **with_prefix('rounded.', self.student.rounded_state()),
+            **with_prefix('kept.', self.student.kept_state()),
+            **(with_prefix('rate.', self.student.rate.state_dict()) if self.student.rate else {})}
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         self.student.predictor.load_state_dict(without_prefix('predictor.', tensors))
         self.student.model.load_state_dict(without_prefix('kept.', tensors), strict=False)
+        self.student.load_rounded_state(without_prefix('rounded.', tensors))
+        if self.student.rate:
+            self.student.rate.load_state_dict(without_prefix('rate.', tensors))
 
     def _train(self, training: TrainingImages) -> None:
         run, data = self.task.run, self.task.settings.data

@@ -1,14 +1,15 @@
 """The phases of a run, each with its checkpoints, measurements and artifacts."""
+import dataclasses
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.codec.bit_allocation import divide_bits, measure_influence
-from timm_sbs.codec.tensor_file import with_prefix, without_prefix
 from timm_sbs.common.config import QuantizationConfig
 from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.errors import ConfigError, SbsError
+from timm_sbs.common.prefixes import with_prefix, without_prefix
 from timm_sbs.common.progress import say
 from timm_sbs.data.batches import SampleBatches
 from timm_sbs.training.losses.divergence import ExpectedDivergence
@@ -90,10 +91,26 @@ def training_images(task: Task, drawn: SampleBatches | None) -> TrainingImages:
     return TrainingImages(batches, cached)
 
 
+def _with_fixed_steps(task: Task, artifact: Artifact) -> Artifact:
+    """The artifact with fixed steps: found once in a run, however often it is resumed."""
+    steps = task.run.checkpoints.load_or_compute('steps', lambda: artifact.with_fixed_steps().steps)
+    return dataclasses.replace(artifact, steps=steps)
+
+
+def _with_rests(task: Task, artifact: Artifact) -> Artifact:
+    """The artifact with what its predictor leaves of the generated weights that are rounded too."""
+    both = [name for name in artifact.rounded if name in artifact.generator.names]
+    if not both:
+        return artifact
+    weights, state = artifact.as_stored().generator(), task.original.state_dict()
+    rests = {name: state[name].detach() - weights[name].to(state[name].device) for name in both}
+    return dataclasses.replace(artifact, rounded={**artifact.rounded, **rests})
+
+
 def _within_budget(task: Task, artifact: Artifact) -> Artifact:
     """The same predictor with as many bits less as both files need, before training and corrections rely on them."""
     run, budget = task.run, byte_budget(task, artifact)
-    if budget is None:
+    if budget is None or task.settings.rounds_on_images:
         return artifact
     fitted = decided_once(
         lambda: budget.fitted(artifact.with_kept(task.original).with_results(results_with_room(task))),
@@ -106,6 +123,8 @@ def _divided_bits(task: Task, artifact: Artifact, divergence: ExpectedDivergence
     """Bits of each layer of the predictor, as the settings say or by what rounding it does."""
     settings, accelerator = task.settings.quantization, task.run.accelerator
     bits, why = settings.layer_bits, 'as in the artifact to start from'
+    if not artifact.generator.names:
+        return ()
     if not bits:
         def divide() -> tuple[float, ...]:
             if settings.bits is None:
@@ -125,6 +144,7 @@ def quantization_phase(
         kept: Mapping[str, Tensor] | None,
         training: TrainingImages | None,
         divergence: ExpectedDivergence | None = None,
+        source: Artifact | None = None,
 ) -> None:
     """Divide the bits between the predictor's layers, and go on with everything rounded.
 
@@ -135,6 +155,7 @@ def quantization_phase(
         training: What :func:`training_images` returns; None: training goes on without images.
         divergence: The second-order loss, if there are statistics. It divides the bits, is the loss where no images
             are trained on, and corrects biases for the rounded weights, unless distillation has trained them.
+        source: The artifact that the run started from, whose steps are kept where its bits are.
     """
     name, run, settings = 'quantization', task.run, task.settings
     resumed = run.is_in(name)
@@ -145,17 +166,24 @@ def quantization_phase(
         run.results['layer_bits'] = list(bits)
         run.best = {}  # what is larger does not compete
     artifact = artifact.quantized(QuantizationConfig(bits, kept_bits=settings.quantization.kept_bits))
+    if task.settings.quantization.layer_bits is not None and source:
+        artifact = dataclasses.replace(artifact, steps=source.steps)
     if not resumed:
         artifact = _within_budget(task, artifact)
-    if not settings.rounds_on_images and settings.quantization.steps:
+    if artifact.generator.names and not settings.rounds_on_images and settings.quantization.steps:
         if divergence:
             phase = with_phase(settings.second_order, settings.quantization)
             second_order_phase(task, artifact, divergence, phase, name)
-            artifact = _within_budget(task, artifact)
         else:
             reconstruction_phase(
                 task, artifact, with_phase(settings.reconstruction, settings.quantization), name,
                 settings.steps_before(name))
+    if not settings.rounds_on_images:
+        artifact = _with_rests(task, _within_budget(task, _with_rests(task, artifact)))
+    elif not resumed:  # else a checkpoint brings them
+        artifact = _with_rests(task, artifact)
+    if settings.rounds_on_images and settings.quantization.steps:
+        artifact = _with_fixed_steps(task, artifact)
     if divergence and not settings.distils:
         kept = corrected_kept(task.original, divergence, artifact.stored_weights())
     ImagePhase(task, artifact, kept, name).run(training if settings.rounds_on_images else None)

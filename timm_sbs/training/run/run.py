@@ -85,12 +85,13 @@ class Run:
             'rows': self._rows, 'choices': self.choices, 'seconds': round(self.seconds, 2)}
         self.checkpoints.save(number, progress, tensors)
 
-    def keep(self, make_artifact: Callable[[Mapping[str, Any]], Artifact]) -> None:
+    def keep(self, make_artifact: Callable[[Mapping[str, Any]], Artifact], fits: bool = True) -> None:
         """Write the artifact of this moment as the last, and as the best if no better was measured on held-out images.
-        All processes have to call this."""
+        What does not fit into a budget is the best only if there is nothing else. All processes have to call this."""
         results = dict(self.results)
         better = decided_once(  # of equals, the later
-            lambda: MEASURE not in results or results[MEASURE] <= self.best.get(MEASURE, math.inf), self.accelerator)
+            lambda: (fits or not self.best) and (
+                MEASURE not in results or results[MEASURE] <= self.best.get(MEASURE, math.inf)), self.accelerator)
         if better:
             self.best = results
         if self.accelerator.is_main_process:

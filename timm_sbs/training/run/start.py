@@ -22,7 +22,9 @@ from timm_sbs.data.synthetic import batch_norms
 from timm_sbs.predictor.base_model import pretrained_cfg_of
 from timm_sbs.predictor.ordering import fold_of
 from timm_sbs.predictor.original import describe_original
+from timm_sbs.predictor.tokens import WeightSpec
 from timm_sbs.training.design.budget import TRIAL_BITS, divide_budget, first_division
+from timm_sbs.training.design.method import MIXTURE_BITS, choose_method, with_rule
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import Design, check_same, design, start_artifact
 from timm_sbs.training.losses.feature_maps import feature_modules
@@ -78,8 +80,9 @@ class Start:
     @property
     def choices(self) -> dict[str, Any]:
         """What a resumed run keeps: how a budget of bytes was divided, and threads, for last bits depend on them."""
-        return {'order_over': self.design.generator.ordering.order_over, 'bits': self.bits,
-                'threads': self.threads.count}
+        design, mixed = self.design, self.design.method == 'rounding'
+        return {'order_over': design.generator.ordering.order_over, 'bits': self.bits, 'method': design.method,
+                'generate': [spec.name for spec in design.specs] if mixed else [], 'threads': self.threads.count}
 
 
 def open_start(
@@ -107,14 +110,26 @@ def open_start(
     trials = 0
     if source:
         config = source.generator.config
-        chosen, bits = Design(base, source.generator.specs, config, source.storage), args.bits
+        chosen, bits = Design(base, source.generator.specs, config, source.storage, tuple(source.rounded)), args.bits
     else:
         chosen, bits, trials = _choose_design(args, settings, original, accelerator, checkpoint)
+    if bits is None and not chosen.specs and not source:
+        bits = chosen.rounded_bits
     if bits is not None:
         settings = settings.with_bits(bits)
+    if not chosen.specs:
+        settings = settings.without_predictor()
+    if source and not chosen.specs:
+        settings = settings.with_second_order_steps(0)  # its weights are rounded already
+        if not settings.trains_on_images and (args.bits is not None or args.bytes is not None):
+            raise SbsError(
+                'All weights of the artifact to start from are rounded; without images they cannot take fewer bits. '
+                'Give images, or round the original anew with --method rounding and without --start-from.')
     uses: Mapping[str, Use] = {}
     if settings.takes_statistics:
-        uses = trace_uses(original, chosen.base.pretrained_cfg, chosen.specs)
+        weights = chosen.specs or [
+            WeightSpec(name, tuple(original.get_parameter(name).shape)) for name in chosen.rounded]
+        uses = trace_uses(original, chosen.base.pretrained_cfg, weights)
         settings = _with_second_order(args, settings, chosen, uses, accelerator)
     return Start(settings, accelerator, precision, threads, original, source, chosen, bits, trials, uses, images,
                  checkpoints, checkpoint)
@@ -146,23 +161,46 @@ def _choose_design(
     def choose(order_over: str, bits: float | None) -> dict[str, Any]:
         return {'model_args': args.model_kwargs, **settings.predictor.arguments(order_over, bits)}
 
-    order_over, bits = args.order_over, args.bits
+    order_over, bits, method, generate = args.order_over, args.bits, args.method, tuple(args.generate)
     if checkpoint and args.bytes is not None:
-        order_over, bits = (checkpoint.progress['choices'][name] for name in ('order_over', 'bits'))
+        kept = checkpoint.progress['choices']
+        order_over, bits, method, generate = (kept[name] for name in ('order_over', 'bits', 'method', 'generate'))
+    images_follow, trials = settings.trains_on_images and not order_over, 0
+    if args.bytes is not None and not (method or order_over or bits or generate or args.round):
+        if args.dry_run:
+            method, trials = 'rounding', 1
+        else:
+            found = choose_method(
+                original, args.bytes, choose, accelerator, lambda text: say(accelerator, text), images_follow)
+            if found.specs:
+                return found, found.bits, trials
+            method = 'rounding'
+    chosen = with_rule(choose, method=method or 'generation', generate=tuple(generate))
+    if method == 'rounding' and generate and bits is None and args.bytes is not None:
+        bits = MIXTURE_BITS
+    if method == 'rounding' and not generate:
+        return _rounding(args, settings, original, chosen('layer', bits)), bits, trials
     if args.bytes is not None and (order_over is None or bits is None):
         order_overs = [order_over] if order_over else ORDER_OVER
         some_bits = [bits] if bits is not None else TRIAL_BITS
-        images_follow, trials = settings.trains_on_images and not order_over, 0
         if args.dry_run:
-            found, trials = first_division(original, args.bytes, choose, order_overs, some_bits, images_follow)
+            found, trials = first_division(original, args.bytes, chosen, order_overs, some_bits, images_follow)
         else:
             found = divide_budget(
-                original, args.bytes, choose, order_overs, some_bits, accelerator,
+                original, args.bytes, chosen, order_overs, some_bits, accelerator,
                 say=lambda text: say(accelerator, text), images_follow=images_follow)
         return found, found.bits, trials
     order_over = order_over or 'layer'
     return design(
-        original, pct=args.pct, bits=bits, max_bytes=args.bytes, **choose(order_over, bits)), bits, 0
+        original, pct=args.pct, bits=bits, max_bytes=args.bytes, **chosen(order_over, bits)), bits, 0
+
+
+def _rounding(
+        args: argparse.Namespace, settings: Settings, original: nn.Module, arguments: Mapping[str, Any]) -> Design:
+    """The design that generates nothing. Where training follows, weights begin with more bits than they may take."""
+    more, bits, max_bytes = settings.rounding_headroom, args.bits, args.bytes
+    return design(original, bits=None if bits is None else bits * more,
+                  max_bytes=None if max_bytes is None else int(max_bytes * more), **arguments)
 
 
 def _with_second_order(
@@ -173,6 +211,8 @@ def _with_second_order(
         accelerator: Accelerator,
 ) -> Settings:
     """The settings with the steps that the second-order phase takes for this network."""
+    if not chosen.specs:  # rounding by second order has no steps
+        return settings
     if not uses:
         say(accelerator, 'No generated weight is used as it is by a convolution or linear layer, so there is no '
                          'second-order phase.')
@@ -208,7 +248,7 @@ def first_results(args: argparse.Namespace, start: Start) -> dict[str, Any]:
     accelerator = start.accelerator
     return {
         'seed': args.seed, 'reconstruction_steps': start.settings.reconstruction.steps,
-        **({'bits': start.bits} if start.bits is not None else {}),
+        **({'bits': start.bits} if start.bits is not None and (start.design.specs or args.bytes is None) else {}),
         **({'max_bytes': args.bytes} if args.bytes is not None else {}),
         'mixed_precision': accelerator.mixed_precision, 'predictor_parameters': start.design.num_parameters,
         'original_parameters': sum(p.numel() for p in start.original.parameters()),

@@ -91,14 +91,15 @@ class _Forecast:
             seconds['ordering'] = decided_once(
                 lambda: ordering_seconds(self.original, self.specs, ordering), self.accelerator)
         fit = StepTimes(0., {1: 0.})  # of the last phase without images
-        if settings.reconstruction.steps or self.start.trials:
+        if self.specs and (settings.reconstruction.steps or self.start.trials):
             fit = self._reconstruction()
-        if self.start.trials:
+        if self.specs and self.start.trials:
             seconds['search'] = self.start.trials * (fit.setup + TRIAL_STEPS * fit.of())
         if settings.reconstruction.steps:
             seconds['reconstruction'] = fit.setup + settings.reconstruction.steps * fit.of()
         if settings.takes_statistics:
             seconds['statistics'] = self._statistics_seconds()
+        if settings.takes_statistics and self.specs:
             fit = self._second_order()
             seconds['second-order'] = fit.setup + (settings.second_order.steps + COMPARISONS) * fit.of()
         if settings.distils:
@@ -174,7 +175,7 @@ class _Forecast:
             settings, steps=MANY_STEPS, grad_accum_steps=1, train_size=None if height is None else (height, height))
         student = GeneratedModel(
             copy.deepcopy(artifact.generator), copy.deepcopy(self.original), artifact.storage, phase.train_kept,
-        ).to(self.accelerator.device)
+            artifact.rounded, artifact.steps).to(self.accelerator.device)
         student.kernel_features()  # a first step would take twice as long with them
         train, once, outputs = self.start.images.train, 0., None
         reading = self._reading(train and train.dataset)
@@ -210,8 +211,8 @@ class _Forecast:
     def _looks(self) -> dict[str, int]:
         """How often each phase looks at the held-out images, the original included, at the first look."""
         settings = self.settings
-        found = {'reconstruction': int(settings.takes_statistics)}
-        if settings.takes_statistics:
+        found = {'reconstruction': int(settings.takes_statistics)} if self.specs else {'rounding': 1}
+        if settings.takes_statistics and self.specs:
             found['second-order'] = int(settings.quantizes and not settings.distils)
         interval = settings.distillation.eval_interval
         if settings.distils or not settings.quantizes:

@@ -20,7 +20,8 @@ from timm_sbs.training.options.parsing import args_yaml
 from timm_sbs.training.options.run_settings import settings_of
 from timm_sbs.training.run.calibration import (
     corrected_kept,
-    open_divergence,
+    make_divergence,
+    open_statistics,
     second_order_phase,
     statistics_bytes,
 )
@@ -36,6 +37,7 @@ from timm_sbs.training.run.phases import (
     training_images,
 )
 from timm_sbs.training.run.precision import settle_precision
+from timm_sbs.training.run.rounding_phase import rounding_phase
 from timm_sbs.training.run.run import MEASURE, Run
 from timm_sbs.training.run.start import (
     Start,
@@ -75,6 +77,7 @@ def train(
 
 def dry_run(args: argparse.Namespace, original: nn.Module | None = None) -> str:
     """What :func:`train` would do with these arguments, as text. It takes some steps of each phase, to time them."""
+    args = argparse.Namespace(**{**vars(args), 'dry_run': True})
     with _opened(args, original) as start, float32_products('tf32'):
         return f'{_told(start)}\n{describe_dry_run(args.model, start)}'
 
@@ -171,13 +174,21 @@ def _describe_start(name: str, start: Start) -> None:
     design: Design = start.design
     total = sum(p.numel() for p in start.original.parameters())
     if not start.settings.has_images:
-        say(start.accelerator, 'No images were given, so the predictor is fitted to the weights alone. --data-dir, '
-                               '--dataset, --unlabelled-dir and --data-free give it images.')
+        so = 'the predictor is fitted to the weights alone' if design.specs else \
+            'errors of weights count by their relative squares'
+        say(start.accelerator, f'No images were given, so {so}. --data-dir, --dataset, --unlabelled-dir and '
+                               f'--data-free give them.')
     if start.settings.trains_on_images:
         say(start.accelerator, describe_choice(start.images, start.settings))
-    say(start.accelerator,
-        f'{name}: {len(design.specs)} of its weights are generated ({design.num_generated:,} of {total:,} parameters), '
-        f'by a predictor of {design.num_parameters:,} parameters ({100 * design.num_parameters / total:.1f} %).')
+    if design.specs:
+        say(start.accelerator,
+            f'{name}: {len(design.specs)} of its weights are generated ({design.num_generated:,} of {total:,} '
+            f'parameters), by a predictor of {design.num_parameters:,} parameters '
+            f'({100 * design.num_parameters / total:.1f} %).')
+    else:
+        size = sum(start.original.get_parameter(weight).numel() for weight in design.rounded)
+        say(start.accelerator, f'{name}: {len(design.rounded)} of its weights are rounded ({size:,} of {total:,} '
+                               f'parameters), and none is generated.')
 
 
 def _run_phases(task: Task, artifact: Artifact, source: Artifact | None, uses: Mapping[str, Use]) -> None:
@@ -185,12 +196,16 @@ def _run_phases(task: Task, artifact: Artifact, source: Artifact | None, uses: M
     settings, run = task.settings, task.run
     kept = source.kept if source else None
     later = run.is_in('distillation') or run.is_in('quantization')
-    if not (later or run.is_in('second-order')) and (settings.reconstruction.steps or not source):
+    fits_weights = bool(artifact.generator.names) and (bool(settings.reconstruction.steps) or not source)
+    if fits_weights and not (later or run.is_in('second-order')):
         reconstruction_phase(task, artifact, settings.reconstruction)
     drawn = drawn_images(task, artifact)
     divergence = None
-    if settings.takes_statistics and (not later or settings.quantizes):
-        divergence = open_divergence(task, artifact, uses, drawn)
+    if artifact.rounded and not artifact.generator.names and not source:
+        artifact, kept = rounding_phase(task, artifact, uses, drawn)
+    elif settings.takes_statistics and artifact.generator.names and (not later or settings.quantizes):
+        divergence = make_divergence(
+            task, artifact.generator.specs, uses, open_statistics(task, uses, drawn))
     if divergence and not later:
         second_order_phase(task, artifact, divergence, settings.second_order)
         kept = corrected_kept(task.original, divergence, artifact.stored_weights())
@@ -198,4 +213,4 @@ def _run_phases(task: Task, artifact: Artifact, source: Artifact | None, uses: M
     if not run.is_in('quantization') and (settings.distils or not settings.quantizes):
         kept = ImagePhase(task, artifact, kept).run(training if settings.distils else None)
     if settings.quantizes:
-        quantization_phase(task, artifact, kept, training, divergence)
+        quantization_phase(task, artifact, kept, training, divergence, source)

@@ -53,7 +53,7 @@ def distill(
     """
     for model in (student, original):
         model.to(accelerator.device).to(memory_format=torch.channels_last)
-    optimizer = accelerator.prepare(make_optimizer(student.trained_parameters, settings))
+    optimizer = accelerator.prepare(make_optimizer(student.parameter_groups(settings), settings))
     start = monitor.resume()
     objective = Objective(student, original, settings, accelerator, cached_outputs)
     first = batches_before + start * settings.grad_accum_steps
@@ -100,7 +100,7 @@ def _step(
         loss = objective(_resized(next(stream), settings, step), weights, step) / settings.grad_accum_steps
         accelerator.backward(loss)
         total += loss.detach()
-    student.backward(weights, accelerator)
+    student.backward(weights, accelerator, step / max(1, settings.rate_ramp * settings.steps))
     accelerator.clip_grad_norm_(student.trained_parameters, settings.clip_grad)
     optimizer.step()
     return total

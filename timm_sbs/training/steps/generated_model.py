@@ -1,18 +1,27 @@
-"""A base model whose convolution weights are generated anew in each step, and trained through their generator."""
+"""A base model whose weights are generated or rounded anew in each step, and trained through that."""
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from timm_sbs.codec.quantization import rounded_kept, stored_kept, stored_predictor
+from timm_sbs.codec.quantization import (
+    leaning_to_zero,
+    step_sizes,
+    stored_kept,
+    stored_predictor,
+    stored_rounded,
+)
 from timm_sbs.common.config import StorageConfig
 from timm_sbs.common.distributed import average, sum_gradients
+from timm_sbs.common.prefixes import without_prefix
 from timm_sbs.predictor.base_model import kept_names, named_state
 from timm_sbs.predictor.generator import Generator
-from timm_sbs.training.options.settings import KEPT_PARTS
+from timm_sbs.training.losses.rate import Rate
+from timm_sbs.training.options.settings import KEPT_PARTS, DistillationSettings
 from timm_sbs.training.steps.kept import (
     followed_statistics,
     kept_parameters,
@@ -24,12 +33,16 @@ __all__ = ['GeneratedModel']
 
 
 class GeneratedModel(TwoStageGenerator):
-    """Predictor and base model as one trainable module.
+    """Predictor, rounded weights and base model as one trainable module.
 
     Between the two stages of a step, :meth:`forward` runs the base model with the generated weights, on as many batches
-    as one likes. With a quantization its kept tensors are rounded too.
+    as one likes. With a quantization its rounded weights and kept tensors are rounded too.
 
-    The base model's own copies of generated weights get no gradient; they are what :meth:`materialize` writes to.
+    The base model's own copies of generated weights get no gradient; they are what :meth:`materialize` writes to. Its
+    copies of rounded weights are what is trained; to generated weights that are rounded too, a tensor is added.
+
+    Attributes:
+        rate: The bits of all integers whose steps are fixed, as a part of the loss; None where there are none.
     """
 
     def __init__(
@@ -38,20 +51,36 @@ class GeneratedModel(TwoStageGenerator):
             model: nn.Module,
             storage: StorageConfig = StorageConfig(),
             train_kept: Sequence[str] = KEPT_PARTS,
+            rounded_weights: Mapping[str, Tensor] | None = None,
+            steps: Mapping[str, Tensor] | None = None,
     ) -> None:
         """
         Args:
             generator: Trained in place.
-            model: The base model, with its kept tensors. Its parameters' ``requires_grad`` is set.
+            model: The base model, with its kept tensors and rounded weights. Its parameters' ``requires_grad`` is set.
             storage: How everything will be stored. With a quantization, training rounds it in each step.
             train_kept: Parts of the kept tensors that are trained too, of ``KEPT_PARTS``.
+            rounded_weights: As an artifact has them.
+            steps: Codes of fixed steps, as an artifact has them.
         """
-        super().__init__(generator, storage.quantization)
+        super().__init__(generator, storage.quantization, steps)
         self.dtype = storage.dtype
         self.model = model.requires_grad_(False)
         self.train_kept = tuple(train_kept)
-        for parameter in kept_parameters(model, generator.names, train_kept).values():
+        self._rounded: dict[str, nn.Parameter] = {}
+        for index, (name, tensor) in enumerate((rounded_weights or {}).items()):
+            if name in generator.names:
+                self._rounded[name] = nn.Parameter(tensor.detach().clone())
+                self.register_parameter(f'added_{index}', self._rounded[name])
+            else:
+                self._rounded[name] = model.get_parameter(name)
+                self._rounded[name].requires_grad_(True).data.copy_(tensor)
+        for parameter in kept_parameters(model, (*generator.names, *self._rounded), train_kept).values():
             parameter.requires_grad_(True)
+        self.rate: Rate | None = None
+        if storage.quantization and steps:
+            integers = self._integer_parameters()
+            self.rate = Rate(steps, {name: parameter.shape for name, parameter in integers.items()})
 
     def train(self, mode: bool = True) -> 'GeneratedModel':
         """As in torch, but statistics that are not to be trained stay as they are, and are used."""
@@ -67,32 +96,81 @@ class GeneratedModel(TwoStageGenerator):
 
     @property
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the predictor, and kept parameters that are trained."""
+        """Parameters of the predictor, rounded weights, and kept parameters that are trained."""
         return [p for p in self.parameters() if p.requires_grad]
 
+    def parameter_groups(self, settings: DistillationSettings) -> list[dict[str, Any]]:
+        """What an optimizer takes: all trained parameters, with 'lr_scale' where a learning rate is counted in steps of
+        integers, as that of rounded weights is."""
+        groups = [{'params': [parameter], 'lr_scale':
+                   settings.rounding_lr / settings.lr * float(step_sizes(self.steps[f'rounded.{name}']))}
+                  for name, parameter in self._rounded.items()]
+        others = {id(parameter) for parameter in self._rounded.values()}
+        rest = [parameter for parameter in self.trained_parameters if id(parameter) not in others]
+        return [*([{'params': rest}] if rest else []), *groups]
+
     def kept_state(self) -> dict[str, Tensor]:
-        """Entries of the base model's state dict that an artifact stores beside the predictor."""
+        """Entries of the base model's state dict that an artifact stores beside predictor and rounded weights."""
         state = named_state(self.model)
-        return {name: state[name].detach() for name in kept_names(state, self.generator.names)}
+        return {name: state[name].detach() for name in kept_names(state, (*self.generator.names, *self._rounded))}
+
+    def rounded_state(self) -> dict[str, Tensor]:
+        """Rounded weights, or what is added to generated ones, before rounding."""
+        return {name: parameter.detach() for name, parameter in self._rounded.items()}
+
+    @torch.no_grad()
+    def load_rounded_state(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of :meth:`rounded_state`."""
+        for name, tensor in state.items():
+            self._rounded[name].copy_(tensor)
 
     def forward(self, images: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        """Logits [B, classes] of the base model with these weights, and with kept tensors as they will be stored.
+        """Logits [B, classes] of the base model with these weights, and with all others as they will be stored.
 
         Statistics that BatchNorm follows stay as they are: it reads those of the batch, and writes these.
         """
-        kept: dict[str, Tensor] = {}
+        given = dict(weights)
+        for name, weight in self._rounded_weights().items():
+            given[name] = given[name] + weight if name in given else weight
         if self.quantization:
             state, followed = named_state(self.model), followed_statistics(self.model)
-            kept = {
-                name: rounded_kept(name, state[name], self.quantization)
-                for name in kept_names(state, self.generator.names) if name not in followed}
-        return functional_call(self.model, {**weights, **kept}, (images,))
+            kept = {name: state[name] for name in kept_names(state, given) if name not in followed}
+            given.update(stored_kept(kept, self.storage))
+        return functional_call(self.model, given, (images,))
 
-    def backward(self, weights: dict[str, Tensor], accelerator: Accelerator) -> None:
-        """Second stage, also for the kept tensors that are trained."""
+    def backward(self, weights: dict[str, Tensor], accelerator: Accelerator, progress: float = 1.) -> None:
+        """Second stage, also for all that is trained beside the predictor, and the rate.
+
+        Args:
+            weights: What :meth:`generate` returned, with gradients.
+            accelerator: Processes.
+            progress: As for :class:`~timm_sbs.training.losses.rate.Rate`.
+        """
         super().backward(weights, accelerator)
-        kept = [p for p in self.model.parameters() if p.requires_grad]
-        sum_gradients(kept, accelerator, scale=1 / accelerator.num_processes)
+        others = [p for name, p in self.named_parameters() if p.requires_grad and not name.startswith('generator.')]
+        sum_gradients(others, accelerator, scale=1 / accelerator.num_processes)
+        if self.rate:
+            scale = accelerator.scaler.get_scale() if accelerator.scaler else 1.
+            self.rate.add_gradients(self._integer_parameters(), progress, scale)
+
+    @torch.no_grad()
+    def integer_bits(self) -> float:
+        """Bits of all integers whose steps are fixed, by the rate's model."""
+        return float(self.rate.bits(self._integer_parameters())) if self.rate else 0.
+
+    @torch.no_grad()
+    def lean_to_zero(self, exact: Mapping[str, Tensor], part: float) -> None:
+        """Set what becomes integers to the nearest of these to ``exact``, what :meth:`integer_state` returned.
+
+        Where that is up to 0.5 + ``part`` of a step away from one that is nearer to zero, it becomes that one.
+        """
+        steps = self.steps
+        for name, parameter in self._integer_parameters().items():
+            parameter.copy_(leaning_to_zero(exact[name], steps[name], part))
+
+    def integer_state(self) -> dict[str, Tensor]:
+        """What becomes integers of fixed steps, before rounding."""
+        return {name: parameter.detach() for name, parameter in self._integer_parameters().items()}
 
     @torch.no_grad()
     def synchronize(self, accelerator: Accelerator) -> None:
@@ -103,14 +181,27 @@ class GeneratedModel(TwoStageGenerator):
     def materialize(self) -> nn.Module:
         """Generate all weights and return the network that users of the artifact get.
 
-        Predictor and kept tensors are rounded as the artifact stores them, so that what is measured is what is shipped.
-        Without a quantization this is the base model itself, with one it is a copy.
+        Everything is rounded as the artifact stores it, so that what is measured is what is shipped. Without a
+        quantization this is the base model itself, with one it is a copy.
         """
-        stored = stored_predictor(self.predictor, self.storage)
+        stored = stored_predictor(self.predictor, self.storage, without_prefix('predictor.', self.steps))
         model = self.model
         if self.quantization:
             model = copy.deepcopy(model)
             model.load_state_dict(stored_kept(self.kept_state(), self.storage), strict=False)
-        for name, weight in self.generator.with_predictor(stored)().items():
+        weights = self.generator.with_predictor(stored)()
+        for name, weight in self._rounded_weights().items():
+            weights[name] = weights[name] + weight if name in weights else weight
+        for name, weight in weights.items():
             model.get_parameter(name).copy_(weight)
         return model
+
+    def _rounded_weights(self) -> dict[str, Tensor]:
+        """Rounded weights as they will be stored. Differentiable."""
+        return stored_rounded(dict(self._rounded), without_prefix('rounded.', self.steps), self.storage)
+
+    def _integer_parameters(self) -> dict[str, nn.Parameter]:
+        """What becomes integers of fixed steps, by the names of these."""
+        found = {f'predictor.{name}': parameter for name, parameter in self.predictor.named_parameters()}
+        found.update({f'rounded.{name}': parameter for name, parameter in self._rounded.items()})
+        return {name: found[name] for name in self._step_names}

@@ -14,8 +14,16 @@ __all__ = ['make_optimizer', 'set_lr']
 FUSED = 'adam', 'adamw'  # of torch, which has them as one kernel: a step has dozens of tensors of a few numbers
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], settings: PhaseSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        settings: PhaseSettings,
+) -> torch.optim.Optimizer:
     """The optimizer of a phase.
+
+    Args:
+        parameters: Or groups of them as torch's optimizers take them; 'lr_scale', as timm calls it, is a factor of the
+            learning rate of a group.
+        settings: Learning rate and so on.
 
     Raises:
         ConfigError: timm has no such optimizer, or it does not take these settings.
@@ -27,11 +35,11 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: PhaseSettings) 
         options['fused'] = True
     try:
         return create_optimizer_v2(
-            list(parameters), settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, **options)
+            [*parameters], settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, **options)
     except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as e:
         raise ConfigError(f"Optimizer '{settings.opt}' cannot be made: {short_reason(e, 200)}") from e
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group['lr'] = lr
+        group['lr'] = lr * group.get('lr_scale', 1.)

@@ -28,9 +28,8 @@ class RoundedWeights:
 
     @property
     def bits(self) -> float:
-        """Of an ideal entropy coder with one table for each weight, and one for all steps. Tables are not counted."""
-        codes = torch.cat([tensor.codes.flatten() for tensor in self.tensors.values()])
-        return entropy_bits(codes) + sum(entropy_bits(tensor.integers) for tensor in self.tensors.values())
+        """Of an ideal entropy coder with one table for each weight. Tables and steps are not counted."""
+        return sum(entropy_bits(tensor.integers) for tensor in self.tensors.values())
 
 
 def entropy_bits(integers: Tensor) -> float:
@@ -62,8 +61,8 @@ class _PlainBits:
     def __init__(self, weights: Mapping[str, Tensor], curvatures: Mapping[str, Curvature]) -> None:
         self._samples: list[tuple[Tensor, float]] = []
         for name, curvature in curvatures.items():
-            scales = (curvature.importance * curvature.variance * math.log(2) / (12 * FINENESS)).sqrt()
-            values = (weights[name].detach().to(scales).flatten(1) * scales[:, None]).flatten()
+            scale = (curvature.importance.mean() * curvature.variance * math.log(2) / (12 * FINENESS)).sqrt()
+            values = (weights[name].detach().to(scale) * scale).flatten()
             sample = values[::math.ceil(len(values) / SAMPLE)]
             self._samples.append((sample, len(values) / len(sample)))
 
@@ -93,7 +92,7 @@ def round_to_bits(
     until that is nearly right, and then thoroughly.
 
     Raises:
-        ConfigError: Not even the steps of the rows fit, or nearly so.
+        ConfigError: They would all be zeros.
     """
     plain = _PlainBits(weights, curvatures)
     wanted, ratio, passes = bits * (1 - SLACK), 1., QUICK
@@ -102,8 +101,9 @@ def round_to_bits(
         for _ in range(TRIALS):
             found = round_weights(weights, curvatures, plain.slope(wanted / ratio), passes, progress)
             taken = found.bits
-            if taken > bits and not any(tensor.integers.any() for tensor in found.tensors.values()):
-                raise ConfigError(f'{bits:,.0f} bits cannot hold the weights: their steps alone take {taken:,.0f}.')
+            if not taken:
+                raise ConfigError(
+                    f'{bits:,.0f} bits are too few for {sum(map(torch.numel, weights.values())):,} weights.')
             progress.show(bits=f'{taken:,.0f} of {bits:,.0f}')
             if passes is THOROUGH and taken <= bits and (best is None or found.slope < best.slope):
                 best = found

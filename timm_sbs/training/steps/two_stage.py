@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from timm_sbs.codec.quantization import rounded_predictor
 from timm_sbs.common.config import QuantizationConfig
 from timm_sbs.common.distributed import gather_shares, share, sum_gradients
+from timm_sbs.common.prefixes import without_prefix
 from timm_sbs.predictor.generator import DEVICE_BLOCK, Generator, split_weights
 from timm_sbs.predictor.network import Predictor
 from timm_sbs.training.steps.features import KernelFeatures, kernel_features
@@ -41,16 +42,25 @@ class TwoStageGenerator(nn.Module):
     rounding (straight-through estimation).
     """
 
-    def __init__(self, generator: Generator, quantization: QuantizationConfig | None = None) -> None:
+    def __init__(
+            self,
+            generator: Generator,
+            quantization: QuantizationConfig | None = None,
+            steps: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """
         Args:
             generator: Trained in place.
             quantization: How everything will be rounded, if training is to know of it.
+            steps: Codes of fixed steps, by names as in :class:`~timm_sbs.artifact.artifact.Artifact`.
         """
         super().__init__()
         generator.predictor.requires_grad_(True)
         self.generator = generator
         self.quantization = quantization
+        self._step_names = tuple(steps or {})
+        for index, codes in enumerate((steps or {}).values()):
+            self.register_buffer(f'step_codes_{index}', codes.clone(), persistent=False)
         self._features: list[KernelFeatures] | None = None  # made on the device of the first step
         self._parts: list[Tensor] = []  # this process's kernels of each group with their graph, if it is kept
         for index, group in enumerate(generator.groups):
@@ -59,6 +69,11 @@ class TwoStageGenerator(nn.Module):
     @property
     def predictor(self) -> Predictor:
         return self.generator.predictor
+
+    @property
+    def steps(self) -> dict[str, Tensor]:
+        """Codes of fixed steps, on the device of this module."""
+        return {name: self.get_buffer(f'step_codes_{index}') for index, name in enumerate(self._step_names)}
 
     def kernel_features(self) -> list[KernelFeatures]:
         """Features of each token group, on the generator's device."""
@@ -73,7 +88,9 @@ class TwoStageGenerator(nn.Module):
     def predictor_parameters(self) -> dict[str, Tensor]:
         """Parameters that kernels are generated with, rounded if need be. Differentiable."""
         parameters: dict[str, Tensor] = dict(self.predictor.named_parameters())
-        return rounded_predictor(parameters, self.quantization) if self.quantization else parameters
+        if self.quantization is None:
+            return parameters
+        return rounded_predictor(parameters, self.quantization, without_prefix('predictor.', self.steps))
 
     def generate(self, accelerator: Accelerator) -> dict[str, Tensor]:
         """All generated weights by name, as leaves that collect gradients."""

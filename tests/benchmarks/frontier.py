@@ -1,0 +1,119 @@
+"""Accuracy over bytes of whole files: predictors, rounded weights, and mixtures, trained with the same losses.
+
+    pip install '.[train,benchmarks]'
+    python tests/benchmarks/frontier.py --data-dir CIFAR10 --weights-56 FILE --runs RUNS
+
+CIFAR10 is a folder with train/CLASS and validation/CLASS; FILE the published ResNet-56 weights; RUNS a folder for what
+is trained, one run for each point: those that are in it already are taken as they are, so that runs may be made on
+several machines. --only chooses points by a part of their names. --steps sets other numbers of steps on images than
+those of a point; each point says how many it had, and on which hardware.
+
+A part of the training images chooses each artifact, as `timm-sbs train` does. Then it is loaded by timm and measured on
+the 10,000 test images, once. Beside top-1, results tell the bits of each integer in the file, and of whole files.
+
+Prints a table, and writes results/frontier.json.
+"""
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import yaml
+from common import RESNET20, write_results
+
+from timm_sbs.artifact.folder import CONFIG_NAME, artifact_bytes, read_config, written_ledger
+from timm_sbs.data.accuracy import evaluate
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.loaders import eval_loader
+from timm_sbs.train import main as train
+from timm_sbs.training.run.environment import environment
+
+NAME = 'frontier'
+ROUNDED = ['--method', 'rounding', '--kept-bits', '6', '--temperature', '4', '--lr', '1e-3']
+GENERATED = ['--method', 'generation', '--order-over', 'axes', '--bits', '3', '--kept-bits', '6',
+             '--second-order-steps', '0', '--temperature', '4', '--lr', '3e-4']
+MIXED = ['--method', 'rounding', '--generate', 'layer3.*.weight', '--order-over', 'axes', '--bits', '2',
+         '--kept-bits', '6', '--second-order-steps', '0', '--temperature', '4', '--lr', '3e-4']
+UNTRAINED = ['--method', 'rounding', '--kept-bits', '6', '--distillation-steps', '0']
+FLAGS = ('distillation_steps', 'batch_size', 'lr', 'rounding_lr', 'second_order_steps', 'temperature')
+METHODS = {'rounding': ROUNDED, 'generation': GENERATED, 'mixture': MIXED, 'rounding, untrained': UNTRAINED}
+
+
+def points() -> Iterator[tuple[str, str, str, list[str]]]:
+    """Name, network, method and flags of each."""
+    for network, sizes, steps in (('resnet20', (30, 40, 48, 50, 60, 80), 1200), ('resnet56', (80, 110, 150), 600)):
+        for method, flags in METHODS.items():
+            for size in sizes if method != 'mixture' else sizes[1:2]:
+                name = f"{network}_{method.replace(', ', '_')}_{size}k"
+                trained = [] if 'untrained' in method else ['--distillation-steps', str(steps)]
+                yield name, network, method, [*flags, '--bytes', f'{size}k', *trained]
+        for pct in (10, 20):
+            yield (f'{network}_floats_{pct}pct', network, 'floats',
+                   ['--pct', str(pct), '--distillation-steps', str(steps), '--lr', '1.5e-4'])
+
+
+def flags_of(folder: Path) -> dict[str, Any]:
+    """What a run was told, as far as points differ in it."""
+    path = folder / 'args.yaml'
+    told = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    return {name: told[name] for name in FLAGS if told.get(name) is not None}
+
+
+def bits_of(folder: Path) -> dict[str, Any]:
+    """Bits in the file for each number of the predictor, and for each rounded weight."""
+    config, _ = read_config(folder)
+    sizes = written_ledger(config)
+    with_rounded = sizes.original_values if sizes.rounded and not config.generated else None
+    return {
+        'parameters': sizes.predictor_parameters,
+        'bits_per_parameter': round(8 * sizes.predictor / sizes.predictor_parameters, 3) if config.generated else None,
+        'bits_per_rounded_weight': round(8 * sizes.rounded / with_rounded, 3) if with_rounded else None}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data-dir', required=True)
+    parser.add_argument('--weights-56', required=True, type=Path)
+    parser.add_argument('--runs', required=True, type=Path)
+    parser.add_argument('--only', nargs='*', default=[''])
+    parser.add_argument('--steps', type=int)
+    parser.add_argument('--no-training', action='store_true', help='leave out points that RUNS does not have')
+    args = parser.parse_args()
+    found: list[Mapping[str, Any]] = []
+    weights = {'resnet20': RESNET20, 'resnet56': args.weights_56}
+    images: dict[str, Any] = {}
+    for name, network, method, flags in points():
+        folder = args.runs / name
+        if not any(part in name for part in args.only):
+            continue
+        if not (folder / CONFIG_NAME).is_file():
+            if args.no_training:
+                continue
+            steps = ['--distillation-steps', str(args.steps)] if args.steps and 'untrained' not in method else []
+            if train(['--model', f'{network}_cifar10', '--initial-checkpoint', str(weights[network]), '--license',
+                      'bsd-2-clause', '--data-dir', args.data_dir, '--val-split', '', '--feature-weight', '1', *flags,
+                      *steps, '--output', str(folder)]):
+                raise SystemExit(f'training of {name} failed')
+        model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+        if network not in images:
+            loader = eval_loader(DataSettings(args.data_dir, batch_size=250), model.pretrained_cfg)
+            images[network] = [(x, y) for x, y in loader]
+        results = read_config(folder)[0].results
+        found.append({
+            'name': name, 'network': network, 'method': method, 'bytes': artifact_bytes(folder),
+            'top1': evaluate(model, images[network], name).top1, 'holdout_divergence': results.holdout_divergence,
+            'holdout_agreement': results.holdout_agreement,
+            'steps': results.quantization_steps or results.distillation_steps or 0,
+            'seconds': results.quantization_seconds or results.distillation_seconds,
+            'hardware': results.hardware, 'seed': results.seed, 'flags': flags_of(folder), **bits_of(folder)})
+        print(json.dumps(found[-1]), flush=True)
+    write_results(NAME, {
+        'command': f'python tests/benchmarks/{NAME}.py --data-dir CIFAR10 --weights-56 FILE --runs RUNS',
+        'images': 10_000, 'seed': 0, **environment(torch.device('cpu'), 1), 'points': found})
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,91 @@
+"""Whether a budget of bytes is better spent on a predictor, on rounding, or on both."""
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.common.config import ORDER_OVER
+from timm_sbs.common.errors import ConfigError, TargetError
+from timm_sbs.training.design.budget import TRIAL_BITS, Choose, divide_budget, first_division, tried
+from timm_sbs.training.design.sizing import Design, design, start_artifact
+
+__all__ = ['MIXTURE_BITS', 'choose_method', 'with_rule']
+
+MIXTURE_BITS = 3.  # of a weight, rounded or of the predictor, in the trial of a mixture
+
+Say = Callable[[str], None]
+
+
+def choose_method(
+        original: nn.Module,
+        max_bytes: int,
+        choose: Choose,
+        accelerator: Accelerator | None = None,
+        say: Say = print,
+        images_follow: bool = False,
+        order_overs: Sequence[str] = ORDER_OVER,
+        bits: Sequence[float] = TRIAL_BITS,
+) -> Design:
+    """The design of ``max_bytes`` whose weights have the smallest error: rounded, generated, or some of each.
+
+    All weights are rounded to the nearest, and a predictor of the same size has a short reconstruction. If that leaves
+    a smaller error in some layers, these are generated beside rounded ones, in a second trial. Needs no data.
+
+    Arguments are those of :func:`~timm_sbs.training.design.budget.divide_budget`.
+
+    Raises:
+        ConfigError: The budget is too small even for rounding.
+    """
+    state = {name: tensor.detach().cpu() for name, tensor in original.state_dict().items()}
+
+    rounding = design(original, max_bytes=max_bytes, **with_rule(choose, method='rounding')('layer', bits[0]))
+    try:
+        generation, _ = first_division(original, max_bytes, choose, order_overs, bits, images_follow)
+    except (ConfigError, TargetError) as e:
+        say(f'method: rounding, for a predictor cannot be made: {e}')
+        return rounding
+    say(f'choosing a method for {max_bytes:,} bytes, by the errors of weights that a predictor can generate')
+    names = [spec.name for spec in generation.specs]
+    errors = {'rounding': _errors(start_artifact(rounding, (), original, seed=0), state, names),
+              'generation': _errors(tried(generation, original, accelerator), state, names)}
+    designs = {'rounding': rounding, 'generation': generation}
+    better = [name for name in names if errors['generation'][name] < errors['rounding'][name]]
+    if 0 < len(better) < len(names):
+        order_over = generation.generator.ordering.order_over
+        try:
+            mixed = with_rule(choose, method='rounding', generate=tuple(better))
+            mixture = design(original, bits=MIXTURE_BITS, max_bytes=max_bytes, **mixed(order_over, MIXTURE_BITS))
+        except ConfigError as e:
+            say(f'  mixture left out: {e}')
+        else:
+            designs['mixture'] = mixture
+            errors['mixture'] = _errors(tried(mixture, original, accelerator), state, names)
+    norm = sum(float(state[name].double().square().sum()) for name in names)
+    for method, found in errors.items():
+        say(f'  {method:<10} error {sum(found.values()) / norm:.4f}')
+    best = min(errors, key=lambda method: sum(errors[method].values()))
+    told = f' (of {len(better)} of {len(names)} weights that alone would be better generated)' if better else ''
+    say(f'chosen: {best}{told}; --method, --generate and --round overrule this')
+    if best == 'generation':
+        return divide_budget(original, max_bytes, choose, order_overs, bits, accelerator, say, images_follow)
+    return designs[best]
+
+
+def with_rule(choose: Choose, **changes: Any) -> Choose:
+    """The same choice of a design's arguments, with other fields of the rule that selects weights."""
+    def changed(order_over: str, bits: float | None) -> dict[str, Any]:
+        arguments = choose(order_over, bits)
+        return {**arguments, 'rule': dataclasses.replace(arguments['rule'], **changes)}
+
+    return changed
+
+
+@torch.no_grad()
+def _errors(artifact: Artifact, state: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, float]:
+    """Squared error of some weights, as the artifact stores them."""
+    stored = artifact.stored_weights()
+    return {name: float((stored[name].cpu() - state[name]).double().square().sum()) for name in names}

@@ -1,0 +1,105 @@
+"""The phase that rounds the original's own weights, before any step on images."""
+import dataclasses
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.codec.quantization import dequantize, quantize
+from timm_sbs.common.config import QuantizationConfig
+from timm_sbs.common.distributed import decided_once
+from timm_sbs.common.errors import ConfigError
+from timm_sbs.common.prefixes import with_prefix, without_prefix
+from timm_sbs.common.progress import say
+from timm_sbs.data.batches import SampleBatches
+from timm_sbs.predictor.generator import relative_error
+from timm_sbs.predictor.tokens import WeightSpec
+from timm_sbs.training.losses.curvature import Curvature, curvatures
+from timm_sbs.training.losses.weight_uses import Use
+from timm_sbs.training.run.calibration import corrected_kept, make_divergence, open_statistics
+from timm_sbs.training.run.image_phase import byte_budget, results_with_room
+from timm_sbs.training.run.task import Task, measure_tensors
+from timm_sbs.training.steps.rounding_slope import RoundedWeights, entropy_bits, round_to_bits
+
+__all__ = ['rounding_phase']
+
+ATTEMPTS = 3  # to find out how many bits of one table for each weight a budget has room for
+CLOSE = 0.975  # of these: near enough
+
+
+def rounding_phase(
+        task: Task,
+        artifact: Artifact,
+        uses: Mapping[str, Use],
+        drawn: SampleBatches | None,
+) -> tuple[Artifact, dict[str, Tensor]]:
+    """Round the original's weights so that predictions change least for the bits that there are.
+
+    Args:
+        task: The run.
+        artifact: With rounded weights, and nothing generated.
+        uses: Of these weights, if there are images to look at; without any, all errors count by their squares.
+        drawn: Images that the run has drawn, if it has none to read.
+
+    Returns:
+        The artifact with rounded weights and their steps, and kept tensors that make up for the rounding.
+    """
+    if not uses and task.settings.trains_on_images:
+        return artifact, {}
+    state = {name: tensor.detach() for name, tensor in task.original.state_dict().items()}
+    specs = [WeightSpec(name, tuple(state[name].shape)) for name in artifact.rounded]
+    statistics = open_statistics(task, uses, drawn) if uses else {}
+    divergence = make_divergence(task, specs, uses, statistics) if uses else None
+    weights = {name: state[name] for name in artifact.rounded}
+    found = task.run.checkpoints.load_or_compute('rounded', lambda: decided_once(lambda: _rounded(
+        task, artifact, curvatures(weights, statistics, task.settings.second_order.damping)), task.run.accelerator))
+    rounded = {name: tensor.to(state[name].device) for name, tensor in without_prefix('weight.', found).items()}
+    artifact = dataclasses.replace(artifact, rounded=rounded, steps=without_prefix('steps.', found))
+    kept = corrected_kept(task.original, divergence, rounded) if divergence else {}
+    if task.run.checkpoint:
+        return artifact, kept  # it was told before the run was killed
+    error = relative_error(rounded, state)
+    task.run.results['rounding_error'] = error
+    told = f', expected divergence {divergence.total(rounded):.4f}' if divergence else ''
+    say(task.run.accelerator, f'rounding: error {error:.4f}{told} after {task.run.seconds:.1f} s')
+    measured = measure_tensors(task, {**rounded, **kept}, 'rounding')
+    task.run.add_row({'phase': 'rounding', 'step': 0, **measured})
+    return artifact, kept
+
+
+def _rounded(task: Task, artifact: Artifact, curved: Mapping[str, Curvature]) -> dict[str, Tensor]:
+    """Rounded weights and codes of their steps, as tensors of a file. Where training follows, they take more bits than
+    are wanted."""
+    settings, state, more = task.settings.quantization, task.original.state_dict(), task.settings.rounding_headroom
+    weights = {name: state[name].detach().to(curved[name].importance.device) for name in artifact.rounded}
+    quantized = artifact.quantized(QuantizationConfig(kept_bits=settings.kept_bits)).with_kept(task.original)
+    quantized = quantized.with_results(results_with_room(task))
+    budget = byte_budget(task, quantized)
+    if budget is None:
+        if settings.bits is None:
+            raise ConfigError('Nothing says how many bits rounded weights are to have: --bits or --bytes does.')
+        size = sum(weight.numel() for weight in weights.values())
+        return _tensors(round_to_bits(weights, curved, settings.bits * size * more))
+    plain = sum(entropy_bits(quantize(weight, quantized.steps[f'rounded.{name}'].to(weight.device)).integers)
+                for name, weight in weights.items())
+    wanted = more * budget.wanted_bits(quantized, plain)
+    for attempt in range(ATTEMPTS):
+        found = round_to_bits(weights, curved, wanted)
+        candidate = dataclasses.replace(quantized, rounded=_values(found), steps=_codes(found))
+        right = more * budget.wanted_bits(candidate, found.bits)
+        if CLOSE * right <= found.bits <= right:
+            break
+        wanted = right if attempt + 2 < ATTEMPTS else CLOSE * right
+    return _tensors(found)
+
+
+def _values(found: RoundedWeights) -> dict[str, Tensor]:
+    return {name: dequantize(integers).cpu().contiguous() for name, integers in found.tensors.items()}
+
+
+def _codes(found: RoundedWeights) -> dict[str, Tensor]:
+    return {f'rounded.{name}': integers.codes.cpu() for name, integers in found.tensors.items()}
+
+
+def _tensors(found: RoundedWeights) -> dict[str, Tensor]:
+    return {**with_prefix('weight.', _values(found)), **with_prefix('steps.', _codes(found))}

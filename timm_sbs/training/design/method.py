@@ -68,7 +68,7 @@ def choose_method(
     for method, found in errors.items():
         say(f'  {method:<10} error {sum(found.values()) / norm:.4f}')
     best = min(errors, key=lambda method: sum(errors[method].values()))
-    told = f' (of {len(better)} of {len(names)} weights that alone would be better generated)' if better else ''
+    told = f' (by itself, {len(better)} of {len(names)} weights would be better generated)' if better else ''
     say(f'chosen: {best}{told}; --method, --generate and --round overrule this')
     if best == 'generation':
         return divide_budget(original, max_bytes, choose, order_overs, bits, accelerator, say, images_follow)

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from timm_sbs.artifact.build import build_around, known_cfg
 from timm_sbs.artifact.stored import Stored
-from timm_sbs.codec.quantization import predictor_codes, stored_kept, stored_predictor, stored_rounded
+from timm_sbs.codec.quantization import (
+    predictor_codes,
+    stored_kept,
+    stored_predictor,
+    stored_rounded,
+    with_rounded,
+)
 from timm_sbs.codec.tensor_file import Contents
 from timm_sbs.common.config import OTHERS, POINTWISE_SIZE, ArtifactConfig, QuantizationConfig, StorageConfig
 from timm_sbs.common.errors import ConfigError
@@ -139,10 +145,7 @@ class Artifact:
 
     def weights(self) -> dict[str, Tensor]:
         """Generated and rounded weights by name, float32."""
-        weights = self.generator()
-        for name, tensor in self.rounded.items():
-            weights[name] = weights[name] + tensor.to(weights[name]) if name in weights else tensor.detach()
-        return weights
+        return with_rounded(self.generator(), {name: tensor.detach() for name, tensor in self.rounded.items()})
 
     def stored_weights(self) -> dict[str, Tensor]:
         """Generated and rounded weights as a reader of the written artifact will have them."""

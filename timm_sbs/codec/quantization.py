@@ -21,7 +21,7 @@ from timm_sbs.predictor.network import Predictor
 __all__ = [
     'QuantizedTensor', 'StepCodes', 'layer_names', 'predictor_codes', 'quantize_predictor', 'dequantize', 'quantize',
     'quantize_kept', 'leaning_to_zero', 'rounded', 'rounded_predictor', 'stored_predictor', 'rounded_kept',
-    'stored_kept', 'stored_rounded', 'is_quantized',
+    'stored_kept', 'stored_rounded', 'with_rounded', 'is_quantized',
     'kept_kind', 'code_for_bits', 'step_sizes',
 ]
 
@@ -255,6 +255,13 @@ def stored_rounded(
     each = torch.cat([size.expand(tensor.numel()) for size, tensor in zip(sizes, tensors)])
     parts = _split_like(_rounded_by(flat, each, LIMIT), rounded_weights)
     return {name: part.to(rounded_weights[name].dtype) for name, part in parts.items()}
+
+
+def with_rounded(generated: Mapping[str, Tensor], rounded_weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Generated and rounded weights by name; of a weight that is both, the sum."""
+    return {**generated, **{
+        name: generated[name] + tensor.to(generated[name]) if name in generated else tensor
+        for name, tensor in rounded_weights.items()}}
 
 
 def dequantize(integers: QuantizedTensor) -> Tensor:

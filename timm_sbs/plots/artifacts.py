@@ -12,7 +12,8 @@ from timm_sbs.artifact.folder import load_artifact, written_ledger
 from timm_sbs.common.errors import SbsError
 from timm_sbs.plots.style import Figure
 from timm_sbs.predictor.ordering import kernel_at_place
-from timm_sbs.predictor.tokens import WeightSpec, to_kernels
+from timm_sbs.predictor.selection import specs_from_names
+from timm_sbs.predictor.tokens import to_kernels
 
 __all__ = ['draw_ledger', 'draw_kernels', 'draw_curves']
 
@@ -62,8 +63,8 @@ def draw_kernels(
     artifact = load_artifact(source)
     generator = artifact.generator
     indices = {spec.name: index for index, spec in enumerate(generator.specs)}
-    rounded = {name: WeightSpec(name, tuple(tensor.shape)) for name, tensor in artifact.rounded.items()}
-    specs = {**rounded, **{spec.name: spec for spec in generator.specs}}
+    rounded = specs_from_names(tuple(artifact.rounded), artifact.base.state, artifact.base.name)
+    specs = {spec.name: spec for spec in (*rounded, *generator.specs)}
     layer = layer or max(generator.specs or specs.values(), key=lambda spec: spec.num_kernels).name
     if layer not in specs:
         raise SbsError(f"'{layer}' is neither a generated nor a rounded weight of '{source}'. Its first is "

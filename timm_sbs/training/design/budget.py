@@ -9,7 +9,6 @@ from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.codec.permutations import most_coded_bytes
 from timm_sbs.common.config import ORDER_OVER
 from timm_sbs.common.errors import ConfigError
-from timm_sbs.predictor.generator import relative_error
 from timm_sbs.predictor.ordering import Permutations, permutation_shapes
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import Design, design, start_artifact
@@ -55,14 +54,18 @@ def tried(
         original: nn.Module,
         accelerator: Accelerator | None = None,
         orderings: tuple[Permutations, ...] | None = None,
-) -> Artifact:
-    """A design after a short reconstruction, with rounding from the first step. ``orderings`` are its own, if known."""
+) -> tuple[Artifact, float]:
+    """A design after a short reconstruction, with rounding from the first step, and the error of its generated weights.
+
+    ``orderings`` are its own, if known.
+    """
     if orderings is None:
         orderings = find_orderings(original, candidate.specs, candidate.generator.ordering, accelerator)
     trial = start_artifact(candidate, orderings, original, seed=0)
-    reconstruct(trial.generator, original.state_dict(), ReconstructionSettings(steps=TRIAL_STEPS), candidate.storage,
-                accelerator=accelerator)
-    return trial
+    error = reconstruct(
+        trial.generator, original.state_dict(), ReconstructionSettings(steps=TRIAL_STEPS), candidate.storage,
+        accelerator=accelerator)
+    return trial, error
 
 
 def first_division(
@@ -134,8 +137,7 @@ def divide_budget(
         if order_over not in orderings:
             orderings[order_over] = find_orderings(
                 original, candidate.specs, candidate.generator.ordering, accelerator)
-        trial = tried(candidate, original, accelerator, orderings[order_over]).as_stored()
-        error = relative_error(trial.generator(), original.state_dict())
+        _, error = tried(candidate, original, accelerator, orderings[order_over])
         found[order_over, b] = error, candidate
         say(f'  {order_over:<7} {b:g} bits: width {candidate.generator.predictor.width}, '
             f'{candidate.num_parameters:,} parameters, error {error:.4f}')

@@ -51,7 +51,7 @@ def choose_method(
     say(f'choosing a method for {max_bytes:,} bytes, by the errors of weights that a predictor can generate')
     names = [spec.name for spec in generation.specs]
     errors = {'rounding': _errors(start_artifact(rounding, (), original, seed=0), state, names),
-              'generation': _errors(tried(generation, original, accelerator), state, names)}
+              'generation': _errors(tried(generation, original, accelerator)[0], state, names)}
     designs = {'rounding': rounding, 'generation': generation}
     better = [name for name in names if errors['generation'][name] < errors['rounding'][name]]
     if 0 < len(better) < len(names):
@@ -63,7 +63,7 @@ def choose_method(
             say(f'  mixture left out: {e}')
         else:
             designs['mixture'] = mixture
-            errors['mixture'] = _errors(tried(mixture, original, accelerator), state, names)
+            errors['mixture'] = _errors(tried(mixture, original, accelerator)[0], state, names)
     norm = sum(float(state[name].double().square().sum()) for name in names)
     for method, found in errors.items():
         say(f'  {method:<10} error {sum(found.values()) / norm:.4f}')

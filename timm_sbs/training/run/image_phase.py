@@ -96,7 +96,6 @@ class ImagePhase:
         ).to(device)
         self._artifact = artifact
         self._budget = byte_budget(task, artifact) if artifact.storage.quantization else None
-        self._follow_budget()
 
     def run(self, training: TrainingImages | None) -> dict[str, Tensor]:
         """Measure on held-out images, train, and measure again.
@@ -137,28 +136,29 @@ class ImagePhase:
             return 0
         return decided_once(lambda: budget.excess(self.artifact(results)), self.task.run.accelerator)
 
-    def _fit_into_budget(self) -> None:
-        """After the last step, when the rate can move nothing any more."""
+    def _fit_into_budget(self) -> int:
+        """After the last step, when the rate can move nothing any more. Returns what :meth:`_excess` is then."""
         exact, part = {name: number.clone() for name, number in self.student.integer_state().items()}, 0.
-        while exact and part < MOST_LEANING and self._excess() > 0:
+        excess = self._excess()
+        while exact and part < MOST_LEANING and excess > 0:
             part += max(LEANING, part / 4)
             self.student.lean_to_zero(exact, part)
-        if excess := max(0, self._excess()):
+            excess = self._excess()
+        if excess > 0:
             say(self.task.run.accelerator, f'warning: the artifact is {excess:,} bytes larger than --bytes asks for')
+        return excess
 
     def _keep(self, when: str, last: bool = False) -> Mapping[str, float]:
         """Keep the artifact of this moment, as far as can be told by how good it is. What is larger than the budget is
         not kept, unless it is the last, and is the best only of those that are."""
         run, held_out = self.task.run, self.task.held_out
-        if last:
-            self._fit_into_budget()
+        fits = (self._fit_into_budget() if last else self._excess()) <= 0
         figures: dict[str, float] = {}
         if held_out:
             found = held_out.measure(self.student.materialize())
             figures = held_out_results(found)
             run.results.update(holdout_images=held_out.count, **figures)
             say(run.accelerator, f'{when}{found} on held-out images')
-        fits = self._excess() <= 0
         if last or fits:
             run.keep(self.artifact, fits)
         return figures
@@ -194,6 +194,7 @@ class ImagePhase:
     def _train(self, training: TrainingImages) -> None:
         run, data = self.task.run, self.task.settings.data
         accelerator = run.accelerator
+        self._follow_budget()  # a resumed phase goes on with the target of its checkpoint
         monitor = PhaseMonitor(
             run, self.name, tensors=self._tensors, load=self._load,
             steps_before=self.task.settings.steps_before(self.name), measure=self._measure, adjust=self._adjust)

@@ -13,7 +13,7 @@ from timm_sbs.common.prefixes import with_prefix, without_prefix
 from timm_sbs.common.progress import say
 from timm_sbs.data.batches import SampleBatches
 from timm_sbs.predictor.generator import relative_error
-from timm_sbs.predictor.tokens import WeightSpec
+from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.training.losses.curvature import Curvature, curvatures
 from timm_sbs.training.losses.weight_uses import Use
 from timm_sbs.training.run.calibration import corrected_kept, make_divergence, open_statistics
@@ -47,7 +47,7 @@ def rounding_phase(
     if not uses and task.settings.trains_on_images:
         return artifact, {}
     state = {name: tensor.detach() for name, tensor in task.original.state_dict().items()}
-    specs = [WeightSpec(name, tuple(state[name].shape)) for name in artifact.rounded]
+    specs = specs_from_names(tuple(artifact.rounded), artifact.base.state, artifact.base.name)
     statistics = open_statistics(task, uses, drawn) if uses else {}
     divergence = make_divergence(task, specs, uses, statistics) if uses else None
     weights = {name: state[name] for name in artifact.rounded}

@@ -22,7 +22,7 @@ from timm_sbs.data.synthetic import batch_norms
 from timm_sbs.predictor.base_model import pretrained_cfg_of
 from timm_sbs.predictor.ordering import fold_of
 from timm_sbs.predictor.original import describe_original
-from timm_sbs.predictor.tokens import WeightSpec
+from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.training.design.budget import TRIAL_BITS, divide_budget, first_division
 from timm_sbs.training.design.method import MIXTURE_BITS, choose_method, with_rule
 from timm_sbs.training.design.orderings import find_orderings
@@ -127,8 +127,7 @@ def open_start(
                 'Give images, or round the original anew with --method rounding and without --start-from.')
     uses: Mapping[str, Use] = {}
     if settings.takes_statistics:
-        weights = chosen.specs or [
-            WeightSpec(name, tuple(original.get_parameter(name).shape)) for name in chosen.rounded]
+        weights = chosen.specs or specs_from_names(chosen.rounded, base.state, base.name)
         uses = trace_uses(original, chosen.base.pretrained_cfg, weights)
         settings = _with_second_order(args, settings, chosen, uses, accelerator)
     return Start(settings, accelerator, precision, threads, original, source, chosen, bits, trials, uses, images,

@@ -14,6 +14,7 @@ from timm_sbs.codec.quantization import (
     stored_kept,
     stored_predictor,
     stored_rounded,
+    with_rounded,
 )
 from timm_sbs.common.config import StorageConfig
 from timm_sbs.common.distributed import average, sum_gradients
@@ -129,9 +130,7 @@ class GeneratedModel(TwoStageGenerator):
 
         Statistics that BatchNorm follows stay as they are: it reads those of the batch, and writes these.
         """
-        given = dict(weights)
-        for name, weight in self._rounded_weights().items():
-            given[name] = given[name] + weight if name in given else weight
+        given = with_rounded(weights, self._rounded_weights())
         if self.quantization:
             state, followed = named_state(self.model), followed_statistics(self.model)
             kept = {name: state[name] for name in kept_names(state, given) if name not in followed}
@@ -189,9 +188,7 @@ class GeneratedModel(TwoStageGenerator):
         if self.quantization:
             model = copy.deepcopy(model)
             model.load_state_dict(stored_kept(self.kept_state(), self.storage), strict=False)
-        weights = self.generator.with_predictor(stored)()
-        for name, weight in self._rounded_weights().items():
-            weights[name] = weights[name] + weight if name in weights else weight
+        weights = with_rounded(self.generator.with_predictor(stored)(), self._rounded_weights())
         for name, weight in weights.items():
             model.get_parameter(name).copy_(weight)
         return model

@@ -32,7 +32,7 @@ from timm_sbs.train import main as train
 from timm_sbs.training.run.environment import environment
 
 NAME = 'frontier'
-ROUNDED = ['--method', 'rounding', '--kept-bits', '6', '--temperature', '4', '--lr', '1e-3']
+ROUNDED = ['--method', 'rounding', '--kept-bits', '6', '--temperature', '4', '--lr', '2e-3']
 GENERATED = ['--method', 'generation', '--order-over', 'axes', '--bits', '3', '--kept-bits', '6',
              '--second-order-steps', '0', '--temperature', '4', '--lr', '3e-4']
 MIXED = ['--method', 'rounding', '--generate', 'layer3.*.weight', '--order-over', 'axes', '--bits', '2',

@@ -3,8 +3,11 @@ import torch
 
 from timm_sbs.codec.entropy import decode_integers, encode_integers
 from timm_sbs.codec.quantization import (
+    code_for_bits,
     dequantize,
     layer_names,
+    leaning_to_exact,
+    quantize,
     quantize_kept,
     quantize_predictor,
     rounded_kept,
@@ -124,3 +127,14 @@ def test_rows_of_a_predictor_of_any_size():
     state = {'trunk.0.weight': weight, 'trunk.0.bias': torch.full((3,), 1e35)}
     rounded = rounded_predictor(state, QuantizationConfig((6.,)))
     assert relative_error(rounded, state) < 1e-3
+
+
+def test_what_leans_to_the_exact_values_rounds_to_the_same_integers():
+    exact = torch.randn(200, generator=torch.Generator().manual_seed(0))
+    codes = code_for_bits(exact, 1.5)
+    off = quantize(exact, codes).integers + torch.arange(200) % 3 - 1  # as second order rounds: not to the nearest
+    values = dequantize(quantize(off * dequantize(quantize(exact.new_ones(1), codes)), codes))
+    leaning = leaning_to_exact(values, exact, codes)
+    assert torch.equal(quantize(leaning, codes).integers, quantize(values, codes).integers)
+    assert ((leaning - values) * (exact - values) >= 0).all() and (leaning != values).float().mean() > 0.9
+    assert torch.equal(leaning_to_exact(values, exact, None), values)

@@ -20,9 +20,9 @@ from timm_sbs.predictor.network import Predictor
 
 __all__ = [
     'QuantizedTensor', 'StepCodes', 'layer_names', 'predictor_codes', 'quantize_predictor', 'dequantize', 'quantize',
-    'quantize_kept', 'leaning_to_zero', 'rounded', 'rounded_predictor', 'stored_predictor', 'rounded_kept',
-    'stored_kept', 'stored_rounded', 'with_rounded', 'is_quantized',
-    'kept_kind', 'code_for_bits', 'step_sizes',
+    'quantize_kept', 'leaning_to_exact', 'leaning_to_zero', 'rounded', 'rounded_predictor', 'stored_predictor',
+    'rounded_kept', 'stored_kept', 'stored_rounded', 'with_rounded', 'is_quantized', 'kept_kind', 'code_for_bits',
+    'step_sizes',
 ]
 
 StepCodes = Mapping[str, Tensor]  # of some weights by name, int32: steps are 2^(code / 16)
@@ -30,6 +30,9 @@ NO_STEPS: StepCodes = {}
 
 STEPS_PER_OCTAVE = 16
 NORMAL_ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # bits of a normal distribution in steps of its deviation
+# Training from integers times their steps alone, all numbers reach the next integer at the same time. Of 0, 0.5, 0.65,
+# 0.8 and 0.95, 0.5 was best: after 300 steps of ResNet-20 in 39.6 kB, divergences 0.146, 0.102, 0.108, 0.115, 0.140.
+LEAN = 0.5
 LIMIT = 4095  # largest integer of a predictor weight
 # Of a step or a variance: 2^-40 stands for 0, and 2^(127 15/16) is the largest in float32.
 SMALLEST_CODE, LARGEST_CODE = -40 * STEPS_PER_OCTAVE, 128 * STEPS_PER_OCTAVE - 1
@@ -136,6 +139,15 @@ def leaning_to_zero(tensor: Tensor, codes: Tensor, part: float) -> Tensor:
     """A tensor's integers times their steps; numbers round towards zero that are up to 0.5 + ``part`` of a step off."""
     scaled = tensor / step_sizes(codes)
     return scaled.sign() * (scaled.abs() + 0.5 - part).floor().clamp(min=0) * step_sizes(codes)
+
+
+def leaning_to_exact(values: Tensor, exact: Tensor, codes: Tensor | None) -> Tensor:
+    """Rounded values, moved towards the exact ones by up to ``LEAN`` of the way to the next integer, so that they still
+    round to the same ones. Without steps they stay as they are."""
+    if codes is None:
+        return values
+    half = step_sizes(codes).to(values) / 2
+    return values + LEAN * torch.clamp(exact - values, -half, half)
 
 
 def stored_predictor(predictor: Predictor, storage: StorageConfig, steps: StepCodes = NO_STEPS) -> Predictor:

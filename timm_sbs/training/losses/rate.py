@@ -14,7 +14,8 @@ COLUMNS = 2 * LARGEST + 1
 CLASSES = 6  # of predictions from neighbours: magnitudes 0 to 4, and more
 UNSEEN = 0.02  # added to each count, so that every integer has a finite length
 SPREAD = 0.01  # part of a count that the integers beside it get
-RISE = 0.01  # of the weight's logarithm in a step, at the most
+FIRST_WEIGHT = 8.  # near where the weight of rounded weights ends
+RISE = 0.04  # of the weight's logarithm in a step, at the most
 SLOPE = 20.  # of that rise over the relative excess
 BRAKE = 40.  # by which it changes at once besides: integers that became zero do not come back when the rate falls
 LIMITS = 1e-4, 1e4  # of the weight
@@ -58,8 +59,8 @@ class Rate(nn.Module):
         for name, values in (
                 ('_steps', torch.cat(steps)), ('_tensor', tensor), ('_neighbours', torch.cat(neighbours, 1).int())):
             self.register_buffer(name, values, persistent=False)
-        for name in ('start_bits', 'target_bits', 'log_weight'):
-            self.register_buffer(name, torch.zeros(()))
+        for name, value in (('start_bits', 0.), ('target_bits', 0.), ('log_weight', math.log(FIRST_WEIGHT))):
+            self.register_buffer(name, torch.tensor(value))
 
     def set_target(self, bits: float) -> None:
         """Wanted bits of all integers."""
@@ -87,7 +88,7 @@ class Rate(nn.Module):
         wanted = self.target_bits + (self.start_bits - self.target_bits).clamp(min=0) * falling
         excess = (bits - wanted) / wanted.clamp(min=1.)
         self.log_weight.add_(RISE * (SLOPE * excess).clamp(-1, 1)).clamp_(*map(math.log, LIMITS))
-        weight = (self.log_weight + (BRAKE * excess).clamp(-4, 1)).exp() * scale / self.size
+        weight = (self.log_weight + (BRAKE * excess).clamp(-4, 2)).exp() * scale / self.size
         lower = scaled.floor().clamp(-LARGEST, LARGEST - 1).long() + LARGEST
         derivative = slopes[row, lower] * sign / self._steps * weight
         for name, part in zip(self.names, derivative.split([parameters[name].numel() for name in self.names])):

@@ -12,11 +12,9 @@ from timm_sbs.data.synthetic import InversionSettings
 from timm_sbs.training.options.settings import (
     ENCODING_DEFAULTS,
     FEWEST_ROUNDED_BITS,
-    HEADROOM_BATCHES,
     KEPT_PARTS,
     LINEAR_LAYERS,
     QUANTIZED_LINEAR_LAYERS,
-    ROUNDING_HEADROOM,
     DistillationSettings,
     QuantizationSettings,
     ReconstructionSettings,
@@ -132,11 +130,6 @@ class Settings:
             self.reconstruction.steps, self.takes_statistics * self.second_order.steps,
             self.distils * self.distillation.steps, self.quantizes * self.quantization.steps)
         return sum(steps[:1 + phases.index(phase)])
-
-    @property
-    def rounding_headroom(self) -> float:
-        """How many times as many bits as they may take rounded weights have before training on images."""
-        return 1 + (ROUNDING_HEADROOM - 1) * min(1., self.batches / HEADROOM_BATCHES)
 
     @property
     def trains_on_images(self) -> bool:

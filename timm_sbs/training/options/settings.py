@@ -8,8 +8,7 @@ from timm_sbs.common.errors import ConfigError
 
 __all__ = [
     'PRECISIONS', 'SCHEDULES', 'KEPT_PARTS', 'ENCODING_DEFAULTS', 'FOLD_FROM', 'MAX_PLACES', 'LINEAR_LAYERS',
-    'QUANTIZED_LINEAR_LAYERS', 'FEWEST_ROUNDED_BITS', 'MOST_ROUNDED_BITS', 'WHOLE_STEPS', 'ROUNDING_HEADROOM',
-    'HEADROOM_BATCHES', 'FEWEST_IMAGES',
+    'QUANTIZED_LINEAR_LAYERS', 'FEWEST_ROUNDED_BITS', 'MOST_ROUNDED_BITS', 'WHOLE_STEPS', 'FEWEST_IMAGES',
     'PhaseSettings', 'ReconstructionSettings', 'SecondOrderSettings', 'DistillationSettings', 'QuantizationSettings',
 ]
 
@@ -17,12 +16,6 @@ PRECISIONS = ('auto', 'no', 'bf16', 'fp16')  # 'auto' and accelerate's words
 SCHEDULES = ('one-cycle', 'cosine', 'constant')
 # What an artifact stores beside the predictor, and what may be trained with it.
 KEPT_PARTS = ('norm', 'statistics', 'stem', 'classifier', 'other')
-
-
-# ResNet-20 in 43 kB, 1,500 steps of distillation: begun with 1.26 times as many bits as it may take, it ends with a
-# divergence of 0.058 on held-out images; begun with twice as many, it ended below the budget, at 0.15.
-ROUNDING_HEADROOM = 1.25
-HEADROOM_BATCHES = 1000  # of training, in which bits fall so far
 
 
 def _require_positive(owner: object, *names: str) -> None:
@@ -148,7 +141,7 @@ class DistillationSettings(PhaseSettings):
     temperature: float = 2.0  # of the softmax of both networks, for the divergence
     feature_modules: tuple[str, ...] = ()  # whose outputs are compared; empty: those that timm's features come from
     train_kept: tuple[str, ...] = KEPT_PARTS  # parts of the kept tensors that are trained too
-    rounding_lr: float = 5e-3  # of rounded weights, in steps of their integers
+    rounding_lr: float = 1e-2  # of rounded weights, in steps of their integers
     rate_ramp: float = 0.3  # part of the steps in which the bits of integers fall to what is wanted
     clip_grad: float = 1.0  # largest norm of the gradient
     grad_accum_steps: int = 1  # batches of one step

@@ -68,9 +68,8 @@ def rounding_phase(
 
 
 def _rounded(task: Task, artifact: Artifact, curved: Mapping[str, Curvature]) -> dict[str, Tensor]:
-    """Rounded weights and codes of their steps, as tensors of a file. Where training follows, they take more bits than
-    are wanted."""
-    settings, state, more = task.settings.quantization, task.original.state_dict(), task.settings.rounding_headroom
+    """Rounded weights and codes of their steps, as tensors of a file."""
+    settings, state = task.settings.quantization, task.original.state_dict()
     weights = {name: state[name].detach().to(curved[name].importance.device) for name in artifact.rounded}
     quantized = artifact.quantized(QuantizationConfig(kept_bits=settings.kept_bits)).with_kept(task.original)
     quantized = quantized.with_results(results_with_room(task))
@@ -79,14 +78,14 @@ def _rounded(task: Task, artifact: Artifact, curved: Mapping[str, Curvature]) ->
         if settings.bits is None:
             raise ConfigError('Nothing says how many bits rounded weights are to have: --bits or --bytes does.')
         size = sum(weight.numel() for weight in weights.values())
-        return _tensors(round_to_bits(weights, curved, settings.bits * size * more))
+        return _tensors(round_to_bits(weights, curved, settings.bits * size))
     plain = sum(entropy_bits(quantize(weight, quantized.steps[f'rounded.{name}'].to(weight.device)).integers)
                 for name, weight in weights.items())
-    wanted = more * budget.wanted_bits(quantized, plain)
+    wanted = budget.wanted_bits(quantized, plain)
     for attempt in range(ATTEMPTS):
         found = round_to_bits(weights, curved, wanted)
         candidate = dataclasses.replace(quantized, rounded=_values(found), steps=_codes(found))
-        right = more * budget.wanted_bits(candidate, found.bits)
+        right = budget.wanted_bits(candidate, found.bits)
         if CLOSE * right <= found.bits <= right:
             break
         wanted = right if attempt + 2 < ATTEMPTS else CLOSE * right

@@ -178,7 +178,7 @@ def _choose_design(
     if method == 'rounding' and generate and bits is None and args.bytes is not None:
         bits = MIXTURE_BITS
     if method == 'rounding' and not generate:
-        return _rounding(args, settings, original, chosen('layer', bits)), bits, trials
+        return design(original, bits=bits, max_bytes=args.bytes, **chosen('layer', bits)), bits, trials
     if args.bytes is not None and (order_over is None or bits is None):
         order_overs = [order_over] if order_over else ORDER_OVER
         some_bits = [bits] if bits is not None else TRIAL_BITS
@@ -192,14 +192,6 @@ def _choose_design(
     order_over = order_over or 'layer'
     return design(
         original, pct=args.pct, bits=bits, max_bytes=args.bytes, **chosen(order_over, bits)), bits, 0
-
-
-def _rounding(
-        args: argparse.Namespace, settings: Settings, original: nn.Module, arguments: Mapping[str, Any]) -> Design:
-    """The design that generates nothing. Where training follows, weights begin with more bits than they may take."""
-    more, bits, max_bytes = settings.rounding_headroom, args.bits, args.bytes
-    return design(original, bits=None if bits is None else bits * more,
-                  max_bytes=None if max_bytes is None else int(max_bytes * more), **arguments)
 
 
 def _with_second_order(

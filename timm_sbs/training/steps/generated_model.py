@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from timm_sbs.codec.quantization import (
+    leaning_to_exact,
     leaning_to_zero,
     step_sizes,
     stored_kept,
@@ -75,7 +76,9 @@ class GeneratedModel(TwoStageGenerator):
                 self.register_parameter(f'added_{index}', self._rounded[name])
             else:
                 self._rounded[name] = model.get_parameter(name)
-                self._rounded[name].requires_grad_(True).data.copy_(tensor)
+                exact = self._rounded[name].detach()
+                self._rounded[name].requires_grad_(True).data.copy_(
+                    leaning_to_exact(tensor.to(exact), exact, (steps or {}).get(f'rounded.{name}')))
         for parameter in kept_parameters(model, (*generator.names, *self._rounded), train_kept).values():
             parameter.requires_grad_(True)
         self.rate: Rate | None = None

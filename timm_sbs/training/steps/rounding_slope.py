@@ -79,6 +79,17 @@ class _PlainBits:
         return 2 ** high
 
 
+def _between(one: tuple[float, float], other: tuple[float, float], bits: float) -> float:
+    """The slope with so many bits, of two slopes and their bits: its logarithm lies on the line through both.
+
+    Steps are sixteenths of an octave, so that bits jump where the slope moves a little. The guess from plain rounding
+    alone would go around what is wanted.
+    """
+    (first, taken), (second, also) = one, other
+    part = 0.5 if taken == also else (bits - taken) / (also - taken)
+    return float(first * (second / first) ** part)
+
+
 @torch.no_grad()
 def round_to_bits(
         weights: Mapping[str, Tensor],
@@ -97,9 +108,11 @@ def round_to_bits(
     plain = _PlainBits(weights, curvatures)
     wanted, ratio, passes = bits * (1 - SLACK), 1., QUICK
     best: RoundedWeights | None = None
+    around: dict[bool, tuple[float, float]] = {}  # too many bits: the last thorough slope, and what it took
     with Progress(None, 'rounding', 'weight', quiet=quiet) as progress:
         for _ in range(TRIALS):
-            found = round_weights(weights, curvatures, plain.slope(wanted / ratio), passes, progress)
+            slope = _between(around[True], around[False], wanted) if len(around) > 1 else plain.slope(wanted / ratio)
+            found = round_weights(weights, curvatures, slope, passes, progress)
             taken = found.bits
             if not taken:
                 raise ConfigError(
@@ -107,8 +120,10 @@ def round_to_bits(
             progress.show(bits=f'{taken:,.0f} of {bits:,.0f}')
             if passes is THOROUGH and taken <= bits and (best is None or found.slope < best.slope):
                 best = found
-            if passes is THOROUGH and bits * (1 - 2 * SLACK) <= taken <= bits:
-                break
+            if passes is THOROUGH:
+                around[taken > wanted] = found.slope, taken
+                if bits * (1 - 2 * SLACK) <= taken <= bits:
+                    break
             ratio = taken / max(plain(found.slope), 1.)
             if abs(taken / wanted - 1) < 0.03:
                 passes = THOROUGH

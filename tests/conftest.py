@@ -50,6 +50,10 @@ ALL_SHIPPED = [
     SHIPPED, 'sbs_resnet20_cifar10_33pct', 'sbs_resnet20_cifar10_24pct', 'sbs_resnet56_cifar10_26pct']
 IMAGENET_SHIPPED = 'sbs_resnet18_15pct'
 IMAGENET_ALL = [IMAGENET_SHIPPED, 'sbs_resnet18_15pct_small']
+FLOATS = ['sbs_resnet20_cifar10_20pct', 'sbs_resnet56_cifar10_20pct']
+ROUNDED = ['sbs_resnet20_cifar10_50kb', 'sbs_resnet20_cifar10_40kb', 'sbs_resnet56_cifar10_118kb']
+IMAGENET_ROUNDED = 'sbs_resnet18_2mb'
+CIFAR_ALL = [*ALL_SHIPPED, *FLOATS, *ROUNDED]
 assert SHIPPED in timm.list_models(), f'importing timm_sbs {timm_sbs.__version__} registers no models'
 atexit.register(shutil.rmtree, os.environ['HF_HOME'], ignore_errors=True)
 torch.set_num_threads(1)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ALL_SHIPPED, IMAGENET_ALL, README, REPOSITORY, RESULTS
+from conftest import ALL_SHIPPED, FLOATS, IMAGENET_ALL, IMAGENET_ROUNDED, README, REPOSITORY, RESULTS, ROUNDED
 
 sys.path.insert(0, str(RESULTS.parent))
 from table_makers import MAKERS
@@ -132,7 +132,15 @@ def test_shipped_predictors_of_cifar10_are_those_that_were_measured(name):
     assert name in results_of('robustness')['summary'][sbs_of(name)['base']]
 
 
-@pytest.mark.parametrize('name', IMAGENET_ALL)
+@pytest.mark.parametrize('name', [*FLOATS, *ROUNDED])
+def test_what_ships_from_the_frontier_is_what_was_measured(name):
+    points = [p for p in results_of('frontier')['points'] if abs(p['bytes'] - file_bytes(name)) < 100]
+    results = sbs_of(name)['results']
+    assert (results['top1'], results['holdout_divergence']) in [(p['top1'], p['holdout_divergence']) for p in points]
+    assert results['images'] == 10_000 and results['agreement'] > 90
+
+
+@pytest.mark.parametrize('name', [*IMAGENET_ALL, IMAGENET_ROUNDED])
 def test_shipped_predictors_of_imagenet_are_those_that_were_measured(name):
     measured, results = results_of('imagenet_resnet18'), sbs_of(name)['results']
     [row] = [row for row in measured['artifacts'] if row['name'] == name]

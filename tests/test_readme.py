@@ -63,7 +63,7 @@ def trainer():
 def test_first_snippet_runs():
     scope = {}
     exec(blocks('python')[0], scope)
-    assert scope['model'].num_classes == 1000 and scope['small'].num_classes == 10 and scope['other'].num_classes == 7
+    assert scope['model'].num_classes == scope['small'].num_classes == 1000 and scope['other'].num_classes == 7
 
 
 @pytest.mark.parametrize('page', [page for page in PAGES if blocks('python', page)])

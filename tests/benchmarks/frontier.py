@@ -5,13 +5,13 @@
 
 CIFAR10 is a folder with train/CLASS and validation/CLASS; FILE the published ResNet-56 weights; RUNS a folder for what
 is trained, one run for each point: those that are in it already are taken as they are, so that runs may be made on
-several machines. --only chooses points by a part of their names. --steps sets other numbers of steps on images than
-those of a point; each point says how many it had, and on which hardware.
+several machines. --only chooses points by a part of their names; others stay in the results as they are. --steps sets
+other numbers of steps on images than those of a point; each point says how many it had, and on which hardware.
 
 A part of the training images chooses each artifact, as `timm-sbs train` does. Then it is loaded by timm and measured on
 the 10,000 test images, once. Beside top-1, results tell the bits of each integer in the file, and of whole files.
 
-Prints a table, and writes results/frontier.json.
+Prints a table, and writes results/frontier.json and .png.
 """
 import argparse
 import json
@@ -22,9 +22,12 @@ from typing import Any
 import timm
 import torch
 import yaml
-from common import RESNET20, write_results
+from common import HERE, RESNET20, draw, write_results
+from table_makers.sources import results_of
 
+from timm_sbs.artifact.find import shipped_folder
 from timm_sbs.artifact.folder import CONFIG_NAME, artifact_bytes, read_config, written_ledger
+from timm_sbs.common.entries import ENTRIES
 from timm_sbs.data.accuracy import evaluate
 from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.loaders import eval_loader
@@ -39,12 +42,18 @@ MIXED = ['--method', 'rounding', '--generate', 'layer3.*.weight', '--order-over'
          '--kept-bits', '6', '--second-order-steps', '0', '--temperature', '4', '--lr', '3e-4']
 UNTRAINED = ['--method', 'rounding', '--kept-bits', '6', '--distillation-steps', '0']
 FLAGS = ('distillation_steps', 'batch_size', 'lr', 'rounding_lr', 'second_order_steps', 'temperature')
+# What others report. Bytes are those of the weights: one or two bits each, and 16 for all that is not rounded.
+ANCHORS = (
+    {'network': 'resnet20', 'label': '1-bit weights', 'bytes': 38_000, 'top1': 91.0,
+     'source': 'about what IR-Net (arXiv 1909.10788) and SLB (arXiv 2009.08695) report, for other originals'},
+    {'network': 'resnet56', 'label': 'ternary weights', 'bytes': 150_000, 'top1': 93.56,
+     'source': 'TTQ (arXiv 1612.01064), for another original'})
 METHODS = {'rounding': ROUNDED, 'generation': GENERATED, 'mixture': MIXED, 'rounding, untrained': UNTRAINED}
 
 
 def points() -> Iterator[tuple[str, str, str, list[str]]]:
     """Name, network, method and flags of each."""
-    for network, sizes, steps in (('resnet20', (30, 40, 48, 50, 60, 80), 1200), ('resnet56', (80, 110, 150), 600)):
+    for network, sizes, steps in (('resnet20', (30, 40, 48, 50, 60, 80), 1200), ('resnet56', (80, 110, 119, 150), 600)):
         for method, flags in METHODS.items():
             for size in sizes if method != 'mixture' else sizes[1:2]:
                 name = f"{network}_{method.replace(', ', '_')}_{size}k"
@@ -53,6 +62,14 @@ def points() -> Iterator[tuple[str, str, str, list[str]]]:
         for pct in (10, 20):
             yield (f'{network}_floats_{pct}pct', network, 'floats',
                    ['--pct', str(pct), '--distillation-steps', str(steps), '--lr', '1.5e-4'])
+    for name, entry in ENTRIES.items():
+        if '_cifar10_' in name and name.endswith('pct') and not name.endswith('_20pct'):  # these are points already
+            yield name, entry.base.removesuffix('_cifar10'), 'shipped', []
+
+
+def folder_of(runs: Path, name: str) -> Path:
+    """Where the artifact of a point is."""
+    return shipped_folder(name) if name in ENTRIES else runs / name
 
 
 def flags_of(folder: Path) -> dict[str, Any]:
@@ -86,7 +103,7 @@ def main() -> None:
     weights = {'resnet20': RESNET20, 'resnet56': args.weights_56}
     images: dict[str, Any] = {}
     for name, network, method, flags in points():
-        folder = args.runs / name
+        folder = folder_of(args.runs, name)
         if not any(part in name for part in args.only):
             continue
         if not (folder / CONFIG_NAME).is_file():
@@ -106,13 +123,21 @@ def main() -> None:
             'name': name, 'network': network, 'method': method, 'bytes': artifact_bytes(folder),
             'top1': evaluate(model, images[network], name).top1, 'holdout_divergence': results.holdout_divergence,
             'holdout_agreement': results.holdout_agreement,
-            'steps': results.quantization_steps or results.distillation_steps or 0,
+            'steps': sum(run.quantization_steps or run.distillation_steps or 0
+                         for run in (results.started_from, results) if run),
             'seconds': results.quantization_seconds or results.distillation_seconds,
             'hardware': results.hardware, 'seed': results.seed, 'flags': flags_of(folder), **bits_of(folder)})
         print(json.dumps(found[-1]), flush=True)
+    earlier = json.loads((HERE / 'results' / f'{NAME}.json').read_text())
+    measured = {point['name'] for point in found}
     write_results(NAME, {
         'command': f'python tests/benchmarks/{NAME}.py --data-dir CIFAR10 --weights-56 FILE --runs RUNS',
-        'images': 10_000, 'seed': 0, **environment(torch.device('cpu'), 1), 'points': found})
+        'images': 10_000, 'seed': 0, **environment(torch.device('cpu'), 1), 'anchors': ANCHORS,
+        'originals': {network: {key: entry['original'][key] for key in ('bytes', 'top1')}
+                      for network, entry in results_of('accuracy_over_bytes')['networks'].items()},
+        'points': sorted((*(point for point in earlier['points'] if point['name'] not in measured), *found),
+                         key=lambda point: str(point['name']))})
+    draw(NAME)
 
 
 if __name__ == '__main__':

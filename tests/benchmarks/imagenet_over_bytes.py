@@ -22,7 +22,9 @@ def curves(results: Mapping[str, Any]) -> dict[str, list[tuple[float, float, flo
     def point(row: Mapping[str, Any], figures: Mapping[str, Any]) -> tuple[float, float, float]:
         return row['bytes'] / 1e6, figures['validation']['top1'], figures['validation']['agreement']
 
-    found = {'ours': [point(row, row) for row in results['artifacts'] if row['name'].startswith('sbs_')]}
+    found = {words: [point(row, row) for row in results['artifacts']
+                     if row['name'].startswith('sbs_') and ('pct' in row['name']) == generated]
+             for words, generated in (('ours, rounded', False), ('ours, generated', True))}
     for how, words in (('second order', 'rounding by second order'), ('nearest', 'rounding to the nearest')):
         found[f'{words}, corrected'] = [
             point(row, row['corrected']) for row in results['coded'] if row['how'] == how]
@@ -37,12 +39,13 @@ def draw(results: Mapping[str, Any]) -> Figure:
     original = results['original']
     for axis, column, label in zip(axes, (1, 2), ('top-1 of 1,300 photographs, %', 'agreement with the original, %')):
         for name, points in curves(results).items():
-            mine = name == 'ours'
-            axis.plot([p[0] for p in points], [p[column] for p in points], 'o-', label=name, zorder=3 if mine else 2,
-                      linewidth=2.5 if mine else 1.2, markersize=7 if mine else 4)
+            mine = name.startswith('ours')
+            axis.plot([p[0] for p in points], [p[column] for p in points], 'o-' if len(points) > 1 else 'o',
+                      label=name, zorder=3 if mine else 2, linewidth=2.5 if mine else 1.2,
+                      markersize=7 if mine else 4)
         top = original['validation']['top1' if column == 1 else 'agreement']
         axis.axhline(top, color='grey', linewidth=0.8, linestyle=':')
-        axis.set(xlabel='whole file, MB', ylabel=label, ylim=(top - 22, top + 2), xlim=(2.2, 4.6))
+        axis.set(xlabel='whole file, MB', ylabel=label, ylim=(top - 22, top + 2), xlim=(1.7, 4.6))
         axis.grid(alpha=0.5)
     axes[0].set_title(
         f"ResNet-18 ({original['bytes'] / 1e6:.1f} MB, {original['validation']['top1']:.2f} %)", fontsize=10)

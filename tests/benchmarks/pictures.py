@@ -26,11 +26,15 @@ except SbsError as e:  # no matplotlib
     raise SystemExit(f'pictures.py: {e}') from e
 
 __all__ = [
-    'KINDS', 'draw_results', 'draw_accuracy_over_bytes', 'draw_spectrum', 'draw_ablation', 'draw_folding',
-    'draw_loading', 'draw_robustness',
+    'KINDS', 'draw_results', 'draw_accuracy_over_bytes', 'draw_frontier', 'draw_spectrum', 'draw_ablation',
+    'draw_folding', 'draw_loading', 'draw_robustness',
 ]
 
 Results = Mapping[str, Any]
+FRONTIER = {  # methods of the frontier: words and lines
+    'rounding': ('rounded, trained', 'o-'), 'rounding, untrained': ('rounded by second order', 'o--'),
+    'generation': ('generated, 3 bits, with a rate', 's-'), 'shipped': ('generated, 5 bits', 's--'),
+    'mixture': ('some of each', 'D')}
 
 
 def draw_results(source: str | Path, output: str | Path, theme: str = 'light') -> str:
@@ -91,6 +95,35 @@ def draw_accuracy_over_bytes(results: Results) -> Figure:
         axis.set_xlabel('whole file, kB')
         axis.set_title(f"ResNet-{network.removeprefix('resnet')} ({size / 1000:,.0f} kB, {top1:.2f} %)", fontsize=10)
         axis.grid(alpha=0.5, which='both')
+    axes[0].set_ylabel('CIFAR-10 top-1, %')
+    axes[0].legend(loc='lower right', fontsize=8)
+    return figure
+
+
+def draw_frontier(results: Results) -> Figure:
+    """Accuracy over bytes of whole files: a curve for each way to make them, and what others report."""
+    networks = results['originals']
+    figure = Figure(figsize=(9, 3.8))
+    axes = figure.subplots(1, len(networks), squeeze=False)[0]
+    for axis, (network, original) in zip(axes, networks.items()):
+        for colour, (method, (words, style)) in zip(COLOURS, FRONTIER.items()):
+            curve = sorted((p['bytes'] / 1000, p['top1']) for p in results['points']
+                           if (p['network'], p['method']) == (network, method))
+            mine = method == 'rounding'
+            if curve:
+                axis.plot(*zip(*curve), style, color=colour, label=words, zorder=3 if mine else 2,
+                          linewidth=2.5 if mine else 1.2, markersize=7 if mine else 4)
+        for anchor in results['anchors']:
+            if anchor['network'] == network:
+                axis.plot(anchor['bytes'] / 1000, anchor['top1'], 'x', color='grey')
+                axis.annotate(anchor['label'], (anchor['bytes'] / 1000, anchor['top1']), fontsize=7, color='grey',
+                              xytext=(-12, 6), textcoords='offset points')
+        top1 = original['top1']
+        axis.axhline(top1, color='grey', linewidth=0.8, linestyle=':')
+        axis.set(xlabel='whole file, kB', ylim=(top1 - 4, top1 + 0.4))
+        axis.set_title(f"ResNet-{network.removeprefix('resnet')} ({original['bytes'] / 1000:,.0f} kB, {top1:.2f} %)",
+                       fontsize=10)
+        axis.grid(alpha=0.5)
     axes[0].set_ylabel('CIFAR-10 top-1, %')
     axes[0].legend(loc='lower right', fontsize=8)
     return figure
@@ -218,6 +251,7 @@ def draw_robustness(results: Results) -> Figure:
 # What can be drawn: whether a file has it, and how.
 KINDS: dict[str, tuple[Callable[[Results], bool], Callable[[Results], Figure]]] = {
     'accuracy': (_networks_have('points'), draw_accuracy_over_bytes),
+    'frontier': (_has('originals', 'points', 'anchors'), draw_frontier),
     'folding': (_networks_have('max_places'), draw_folding),
     'loading': (_networks_have('full_ms'), draw_loading),
     'spectrum': (_has('tangent_kernels', 'bands'), draw_spectrum),

@@ -4,14 +4,14 @@ import json
 import pytest
 import timm
 import torch
-from conftest import IMAGENET_ALL, IMAGENET_SHIPPED, REPOSITORY
+from conftest import IMAGENET_ALL, IMAGENET_ROUNDED, IMAGENET_SHIPPED, REPOSITORY
 from huggingface_hub import ModelCard
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from timm_sbs.artifact import download as hub
 from timm_sbs.artifact.find import shipped_folder
-from timm_sbs.artifact.folder import CONFIG_NAME, WEIGHTS_NAME, load_artifact, read_config
+from timm_sbs.artifact.folder import artifact_bytes, load_artifact, read_config
 from timm_sbs.cli import main as cli
 from timm_sbs.cli.demo_photographs import FOLDER, classify_photographs
 from timm_sbs.training.design.sizing import continue_artifact
@@ -44,10 +44,16 @@ def test_predictor_and_files_are_as_small_as_promised(name, largest):
     results = read_config(folder)[0].results
     assert results['predictor_parameters'] <= 0.15 * results['original_parameters']
     assert results['original_parameters'] == sum(p.numel() for p in timm.create_model('resnet18').parameters())
-    assert sum((folder / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME)) <= largest
+    assert artifact_bytes(folder) <= largest
 
 
-@pytest.mark.parametrize('name', IMAGENET_ALL)
+def test_rounded_weights_take_less_than_half_of_the_predictors_bytes():
+    results = read_config(shipped_folder(IMAGENET_ROUNDED))[0].results
+    assert results['predictor_parameters'] == 0
+    assert artifact_bytes(shipped_folder(IMAGENET_ROUNDED)) < artifact_bytes(FOLDER_OF_PREDICTOR) / 2
+
+
+@pytest.mark.parametrize('name', [*IMAGENET_ALL, IMAGENET_ROUNDED])
 def test_recorded_accuracy_is_within_two_points_of_the_originals(name):
     results = read_config(shipped_folder(name))[0].results
     assert results['images'] == 1300 and results['original_top1'] - results['top1'] <= 2

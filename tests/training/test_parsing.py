@@ -66,6 +66,10 @@ def test_the_second_order_phase_is_taken_where_there_are_images():
     assert settings.steps_before('distillation') == settings.reconstruction.steps + SecondOrderSettings.steps
     # a distilled predictor would be thrown back to the original's weights
     assert not settings_of(parsed('--data-dir', 'x', '--start-from', 'y')).takes_statistics
+    assert settings_of(parsed('--data-dir', 'x', '--start-from', 'y')).reconstruction.steps == 0
+    assert settings_of(parsed('--start-from', 'y')).reconstruction == settings_of(parsed()).reconstruction
+    asked = settings_of(parsed('--data-dir', 'x', '--start-from', 'y', '--reconstruction-steps', '9'))
+    assert asked.reconstruction.steps == 9
     for flags, says in (
             (['--statistics-images', '5'], 'at least 10 images, not 5'),
             (['--second-order-damping', '0'], 'damping of second-order is 0')):

@@ -8,32 +8,33 @@ __all__ = ['Entry', 'ENTRIES']
 class Entry:
     """A named predictor that ships inside the package."""
     base: str
-    pct: int  # parameters of the predictor over all of the original's, rounded
     dataset: str  # of the original and of distillation, as the Hub names it
     text: str  # first line of the entry's documentation
     weights: str | None = None  # timm's name of weights that are read as the original's are; None: the default ones
     license: str | None = None  # of the original's weights, and so of the predictor; None: as timm says
 
 
-
-def _cifar10(base: str, pct: int, text: str) -> Entry:
-    return Entry(base, pct, 'cifar10', text)
+def _cifar10(depth: int, text: str) -> Entry:
+    return Entry(f'resnet{depth}_cifar10', 'cifar10', f'ResNet-{depth} for CIFAR-10 {text}')
 
 
 def _resnet18(text: str) -> Entry:
-    return Entry('resnet18', 15, 'imagenet-1k', text, weights='resnet18.tv_in1k', license='cc-by-nc-4.0')
+    return Entry('resnet18', 'imagenet-1k', text, weights='resnet18.tv_in1k', license='cc-by-nc-4.0')
 
 
+# Names say what was fixed: per cent of the parameters, or bytes of the two files.
 ENTRIES = {
-    'sbs_resnet20_cifar10_42pct': _cifar10(
-        'resnet20_cifar10', 42, 'ResNet-20 for CIFAR-10 from a predictor of 42 % of its parameters, in 78 kB.'),
-    'sbs_resnet20_cifar10_33pct': _cifar10(
-        'resnet20_cifar10', 33, 'ResNet-20 for CIFAR-10 from a predictor of 33 % of its parameters, in 62 kB.'),
-    'sbs_resnet20_cifar10_24pct': _cifar10(
-        'resnet20_cifar10', 24, 'ResNet-20 for CIFAR-10 from a predictor of 24 % of its parameters, in 47 kB.'),
-    'sbs_resnet56_cifar10_26pct': _cifar10(
-        'resnet56_cifar10', 26, 'ResNet-56 for CIFAR-10 from a predictor of 26 % of its parameters, in 150 kB.'),
-    'sbs_resnet18_15pct': _resnet18('ResNet-18 for ImageNet from a predictor of 15 % of its parameters, in 4.2 MB.'),
+    'sbs_resnet20_cifar10_20pct': _cifar10(20, 'from a predictor of 20 % of its parameters as float16, in 170 kB.'),
+    'sbs_resnet20_cifar10_42pct': _cifar10(20, 'from a predictor of 42 % of its parameters, in 78 kB.'),
+    'sbs_resnet20_cifar10_33pct': _cifar10(20, 'from a predictor of 33 % of its parameters, in 62 kB.'),
+    'sbs_resnet20_cifar10_24pct': _cifar10(20, 'from a predictor of 24 % of its parameters, in 47 kB.'),
+    'sbs_resnet20_cifar10_50kb': _cifar10(20, 'from rounded weights, in 50 kB.'),
+    'sbs_resnet20_cifar10_40kb': _cifar10(20, 'from rounded weights, in 40 kB.'),
+    'sbs_resnet56_cifar10_20pct': _cifar10(56, 'from a predictor of 20 % of its parameters as float16, in 519 kB.'),
+    'sbs_resnet56_cifar10_26pct': _cifar10(56, 'from a predictor of 26 % of its parameters, in 149 kB.'),
+    'sbs_resnet56_cifar10_118kb': _cifar10(56, 'from rounded weights, in 118 kB.'),
+    'sbs_resnet18_15pct': _resnet18('ResNet-18 for ImageNet from a predictor of 15 % of its parameters, in 4.1 MB.'),
     'sbs_resnet18_15pct_small': _resnet18(
         'As sbs_resnet18_15pct, with kernels ordered within each filter, in 2.8 MB.'),
+    'sbs_resnet18_2mb': _resnet18('ResNet-18 for ImageNet from rounded weights, in 2 MB.'),
 }

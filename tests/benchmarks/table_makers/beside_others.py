@@ -7,6 +7,7 @@ from table_makers.sources import (
     file_bytes,
     markdown,
     network_name,
+    parameters_of,
     results_of,
     sbs_of,
     shipped_names,
@@ -35,33 +36,28 @@ def _beside_paper(network: str, pct: int) -> dict[str, Sequence[str]]:
     entry = results_of('accuracy_over_bytes')
     original = entry['networks'][network]['original']
     nern = next(point for point in _points(network) if point['method'] == "NeRN's configuration")
-    folding, second, distilled = (results_of(name) for name in (
-        'folding', 'second_order', 'second_order_distillation'))
-    looked = [run['top1'] for run in second['networks'][network]['runs']
+    looked = [run['top1'] for run in results_of('second_order')['networks'][network]['runs']
               if (run['kind'], run['pct']) == ('2000', pct)]
-    unfolded = next(row for row in folding['networks'][network] if not row['max_places'])
-    floats = results_of(f'ablation_{network}')['summary']['distilled']['UOS and UOS-RFF']['bytes']
-    smallest = [name for name in shipped_names() if f'{network}_' in name][-1]
-    share, size = f'{pct} %', f'about {floats / 1000:.0f} kB'
+    size_of_floats = results_of(f'ablation_{network}')['summary']['distilled']['UOS and UOS-RFF']['bytes']
+    shipped = [name for name in shipped_names() if f'{network}_' in name]
+    generated, rounded = ([name for name in shipped if name.endswith(end)][-1] for end in ('pct', 'kb'))
+    share, size = f'{pct} %', f'about {size_of_floats / 1000:.0f} kB'
     cells: dict[str, Sequence[str]] = {
         'original': ('100 %', f"{original['bytes']:,}", f"{original['top1']:.2f} %"),
         'SBS, as its paper reports it': (share, '', f'{PAPER[network, pct]:.2f} %'),
         f"NeRN's configuration, floats, {entry['nern_steps']} steps of distillation": (
             share, f"{nern['bytes']:,}", f"{nern['top1']:.2f} %"),
-        'ours, floats, second order alone': (share, size, f'{spread(looked)} %'),
-        f"ours, floats, {folding['distillation_steps']} steps of distillation alone": (
-            share, size, f"{unfolded['top1']:.2f} %")}
-    if network == 'resnet20':
-        top1 = distilled['from_second_order']['top1'][str(distilled['steps'])]
-        cells[f"ours, floats, second order and {distilled['steps']} steps"] = (share, size, f'{top1:.2f} %')
-    cells['ours, quantized, the smallest that ships'] = (
-        _share(smallest), f'{file_bytes(smallest):,}', f"{sbs_of(smallest)['results']['top1']:.2f} %")
+        'ours, floats, second order alone': (share, size, f'{spread(looked)} %')}
+    floats = {point['name']: point for point in results_of('frontier')['points'] if point['method'] == 'floats'}
+    for part in (part for part in (20, 10) if any(name.endswith(f'_{part}pct') for name in floats)):
+        point = floats.get(f'{network}_floats_{part}pct')
+        cells[f'ours, floats, distilled, {part} %'] = (
+            f'{part} %', f"{point['bytes']:,}", f"{point['top1']:.2f} %") if point else ('', '', 'not measured')
+    for words, name, parameters in (
+            ('a predictor of 5 bits', generated, parameters_of(generated)), ('rounded weights', rounded, '')):
+        cells[f'ours, {words}, the smallest that ships'] = (
+            parameters, f'{file_bytes(name):,}', f"{sbs_of(name)['results']['top1']:.2f} %")
     return cells
-
-
-def _share(name: str) -> str:
-    results = sbs_of(name)['results']
-    return f"{100 * results['predictor_parameters'] / results['original_parameters']:.1f} %"
 
 
 def same_accuracy() -> list[str]:

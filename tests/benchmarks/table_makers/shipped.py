@@ -8,6 +8,7 @@ from table_makers.sources import (
     markdown,
     network_name,
     original_bytes,
+    parameters_of,
     results_of,
     sbs_of,
     shipped_names,
@@ -33,9 +34,9 @@ def shipped() -> list[str]:
         results, total = sbs['results'], file_bytes(name)
         rows.append((
             f'`{name}`', f"{results['original_top1']:.2f} %", f"{results['top1']:.2f} %", _agreement(name),
-            f"{100 * results['predictor_parameters'] / results['original_parameters']:.1f} %",
-            f"{total:,} ({original_bytes(name) / total:.1f} x smaller)", _LICENCES.get(licence, licence)))
-    return markdown(['name', 'original', 'generated', 'agreement', 'parameters', 'bytes', 'licence'], rows)
+            parameters_of(name), f"{total:,} ({original_bytes(name) / total:.1f} x smaller)",
+            _LICENCES.get(licence, licence)))
+    return markdown(['name', 'original', 'ours', 'agreement', 'parameters', 'bytes', 'licence'], rows)
 
 
 def shipped_cifar() -> list[str]:
@@ -49,9 +50,8 @@ def shipped_cifar() -> list[str]:
                      f"{original['bytes']:,}"))
         for name in members:
             results, total = sbs_of(name)['results'], file_bytes(name)
-            share = 100 * results['predictor_parameters'] / results['original_parameters']
             rows.append((f'`{name}`', f"{results['top1']:.2f} %",
-                         f"{results['predictor_parameters']:,} ({share:.1f} %)",
+                         f"{results['predictor_parameters']:,} ({parameters_of(name)})",
                          f"{total:,} ({original['bytes'] / total:.1f} x smaller)"))
     return markdown(['network', 'top-1', 'parameters', 'bytes'], rows)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 __all__ = [
     'REPOSITORY', 'SHIPPED', 'LEDGER', 'results_of', 'shipped_names', 'sbs_of', 'ledger_of', 'config_of',
-    'config_bytes', 'file_bytes', 'bytes_now', 'original_bytes', 'word', 'network_name', 'markdown', 'spread',
-    'summary_cells']
+    'config_bytes', 'file_bytes', 'bytes_now', 'original_bytes', 'parameters_of', 'word', 'network_name', 'markdown',
+    'spread', 'summary_cells']
 
 REPOSITORY = Path(__file__).parents[3]
 SHIPPED = REPOSITORY / 'timm_sbs' / 'artifact' / 'shipped'  # folder of the predictors inside the package
@@ -34,6 +34,13 @@ def shipped_names() -> list[str]:
 def config_of(name: str) -> dict[str, Any]:
     """A shipped predictor's config.json."""
     return json.loads((SHIPPED / name / 'config.json').read_text(encoding='utf-8'))
+
+
+def parameters_of(name: str) -> str:
+    """Parameters of a shipped predictor as per cent of the original's."""
+    results = sbs_of(name)['results']
+    share = 100 * results['predictor_parameters'] / results['original_parameters']
+    return f'{share:.1f} %' if share else 'rounded'
 
 
 def sbs_of(name: str) -> dict[str, Any]:

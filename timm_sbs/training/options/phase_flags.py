@@ -37,8 +37,9 @@ def _add_phase(group: argparse._ArgumentGroup, prefix: str, defaults: type[Phase
 
 def add_reconstruction(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('reconstruction', 'First phase: fit the weights themselves. Needs no data.')
-    group.add_argument('--reconstruction-steps', type=int, default=ReconstructionSettings.steps, metavar='N',
-                       help='0 leaves the phase out (default: %(default)s)')
+    group.add_argument('--reconstruction-steps', type=int, default=None, metavar='N',
+                       help=f'0 leaves the phase out (default: {ReconstructionSettings.steps}; with --start-from and '
+                            f'images 0, for the phase would undo what was trained on images)')
     group.add_argument('--reconstruction-batch-size', type=int, default=ReconstructionSettings.batch_size, metavar='N',
                        help='kernels of one step, over all processes (default: %(default)s)')
     _add_phase(group, 'reconstruction-', ReconstructionSettings)

@@ -218,9 +218,7 @@ def settings_of(args: argparse.Namespace, quantized: QuantizationConfig | None =
         **_phase(args, 'quantization_'))
     settings = Settings(
         predictor=predictor,
-        reconstruction=ReconstructionSettings(
-            steps=args.reconstruction_steps, batch_size=args.reconstruction_batch_size,
-            **_phase(args, 'reconstruction_')),
+        reconstruction=_reconstruction(args),
         second_order=_second_order(args),
         distillation=distillation,
         quantization=quantization,
@@ -259,6 +257,15 @@ def _data(args: argparse.Namespace) -> DataSettings:
         scale=tuple(args.scale), ratio=tuple(args.ratio), color_jitter=args.color_jitter, aa=args.aa,
         reprob=args.reprob, mixup=args.mixup, cutmix=args.cutmix, dataset_download=args.dataset_download,
         image_cache=args.image_cache, holdout_images=args.holdout_images)
+
+
+def _reconstruction(args: argparse.Namespace) -> ReconstructionSettings:
+    steps = args.reconstruction_steps
+    if steps is None:
+        images = args.data_dir or args.dataset or args.unlabelled_dir or args.data_free
+        steps = 0 if args.start_from and images else ReconstructionSettings.steps
+    return ReconstructionSettings(
+        steps=steps, batch_size=args.reconstruction_batch_size, **_phase(args, 'reconstruction_'))
 
 
 def _second_order(args: argparse.Namespace) -> SecondOrderSettings:

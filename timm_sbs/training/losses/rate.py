@@ -14,7 +14,6 @@ COLUMNS = 2 * LARGEST + 1
 CLASSES = 6  # of predictions from neighbours: magnitudes 0 to 4, and more
 UNSEEN = 0.02  # added to each count, so that every integer has a finite length
 SPREAD = 0.01  # part of a count that the integers beside it get
-FIRST_WEIGHT = 8.  # near where the weight of rounded weights ends
 RISE = 0.04  # of the weight's logarithm in a step, at the most
 SLOPE = 20.  # of that rise over the relative excess
 BRAKE = 40.  # by which it changes at once besides: integers that became zero do not come back when the rate falls
@@ -41,11 +40,17 @@ class Rate(nn.Module):
     target_bits: Tensor
     log_weight: Tensor
 
-    def __init__(self, codes: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+            self,
+            codes: Mapping[str, Tensor],
+            shapes: Mapping[str, Sequence[int]],
+            first_weight: float = 1.,
+    ) -> None:
         """
         Args:
             codes: Of the steps of all tensors, by name: [] or [R, 1, ...].
             shapes: Of these tensors.
+            first_weight: Of the bits in the loss, at the first step.
         """
         super().__init__()
         self.names = tuple(codes)
@@ -59,7 +64,7 @@ class Rate(nn.Module):
         for name, values in (
                 ('_steps', torch.cat(steps)), ('_tensor', tensor), ('_neighbours', torch.cat(neighbours, 1).int())):
             self.register_buffer(name, values, persistent=False)
-        for name, value in (('start_bits', 0.), ('target_bits', 0.), ('log_weight', math.log(FIRST_WEIGHT))):
+        for name, value in (('start_bits', 0.), ('target_bits', 0.), ('log_weight', math.log(first_weight))):
             self.register_buffer(name, torch.tensor(value))
 
     def set_target(self, bits: float) -> None:

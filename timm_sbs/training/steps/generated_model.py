@@ -33,6 +33,8 @@ from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
 __all__ = ['GeneratedModel']
 
+ROUNDED_RATE = 8.  # first weight of the rate of rounded weights: near where it ends
+
 
 class GeneratedModel(TwoStageGenerator):
     """Predictor, rounded weights and base model as one trainable module.
@@ -84,7 +86,8 @@ class GeneratedModel(TwoStageGenerator):
         self.rate: Rate | None = None
         if storage.quantization and steps:
             integers = self._integer_parameters()
-            self.rate = Rate(steps, {name: parameter.shape for name, parameter in integers.items()})
+            self.rate = Rate(steps, {name: parameter.shape for name, parameter in integers.items()},
+                             ROUNDED_RATE if self._rounded else 1.)
 
     def train(self, mode: bool = True) -> 'GeneratedModel':
         """As in torch, but statistics that are not to be trained stay as they are, and are used."""

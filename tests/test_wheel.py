@@ -54,7 +54,7 @@ def test_it_holds_all_files_of_the_package_and_nothing_else(wheel):
     entries = ConfigParser()
     entries.read_string(scripts)
     assert dict(entries['console_scripts']) == {'timm-sbs': 'timm_sbs.cli.main:main'}
-    assert wheel.stat().st_size < 10_000_000
+    assert wheel.stat().st_size < 12_000_000  # nearly all of it what ships
 
 
 def test_what_is_unpacked_trains(wheel, tmp_path):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from timm_sbs.artifact.folder import CONFIG_NAME, WEIGHTS_NAME
 from timm_sbs.codec.entropy import encode_integers
 from timm_sbs.common.config import EncodingConfig, OrderingConfig
 from timm_sbs.common.distributed import make_accelerator
@@ -116,11 +115,6 @@ def resnet20_distillation(batch_size: int, seed: int) -> Callable[[int], None]:
     batches = SampleBatches(images, batch_size, 0, seed)
     return lambda steps: distill(
         student, original, batches, DistillationSettings(steps=steps, eval_interval=100), accelerator)
-
-
-def artifact_bytes(folder: Path) -> int:
-    """Size of an artifact's two files."""
-    return sum((folder / file).stat().st_size for file in (CONFIG_NAME, WEIGHTS_NAME))
 
 
 def current_flags(flags: Sequence[str]) -> list[str]:

@@ -36,13 +36,13 @@ from typing import Any
 
 import safetensors.torch
 import timm
-from common import HERE, artifact_bytes, write_results
+from common import HERE, write_results
 from imagenet_photographs import Figures, Photographs, recipe_flags, with_state
 from rounded_model import RoundedModel
 from rounded_rows import rounded_rows, steps_of_entropy, steps_of_levels
 from torch import Tensor, nn
 
-from timm_sbs.artifact.folder import artifact_ledger, load_artifact
+from timm_sbs.artifact.folder import artifact_bytes, artifact_ledger, load_artifact
 from timm_sbs.codec.entropy import encode_integers
 from timm_sbs.codec.quantization import rounded_kept
 from timm_sbs.common.distributed import make_accelerator

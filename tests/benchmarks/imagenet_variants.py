@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from common import HERE, artifact_bytes, current_flags, top1_at_each_look, write_results
+from common import HERE, current_flags, top1_at_each_look, write_results
 from imagenet_photographs import Photographs, recipe_flags
 
-from timm_sbs.artifact.folder import read_config
+from timm_sbs.artifact.folder import artifact_bytes, read_config
 from timm_sbs.predictor.original import load_original
 from timm_sbs.training.options.flags import build_parser
 from timm_sbs.training.options.parsing import parse_args

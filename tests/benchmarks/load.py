@@ -24,11 +24,11 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
-from common import artifact_bytes, operations, product_rate, seconds, write_results
+from common import operations, product_rate, seconds, write_results
 
 import timm_sbs  # noqa: F401  (registers models)
 from timm_sbs.artifact.find import shipped_folder
-from timm_sbs.artifact.folder import load_artifact, save_artifact
+from timm_sbs.artifact.folder import artifact_bytes, load_artifact, save_artifact
 from timm_sbs.common.cache import clear_cache
 from timm_sbs.common.config import OrderingConfig
 from timm_sbs.predictor.generator import BLOCK, DEVICE_BLOCK

@@ -4,8 +4,7 @@ from typing import Any
 
 from table_makers.sources import markdown, network_name, results_of
 
-ORDER = ('shipped', 'generation', 'mixture', 'rounding', 'rounding, untrained', 'floats')
-WORDS = {
+WORDS = {  # in the order of the table
     'shipped': 'a predictor of 5 bits, without a rate', 'generation': 'a predictor of 3 bits',
     'mixture': 'layer3 generated, all else rounded', 'rounding': 'rounded, trained',
     'rounding, untrained': 'rounded by second order', 'floats': 'a predictor of floats'}
@@ -19,7 +18,7 @@ def _bits(point: Mapping[str, Any]) -> str:
 def frontier() -> list[str]:
     """All points, from the smallest file of each network on."""
     points = sorted(results_of('frontier')['points'], key=lambda p: (
-        p['network'], ORDER.index(p['method']), p['bytes']))
+        p['network'], [*WORDS].index(p['method']), p['bytes']))
     return markdown(
         ['network', 'weights', 'bytes', 'top-1', 'divergence, held out', 'steps on images', 'bits of a number'],
         [(network_name(p['network']), WORDS[p['method']], f"{p['bytes']:,}", f"{p['top1']:.2f} %",

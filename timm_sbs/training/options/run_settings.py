@@ -229,6 +229,8 @@ def settings_of(args: argparse.Namespace, quantized: QuantizationConfig | None =
     )
     on_images = settings.has_images and bool(args.distillation_steps or not settings.takes_statistics)
     settings = replace(settings, rounds_on_images=on_images)
+    if settings.has_images and args.start_from and args.reconstruction_steps is None:
+        settings = replace(settings, reconstruction=replace(settings.reconstruction, steps=0))
     if settings.quantizes and on_images and args.quantization_steps is None:
         return settings.rounded_from_the_first_image()
     return settings
@@ -261,11 +263,9 @@ def _data(args: argparse.Namespace) -> DataSettings:
 
 def _reconstruction(args: argparse.Namespace) -> ReconstructionSettings:
     steps = args.reconstruction_steps
-    if steps is None:
-        images = args.data_dir or args.dataset or args.unlabelled_dir or args.data_free
-        steps = 0 if args.start_from and images else ReconstructionSettings.steps
     return ReconstructionSettings(
-        steps=steps, batch_size=args.reconstruction_batch_size, **_phase(args, 'reconstruction_'))
+        steps=ReconstructionSettings.steps if steps is None else steps, batch_size=args.reconstruction_batch_size,
+        **_phase(args, 'reconstruction_'))
 
 
 def _second_order(args: argparse.Namespace) -> SecondOrderSettings:

@@ -138,3 +138,5 @@ def test_what_leans_to_the_exact_values_rounds_to_the_same_integers():
     assert torch.equal(quantize(leaning, codes).integers, quantize(values, codes).integers)
     assert ((leaning - values) * (exact - values) >= 0).all() and (leaning != values).float().mean() > 0.9
     assert torch.equal(leaning_to_exact(values, exact, None), values)
+    trained = values + 0.3 * dequantize(quantize(exact.new_ones(1), codes))
+    assert torch.equal(leaning_to_exact(trained, exact, codes), trained)

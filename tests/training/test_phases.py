@@ -62,8 +62,10 @@ def test_rounded_training_on_images_can_be_resumed(tmp_path, resnet8, image_fold
     """A packed predictor takes all image steps rounded; killed among them, it ends with the same two artifacts."""
     argv = [*resnet8, '--bytes', '20k', '--bits', '5', '--order-over', 'axes', '--reconstruction-steps', '20',
             '--data-dir', str(image_folder), '--distillation-steps', '6', '--eval-interval', '2', '-b', '20',
-            '-j', '0', '--lr', '1e-3', '--checkpointing-steps', '2', '--output', str(tmp_path)]
+            '-j', '0', '--lr', '1e-3', '--checkpointing-steps', '2', '--generate', 'conv1.weight',
+            '--output', str(tmp_path)]
     assert main(argv) == 0
+    assert 'conv1.weight' in load_artifact(tmp_path).config.generated
     files = [tmp_path / 'model.safetensors', tmp_path / 'last' / 'model.safetensors']
     uninterrupted, results = [file.read_bytes() for file in files], load_artifact(tmp_path).results
     with open(tmp_path / 'summary.csv', newline='') as file:
@@ -90,8 +92,8 @@ def test_a_resumed_run_keeps_the_division_of_its_budget(tmp_path, resnet8, monke
     order_over = artifact.generator.config.ordering.order_over
     threads = int(artifact.results['hardware'].split()[0])
     assert progress['choices'] == {
-        'order_over': order_over, 'bits': artifact.results['bits'], 'method': 'generation', 'generate': [],
-        'threads': threads}
+        'order_over': order_over, 'bits': artifact.results['bits'], 'method': 'generation',
+        'generate': list(artifact.generator.names), 'threads': threads}
     assert not {'order_over', 'granularity'} & set(artifact.results)
     shutil.rmtree(tmp_path / 'checkpoints' / 'checkpoint-0000020')
     (tmp_path / 'model.safetensors').unlink()

@@ -10,6 +10,7 @@ from torch import Tensor
 from timm_sbs.codec.entropy import decode_integers, encode_integers
 from timm_sbs.codec.matrices import decode_matrices, encode_matrices
 from timm_sbs.codec.quantization import (
+    ROUNDED_LIMIT,
     QuantizedTensor,
     StepCodes,
     dequantize,
@@ -80,7 +81,7 @@ def _decode_weights(data: NDArray[np.uint8], shapes: Sequence[Sequence[int]]) ->
 
 def encode_rounded(rounded: Mapping[str, Tensor], steps: StepCodes) -> Tensor:
     """Rounded weights as bytes: their steps, and all integers."""
-    integers = {name: quantize(tensor, steps[name]) for name, tensor in rounded.items()}
+    integers = {name: quantize(tensor, steps[name], ROUNDED_LIMIT) for name, tensor in rounded.items()}
     check_finite({f'rounded.{name}': dequantize(part) for name, part in integers.items()}, ' in integers')
     codes = encode_integers([_pooled([part.codes for part in integers.values()])])
     weights = _encode_weights([part.integers for part in integers.values()])

@@ -22,7 +22,7 @@ __all__ = [
     'QuantizedTensor', 'StepCodes', 'layer_names', 'predictor_codes', 'quantize_predictor', 'dequantize', 'quantize',
     'quantize_kept', 'leaning_to_exact', 'leaning_to_zero', 'rounded', 'rounded_predictor', 'stored_predictor',
     'rounded_kept', 'stored_kept', 'stored_rounded', 'with_rounded', 'is_quantized', 'kept_kind', 'code_for_bits',
-    'step_sizes',
+    'finest_code', 'step_sizes', 'ROUNDED_LIMIT',
 ]
 
 StepCodes = Mapping[str, Tensor]  # of some weights by name, int32: steps are 2^(code / 16)
@@ -34,6 +34,8 @@ NORMAL_ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # bits of a normal 
 # 0.8 and 0.95, 0.5 was best: after 300 steps of ResNet-20 in 39.6 kB, divergences 0.146, 0.102, 0.108, 0.115, 0.140.
 LEAN = 0.5
 LIMIT = 4095  # largest integer of a predictor weight
+ROUNDED_LIMIT = 32767  # of a rounded weight: a stem has few weights and long tails, and may have small steps
+ON_GRID = 1e-3  # of a step: so near to an integer is one
 # Of a step or a variance: 2^-40 stands for 0, and 2^(127 15/16) is the largest in float32.
 SMALLEST_CODE, LARGEST_CODE = -40 * STEPS_PER_OCTAVE, 128 * STEPS_PER_OCTAVE - 1
 
@@ -143,11 +145,13 @@ def leaning_to_zero(tensor: Tensor, codes: Tensor, part: float) -> Tensor:
 
 def leaning_to_exact(values: Tensor, exact: Tensor, codes: Tensor | None) -> Tensor:
     """Rounded values, moved towards the exact ones by up to ``LEAN`` of the way to the next integer, so that they still
-    round to the same ones. Without steps they stay as they are."""
+    round to the same ones. Values between integers, which were trained already, stay as they are, as all do without
+    steps."""
     if codes is None:
         return values
-    half = step_sizes(codes).to(values) / 2
-    return values + LEAN * torch.clamp(exact - values, -half, half)
+    step = step_sizes(codes).to(values)
+    on_grid = (values - (values / step).round() * step).abs() < ON_GRID * step
+    return torch.where(on_grid, values + LEAN * torch.clamp(exact - values, -step / 2, step / 2), values)
 
 
 def stored_predictor(predictor: Predictor, storage: StorageConfig, steps: StepCodes = NO_STEPS) -> Predictor:
@@ -165,7 +169,12 @@ def stored_predictor(predictor: Predictor, storage: StorageConfig, steps: StepCo
 def code_for_bits(weight: Tensor, bits: float) -> Tensor:
     """Step of a whole weight, for an entropy of about ``bits`` if it is normally distributed: a code []."""
     rms = as_float64(weight.detach()).square().mean().sqrt()
-    return _codes(rms * 2 ** (NORMAL_ENTROPY - bits)).to(weight.device)
+    return torch.maximum(_codes(rms * 2 ** (NORMAL_ENTROPY - bits)).to(weight.device), finest_code(weight))
+
+
+def finest_code(weight: Tensor) -> Tensor:
+    """The smallest step with which all integers of a rounded weight are within the limit: a code []."""
+    return _codes(weight.detach().abs().amax() / ROUNDED_LIMIT, up=True)
 
 
 def quantize(tensor: Tensor, codes: Tensor, limit: int = LIMIT) -> QuantizedTensor:
@@ -265,7 +274,7 @@ def stored_rounded(
     flat = torch.cat([tensor.flatten().float() for tensor in tensors])
     sizes = step_sizes(torch.stack([steps[name].to(flat.device) for name in rounded_weights]))
     each = torch.cat([size.expand(tensor.numel()) for size, tensor in zip(sizes, tensors)])
-    parts = _split_like(_rounded_by(flat, each, LIMIT), rounded_weights)
+    parts = _split_like(_rounded_by(flat, each, ROUNDED_LIMIT), rounded_weights)
     return {name: part.to(rounded_weights[name].dtype) for name, part in parts.items()}
 
 

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from timm_sbs.codec.matrices import BOUNDS
 from timm_sbs.codec.quantization import step_sizes
 
 __all__ = ['Rate']
 
-LARGEST = 127  # integer that is counted by itself; larger ones count as this one
-COLUMNS = 2 * LARGEST + 1
-CLASSES = 6  # of predictions from neighbours: magnitudes 0 to 4, and more
+PREDICTIONS = 6  # from neighbours: magnitudes 0 to 4, and more
 UNSEEN = 0.02  # added to each count, so that every integer has a finite length
 SPREAD = 0.01  # part of a count that the integers beside it get
 RISE = 0.04  # of the weight's logarithm in a step, at the most
@@ -25,10 +24,10 @@ class Rate(nn.Module):
 
     The loss is L + weight * bits / N for N numbers. A number w of step s lies between two integers, whose code lengths
     follow from how often its tensor has them at the moment, beside neighbours in the kernel that predict the same (as
-    :mod:`timm_sbs.codec.matrices` predicts). Lengths between integers are interpolated, so that the derivative by w is
-    the difference of both lengths over s. It moves weights to cheaper integers, most of all to zero, where the loss
-    does not hold against it. Entropy-penalized reparameterization (arXiv 1906.06624) has a learned density for each
-    tensor instead of counts; counts, contexts and interpolation are ours.
+    :mod:`timm_sbs.codec.matrices` predicts, with its classes of large integers). Lengths between integers are
+    interpolated, so that the derivative by w is the difference of both lengths over s. It moves weights to cheaper
+    integers, most of all to zero, where the loss does not hold against it. Entropy-penalized reparameterization (arXiv
+    1906.06624) has a learned density for each tensor instead of counts; counts, contexts and interpolation are ours.
 
     The weight rises while the integers take more bits than wanted, and falls while they take fewer. The wanted number
     falls along a cosine from what the integers take at first.
@@ -36,6 +35,8 @@ class Rate(nn.Module):
     _steps: Tensor  # of each number
     _tensor: Tensor  # which one each number belongs to
     _neighbours: Tensor  # [3, N]: numbers above, to the left, and between both in the kernel; N where there is none
+    _ends: Tensor  # [C + 1]: integers where classes begin, and where the last one ends
+    _middles: Tensor  # [C]: of the integers of each class
     start_bits: Tensor
     target_bits: Tensor
     log_weight: Tensor
@@ -61,8 +62,11 @@ class Rate(nn.Module):
         places = [_neighbours(tuple(shapes[name])) for name in self.names]
         firsts = [sum(sizes[:index]) for index in range(len(sizes))]
         neighbours = [torch.where(p < 0, self.size, p + first) for p, first in zip(places, firsts)]
+        positive = torch.from_numpy(BOUNDS[1:])
+        ends = torch.cat([1 - positive.flip(0), positive])  # 0 is a class by itself
         for name, values in (
-                ('_steps', torch.cat(steps)), ('_tensor', tensor), ('_neighbours', torch.cat(neighbours, 1).int())):
+                ('_steps', torch.cat(steps)), ('_tensor', tensor), ('_neighbours', torch.cat(neighbours, 1).int()),
+                ('_ends', ends.float()), ('_middles', (ends[:-1] + ends[1:] - 1) / 2)):
             self.register_buffer(name, values, persistent=False)
         for name, value in (('start_bits', 0.), ('target_bits', 0.), ('log_weight', math.log(first_weight))):
             self.register_buffer(name, torch.tensor(value))
@@ -94,8 +98,8 @@ class Rate(nn.Module):
         excess = (bits - wanted) / wanted.clamp(min=1.)
         self.log_weight.add_(RISE * (SLOPE * excess).clamp(-1, 1)).clamp_(*map(math.log, LIMITS))
         weight = (self.log_weight + (BRAKE * excess).clamp(-4, 2)).exp() * scale / self.size
-        lower = scaled.floor().clamp(-LARGEST, LARGEST - 1).long() + LARGEST
-        derivative = slopes[row, lower] * sign / self._steps * weight
+        below = (torch.bucketize(scaled, self._middles, right=True) - 1).clamp(0, len(self._middles) - 2)
+        derivative = slopes[row, below] * sign / self._steps * weight
         for name, part in zip(self.names, derivative.split([parameters[name].numel() for name in self.names])):
             parameter = parameters[name]
             part = part.view_as(parameter)
@@ -109,20 +113,20 @@ class Rate(nn.Module):
         prediction = 2 * (above + left)
         prediction = prediction - torch.where(prediction == 0, 0., corner)
         sign = torch.where(prediction < 0, -1., 1.)
-        row = self._tensor.long() * CLASSES + prediction.abs().clamp(max=CLASSES - 1).long()
+        row = self._tensor.long() * PREDICTIONS + prediction.abs().clamp(max=PREDICTIONS - 1).long()
         return scaled * sign, row, sign
 
     def _tables(self, scaled: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        """Bits of all integers, [], and how much longer the code of an integer is than that of the one below it:
-        [rows, COLUMNS - 1]."""
-        columns = scaled.round().clamp(-LARGEST, LARGEST).long() + LARGEST
-        rows = len(self.names) * CLASSES
-        counts = torch.bincount(row * COLUMNS + columns, minlength=rows * COLUMNS).view(rows, COLUMNS).float()
+        """Bits of all integers, [], and by how much their codes grow with them, from the middle of each class to that
+        of the next: [rows, C - 1]."""
+        rows, count = len(self.names) * PREDICTIONS, len(self._middles)
+        columns = (torch.bucketize(scaled.round(), self._ends, right=True) - 1).clamp(0, count - 1)
+        counts = torch.bincount(row * count + columns, minlength=rows * count).view(rows, count).float()
         smooth = counts + UNSEEN
         smooth[:, 1:] += SPREAD * counts[:, :-1]
         smooth[:, :-1] += SPREAD * counts[:, 1:]
-        lengths = (smooth.sum(1, keepdim=True) / smooth).log2()
-        return (counts * lengths).sum(), lengths[:, 1:] - lengths[:, :-1]
+        lengths = (smooth.sum(1, keepdim=True) / smooth).log2() + self._ends.diff().log2()  # place in the class
+        return (counts * lengths).sum(), lengths.diff(dim=1) / self._middles.diff()
 
 
 def _neighbours(shape: Sequence[int]) -> Tensor:

@@ -79,6 +79,7 @@ class Settings:
     data_free: str | None  # of DATA_FREE
     inversion: InversionSettings
     rounds_on_images: bool  # whether the steps of quantization are those of distillation
+    generates: bool = True  # whether there is a predictor; rounding by second order takes no steps
 
     @property
     def has_images(self) -> bool:
@@ -114,7 +115,7 @@ class Settings:
         """The same settings where nothing is generated: only steps on images are left."""
         steps = self.quantization.steps if self.rounds_on_images else 0
         return replace(
-            self, reconstruction=replace(self.reconstruction, steps=0),
+            self, generates=False, reconstruction=replace(self.reconstruction, steps=0),
             quantization=replace(self.quantization, steps=steps))
 
     def rounded_from_the_first_image(self) -> 'Settings':
@@ -127,7 +128,7 @@ class Settings:
         """Steps of the run before a phase ('second-order', 'distillation', 'quantization') or before its 'end'."""
         phases = ('second-order', 'distillation', 'quantization', 'end')
         steps = (
-            self.reconstruction.steps, self.takes_statistics * self.second_order.steps,
+            self.reconstruction.steps, self.generates * self.takes_statistics * self.second_order.steps,
             self.distils * self.distillation.steps, self.quantizes * self.quantization.steps)
         return sum(steps[:1 + phases.index(phase)])
 

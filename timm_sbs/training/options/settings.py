@@ -44,7 +44,7 @@ ENCODING_DEFAULTS = {
 FOLD_FROM, MAX_PLACES = 200_000, 1024
 # Steps of the second-order phase where each takes all kernels. ResNet-18 gained nothing between 60 and 200.
 WHOLE_STEPS = 300
-FEWEST_ROUNDED_BITS, MOST_ROUNDED_BITS = 0.5, 10.  # of a normally distributed weight
+FEWEST_ROUNDED_BITS, MOST_ROUNDED_BITS = 0.5, 10.  # of a weight: what more bytes buy, nobody sees
 FEWEST_IMAGES = 10  # of the statistics
 # Matrix products of a predictor: rounding errors grow from one to the next.
 LINEAR_LAYERS, QUANTIZED_LINEAR_LAYERS = 5, 4

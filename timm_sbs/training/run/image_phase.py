@@ -97,20 +97,20 @@ class ImagePhase:
         self._artifact = artifact
         self._budget = byte_budget(task, artifact) if artifact.storage.quantization else None
 
-    def run(self, training: TrainingImages | None) -> dict[str, Tensor]:
+    def run(self, training: TrainingImages | None) -> Artifact:
         """Measure on held-out images, train, and measure again.
 
         Args:
             training: None: only measure and keep.
 
         Returns:
-            The kept tensors after the last step.
+            The artifact after the last step, before anything is rounded as it will be stored.
         """
         if not self.task.run.is_in(self.name) or not training:
             self._measure_start(bool(training))
         if training and self.settings.steps:
             self._train(training)
-        return self.student.kept_state()
+        return self.artifact(self._artifact.results)
 
     def artifact(self, results: Mapping[str, object]) -> Artifact:
         """The artifact of this moment."""

@@ -97,10 +97,11 @@ def _with_fixed_steps(task: Task, artifact: Artifact) -> Artifact:
     return dataclasses.replace(artifact, steps=steps)
 
 
-def _with_rests(task: Task, artifact: Artifact) -> Artifact:
-    """The artifact with what its predictor leaves of the generated weights that are rounded too."""
+def _with_rests(task: Task, artifact: Artifact, source: Artifact | None) -> Artifact:
+    """The artifact with what its predictor leaves of the generated weights that are rounded too, unless that was
+    trained, in this run or in that of the artifact to start from."""
     both = [name for name in artifact.rounded if name in artifact.generator.names]
-    if not both:
+    if not both or source or task.settings.distils:
         return artifact
     weights, state = artifact.as_stored().generator(), task.original.state_dict()
     rests = {name: state[name].detach() - weights[name].to(state[name].device) for name in both}
@@ -179,9 +180,9 @@ def quantization_phase(
                 task, artifact, with_phase(settings.reconstruction, settings.quantization), name,
                 settings.steps_before(name))
     if not settings.rounds_on_images:
-        artifact = _with_rests(task, _within_budget(task, _with_rests(task, artifact)))
+        artifact = _with_rests(task, _within_budget(task, _with_rests(task, artifact, source)), source)
     elif not resumed:  # else a checkpoint brings them
-        artifact = _with_rests(task, artifact)
+        artifact = _with_rests(task, artifact, source)
     if settings.rounds_on_images and settings.quantization.steps:
         artifact = _with_fixed_steps(task, artifact)
     if divergence and not settings.distils:

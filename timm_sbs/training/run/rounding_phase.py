@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from timm_sbs.artifact.artifact import Artifact
-from timm_sbs.codec.quantization import dequantize, quantize
+from timm_sbs.codec.quantization import ROUNDED_LIMIT, dequantize, quantize
 from timm_sbs.common.config import QuantizationConfig
 from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.errors import ConfigError
@@ -16,6 +16,7 @@ from timm_sbs.predictor.generator import relative_error
 from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.training.losses.curvature import Curvature, curvatures
 from timm_sbs.training.losses.weight_uses import Use
+from timm_sbs.training.options.settings import MOST_ROUNDED_BITS
 from timm_sbs.training.run.calibration import corrected_kept, make_divergence, open_statistics
 from timm_sbs.training.run.image_phase import byte_budget, results_with_room
 from timm_sbs.training.run.task import Task, measure_tensors
@@ -74,18 +75,20 @@ def _rounded(task: Task, artifact: Artifact, curved: Mapping[str, Curvature]) ->
     quantized = artifact.quantized(QuantizationConfig(kept_bits=settings.kept_bits)).with_kept(task.original)
     quantized = quantized.with_results(results_with_room(task))
     budget = byte_budget(task, quantized)
+    size = sum(weight.numel() for weight in weights.values())
     if budget is None:
         if settings.bits is None:
             raise ConfigError('Nothing says how many bits rounded weights are to have: --bits or --bytes does.')
-        size = sum(weight.numel() for weight in weights.values())
         return _tensors(round_to_bits(weights, curved, settings.bits * size))
-    plain = sum(entropy_bits(quantize(weight, quantized.steps[f'rounded.{name}'].to(weight.device)).integers)
-                for name, weight in weights.items())
-    wanted = budget.wanted_bits(quantized, plain)
+    plain = sum(
+        entropy_bits(quantize(weight, quantized.steps[f'rounded.{name}'].to(weight.device), ROUNDED_LIMIT).integers)
+        for name, weight in weights.items())
+    most = MOST_ROUNDED_BITS * size
+    wanted = min(most, budget.wanted_bits(quantized, plain))
     for attempt in range(ATTEMPTS):
         found = round_to_bits(weights, curved, wanted)
         candidate = dataclasses.replace(quantized, rounded=_values(found), steps=_codes(found))
-        right = budget.wanted_bits(candidate, found.bits)
+        right = min(most, budget.wanted_bits(candidate, found.bits))
         if CLOSE * right <= found.bits <= right:
             break
         wanted = right if attempt + 2 < ATTEMPTS else CLOSE * right

@@ -80,9 +80,9 @@ class Start:
     @property
     def choices(self) -> dict[str, Any]:
         """What a resumed run keeps: how a budget of bytes was divided, and threads, for last bits depend on them."""
-        design, mixed = self.design, self.design.method == 'rounding'
+        design = self.design
         return {'order_over': design.generator.ordering.order_over, 'bits': self.bits, 'method': design.method,
-                'generate': [spec.name for spec in design.specs] if mixed else [], 'threads': self.threads.count}
+                'generate': [spec.name for spec in design.specs], 'threads': self.threads.count}
 
 
 def open_start(

@@ -211,6 +211,7 @@ def _run_phases(task: Task, artifact: Artifact, source: Artifact | None, uses: M
         kept = corrected_kept(task.original, divergence, artifact.stored_weights())
     training = training_images(task, drawn) if settings.trains_on_images else None
     if not run.is_in('quantization') and (settings.distils or not settings.quantizes):
-        kept = ImagePhase(task, artifact, kept).run(training if settings.distils else None)
+        artifact = ImagePhase(task, artifact, kept).run(training if settings.distils else None)
+        kept = artifact.kept
     if settings.quantizes:
         quantization_phase(task, artifact, kept, training, divergence, source)

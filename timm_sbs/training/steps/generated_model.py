@@ -33,7 +33,7 @@ from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
 __all__ = ['GeneratedModel']
 
-ROUNDED_RATE = 8.  # first weight of the rate of rounded weights: near where it ends
+ROUNDED_RATE = 8.  # first weight of the rate where all weights are rounded: near where it ends
 
 
 class GeneratedModel(TwoStageGenerator):
@@ -87,7 +87,7 @@ class GeneratedModel(TwoStageGenerator):
         if storage.quantization and steps:
             integers = self._integer_parameters()
             self.rate = Rate(steps, {name: parameter.shape for name, parameter in integers.items()},
-                             ROUNDED_RATE if self._rounded else 1.)
+                             1. if generator.names else ROUNDED_RATE)
 
     def train(self, mode: bool = True) -> 'GeneratedModel':
         """As in torch, but statistics that are not to be trained stay as they are, and are used."""

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from timm_sbs.codec.quantization import LARGEST_CODE, SMALLEST_CODE, STEPS_PER_OCTAVE, QuantizedTensor, step_sizes
+from timm_sbs.codec.quantization import (
+    LARGEST_CODE,
+    ROUNDED_LIMIT,
+    SMALLEST_CODE,
+    STEPS_PER_OCTAVE,
+    QuantizedTensor,
+    finest_code,
+    step_sizes,
+)
 from timm_sbs.common.float64 import as_float64
 from timm_sbs.training.losses.curvature import Curvature
 
@@ -61,7 +69,7 @@ def round_weight(
         weight: [O, ...], of a convolution with any groups or a linear layer, on the curvature's device.
         curvature: Of the weight.
         slope: Nats of divergence for a bit.
-        code: Of the step []; None: :func:`step_code`.
+        code: Of the step []; None: :func:`step_code`, or the finest whose integers can be stored.
         passes: How thoroughly.
 
     Example:
@@ -69,7 +77,7 @@ def round_weight(
         >>> dequantize(rounded)
     """
     weight = weight.detach().to(curvature.importance)
-    code = step_code(curvature, slope) if code is None else code
+    code = torch.maximum(step_code(curvature, slope), finest_code(weight)) if code is None else code
     steps = curvature.per_part(step_sizes(code).expand(len(weight)))
     target = curvature.parts(weight)
     prices = curvature.per_part(curvature.importance) * steps.square() / (2 * slope)  # bits for a squared error of 1
@@ -83,7 +91,7 @@ def round_weight(
             for _ in range(passes.again):
                 integers = _settled_again(integers, target, steps, prices, moment)
         integers = integers.mT
-    values = curvature.rows(integers, weight.shape).int()
+    values = curvature.rows(integers, weight.shape).int().clamp(-ROUNDED_LIMIT, ROUNDED_LIMIT)
     return QuantizedTensor(values, code)
 
 

@@ -140,6 +140,18 @@ def test_what_cannot_be_rounded(model, tmp_path, wrong, says):
     assert not (tmp_path / 'out' / 'model.safetensors').exists()
 
 
+@pytest.mark.parametrize('bits', [None, 3])
+def test_bytes_that_are_too_few_are_refused_before_any_work(model, image_folder, bits):
+    """Also by a plan, and beside bits, with images or without. The least that works is told, and works."""
+    wanted = dict(method='rounding', mixed_precision='no', bits=bits)
+    for more in ({}, dict(images=image_folder / 'train', **STEPS)):
+        with pytest.raises(SbsError, match=r'4,000 bytes are too few: with 0\.5 bits .* take') as refusal:
+            describe_fit(model, bytes=4000, **wanted, **more)
+    least = int(str(refusal.value).removesuffix('.').rpartition(' ')[2].replace(',', ''))
+    fitted = fit(model, bytes=least, quiet=True, **wanted)
+    assert any(tensor.any() for tensor in fitted.rounded.values())
+
+
 def argv_of(resnet8, image_folder, *more):
     return [*resnet8[:4], '--mixed-precision', 'no', '--method', 'rounding', '--bytes', str(BYTES), '--data-dir',
             str(image_folder), '--statistics-images', '20', '--distillation-steps', '8', '--eval-interval', '4',

@@ -103,6 +103,16 @@ def test_beside_and_on_top_of_generated_weights(model, image_folder, tmp_path):
                        generated['layer3.0.conv2.weight'] + artifact.rounded['layer3.0.conv2.weight'])
 
 
+def test_what_a_predictor_leaves_of_a_weight_is_rounded_without_images_too(model):
+    artifact = fit(model, bits=4, order_over='axes', generate=['layer3.*'], round=['layer3.0.conv2.*'],
+                   reconstruction_steps=20, quantization_steps=0, mixed_precision='no', quiet=True)
+    name = 'layer3.0.conv2.weight'
+    original, generated = model.state_dict()[name], artifact.generator()[name]
+    assert artifact.rounded[name].count_nonzero() > 0.5 * original.numel()
+    left, before = ((weight - original).square().sum() for weight in (artifact.weights()[name], generated))
+    assert left < 0.1 * before
+
+
 @pytest.mark.parametrize('with_images', [False, True])
 def test_what_is_rounded_is_gone_on_from(model, trained, image_folder, tmp_path, with_images):
     """It stays rounded, in the same steps."""

@@ -9,6 +9,7 @@ import torch
 from killing import digests, killed_after
 from processes import launch
 
+from timm_sbs.artifact.card import artifact_card
 from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.common.config import OTHERS
 from timm_sbs.common.errors import SbsError
@@ -124,6 +125,13 @@ def test_what_is_rounded_is_gone_on_from(model, trained, image_folder, tmp_path,
     assert all(torch.equal(codes, artifact.steps[name]) for name, codes in again.steps.items())
     if not with_images:
         assert all(torch.equal(tensor, artifact.rounded[name]) for name, tensor in again.rounded.items())
+    card = artifact_card(tmp_path, 'user/any')
+    assert '- phases: rounding by second order' in card and 'squared errors' not in card
+
+
+def test_the_card_tells_of_no_rounding_where_the_phase_was_left_out(model, image_folder, tmp_path):
+    fit(model, bytes=BYTES, images=image_folder / 'train', output=tmp_path, second_order_steps=0, **STEPS, **QUICK)
+    assert '- phases: 8 steps of distillation, rounded\n' in artifact_card(tmp_path / 'last', 'user/any')
 
 
 def test_a_plan(model, image_folder):

@@ -114,12 +114,15 @@ def test_agreement_is_shown_where_it_is_known(small_artifact, tmp_path):
     assert 'same class' not in card
 
 
-def test_what_chose_the_predictor_is_told(small_artifact, tmp_path):
+@pytest.mark.parametrize('steps, says', [
+    ({'distillation_steps': 100}, 'chosen by'), ({'quantization_steps': 100}, 'chosen by'),
+    ({'quantization_steps': 100, 'quantization_seconds': 5.}, 'measured on'), ({}, 'measured on')])
+def test_what_chose_the_artifact_is_told_where_steps_on_images_left_a_choice(small_artifact, tmp_path, steps, says):
     held_out = {'holdout_images': 2000, 'holdout_divergence': 0.01234, 'holdout_agreement': 97.25}
-    save_artifact(tmp_path, small_artifact.with_results(held_out))
+    save_artifact(tmp_path, small_artifact.with_results({**held_out, **steps}))
     card = artifact_card(tmp_path, 'user/any')
-    assert ('- chosen by: 2,000 training images that were held out: divergence from the original 0.0123, agreement '
-            '97.25 %\n') in card
+    assert (f'- {says}: 2,000 training images that were held out: divergence from the original 0.0123, agreement '
+            f'97.25 %\n') in card
     assert 'top-1' not in card and 'validation images' not in card
     assert 'agreement  97.25 % on held-out training images' in describe_artifact(tmp_path)
 
@@ -131,6 +134,22 @@ def test_rounding_on_images_is_told_as_the_distillation_that_it_is(small_artifac
         save_artifact(tmp_path, small_artifact.with_results(results))
         card = artifact_card(tmp_path, 'user/any')
         assert says in card and ('images without labels: a, b' in card) == ('unlabelled' in results)
+
+
+@pytest.mark.parametrize('results, says', [
+    ({'rounding_error': 0.1}, 'rounding by squared errors'),
+    ({'rounding_error': 0.1, 'statistics_images': 50, 'quantization_steps': 8},
+     'rounding by second order, 8 steps of distillation, rounded'),
+    ({'quantization_steps': 8}, '8 steps of distillation, rounded'),
+    ({'started_from': {'rounding_error': 0.1, 'statistics_images': 50}, 'quantization_steps': 8},
+     'rounding by second order; then 8 steps of distillation, rounded'),
+    ({'started_from': {'rounding_error': 0.1, 'statistics_images': 50}}, 'rounding by second order'),
+    ({'started_from': {'started_from': {'rounding_error': 0.1}, 'quantization_steps': 9}, 'quantization_steps': 8},
+     'rounding by squared errors; then 9 steps of distillation, rounded; then 8 steps of distillation, rounded'),
+    ({}, 'not recorded')])
+def test_phases_of_a_run_and_of_those_that_it_started_from(small_artifact, tmp_path, results, says):
+    save_artifact(tmp_path, small_artifact.with_results(results))
+    assert f'- phases: {says}\n' in artifact_card(tmp_path, 'user/any')
 
 
 def test_no_card_without_an_artifact(tmp_path, small_folder):

@@ -21,7 +21,7 @@ def test_timm_loads_the_checkpoint_without_this_package(small_folder, tmp_path):
 
 def test_the_licence_of_the_weights_goes_with_them(tmp_path, capsys):
     assert cli.main(['export', 'sbs_resnet18_15pct', str(tmp_path / 'a.safetensors')]) == 0
-    assert 'its licence is that of the predictor: cc-by-nc-4.0' in capsys.readouterr().out
+    assert 'its licence is that of the artifact: cc-by-nc-4.0' in capsys.readouterr().out
     with safe_open(tmp_path / 'a.safetensors', framework='pt') as file:
         assert file.metadata()['license'] == 'cc-by-nc-4.0'
         assert file.metadata()['license_text'] == (shipped_folder('sbs_resnet18_15pct') / 'LICENSE').read_text()

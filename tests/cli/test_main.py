@@ -4,6 +4,7 @@ from conftest import RESNET20, write_demo_images
 from processes import run
 
 from timm_sbs.cli import main as cli
+from timm_sbs.training.options.flags import build_parser
 
 
 @pytest.fixture(scope='module')
@@ -26,6 +27,11 @@ def test_the_trainer_reads_its_own_flags(capsys):
     with pytest.raises(SystemExit):
         cli.main(['train', '--help'])
     assert '--reconstruction-steps' in capsys.readouterr().out
+
+
+def test_help_tells_of_rounding_where_an_artifact_may_have_no_predictor():
+    parsers = [cli.build_parser(), build_parser(), *(commands()[name] for name in ('info', 'push', 'export'))]
+    assert all('rounded' in parser.description for parser in parsers)
 
 
 def test_run_gives_the_models_to_a_script_that_knows_only_timm(tmp_path):

@@ -1,4 +1,4 @@
-"""What chooses the predictor that a run keeps, through timm_sbs.train.main(argv)."""
+"""What chooses the artifact that a run keeps, through timm_sbs.train.main(argv)."""
 import csv
 import io
 from contextlib import redirect_stdout
@@ -34,7 +34,7 @@ def test_validation_images_choose_nothing(tmp_path, resnet8, image_folder):
 
 
 @pytest.mark.parametrize('flags, count, says', [
-    (['--holdout-images', '8'], 8, '8 training images are held out'),
+    (['--holdout-images', '8'], 8, '8 training images are held out: of all artifacts that'),
     (['--holdout-images', '0'], None, 'No training image is held out (--holdout-images 0), so that the last')])
 def test_images_without_labels_need_no_validation(tmp_path, resnet8, image_folder, flags, count, says):
     printed = run(
@@ -46,7 +46,7 @@ def test_images_without_labels_need_no_validation(tmp_path, resnet8, image_folde
 
 
 def test_a_stream_holds_nothing_out(tmp_path, resnet8, monkeypatch):
-    """Its last predictor is kept, whatever happens."""
+    """Its last artifact is kept, whatever happens."""
     class Stream(IterableDataset):
         transform = None
 
@@ -65,7 +65,7 @@ def test_data_free_without_any_images_needs_no_validation(tmp_path, resnet8):
     printed = run(
         *resnet8, '--reconstruction-steps', 5, '--data-free', 'noise', '--distillation-steps', 3, '-b', 8,
         '--eval-interval', 2, '--workers', 0, '--output', tmp_path)
-    assert 'No training image is held out (the images are drawn), so that the last predictor is kept.' in printed
+    assert 'No training image is held out (the images are drawn), so that the last artifact is kept.' in printed
     results = load_artifact(tmp_path).results
     assert results['distillation_steps'] == 3 and 'top1' not in results
     assert (tmp_path / 'last' / 'model.safetensors').read_bytes() == (tmp_path / 'model.safetensors').read_bytes()

@@ -73,6 +73,7 @@ def test_a_model_of_other_arguments_needs_them():
 
 @pytest.mark.parametrize('wrong, says', [
     (dict(bits=0), '--bits is 0, but must be from 2 to 8'), (dict(bits=1.5), 'must be from 2 to 8'),
+    (dict(bits=1.5, method='rounding', generate=['layer3.*']), '--bits is 1.5, but must be from 2 to 8'),
     (dict(bits=12), 'must be from 2 to 8'), (dict(bytes=0), "'0' is no number of bytes"), (dict(pct=0), '--pct is 0'),
     (dict(pct=float('nan')), '--pct is nan'), (dict(pct=101), '--pct is 101'),
     (dict(kept_bits=99), '--kept-bits: .*99, but must be from 4 to 12'),

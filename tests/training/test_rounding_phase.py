@@ -10,6 +10,7 @@ import torch
 from killing import digests, killed_after
 from processes import launch
 
+from timm_sbs.artifact.card import artifact_card
 from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.common.config import OTHERS
 from timm_sbs.common.errors import SbsError
@@ -142,6 +143,16 @@ def test_what_a_predictor_leaves_is_gone_on_from(model, image_folder, tmp_path):
     assert not again.rounded[name].any()
 
 
+def test_what_a_predictor_leaves_of_a_weight_is_rounded_without_images_too(model):
+    artifact = fit(model, bits=4, order_over='axes', generate=['layer3.*'], round=['layer3.0.conv2.*'],
+                   reconstruction_steps=20, quantization_steps=0, mixed_precision='no', quiet=True)
+    name = 'layer3.0.conv2.weight'
+    original, generated = model.state_dict()[name], artifact.generator()[name]
+    assert artifact.rounded[name].count_nonzero() > 0.5 * original.numel()
+    left, before = ((weight - original).square().sum() for weight in (artifact.weights()[name], generated))
+    assert left < 0.1 * before
+
+
 @pytest.mark.parametrize('with_images', [False, True])
 def test_what_is_rounded_is_gone_on_from(model, trained, image_folder, tmp_path, with_images):
     """It stays rounded, in the same steps."""
@@ -153,6 +164,13 @@ def test_what_is_rounded_is_gone_on_from(model, trained, image_folder, tmp_path,
     assert all(torch.equal(codes, artifact.steps[name]) for name, codes in again.steps.items())
     if not with_images:
         assert all(torch.equal(tensor, artifact.rounded[name]) for name, tensor in again.rounded.items())
+    card = artifact_card(tmp_path, 'user/any')
+    assert '- phases: rounding by second order' in card and 'squared errors' not in card
+
+
+def test_the_card_tells_of_no_rounding_where_the_phase_was_left_out(model, image_folder, tmp_path):
+    fit(model, bytes=BYTES, images=image_folder / 'train', output=tmp_path, second_order_steps=0, **STEPS, **QUICK)
+    assert '- phases: 8 steps of distillation, rounded\n' in artifact_card(tmp_path / 'last', 'user/any')
 
 
 def test_a_plan(model, image_folder):
@@ -177,6 +195,18 @@ def test_what_cannot_be_rounded(model, tmp_path, wrong, says):
     with pytest.raises(SbsError, match=says):
         fit(model, output=tmp_path / 'out', **{**QUICK, **wrong})
     assert not (tmp_path / 'out' / 'model.safetensors').exists()
+
+
+@pytest.mark.parametrize('bits', [None, 3])
+def test_bytes_that_are_too_few_are_refused_before_any_work(model, image_folder, bits):
+    """Also by a plan, and beside bits, with images or without. The least that works is told, and works."""
+    wanted = dict(method='rounding', mixed_precision='no', bits=bits)
+    for more in ({}, dict(images=image_folder / 'train', **STEPS)):
+        with pytest.raises(SbsError, match=r'4,000 bytes are too few: with 0\.5 bits .* take') as refusal:
+            describe_fit(model, bytes=4000, **wanted, **more)
+    least = int(str(refusal.value).removesuffix('.').rpartition(' ')[2].replace(',', ''))
+    fitted = fit(model, bytes=least, quiet=True, **wanted)
+    assert any(tensor.any() for tensor in fitted.rounded.values())
 
 
 def argv_of(resnet8, image_folder, *more):
@@ -205,7 +235,7 @@ def test_a_killed_run_ends_with_the_artifacts_of_an_uninterrupted_one(tmp_path, 
 def test_two_processes_share_a_run(tmp_path, resnet8, image_folder):
     argv = argv_of(resnet8, image_folder, '--output', str(tmp_path))
     printed = launch(2, Path(killing.__file__), 1_000_000, *argv)
-    assert printed.count('rounding: error') == 1
+    assert printed.count('rounding: error') == 1 and 'predictor' not in printed
     assert size(tmp_path) <= BYTES and size(tmp_path / 'last') <= BYTES
     assert rows_of(tmp_path) == [
         ('rounding', 0), *[('quantization', step) for step in (0, 4, 8)], ('validation', 0)]

@@ -63,5 +63,9 @@ def test_steps_of_weights_with_and_without_statistics(network):
 
 def test_too_few_bits_are_refused(network):
     weights, curvature, _ = network
-    with pytest.raises(ConfigError, match='10 bits are too few'):
+    values = sum(weight.numel() for weight in weights.values())
+    with pytest.raises(ConfigError, match='10 bits are too few') as refusal:
         round_to_bits(weights, curvature, 10.)
+    assert '--bytes' in str(refusal.value) and '--bits' in str(refusal.value)
+    assert f'the least are 0.5 bits, which make {values / 2:,.0f}.' in str(refusal.value)
+    assert 0 < round_to_bits(weights, curvature, values / 2).bits <= values / 2

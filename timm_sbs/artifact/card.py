@@ -116,16 +116,27 @@ def _comparison(results: Results, sizes: Ledger, config_bytes: int) -> list[tupl
     return rows
 
 
-def _making(config: ArtifactConfig) -> list[tuple[str, str]]:
-    results = config.results
+def _trained_on_images(results: Results) -> bool:
+    """Whether the last run took steps on images. Quantization has its time only where it took others."""
+    rounded = results.quantization_steps if results.quantization_seconds is None else 0
+    return bool(results.distillation_steps or rounded)
+
+
+def _phases(results: Results) -> list[str]:
+    """Of each run that an artifact has gone through, the first of them first."""
     words = dict(_PHASES)
     if results.quantization_seconds is None:  # as rounding without images has
         words['quantization'] = 'distillation, rounded'
     steps = [f"{getattr(results, f'{phase}_steps'):,} steps of {text}" for phase, text in words.items()
              if getattr(results, f'{phase}_steps')]
-
-    if not config.generated:
+    if results.rounding_error is not None:  # else weights were not rounded before the first step
         steps.insert(0, 'rounding by second order' if results.statistics_images else 'rounding by squared errors')
+    earlier = _phases(results.started_from) if results.started_from else []
+    return [*earlier, *([', '.join(steps)] if steps else [])]
+
+
+def _making(config: ArtifactConfig) -> list[tuple[str, str]]:
+    results = config.results
 
     def told(figure: Any, text: str) -> str | None:
         return None if figure is None else text.format(figure)
@@ -135,11 +146,12 @@ def _making(config: ArtifactConfig) -> list[tuple[str, str]]:
         f'{results.holdout_divergence:.4f}, agreement {_percent(results.holdout_agreement)}')
     versions = ', '.join(f'{name} {version}' for name, version in (results.versions or {}).items())
     rows = [
-        ('phases', ', '.join(steps) or 'not recorded'),
+        ('phases', '; then '.join(_phases(results)) or 'not recorded'),
         ('error of the weights after reconstruction', told(results.reconstruction_error, '{:.4f}')),
         ('error of the weights after rounding', told(results.rounding_error, '{:.4f}')),
         ('images of the statistics', told(results.statistics_images, '{:,}, without their labels')),
-        ('images without labels', results.unlabelled), ('chosen by', held_out),
+        ('images without labels', results.unlabelled),
+        ('chosen by' if _trained_on_images(results) else 'measured on', held_out),
         ('images', told(results.data_free, 'synthetic ({})')),
         ('generated', f'{len(config.generated)} weights; ordering of their kernels: {config.ordering.order_over}'
          if config.generated else None),

@@ -11,14 +11,15 @@ __all__ = ['build_parser']
 
 PICTURES = ('ledger', 'kernels', 'curves')
 
-DESCRIPTION = """CNNs whose weights are generated, on load, by a small predictor. In Python:
+DESCRIPTION = """CNNs whose weights are generated, on load, by a small predictor, or rounded to few bits. In Python:
 
     import timm, timm_sbs
     model = timm.create_model('sbs_resnet18_15pct', pretrained=True)
 
-A predictor of your own is fitted, and then loaded or shared:
+One of your own is made, and then loaded or shared. --pct asks for a predictor, --bytes for the smallest file:
 
     timm-sbs train --model resnet18 --pct 15 --output out/resnet18
+    timm-sbs train --model resnet18 --bytes 3M --output out/resnet18
     model = timm.create_model('local-dir:out/resnet18', pretrained=True)
     timm-sbs push out/resnet18 user/resnet18-sbs --tag v1
 """
@@ -46,15 +47,15 @@ def _demo(commands: 'Commands') -> None:
 
 def _info(commands: 'Commands') -> None:
     parser = commands.add_parser(
-        'info', help='what a predictor is, and where its bytes go',
-        description="A predictor's settings, accuracy and size ledger.")
+        'info', help='what an artifact is, and where its bytes go',
+        description="The settings, accuracy and size ledger of an artifact: a predictor, rounded weights, or both.")
     parser.add_argument('model', help="folder of an artifact, a name such as sbs_resnet20_cifar10_42pct, or "
                                       "hf-hub:USER/NAME")
 
 
 def _train(commands: 'Commands') -> None:
     """For the list of commands alone: the trainer reads its own flags (:func:`timm_sbs.train.main`)."""
-    commands.add_parser('train', add_help=False, help='fit a predictor to the weights of a timm model')
+    commands.add_parser('train', add_help=False, help='fit a predictor to the weights of a timm model, or round them')
 
 
 def _quantize(commands: 'Commands') -> None:
@@ -76,18 +77,19 @@ def _quantize(commands: 'Commands') -> None:
 
 def _export(commands: 'Commands') -> None:
     parser = commands.add_parser(
-        'export', help='write the generated weights as an ordinary checkpoint',
-        description="Generate a predictor's weights and write the complete state dict of its base model, as a "
-                    'safetensors file that timm loads without this package.')
+        'export', help='write the generated or rounded weights as an ordinary checkpoint',
+        description='Make the weights of an artifact, generated or rounded, and write the complete state dict of its '
+                    'base model, as a safetensors file that timm loads without this package.')
     parser.add_argument('model', help='as for info')
     parser.add_argument('output', help='file to write, such as resnet20.safetensors')
 
 
 def _push(commands: 'Commands') -> None:
     parser = commands.add_parser(
-        'push', help='publish a predictor on the Hub',
-        description='Upload an artifact and a card of its measured results, in one commit. Creates the repository '
-                    'where there is none, and uploads only what is new. Needs a login: hf auth login, or HF_TOKEN.')
+        'push', help='publish an artifact on the Hub',
+        description='Upload an artifact, which holds a predictor, rounded weights, or both, and a card of its measured '
+                    'results, in one commit. Creates the repository where there is none, and uploads only what is new. '
+                    'Needs a login: hf auth login, or HF_TOKEN.')
     parser.add_argument('folder', help='folder of an artifact')
     parser.add_argument('repo_id', metavar='USER/NAME', help='repository; an organisation may stand for the user')
     parser.add_argument('--private', action='store_true', help='create it as a private repository')
@@ -106,8 +108,8 @@ def _run(commands: 'Commands') -> None:
 
 def _plot(commands: 'Commands') -> None:
     parser = commands.add_parser(
-        'plot', help='draw a picture of a predictor or a training run',
-        description="Draw where a predictor's bytes are (ledger), kernels of a layer along their path, original and "
+        'plot', help='draw a picture of an artifact or a training run',
+        description="Draw where an artifact's bytes are (ledger), kernels of a layer along their path, original and "
                     'generated (kernels), or the curves of a training run (curves).')
     parser.add_argument('source', help='as for info, or the output folder of a training run')
     parser.add_argument('output', help='picture to write, such as ledger.svg or ledger.png')

@@ -1,4 +1,4 @@
-"""Training images that are held out: no step is taken on them, so that they can choose which predictor is kept."""
+"""Training images that are held out: no step is taken on them, so that they can choose which artifact is kept."""
 from typing import Any
 
 import torch

@@ -32,7 +32,7 @@ def fit(
         quiet: bool = False,
         **flags: Any,
 ) -> Artifact:
-    """Fit a predictor to the convolution weights of a timm model.
+    """Fit a predictor to the weights of a timm model, or round them.
 
     Args:
         model: A timm model with its trained weights, which stays as it is; or the name of one, whose pretrained weights
@@ -41,7 +41,7 @@ def fit(
         bytes: Size of both files of the artifact instead, such as 64_000 or '1.6M'. Everything is then quantized, and a
             trial decides whether weights are generated or rounded, unless ``method`` says so.
         images: Folder or folders of images. Labels are not needed: all images in all subfolders are used. With images
-            the predictor is fitted by second order and by distillation too, without by the weights alone.
+            weights are fitted, or rounded, by second order and by distillation too, without by themselves alone.
         output: Folder of the best artifact and of all else that a run writes, such as checkpoints; default: a temporary
             one.
         quiet: Whether to print nothing.
@@ -49,7 +49,7 @@ def fit(
             ``data_dir='imagenet'``. ``timm-sbs train --help`` lists them.
 
     Returns:
-        The artifact as it was written, with the predictor that did best on held-out training images.
+        The artifact as it was written: of those of the run, that which did best on held-out training images.
 
     Raises:
         SbsError: Something about the request is wrong.

@@ -15,7 +15,7 @@ from table_makers.sources import (
 )
 
 _LICENCES = {'cc-by-nc-4.0': 'CC BY-NC 4.0', 'bsd-2-clause': 'BSD-2-Clause'}
-_PARTS = ('predictor', 'ordering', 'kept', 'frequencies', 'header')
+_PARTS = ('predictor', 'ordering', 'rounded', 'kept', 'frequencies', 'header')
 
 
 def _agreement(name: str) -> str:
@@ -73,8 +73,9 @@ def where_bytes_are() -> list[str]:
     for name in shipped_names():
         sizes = ledger_of(name)
         rows.append((f'`{name}`', *(f'{sizes[part]:,}' for part in _PARTS), f'{config_bytes(name):,}'))
-    return markdown(
-        ['artifact', 'predictor', 'ordering', 'kept tensors', 'frequencies', 'header', 'config.json'], rows)
+    return markdown([
+        'artifact', 'predictor', 'ordering', 'rounded weights', 'kept tensors', 'frequencies', 'header', 'config.json'],
+        rows)
 
 
 MAKERS = {'shipped': shipped, 'shipped_cifar': shipped_cifar, 'validations': validations,

@@ -243,19 +243,21 @@ def rounding_design(
     rounded = tuple(select_rounded(original, rule, ()))
     found = Design(base, (), GeneratorConfig(), StorageConfig('float32', QuantizationConfig((), kept_bits=kept_bits)),
                    rounded, method=rule.method)
-    if bits is not None:
-        return dataclasses.replace(found, rounded_bits=bits)
-    if max_bytes is None:
-        raise ConfigError('Rounding needs to know how small: give bytes (--bytes) or bits of a weight (--bits).')
     low, high = FEWEST_ROUNDED_BITS, MOST_ROUNDED_BITS
 
     def with_bits(bits: float) -> tuple[Design, int]:
         candidate = dataclasses.replace(found, rounded_bits=bits)
         return candidate, candidate.forecast(original)['total']
 
-    smallest = with_bits(low)[1]
-    if smallest > max_bytes:
-        raise ConfigError(f'{max_bytes:,} bytes are too few: with {low:g} bits a weight both files take {smallest:,}.')
+    if max_bytes is not None:
+        smallest = with_bits(low)[1]
+        if smallest > max_bytes:
+            raise ConfigError(
+                f'{max_bytes:,} bytes are too few: with {low:g} bits a weight both files take {smallest:,}.')
+    if bits is not None:
+        return dataclasses.replace(found, rounded_bits=bits)
+    if max_bytes is None:
+        raise ConfigError('Rounding needs to know how small: give bytes (--bytes) or bits of a weight (--bits).')
     for _ in range(8):
         middle = (low + high) / 2
         low, high = (middle, high) if with_bits(middle)[1] <= max_bytes else (low, middle)

@@ -35,13 +35,17 @@ __all__ = ['build_parser']
 
 
 DESCRIPTION = """\
-Fit a predictor to the convolution weights of a timm CNN, and write it as an artifact that timm can load.
+Fit a predictor to the weights of a timm CNN, or round these, and write the result as an artifact that timm can load.
 
 Without images the predictor is fitted to the weights alone (reconstruction). With images, which need no labels, it is
 then fitted so that errors of the weights change predictions least (second order), and trained so that the generated
 model predicts what the original predicts (distillation); --data-free draws the images itself.
 
+With --method rounding there is no predictor: all weights are rounded to small integers, by second order if there are
+images, and then trained on these. With --bytes alone a trial says whether weights are generated or rounded.
+
     timm-sbs train --model resnet18 --pct 15 --output out/resnet18
+    timm-sbs train --model resnet18 --bytes 3M --output out/resnet18
     timm-sbs train --recipe cifar10 --model resnet20_cifar10 --data-dir cifar10 --output out/resnet20
     accelerate launch -m timm_sbs.train --model resnet18 --pct 15 --data-free inversion --output out/resnet18
 
@@ -82,7 +86,7 @@ def _add_original(parser: argparse.ArgumentParser) -> None:
     add('--initial-checkpoint', default='', metavar='FILE',
         help="its trained weights (default: timm's pretrained weights)")
     add('--license', default=None, metavar='NAME',
-        help="licence of these weights, which the predictor's card will say, such as cc-by-nc-4.0 (default: that of "
+        help="licence of these weights, which the artifact's card will say, such as cc-by-nc-4.0 (default: that of "
              "timm's weights; unknown with --initial-checkpoint; with --start-from the artifact's, always)")
     add('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE',
         help='further arguments of the architecture')
@@ -164,7 +168,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add('--val-split', default=d.val_split, metavar='NAME',
         help="labelled images that measure the result; '' for none (default: 'validation', if --data-dir has it)")
     add('--holdout-images', type=int, default=d.holdout_images, metavar='N',
-        help='training images that are not trained on, but choose which predictor is kept (default: a tenth, at most '
+        help='training images that are not trained on, but choose which artifact is kept (default: a tenth, at most '
              '2,000; none of fewer than 100, of a stream or of drawn ones: then the last is kept)')
     add('--data-free', choices=DATA_FREE, default=None,
         help="draw the images of statistics and distillation: 'inversion' draws them to match the original's BatchNorm "

@@ -71,7 +71,7 @@ def add_distillation(parser: argparse.ArgumentParser) -> None:
         'given for the whole phase, or for its first and its last step.')
     add, d = group.add_argument, DistillationSettings
     add('--distillation-steps', type=int, default=d.steps, metavar='N',
-        help='0 leaves the phase out. A quantized predictor takes these steps in the last phase, unless that has steps '
+        help='0 leaves the phase out. A quantized artifact takes these steps in the last phase, unless that has steps '
              'of its own (default: %(default)s)')
     _add_phase(group, '', d)
     for name, default, text in (
@@ -93,7 +93,7 @@ def add_distillation(parser: argparse.ArgumentParser) -> None:
     add('--grad-accum-steps', type=int, default=d.grad_accum_steps, metavar='N',
         help='batches of one step; weights are generated once for all of them (default: %(default)s)')
     add('--eval-interval', type=int, default=d.eval_interval, metavar='N',
-        help='steps between looks at the held-out images; the best predictor is kept (default: %(default)s)')
+        help='steps between looks at the held-out images; the best artifact is kept (default: %(default)s)')
 
 
 def add_quantization(parser: argparse.ArgumentParser) -> None:

@@ -243,7 +243,7 @@ def _check_sizes(args: argparse.Namespace) -> None:
         raise ConfigError(f'--pct is {args.pct:g}, but must be larger than 0 and at most 100.')
     if args.bytes is not None and args.bytes < 1:
         raise ConfigError(f'--bytes is {args.bytes}, but must be 1 or more.')
-    fewest = FEWEST_ROUNDED_BITS if args.method == 'rounding' else FEWEST
+    fewest = FEWEST_ROUNDED_BITS if args.method == 'rounding' and not args.generate else FEWEST
     if args.bits is not None and not fewest <= args.bits <= MOST:
         raise ConfigError(f'--bits is {args.bits:g}, but must be from {fewest:g} to {MOST:g}.')
     try:

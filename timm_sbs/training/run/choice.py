@@ -43,7 +43,7 @@ def held_out_results(found: Fidelity) -> dict[str, float]:
 def describe_choice(images: Images, settings: Settings) -> str:
     """How a run that trains on images chooses the artifact that it keeps, as one line."""
     if images.held_out:
-        return (f'{images.held_out.count:,} training images are held out: of all predictors that are measured on them, '
+        return (f'{images.held_out.count:,} training images are held out: of all artifacts that are measured on them, '
                 f'that with the lowest divergence from the original is kept.')
     if settings.data_free:
         why = 'the images are drawn'
@@ -53,4 +53,4 @@ def describe_choice(images: Images, settings: Settings) -> str:
         why = '--holdout-images 0'
     else:
         why = f'there are fewer than {LEAST_IMAGES}'
-    return f'No training image is held out ({why}), so that the last predictor is kept.'
+    return f'No training image is held out ({why}), so that the last artifact is kept.'

@@ -11,6 +11,7 @@ from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.float64 import as_float64
 from timm_sbs.common.progress import Progress
 from timm_sbs.training.losses.curvature import Curvature
+from timm_sbs.training.options.settings import FEWEST_ROUNDED_BITS
 from timm_sbs.training.steps.second_order_rounding import FINENESS, QUICK, THOROUGH, Passes, round_weight
 
 __all__ = ['RoundedWeights', 'entropy_bits', 'round_weights', 'round_to_bits']
@@ -115,8 +116,11 @@ def round_to_bits(
             found = round_weights(weights, curvatures, slope, passes, progress)
             taken = found.bits
             if not taken:
+                size = sum(weights[name].numel() for name in curvatures)
                 raise ConfigError(
-                    f'{bits:,.0f} bits are too few for {sum(map(torch.numel, weights.values())):,} weights.')
+                    f'{bits:,.0f} bits are too few for {size:,} weights: all would be zeros. Ask for more bytes '
+                    f'(--bytes) or bits of a weight (--bits): the least are {FEWEST_ROUNDED_BITS:g} bits, which make '
+                    f'{FEWEST_ROUNDED_BITS * size:,.0f}.')
             progress.show(bits=f'{taken:,.0f} of {bits:,.0f}')
             if passes is THOROUGH and taken <= bits and (best is None or found.slope < best.slope):
                 best = found
@@ -130,5 +134,7 @@ def round_to_bits(
         if best is None:
             best = round_weights(weights, curvatures, plain.slope(0.9 * wanted / ratio), THOROUGH, progress)
     if best.bits > bits:
-        raise ConfigError(f'No slope with {bits:,.0f} bits was found; the nearest takes {best.bits:,.0f}.')
+        raise ConfigError(
+            f'No slope with {bits:,.0f} bits was found; the nearest takes {best.bits:,.0f}. Ask for a little more, by '
+            f'--bytes or --bits.')
     return best

@@ -15,7 +15,7 @@ from timm_sbs.predictor.selection import select_weights
 from timm_sbs.training.options.flags import build_parser
 from timm_sbs.training.options.parsing import parse_args
 from timm_sbs.training.options.settings import DistillationSettings
-from timm_sbs.training.run import calibration, step_timer, time_forecast
+from timm_sbs.training.run import calibration, statistics_sample, step_timer, time_forecast
 from timm_sbs.training.run import train as train_module
 from timm_sbs.training.run.time_forecast import forecast_seconds, ordering_seconds, usual_height
 
@@ -64,6 +64,15 @@ def test_a_phase_takes_the_time_of_its_steps(forecast, steps, image_folder, monk
     assert seconds['statistics'] == pytest.approx(100 / 50 * 1 + 100)  # batches, and images that are read
     assert seconds['distillation'] == 1 + 10 * (1 + 50)
     assert len(steps) <= 4 * 2 * 2 and len(traced) == 1
+
+
+@pytest.mark.parametrize('method', [('--method', 'rounding', '--bytes', '50k'), ('--method', 'generation')])
+def test_statistics_that_are_too_large_to_be_timed_take_longer(forecast, image_folder, monkeypatch, method):
+    flags = [*method, '--unlabelled-dir', image_folder / 'train', '--distillation-steps', '0']
+    timed = forecast(*flags)['statistics']
+    assert timed == pytest.approx(100 / 50 + 100)
+    monkeypatch.setattr(statistics_sample, 'SAMPLE_BYTES', 1_000_000)
+    assert timed < forecast(*flags)['statistics'] < 2 * timed
 
 
 def test_looks_at_held_out_images_belong_to_their_phases(forecast, image_folder):

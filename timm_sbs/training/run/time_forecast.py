@@ -141,21 +141,21 @@ class _Forecast:
             collect_statistics(self.original, uses, batches, batch, self.accelerator)
 
         each = time_steps(look, self.accelerator, most=batch).of(batch) / batch
-        each += look_operations(self.specs, self._other_uses(uses)) * self.seconds_per_operation
+        each += look_operations(self.original, self._other_uses(uses)) * self.seconds_per_operation
         reading = self._reading(sample and getattr(sample[0], 'dataset', None))
         return mine * self._beside(each, reading.each)
 
     def _second_order(self) -> StepTimes:
         uses, device = some_uses(self.start.uses), self.accelerator.device
         divergence = ExpectedDivergence(
-            self.specs, self.original.state_dict(), uses, empty_statistics(self.specs, uses, device),
+            self.specs, self.original.state_dict(), uses, empty_statistics(self.original, uses, device),
             self.settings.second_order.damping)
         phase = dataclasses.replace(self.settings.second_order, steps=MANY_STEPS)
         two_stage = TwoStageGenerator(self.artifact.generator)
         times = time_steps(
             lambda timer: second_order(two_stage, divergence, phase, self.accelerator, monitor=timer), self.accelerator)
         parts = filter_parts(self.artifact.generator, self.settings.second_order)
-        others = step_operations(self.specs, self._other_uses(uses)) / parts * self.seconds_per_operation
+        others = step_operations(self.original, self._other_uses(uses)) / parts * self.seconds_per_operation
         return StepTimes(times.setup, {1: times.of() + others})
 
     def _other_uses(self, some: Mapping[str, Use]) -> dict[str, Use]:

@@ -15,7 +15,7 @@ from timm_sbs.predictor.selection import select_weights
 from timm_sbs.training.options.flags import build_parser
 from timm_sbs.training.options.parsing import parse_args
 from timm_sbs.training.options.settings import DistillationSettings
-from timm_sbs.training.run import calibration, statistics_sample, step_timer, time_forecast
+from timm_sbs.training.run import calibration, reading_forecast, statistics_sample, step_timer, time_forecast
 from timm_sbs.training.run import train as train_module
 from timm_sbs.training.run.time_forecast import forecast_seconds, ordering_seconds, usual_height
 
@@ -37,7 +37,7 @@ def clock(monkeypatch):
     """Between two looks at it a second passes."""
     ticks = iter(range(1_000_000))
     clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
-    for module in (devices, time_forecast):
+    for module in (devices, reading_forecast, time_forecast):
         monkeypatch.setattr(module, 'time', clock)
 
 
@@ -89,18 +89,18 @@ def test_looks_at_held_out_images_belong_to_their_phases(forecast, image_folder)
 
 
 def test_what_worker_processes_read_meanwhile_costs_no_time(forecast, image_folder, monkeypatch):
-    monkeypatch.setattr(time_forecast, 'usable_cores', lambda: 1000)
+    monkeypatch.setattr(reading_forecast, 'usable_cores', lambda: 1000)
     flags = ['--unlabelled-dir', image_folder / 'train', '--distillation-steps', '10', '--second-order-steps', '0']
     assert forecast(*flags, '--workers', '200')['distillation'] == 1 + 10 * 1
     assert forecast(*flags, '--workers', '10')['distillation'] == 1 + 10 * 50 / 10
-    monkeypatch.setattr(time_forecast, 'usable_cores', lambda: 1)
+    monkeypatch.setattr(reading_forecast, 'usable_cores', lambda: 1)
     monkeypatch.setattr(time_forecast.torch, 'get_num_threads', lambda: 1)
     assert forecast(*flags, '--workers', '200')['distillation'] == 1 + 10 * (1 + 50)
 
 
 def test_images_that_are_kept_are_read_once_and_not_by_a_plan(forecast, image_folder, monkeypatch):
     monkeypatch.setattr(ImagesInMemory, 'load', None)
-    monkeypatch.setattr(time_forecast, 'usable_cores', lambda: 1000)
+    monkeypatch.setattr(reading_forecast, 'usable_cores', lambda: 1000)
     flags = ['--data-dir', image_folder, '--distillation-steps', '10', '--second-order-steps', '0', '--workers']
     steps, look = 1 + 10, 2 * 100 / 50
     for workers, readers in ((0, 1), (2, 2)):

@@ -30,6 +30,7 @@ from timm_sbs.training.options.settings import DistillationSettings
 from timm_sbs.training.run.image_phase import with_phase
 from timm_sbs.training.run.phases import outputs_are_fixed
 from timm_sbs.training.run.reading_forecast import ReadingForecast
+from timm_sbs.training.run.rounding_forecast import SEARCHES, rounding_seconds
 from timm_sbs.training.run.start import Start
 from timm_sbs.training.run.statistics_sample import (
     empty_statistics,
@@ -81,7 +82,7 @@ class _Forecast:
 
     def phases(self) -> dict[str, float]:
         settings, seconds = self.settings, {}
-        if not self.start.source:
+        if self.specs and not self.start.source:
             ordering = self.start.design.generator.ordering
             seconds['ordering'] = decided_once(
                 lambda: ordering_seconds(self.original, self.specs, ordering), self.accelerator)
@@ -94,6 +95,8 @@ class _Forecast:
             seconds['reconstruction'] = fit.setup + settings.reconstruction.steps * fit.of()
         if settings.takes_statistics:
             seconds['statistics'] = self._statistics_seconds()
+        if self.start.rounds_originals:
+            seconds['rounding'] = self._rounding_seconds()
         if settings.takes_statistics and self.specs:
             fit = self._second_order()
             seconds['second-order'] = fit.setup + (settings.second_order.steps + COMPARISONS) * fit.of()
@@ -139,6 +142,13 @@ class _Forecast:
         each += look_operations(self.original, self._other_uses(uses)) * self.seconds_per_operation
         reading = self.reading.of(sample and getattr(sample[0], 'dataset', None))
         return mine * self.reading.beside(each, reading.each)
+
+    def _rounding_seconds(self) -> float:
+        start, device = self.start, self.accelerator.device
+        searches = SEARCHES if self.settings.quantization.max_bytes is not None else 1
+        each = self.seconds_per_operation if start.uses else 0.
+        return searches * decided_once(
+            lambda: rounding_seconds(self.original, start.design.rounded, start.uses, each, device), self.accelerator)
 
     def _second_order(self) -> StepTimes:
         uses, device = some_uses(self.start.uses), self.accelerator.device
@@ -206,7 +216,8 @@ class _Forecast:
     def _looks(self) -> dict[str, int]:
         """How often each phase looks at the held-out images, the original included, at the first look."""
         settings = self.settings
-        found = {'reconstruction': int(settings.takes_statistics)} if self.specs else {'rounding': 1}
+        found = {'reconstruction': int(self.start.fits_weights and settings.takes_statistics),
+                 'rounding': int(self.start.rounds_originals)}
         if settings.takes_statistics and self.specs:
             found['second-order'] = int(settings.quantizes and not settings.distils)
         interval = settings.distillation.eval_interval

@@ -30,11 +30,12 @@ import timm
 import torch
 from common import HERE, RESNET20, write_results
 
+from timm_sbs.common import devices
 from timm_sbs.common.progress import messages
 from timm_sbs.training.options.flags import build_parser
 from timm_sbs.training.options.parsing import parse_args
 from timm_sbs.training.run import dry_run as dry_run_module
-from timm_sbs.training.run import step_timer, time_forecast
+from timm_sbs.training.run import reading_forecast, time_forecast
 from timm_sbs.training.run import train as train_module
 from timm_sbs.training.run.environment import environment
 
@@ -84,7 +85,7 @@ def compare(flags: list[str], clock: Callable[[], float]) -> dict[str, dict[str,
         known.update(time_forecast.forecast_seconds(start))
         return known
 
-    for module in (step_timer, time_forecast):
+    for module in (devices, reading_forecast, time_forecast):
         module.time = types.SimpleNamespace(perf_counter=clock)
     dry_run_module.forecast_seconds = noted
     with messages(), timed_phases(clock) as actual:

@@ -1,6 +1,7 @@
 """Rounding as a method of its own, from the trainer's arguments to the file: with images, without, resumed, shared."""
 import csv
 import dataclasses
+import re
 from pathlib import Path
 
 import killing
@@ -177,7 +178,8 @@ def test_a_plan(model, image_folder):
     text = describe_fit(
         model, bytes=BYTES, images=image_folder / 'train', method='rounding', mixed_precision='no', **STEPS)
     assert '8 weights, 74,800 parameters (99.3 %)' in text and 'statistics: 50 images' in text
-    for word in ('predictor', 'generated', 'reconstruction', 'second-order'):
+    assert re.search(r'\n  rounding +\d+ s\n', text)
+    for word in ('predictor', 'generated', 'ordering', 'reconstruction', 'second-order'):
         assert word not in text, word
 
 

@@ -32,8 +32,8 @@ def test_of_large_ones_some_stand_for_all(plan, resnet20, monkeypatch):
     some = some_uses(uses)
     assert 0 < sum(use.bytes for use in some.values()) <= statistics_sample.SAMPLE_BYTES and len(some) < len(uses)
     for operations in (look_operations, step_operations):
-        assert 0 < operations(specs, some) < operations(specs, uses)
-    statistics = empty_statistics(specs, some, torch.device('cpu'))
+        assert 0 < operations(resnet20, some) < operations(resnet20, uses)
+    statistics = empty_statistics(resnet20, some, torch.device('cpu'))
     divergence = ExpectedDivergence(specs, resnet20.state_dict(), uses, statistics, 1e-3)
     assert set(divergence.without_statistics) == set(uses) - set(some)
     assert divergence.total(resnet20.state_dict()) == 0.
@@ -49,12 +49,12 @@ def test_no_more_than_64_mb_of_resnet50():
     assert 30e6 < sum(use.bytes for use in some_uses(uses).values()) <= 64e6
 
 
-def test_operations_of_a_layer(plan):
+def test_operations_of_a_layer(plan, resnet20):
     """[64, 64, 3, 3] at 8 x 8 positions: of these 2 * 64 * 64 / 576 = 14, and so 16, are looked at."""
-    specs, uses = plan
+    _, uses = plan
     name = 'layer3.2.conv2.weight'
-    assert look_operations(specs, {name: uses[name]}) == (16 + 1) * 576 ** 2
-    assert step_operations(specs, {name: uses[name]}) == 64 * 576 ** 2
+    assert look_operations(resnet20, {name: uses[name]}) == (16 + 1) * 576 ** 2
+    assert step_operations(resnet20, {name: uses[name]}) == 64 * 576 ** 2
 
 
 def test_the_rate_of_products(monkeypatch):

@@ -3,10 +3,11 @@ import contextlib
 import types
 
 import pytest
-from conftest import REPOSITORY, RESNET
+from conftest import REPOSITORY, RESNET, ROUNDED
 from processes import launch
 from torch import nn
 
+from timm_sbs.artifact.find import shipped_folder
 from timm_sbs.artifact.folder import save_artifact
 from timm_sbs.common import devices
 from timm_sbs.common.config import OrderingConfig
@@ -15,7 +16,7 @@ from timm_sbs.predictor.selection import select_weights
 from timm_sbs.training.options.flags import build_parser
 from timm_sbs.training.options.parsing import parse_args
 from timm_sbs.training.options.settings import DistillationSettings
-from timm_sbs.training.run import calibration, step_timer, time_forecast
+from timm_sbs.training.run import calibration, reading_forecast, statistics_sample, step_timer, time_forecast
 from timm_sbs.training.run import train as train_module
 from timm_sbs.training.run.time_forecast import forecast_seconds, ordering_seconds, usual_height
 
@@ -37,7 +38,7 @@ def clock(monkeypatch):
     """Between two looks at it a second passes."""
     ticks = iter(range(1_000_000))
     clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
-    for module in (devices, time_forecast):
+    for module in (devices, reading_forecast, time_forecast):
         monkeypatch.setattr(module, 'time', clock)
 
 
@@ -66,6 +67,15 @@ def test_a_phase_takes_the_time_of_its_steps(forecast, steps, image_folder, monk
     assert len(steps) <= 4 * 2 * 2 and len(traced) == 1
 
 
+@pytest.mark.parametrize('method', [('--method', 'rounding', '--bits', '3'), ('--method', 'generation')])
+def test_statistics_that_are_too_large_to_be_timed_take_longer(forecast, image_folder, monkeypatch, method):
+    flags = [*method, '--unlabelled-dir', image_folder / 'train', '--distillation-steps', '0']
+    timed = forecast(*flags)['statistics']
+    assert timed == pytest.approx(100 / 50 + 100)
+    monkeypatch.setattr(statistics_sample, 'SAMPLE_BYTES', 1_000_000)
+    assert timed < forecast(*flags)['statistics'] < 2 * timed
+
+
 def test_looks_at_held_out_images_belong_to_their_phases(forecast, image_folder):
     flags = ['--unlabelled-dir', image_folder / 'train', '--distillation-steps', '10', '--eval-interval', '4']
     without = forecast(*flags)
@@ -80,18 +90,18 @@ def test_looks_at_held_out_images_belong_to_their_phases(forecast, image_folder)
 
 
 def test_what_worker_processes_read_meanwhile_costs_no_time(forecast, image_folder, monkeypatch):
-    monkeypatch.setattr(time_forecast, 'usable_cores', lambda: 1000)
+    monkeypatch.setattr(reading_forecast, 'usable_cores', lambda: 1000)
     flags = ['--unlabelled-dir', image_folder / 'train', '--distillation-steps', '10', '--second-order-steps', '0']
     assert forecast(*flags, '--workers', '200')['distillation'] == 1 + 10 * 1
     assert forecast(*flags, '--workers', '10')['distillation'] == 1 + 10 * 50 / 10
-    monkeypatch.setattr(time_forecast, 'usable_cores', lambda: 1)
+    monkeypatch.setattr(reading_forecast, 'usable_cores', lambda: 1)
     monkeypatch.setattr(time_forecast.torch, 'get_num_threads', lambda: 1)
     assert forecast(*flags, '--workers', '200')['distillation'] == 1 + 10 * (1 + 50)
 
 
 def test_images_that_are_kept_are_read_once_and_not_by_a_plan(forecast, image_folder, monkeypatch):
     monkeypatch.setattr(ImagesInMemory, 'load', None)
-    monkeypatch.setattr(time_forecast, 'usable_cores', lambda: 1000)
+    monkeypatch.setattr(reading_forecast, 'usable_cores', lambda: 1000)
     flags = ['--data-dir', image_folder, '--distillation-steps', '10', '--second-order-steps', '0', '--workers']
     steps, look = 1 + 10, 2 * 100 / 50
     for workers, readers in ((0, 1), (2, 2)):
@@ -115,6 +125,35 @@ def test_rounding_on_images_and_without(forecast, image_folder):
     assert (seconds['distillation'], seconds['quantization']) == (1 + 10 * 51, 1 + 4 * 51 + layers)
     assert forecast('--bits', '6', '--quantization-steps', '7')['quantization'] == 7
     assert 'quantization' not in forecast('--bits', '6', '--quantization-steps', '0')
+
+
+@pytest.mark.parametrize('images', [(), ('--distillation-steps', '0'), ('--distillation-steps', '10')])
+def test_rounding_of_the_original_s_weights(forecast, image_folder, images):
+    """A budget of bytes takes a second search."""
+    flags = ['--method', 'rounding', *(['--unlabelled-dir', image_folder / 'train', *images] if images else [])]
+    seconds = forecast(*flags, '--bits', '3')
+    assert list(seconds)[:-1 if images else None] == [*(['statistics'] if images else []), 'rounding']
+    assert seconds['rounding'] > 1
+    assert forecast(*flags, '--bytes', '50k')['rounding'] == pytest.approx(2 * seconds['rounding'])
+
+
+@pytest.mark.parametrize('flags', [
+    ('--second-order-steps', '0', '--method', 'rounding', '--bits', '3'),
+    ('--start-from', shipped_folder(ROUNDED[0]), '--second-order-steps', '100')])
+def test_weights_that_no_rounding_phase_rounds(forecast, image_folder, flags):
+    """They are rounded in training, or were in that of the artifact to start from."""
+    flags = [*flags, '--unlabelled-dir', image_folder / 'train', '--distillation-steps', '10', '--eval-interval', '4']
+    without = forecast(*flags)
+    assert list(without) == ['quantization'] and without['quantization'] == 1 + 10 * 51
+    looks = forecast(*flags, '--holdout-images', '50')['quantization'] - without['quantization']
+    assert looks == pytest.approx((4 + 1) * 50 * (1 / 50 + 1))  # and the original
+
+
+def test_a_rounding_phase_looks_at_held_out_images(forecast, image_folder):
+    flags = ['--method', 'rounding', '--bits', '3', '--unlabelled-dir', image_folder / 'train', '--distillation-steps',
+             '0']
+    looks = forecast(*flags, '--holdout-images', '50')['rounding'] - forecast(*flags)['rounding']
+    assert looks == pytest.approx(2 * 50 * (1 / 50 + 1))
 
 
 def test_a_search_is_forecast_and_not_made(forecast, steps):
@@ -144,6 +183,13 @@ def test_an_artifact_to_start_from_is_ordered(forecast, small_artifact, tmp_path
     save_artifact(tmp_path / 'small', small_artifact)
     seconds = forecast('--start-from', tmp_path / 'small', '--reconstruction-steps', '10')
     assert seconds == {'reconstruction': 1 + 10}
+
+
+def test_a_phase_that_is_left_out_does_not_look(forecast, small_artifact, image_folder, tmp_path):
+    save_artifact(tmp_path / 'small', small_artifact)
+    seconds = forecast('--start-from', tmp_path / 'small', '--unlabelled-dir', image_folder / 'train',
+                       '--distillation-steps', '10', '--holdout-images', '50')
+    assert list(seconds) == ['statistics', 'second-order', 'distillation']
 
 
 @pytest.mark.parametrize('sizes, height', [(None, None), ((32, 32), 32), ((128, 192), 160), ((64, 224), 160)])

@@ -45,8 +45,6 @@ def rounding_phase(
     Returns:
         The artifact with rounded weights and their steps, and kept tensors that make up for the rounding.
     """
-    if not uses and task.settings.trains_on_images:
-        return artifact, {}
     state = {name: tensor.detach() for name, tensor in task.original.state_dict().items()}
     specs = specs_from_names(tuple(artifact.rounded), artifact.base.state, artifact.base.name)
     statistics = open_statistics(task, uses, drawn) if uses else {}

@@ -78,6 +78,17 @@ class Start:
     checkpoint: Checkpoint | None
 
     @property
+    def fits_weights(self) -> bool:
+        """Whether a predictor is fitted to the weights themselves, if only to their scale."""
+        return bool(self.design.specs) and bool(self.settings.reconstruction.steps or not self.source)
+
+    @property
+    def rounds_originals(self) -> bool:
+        """Whether the original's own weights are rounded before any step on images: with what these do, if there are
+        any. Those of an artifact to start from are rounded already."""
+        return not (self.design.specs or self.source) and bool(self.uses or not self.settings.trains_on_images)
+
+    @property
     def choices(self) -> dict[str, Any]:
         """What a resumed run keeps: how a budget of bytes was divided, and threads, for last bits depend on them."""
         design = self.design

@@ -1,10 +1,10 @@
 """Statistics of no images, for some of the weights alone, and the operations that those of the others take."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from timm_sbs.common.devices import now
-from timm_sbs.predictor.tokens import WeightSpec
 from timm_sbs.training.losses.statistics import FEWEST_POSITIONS, LayerStatistics
 from timm_sbs.training.losses.weight_uses import Use
 
@@ -26,21 +26,15 @@ def some_uses(uses: Mapping[str, Use]) -> dict[str, Use]:
     return {name: use for name, use in uses.items() if name in chosen}
 
 
-def empty_statistics(
-        specs: Sequence[WeightSpec],
-        uses: Mapping[str, Use],
-        device: torch.device,
-) -> dict[str, LayerStatistics]:
+def empty_statistics(model: nn.Module, uses: Mapping[str, Use], device: torch.device) -> dict[str, LayerStatistics]:
     """Statistics of the weights in ``uses`` that hold zeros, with the shapes of real ones."""
-    outputs = {spec.name: spec.shape[0] for spec in specs}
-
     def zeros(*shape: int) -> torch.Tensor:
         return torch.zeros(shape, device=device)
 
     return {
         name: LayerStatistics(
             zeros(use.groups, use.blocks, use.size, use.size), zeros(use.groups, use.blocks, use.size), zeros(),
-            torch.ones(outputs[name], device=device))
+            torch.ones(_outputs(model, name), device=device))
         for name, use in uses.items()}
 
 
@@ -55,17 +49,20 @@ def product_rate(size: int, device: torch.device) -> float:
     return size ** 2 * COLUMNS / max(min(seconds), 1e-9)
 
 
-def look_operations(specs: Sequence[WeightSpec], uses: Mapping[str, Use]) -> int:
+def look_operations(model: nn.Module, uses: Mapping[str, Use]) -> int:
     """Operations of the second moments of some weights, for an image."""
-    outputs = {spec.name: spec.shape[0] for spec in specs}
     total = 0
     for name, use in uses.items():
-        sampled = max(FEWEST_POSITIONS, 2 * use.positions * outputs[name] // (use.groups * use.size))
+        sampled = max(FEWEST_POSITIONS, 2 * use.positions * _outputs(model, name) // (use.groups * use.size))
         total += (min(use.positions, sampled) + 1) * use.groups * use.blocks * use.size ** 2
     return total
 
 
-def step_operations(specs: Sequence[WeightSpec], uses: Mapping[str, Use]) -> int:
+def step_operations(model: nn.Module, uses: Mapping[str, Use]) -> int:
     """Operations of the second-order loss of some weights, for all of their filters."""
-    outputs = {spec.name: spec.shape[0] for spec in specs}
-    return sum(outputs[name] * use.blocks * use.size ** 2 for name, use in uses.items())
+    return sum(_outputs(model, name) * use.blocks * use.size ** 2 for name, use in uses.items())
+
+
+def _outputs(model: nn.Module, name: str) -> int:
+    """Of a weight, generated or rounded."""
+    return len(model.get_parameter(name))

@@ -6,24 +6,18 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
-from typing import cast
 
 import torch
 from timm.data import resolve_data_config
 from torch import nn
-from torch.utils.data import IterableDataset
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.common.config import OrderingConfig
-from timm_sbs.common.cores import local_processes, usable_cores
 from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.progress import silence
 from timm_sbs.data.accuracy import evaluate
 from timm_sbs.data.batches import SampleBatches, kept_random_states
-from timm_sbs.data.folders import LabelledImages
 from timm_sbs.data.image_size import size_at
-from timm_sbs.data.in_memory import ImagesInMemory
 from timm_sbs.predictor.ordering import permutation_shapes
 from timm_sbs.predictor.tokens import WeightSpec
 from timm_sbs.training.design.budget import TRIAL_STEPS
@@ -35,6 +29,8 @@ from timm_sbs.training.losses.weight_uses import Use
 from timm_sbs.training.options.settings import DistillationSettings
 from timm_sbs.training.run.image_phase import with_phase
 from timm_sbs.training.run.phases import outputs_are_fixed
+from timm_sbs.training.run.reading_forecast import ReadingForecast
+from timm_sbs.training.run.rounding_forecast import SEARCHES, rounding_seconds
 from timm_sbs.training.run.start import Start
 from timm_sbs.training.run.statistics_sample import (
     empty_statistics,
@@ -58,7 +54,6 @@ SAMPLE_KERNELS, SAMPLE_TIMES = 4096, 3  # kernels whose path is timed, and how o
 # A path through n kernels takes time in proportion to n, and to n ** 1.2 where caches no longer hold them: less in
 # ResNet-18, where kernels are alike, and a little more in ResNet-50 with random ones.
 LONG_PATH_EXPONENT = 0.2
-READING_SECONDS, READ_IMAGES = 0.25, 32  # of a data set, whichever comes first
 
 
 def forecast_seconds(start: Start) -> dict[str, float]:
@@ -77,6 +72,7 @@ class _Forecast:
     def __init__(self, start: Start) -> None:
         self.settings, self.accelerator, self.original = start.settings, start.accelerator, start.original
         self.start, self.specs = start, start.design.specs
+        self.reading = ReadingForecast(start.settings.data.readers, start.accelerator)
         ordering = start.design.generator.ordering
         self.artifact = start.source or start_artifact(
             start.design, random_orderings(self.specs, ordering), start.original, seed=0)
@@ -86,7 +82,7 @@ class _Forecast:
 
     def phases(self) -> dict[str, float]:
         settings, seconds = self.settings, {}
-        if not self.start.source:
+        if self.specs and not self.start.source:
             ordering = self.start.design.generator.ordering
             seconds['ordering'] = decided_once(
                 lambda: ordering_seconds(self.original, self.specs, ordering), self.accelerator)
@@ -99,6 +95,8 @@ class _Forecast:
             seconds['reconstruction'] = fit.setup + settings.reconstruction.steps * fit.of()
         if settings.takes_statistics:
             seconds['statistics'] = self._statistics_seconds()
+        if self.start.rounds_originals:
+            seconds['rounding'] = self._rounding_seconds()
         if settings.takes_statistics and self.specs:
             fit = self._second_order()
             seconds['second-order'] = fit.setup + (settings.second_order.steps + COMPARISONS) * fit.of()
@@ -141,21 +139,28 @@ class _Forecast:
             collect_statistics(self.original, uses, batches, batch, self.accelerator)
 
         each = time_steps(look, self.accelerator, most=batch).of(batch) / batch
-        each += look_operations(self.specs, self._other_uses(uses)) * self.seconds_per_operation
-        reading = self._reading(sample and getattr(sample[0], 'dataset', None))
-        return mine * self._beside(each, reading.each)
+        each += look_operations(self.original, self._other_uses(uses)) * self.seconds_per_operation
+        reading = self.reading.of(sample and getattr(sample[0], 'dataset', None))
+        return mine * self.reading.beside(each, reading.each)
+
+    def _rounding_seconds(self) -> float:
+        start, device = self.start, self.accelerator.device
+        searches = SEARCHES if self.settings.quantization.max_bytes is not None else 1
+        each = self.seconds_per_operation if start.uses else 0.
+        return searches * decided_once(
+            lambda: rounding_seconds(self.original, start.design.rounded, start.uses, each, device), self.accelerator)
 
     def _second_order(self) -> StepTimes:
         uses, device = some_uses(self.start.uses), self.accelerator.device
         divergence = ExpectedDivergence(
-            self.specs, self.original.state_dict(), uses, empty_statistics(self.specs, uses, device),
+            self.specs, self.original.state_dict(), uses, empty_statistics(self.original, uses, device),
             self.settings.second_order.damping)
         phase = dataclasses.replace(self.settings.second_order, steps=MANY_STEPS)
         two_stage = TwoStageGenerator(self.artifact.generator)
         times = time_steps(
             lambda timer: second_order(two_stage, divergence, phase, self.accelerator, monitor=timer), self.accelerator)
         parts = filter_parts(self.artifact.generator, self.settings.second_order)
-        others = step_operations(self.specs, self._other_uses(uses)) / parts * self.seconds_per_operation
+        others = step_operations(self.original, self._other_uses(uses)) / parts * self.seconds_per_operation
         return StepTimes(times.setup, {1: times.of() + others})
 
     def _other_uses(self, some: Mapping[str, Use]) -> dict[str, Use]:
@@ -178,16 +183,16 @@ class _Forecast:
             artifact.rounded, artifact.steps).to(self.accelerator.device)
         student.kernel_features()  # a first step would take twice as long with them
         train, once, outputs = self.start.images.train, 0., None
-        reading = self._reading(train and train.dataset)
+        reading = self.reading.of(train and train.dataset)
         if isinstance(train, SampleBatches) and outputs_are_fixed(self.settings):
-            once = len(train.dataset) / self.accelerator.num_processes * self._beside(self.forward, reading.each)
+            once = len(train.dataset) / self.accelerator.num_processes * self.reading.beside(self.forward, reading.each)
             outputs = self.original(torch.zeros(1, *self.image_shape, device=self.accelerator.device))
         times = time_steps(
             lambda timer: distill(student, self.original, AlikeImages(timer, self.image_shape), phase,
                                   self.accelerator, timer, outputs),
             self.accelerator, fewest=2, most=self.settings.data.batch_size, growth=8)
         images = self.settings.data.batch_size * settings.grad_accum_steps
-        step = self._beside(times.of(images), images * reading.each)
+        step = self.reading.beside(times.of(images), images * reading.each)
         return reading.once + once + times.setup + settings.steps * step
 
     @functools.cached_property
@@ -205,13 +210,14 @@ class _Forecast:
         """Of the first look at images that so many processes share, beside what each takes, and of each."""
         if not isinstance(dataset, Sized):
             return 0., 0.
-        reading, mine = self._reading(dataset), math.ceil(len(dataset) / processes)
-        return reading.once, mine * self._beside(networks * self.forward, reading.each)
+        reading, mine = self.reading.of(dataset), math.ceil(len(dataset) / processes)
+        return reading.once, mine * self.reading.beside(networks * self.forward, reading.each)
 
     def _looks(self) -> dict[str, int]:
         """How often each phase looks at the held-out images, the original included, at the first look."""
         settings = self.settings
-        found = {'reconstruction': int(settings.takes_statistics)} if self.specs else {'rounding': 1}
+        found = {'reconstruction': int(self.start.fits_weights and settings.takes_statistics),
+                 'rounding': int(self.start.rounds_originals)}
         if settings.takes_statistics and self.specs:
             found['second-order'] = int(settings.quantizes and not settings.distils)
         interval = settings.distillation.eval_interval
@@ -225,35 +231,6 @@ class _Forecast:
         found[next(iter(found))] += 1
         return found
 
-    def _reading(self, dataset: object) -> '_Reading':
-        """Images that are kept in memory are read once; what happens to them then takes next to no time. A stream is
-        not looked at, for its first image may take minutes."""
-        if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
-            return _Reading()
-        kept = isinstance(dataset, ImagesInMemory)
-        images = cast(LabelledImages, dataset.files if isinstance(dataset, ImagesInMemory) else dataset)
-        each = decided_once(lambda: _reading_seconds(images), self.accelerator)
-        return _Reading(once=len(images) * each / max(1, self.settings.data.readers)) if kept else _Reading(each=each)
-
-    def _beside(self, computing: float, reading: float) -> float:
-        """Seconds of computing and reading the same images, where worker processes read.
-
-        These read while others are computed with, so that the slower of both counts; but all share the cores.
-        """
-        readers = self.settings.data.readers
-        if not readers:
-            return computing + reading
-        threads = torch.get_num_threads() if self.accelerator.device.type == 'cpu' else 1
-        of_cores = (computing * threads + reading) * local_processes() / usable_cores()
-        return max(computing, reading / readers, of_cores)
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """Seconds of reading images: of all, once, and of each at every look."""
-    once: float = 0.
-    each: float = 0.
-
 
 def usual_height(settings: DistillationSettings) -> int | None:
     """The height of images of which a step takes about the mean time of all; None: the original's."""
@@ -262,19 +239,6 @@ def usual_height(settings: DistillationSettings) -> int | None:
     heights = [size_at(settings.train_size, step, settings.steps) for step in range(settings.steps)]
     mean = statistics.mean(height ** 2 for height in heights)
     return min(set(heights), key=lambda height: abs(height ** 2 - mean))
-
-
-def _reading_seconds(dataset: LabelledImages) -> float:
-    """Seconds of an image, from some all over a data set; the first one opens what is opened once."""
-    count = len(dataset)
-    times: list[float] = []
-    for number in range(min(count, READ_IMAGES)):
-        began = time.perf_counter()
-        dataset[number * count // READ_IMAGES % count]
-        times.append(time.perf_counter() - began)
-        if sum(times) > READING_SECONDS:
-            break
-    return statistics.mean(times[1:] or times)
 
 
 def ordering_seconds(original: nn.Module, specs: Sequence[WeightSpec], ordering: OrderingConfig) -> float:

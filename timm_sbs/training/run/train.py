@@ -1,6 +1,6 @@
 """One run of the trainer, from its flags to the artifact."""
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
 from timm_sbs.predictor.original import load_original
 from timm_sbs.training.design.sizing import Design, continue_artifact
-from timm_sbs.training.losses.weight_uses import Use
 from timm_sbs.training.options.parsing import args_yaml
 from timm_sbs.training.options.run_settings import settings_of
 from timm_sbs.training.run.calibration import (
@@ -133,7 +132,7 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
     chosen_from = start.images.held_out
     held_out = HeldOut(chosen_from, original, accelerator) if chosen_from else None
     task = Task(run, original, start.images, settings, args.seed, held_out)
-    _run_phases(task, artifact.quantized(None), start.source, start.uses)
+    _run_phases(task, artifact.quantized(None), start)
     if settings.trains_on_images and held_out:
         say(accelerator, f'lowest divergence on held-out images {run.best[MEASURE]:.4f}, after the last step '
                          f'{run.results[MEASURE]:.4f}')
@@ -191,17 +190,16 @@ def _describe_start(name: str, start: Start) -> None:
                                f'parameters), and none is generated.')
 
 
-def _run_phases(task: Task, artifact: Artifact, source: Artifact | None, uses: Mapping[str, Use]) -> None:
+def _run_phases(task: Task, artifact: Artifact, start: Start) -> None:
     """All phases that are asked for and not yet done."""
-    settings, run = task.settings, task.run
+    settings, run, source, uses = task.settings, task.run, start.source, start.uses
     kept = source.kept if source else None
     later = run.is_in('distillation') or run.is_in('quantization')
-    fits_weights = bool(artifact.generator.names) and (bool(settings.reconstruction.steps) or not source)
-    if fits_weights and not (later or run.is_in('second-order')):
+    if start.fits_weights and not (later or run.is_in('second-order')):
         reconstruction_phase(task, artifact, settings.reconstruction)
     drawn = drawn_images(task, artifact)
     divergence = None
-    if artifact.rounded and not artifact.generator.names and not source:
+    if start.rounds_originals:
         artifact, kept = rounding_phase(task, artifact, uses, drawn)
     elif settings.takes_statistics and artifact.generator.names and (not later or settings.quantizes):
         divergence = make_divergence(

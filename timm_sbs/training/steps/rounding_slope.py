@@ -14,9 +14,10 @@ from timm_sbs.training.losses.curvature import Curvature
 from timm_sbs.training.options.settings import FEWEST_ROUNDED_BITS
 from timm_sbs.training.steps.second_order_rounding import FINENESS, QUICK, THOROUGH, Passes, round_weight
 
-__all__ = ['RoundedWeights', 'entropy_bits', 'round_weights', 'round_to_bits']
+__all__ = ['HALVINGS', 'SAMPLE', 'RoundedWeights', 'entropy_bits', 'round_weights', 'round_to_bits']
 
 SAMPLE = 20_000  # values of each weight, from which the first slope is guessed
+HALVINGS = 25  # of the span in which its logarithm lies
 SLACK = 0.004  # of the wanted bits: half of what may be left
 TRIALS = 6
 
@@ -74,7 +75,7 @@ class _PlainBits:
         """The slope with so many bits: its logarithm by bisection."""
         coarsest = max(float(sample.abs().max()) for sample, _ in self._samples) ** 2 * 4 + 1e-30
         low, high = math.log2(coarsest) - 50, math.log2(coarsest)
-        for _ in range(25):
+        for _ in range(HALVINGS):
             middle = (low + high) / 2
             low, high = (middle, high) if self(2 ** middle) > bits else (low, middle)
         return 2 ** high

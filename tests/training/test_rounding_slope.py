@@ -45,6 +45,14 @@ def test_bits_are_as_many_as_wanted_and_more_of_them_are_better(network):
     assert found[1] < 0.5 * found[0]
 
 
+@pytest.mark.parametrize('bits', [0.3, 0.9])
+def test_few_bits_are_found_where_zeros_make_zeros_cheaper(resnet20, bits):
+    """Without statistics a slope twice as high leaves a quarter of the bits or less."""
+    weights = {name: p.detach() for name, p in resnet20.named_parameters() if p.dim() > 1}
+    wanted = bits * sum(weight.numel() for weight in weights.values())
+    assert 0.98 * wanted < round_to_bits(weights, curvatures(weights, {}, 1e-3), wanted).bits <= wanted
+
+
 def test_statistics_are_worth_bits(network):
     """With them a network diverges less, by their own measure, than when rounded without."""
     weights, curvature, _ = network

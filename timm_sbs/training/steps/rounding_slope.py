@@ -19,7 +19,7 @@ __all__ = ['HALVINGS', 'SAMPLE', 'RoundedWeights', 'entropy_bits', 'round_weight
 SAMPLE = 20_000  # values of each weight, from which the first slope is guessed
 HALVINGS = 25  # of the span in which its logarithm lies
 SLACK = 0.004  # of the wanted bits: half of what may be left
-TRIALS = 6
+TRIALS = 12  # at most; four are usual
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,8 @@ def round_to_bits(
     """All weights in ``curvatures``, rounded by the slope with which they take at most so many bits.
 
     The slope is guessed from plain rounding, and the guess is put right by what second-order rounding takes: quickly
-    until that is nearly right, and then thoroughly.
+    until that is nearly right, and then thoroughly. At low rates zeros make zeros cheaper, so that the bits fall far
+    faster than the guess says: then the slope lies between two that were tried.
 
     Raises:
         ConfigError: They would all be zeros.
@@ -110,10 +111,11 @@ def round_to_bits(
     plain = _PlainBits(weights, curvatures)
     wanted, ratio, passes = bits * (1 - SLACK), 1., QUICK
     best: RoundedWeights | None = None
-    around: dict[bool, tuple[float, float]] = {}  # too many bits: the last thorough slope, and what it took
+    around: dict[tuple[Passes, bool], tuple[float, float]] = {}  # passes, too many: the last slope, and what it took
     with Progress(None, 'rounding', 'weight', quiet=quiet) as progress:
         for _ in range(TRIALS):
-            slope = _between(around[True], around[False], wanted) if len(around) > 1 else plain.slope(wanted / ratio)
+            sides = [around[passes, above] for above in (True, False) if (passes, above) in around]
+            slope = _between(*sides, wanted) if len(sides) > 1 else plain.slope(wanted / ratio)
             found = round_weights(weights, curvatures, slope, passes, progress)
             taken = found.bits
             if not taken:
@@ -125,10 +127,9 @@ def round_to_bits(
             progress.show(bits=f'{taken:,.0f} of {bits:,.0f}')
             if passes is THOROUGH and taken <= bits and (best is None or found.slope < best.slope):
                 best = found
-            if passes is THOROUGH:
-                around[taken > wanted] = found.slope, taken
-                if bits * (1 - 2 * SLACK) <= taken <= bits:
-                    break
+            around[passes, taken > wanted] = found.slope, taken
+            if passes is THOROUGH and bits * (1 - 2 * SLACK) <= taken <= bits:
+                break
             ratio = taken / max(plain(found.slope), 1.)
             if abs(taken / wanted - 1) < 0.03:
                 passes = THOROUGH

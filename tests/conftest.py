@@ -51,7 +51,8 @@ ALL_SHIPPED = [
 IMAGENET_SHIPPED = 'sbs_resnet18_15pct'
 IMAGENET_ALL = [IMAGENET_SHIPPED, 'sbs_resnet18_15pct_small']
 FLOATS = ['sbs_resnet20_cifar10_20pct', 'sbs_resnet56_cifar10_20pct']
-ROUNDED = ['sbs_resnet20_cifar10_50kb', 'sbs_resnet20_cifar10_40kb', 'sbs_resnet56_cifar10_118kb']
+ROUNDED = [
+    'sbs_resnet20_cifar10_50kb', 'sbs_resnet20_cifar10_30kb', 'sbs_resnet56_cifar10_120kb', 'sbs_resnet56_cifar10_80kb']
 IMAGENET_ROUNDED = 'sbs_resnet18_2mb'
 CIFAR_ALL = [*ALL_SHIPPED, *FLOATS, *ROUNDED]
 assert SHIPPED in timm.list_models(), f'importing timm_sbs {timm_sbs.__version__} registers no models'

@@ -35,12 +35,12 @@ from timm_sbs.train import main as train
 from timm_sbs.training.run.environment import environment
 
 NAME = 'frontier'
-ROUNDED = ['--method', 'rounding', '--kept-bits', '6', '--temperature', '4', '--lr', '2e-3']
+ROUNDED = ['--recipe', 'cifar10_rounding']
 GENERATED = ['--method', 'generation', '--order-over', 'axes', '--bits', '3', '--kept-bits', '6',
              '--second-order-steps', '0', '--temperature', '4', '--lr', '3e-4']
 MIXED = ['--method', 'rounding', '--generate', 'layer3.*.weight', '--order-over', 'axes', '--bits', '2',
          '--kept-bits', '6', '--second-order-steps', '0', '--temperature', '4', '--lr', '3e-4']
-UNTRAINED = ['--method', 'rounding', '--kept-bits', '6', '--distillation-steps', '0']
+UNTRAINED = [*ROUNDED, '--distillation-steps', '0']
 FLAGS = ('distillation_steps', 'batch_size', 'lr', 'rounding_lr', 'second_order_steps', 'temperature')
 # What others report. Bytes are those of the weights: one or two bits each, and 16 for all that is not rounded.
 ANCHORS = (
@@ -48,20 +48,25 @@ ANCHORS = (
      'source': 'about what IR-Net (arXiv 1909.10788) and SLB (arXiv 2009.08695) report, for other originals'},
     {'network': 'resnet56', 'label': 'ternary weights', 'bytes': 150_000, 'top1': 93.56,
      'source': 'TTQ (arXiv 1612.01064), for another original'})
+FLOATS = ['--temperature', '4', '--lr', '5e-4']
 METHODS = {'rounding': ROUNDED, 'generation': GENERATED, 'mixture': MIXED, 'rounding, untrained': UNTRAINED}
+SIZES = {'resnet20': (30, 40, 50, 60, 80), 'resnet56': (80, 110, 120, 150)}
+STEPS = {'resnet20': ['--distillation-steps', '8500', '-b', '256'], 'resnet56': ['--distillation-steps', '3500']}
+LOW_RATE = {'resnet20': '2e-3', 'resnet56': '3e-3'}  # of rounded weights: a fifth to a third of the default
 
 
 def points() -> Iterator[tuple[str, str, str, list[str]]]:
     """Name, network, method and flags of each."""
-    for network, sizes, steps in (('resnet20', (30, 40, 48, 50, 60, 80), 1200), ('resnet56', (80, 110, 119, 150), 600)):
-        for method, flags in METHODS.items():
+    for network, sizes in SIZES.items():
+        low_rate = {'rounding, low rate': [*ROUNDED, '--rounding-lr', LOW_RATE[network]]}
+        for method, flags in {**METHODS, **low_rate}.items():
             for size in sizes if method != 'mixture' else sizes[1:2]:
-                name = f"{network}_{method.replace(', ', '_')}_{size}k"
-                trained = [] if 'untrained' in method else ['--distillation-steps', str(steps)]
+                name = f"{network}_{method.replace(', ', '_').replace(' ', '_')}_{size}k"
+                trained = [] if 'untrained' in method else STEPS[network]
                 yield name, network, method, [*flags, '--bytes', f'{size}k', *trained]
         for pct in (10, 20):
             yield (f'{network}_floats_{pct}pct', network, 'floats',
-                   ['--pct', str(pct), '--distillation-steps', str(steps), '--lr', '1.5e-4'])
+                   ['--pct', str(pct), *STEPS[network], *FLOATS])
     for name, entry in ENTRIES.items():
         if '_cifar10_' in name and name.endswith('pct') and not name.endswith('_20pct'):  # these are points already
             yield name, entry.base.removesuffix('_cifar10'), 'shipped', []
@@ -130,12 +135,13 @@ def main() -> None:
         print(json.dumps(found[-1]), flush=True)
     earlier = json.loads((HERE / 'results' / f'{NAME}.json').read_text())
     measured = {point['name'] for point in found}
+    known = {name for name, *_ in points()}
     write_results(NAME, {
         'command': f'python tests/benchmarks/{NAME}.py --data-dir CIFAR10 --weights-56 FILE --runs RUNS',
         'images': 10_000, 'seed': 0, **environment(torch.device('cpu'), 1), 'anchors': ANCHORS,
         'originals': {network: {key: entry['original'][key] for key in ('bytes', 'top1')}
                       for network, entry in results_of('accuracy_over_bytes')['networks'].items()},
-        'points': sorted((*(point for point in earlier['points'] if point['name'] not in measured), *found),
+        'points': sorted((*(point for point in earlier['points'] if point['name'] in known - measured), *found),
                          key=lambda point: str(point['name']))})
     draw(NAME)
 

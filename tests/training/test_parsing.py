@@ -130,8 +130,8 @@ def test_recipes_are_valid_and_are_overruled_by_flags(name):
 
 def test_recipe_names():
     assert recipe_names() == [
-        'cifar10', 'convnext_tiny_15pct', 'imagenet', 'mobilenetv3_large_100_30pct', 'quick', 'resnet34_15pct',
-        'resnet50_15pct', 'tf_efficientnet_lite0_30pct']
+        'cifar10', 'cifar10_rounding', 'convnext_tiny_15pct', 'imagenet', 'mobilenetv3_large_100_30pct', 'quick',
+        'resnet34_15pct', 'resnet50_15pct', 'tf_efficientnet_lite0_30pct']
 
 
 def test_a_recipe_begins_with_the_one_that_it_names():

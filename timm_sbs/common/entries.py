@@ -29,10 +29,11 @@ ENTRIES = {
     'sbs_resnet20_cifar10_33pct': _cifar10(20, 'from a predictor of 33 % of its parameters, in 62 kB.'),
     'sbs_resnet20_cifar10_24pct': _cifar10(20, 'from a predictor of 24 % of its parameters, in 47 kB.'),
     'sbs_resnet20_cifar10_50kb': _cifar10(20, 'from rounded weights, in 50 kB.'),
-    'sbs_resnet20_cifar10_40kb': _cifar10(20, 'from rounded weights, in 40 kB.'),
+    'sbs_resnet20_cifar10_30kb': _cifar10(20, 'from rounded weights, in 30 kB.'),
     'sbs_resnet56_cifar10_20pct': _cifar10(56, 'from a predictor of 20 % of its parameters as float16, in 519 kB.'),
     'sbs_resnet56_cifar10_26pct': _cifar10(56, 'from a predictor of 26 % of its parameters, in 149 kB.'),
-    'sbs_resnet56_cifar10_118kb': _cifar10(56, 'from rounded weights, in 118 kB.'),
+    'sbs_resnet56_cifar10_120kb': _cifar10(56, 'from rounded weights, in 120 kB.'),
+    'sbs_resnet56_cifar10_80kb': _cifar10(56, 'from rounded weights, in 80 kB.'),
     'sbs_resnet18_15pct': _resnet18('ResNet-18 for ImageNet from a predictor of 15 % of its parameters, in 4.1 MB.'),
     'sbs_resnet18_15pct_small': _resnet18(
         'As sbs_resnet18_15pct, with kernels ordered within each filter, in 2.8 MB.'),

@@ -7,7 +7,8 @@ from table_makers.sources import markdown, network_name, results_of
 WORDS = {  # in the order of the table
     'shipped': 'a predictor of 5 bits, without a rate', 'generation': 'a predictor of 3 bits',
     'mixture': 'layer3 generated, all else rounded', 'rounding': 'rounded, trained',
-    'rounding, untrained': 'rounded by second order', 'floats': 'a predictor of floats'}
+    'rounding, low rate': 'rounded, trained at a lower rate', 'rounding, untrained': 'rounded by second order',
+    'floats': 'a predictor of floats'}
 
 
 def _bits(point: Mapping[str, Any]) -> str:

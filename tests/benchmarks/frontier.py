@@ -48,25 +48,32 @@ ANCHORS = (
      'source': 'about what IR-Net (arXiv 1909.10788) and SLB (arXiv 2009.08695) report, for other originals'},
     {'network': 'resnet56', 'label': 'ternary weights', 'bytes': 150_000, 'top1': 93.56,
      'source': 'TTQ (arXiv 1612.01064), for another original'})
-FLOATS = ['--temperature', '4', '--lr', '5e-4']
 METHODS = {'rounding': ROUNDED, 'generation': GENERATED, 'mixture': MIXED, 'rounding, untrained': UNTRAINED}
 SIZES = {'resnet20': (30, 40, 50, 60, 80), 'resnet56': (80, 110, 120, 150)}
 STEPS = {'resnet20': ['--distillation-steps', '8500', '-b', '256'], 'resnet56': ['--distillation-steps', '3500']}
-LOW_RATE = {'resnet20': '2e-3', 'resnet56': '3e-3'}  # of rounded weights: a fifth to a third of the default
+LOW_STEPS = {'resnet20': ['--distillation-steps', '5000'], 'resnet56': ['--distillation-steps', '2400']}
+LOW_RATES = {('resnet20', 30): '3e-3', ('resnet56', 80): '4e-3', ('resnet56', 110): '3e-3'}  # others have 2e-3
+FLOATS = {  # per cent of the parameters
+    ('resnet20', 20): ['--distillation-steps', '4500', '--temperature', '4', '--lr', '5e-4'],
+    ('resnet20', 10): ['--distillation-steps', '11500', '--lr', '1.5e-4'],
+    ('resnet56', 20): ['--distillation-steps', '3000', '--lr', '1.5e-4'],  # and 90 more at 2e-5, from older code
+    ('resnet56', 10): ['--distillation-steps', '4500', '--lr', '1.5e-4']}
 
 
 def points() -> Iterator[tuple[str, str, str, list[str]]]:
     """Name, network, method and flags of each."""
     for network, sizes in SIZES.items():
-        low_rate = {'rounding, low rate': [*ROUNDED, '--rounding-lr', LOW_RATE[network]]}
-        for method, flags in {**METHODS, **low_rate}.items():
+        for size in sizes:
+            yield (f'{network}_rounding_low_rate_{size}k', network, 'rounding, low rate',
+                   [*ROUNDED, '--rounding-lr', LOW_RATES.get((network, size), '2e-3'), '--bytes', f'{size}k',
+                    *LOW_STEPS[network]])
+        for method, flags in METHODS.items():
             for size in sizes if method != 'mixture' else sizes[1:2]:
-                name = f"{network}_{method.replace(', ', '_').replace(' ', '_')}_{size}k"
+                name = f"{network}_{method.replace(', ', '_')}_{size}k"
                 trained = [] if 'untrained' in method else STEPS[network]
                 yield name, network, method, [*flags, '--bytes', f'{size}k', *trained]
         for pct in (10, 20):
-            yield (f'{network}_floats_{pct}pct', network, 'floats',
-                   ['--pct', str(pct), *STEPS[network], *FLOATS])
+            yield f'{network}_floats_{pct}pct', network, 'floats', ['--pct', str(pct), *FLOATS[network, pct]]
     for name, entry in ENTRIES.items():
         if '_cifar10_' in name and name.endswith('pct') and not name.endswith('_20pct'):  # these are points already
             yield name, entry.base.removesuffix('_cifar10'), 'shipped', []

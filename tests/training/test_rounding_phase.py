@@ -154,6 +154,15 @@ def test_what_a_predictor_leaves_of_a_weight_is_rounded_without_images_too(model
     assert left < 0.1 * before
 
 
+def test_a_predictor_that_is_fitted_again_leaves_something_else(model, tmp_path):
+    both = dict(generate=['layer3.*'], round=['layer3.*'], bits=4, order_over='axes')
+    fit(model, output=tmp_path, reconstruction_steps=5, quantization_steps=0, **both, **QUICK)
+    again = fit(model, start_from=str(tmp_path), reconstruction_steps=20, quantization_steps=0, mixed_precision='no',
+                quiet=True)
+    name = 'layer3.0.conv2.weight'
+    assert relative_error({name: again.weights()[name]}, model.state_dict()) < 0.05
+
+
 @pytest.mark.parametrize('with_images', [False, True])
 def test_what_is_rounded_is_gone_on_from(model, trained, image_folder, tmp_path, with_images):
     """It stays rounded, in the same steps."""
@@ -183,6 +192,13 @@ def test_a_plan(model, image_folder):
         assert word not in text, word
 
 
+def test_a_plan_of_more_training_tells_the_size_that_there_is(model, trained, image_folder):
+    out = trained[1]
+    text = describe_fit(model, start_from=str(out), images=image_folder / 'train', mixed_precision='no', **STEPS)
+    told = int(re.search(r'files: ([\d,]+) bytes', text)[1].replace(',', ''))
+    assert told == pytest.approx(size(out), rel=0.02) and 'at first' not in text
+
+
 def test_a_plan_of_bytes_alone_makes_no_search(model, capsys):
     text = describe_fit(model, bytes=BYTES, mixed_precision='no')
     assert 'A search would choose between rounding and a predictor' in text and '8 weights' in text
@@ -204,7 +220,7 @@ def test_bytes_that_are_too_few_are_refused_before_any_work(model, image_folder,
     """Also by a plan, and beside bits, with images or without. The least that works is told, and works."""
     wanted = dict(method='rounding', mixed_precision='no', bits=bits)
     for more in ({}, dict(images=image_folder / 'train', **STEPS)):
-        with pytest.raises(SbsError, match=r'4,000 bytes are too few: with 0\.5 bits .* take') as refusal:
+        with pytest.raises(SbsError, match=r'4,000 bytes are too few: with about 0\.5 bits .* take') as refusal:
             describe_fit(model, bytes=4000, **wanted, **more)
     least = int(str(refusal.value).removesuffix('.').rpartition(' ')[2].replace(',', ''))
     fitted = fit(model, bytes=least, quiet=True, **wanted)

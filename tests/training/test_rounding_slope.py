@@ -53,6 +53,20 @@ def test_few_bits_are_found_where_zeros_make_zeros_cheaper(resnet20, bits):
     assert 0.98 * wanted < round_to_bits(weights, curvatures(weights, {}, 1e-3), wanted).bits <= wanted
 
 
+@pytest.mark.parametrize('kind', ['uniform', 'normal', 'long tails'])
+@pytest.mark.parametrize('bits', [0.5, 1., 10.])
+def test_weights_of_any_distribution(kind, bits):
+    """A first slope that leaves nothing but zeros is no reason to give up, nor is one with the finest steps."""
+    generator = torch.Generator().manual_seed(0)
+    shape = 64, 16, 3, 3
+    weight = torch.rand(shape, generator=generator) - 0.5 if kind == 'uniform' else torch.randn(
+        shape, generator=generator)
+    if kind == 'long tails':
+        weight = weight ** 3
+    rounded = round_to_bits({'a': weight}, curvatures({'a': weight}, {}, 1e-3), bits * weight.numel())
+    assert 0.85 * bits < rounded.bits / weight.numel() <= bits
+
+
 def test_statistics_are_worth_bits(network):
     """With them a network diverges less, by their own measure, than when rounded without."""
     weights, curvature, _ = network
@@ -75,5 +89,5 @@ def test_too_few_bits_are_refused(network):
     with pytest.raises(ConfigError, match='10 bits are too few') as refusal:
         round_to_bits(weights, curvature, 10.)
     assert '--bytes' in str(refusal.value) and '--bits' in str(refusal.value)
-    assert f'the least are 0.5 bits, which make {values / 2:,.0f}.' in str(refusal.value)
+    assert f'0.5 bits make {values / 2:,.0f}.' in str(refusal.value)
     assert 0 < round_to_bits(weights, curvature, values / 2).bits <= values / 2

@@ -131,6 +131,8 @@ def _phases(results: Results) -> list[str]:
              if getattr(results, f'{phase}_steps')]
     if results.rounding_error is not None:  # else weights were not rounded before the first step
         steps.insert(0, 'rounding by second order' if results.statistics_images else 'rounding by squared errors')
+    if results.before_quantization:
+        return [*_phases(results.before_quantization), 'rounding without data']
     earlier = _phases(results.started_from) if results.started_from else []
     return [*earlier, *([', '.join(steps)] if steps else [])]
 

@@ -34,6 +34,7 @@ from timm_sbs.training.options.settings import FEWEST_ROUNDED_BITS, FOLD_FROM, M
 __all__ = ['Design', 'check_same', 'design', 'rounding_design', 'start_artifact', 'continue_artifact']
 
 ROUNDED_BITS = 6.  # of rounded weights beside a predictor, before training finds out how many they need
+FEWEST_FORECAST_BITS = 0.25  # by which steps are so large that normally distributed weights take half a bit
 FORECAST_MARGIN = 0.005  # of a budget: by how much a quantized predictor may come out larger than forecast
 
 
@@ -243,7 +244,7 @@ def rounding_design(
     rounded = tuple(select_rounded(original, rule, ()))
     found = Design(base, (), GeneratorConfig(), StorageConfig('float32', QuantizationConfig((), kept_bits=kept_bits)),
                    rounded, method=rule.method)
-    low, high = FEWEST_ROUNDED_BITS, MOST_ROUNDED_BITS
+    low, high = FEWEST_FORECAST_BITS, MOST_ROUNDED_BITS
 
     def with_bits(bits: float) -> tuple[Design, int]:
         candidate = dataclasses.replace(found, rounded_bits=bits)
@@ -253,7 +254,8 @@ def rounding_design(
         smallest = with_bits(low)[1]
         if smallest > max_bytes:
             raise ConfigError(
-                f'{max_bytes:,} bytes are too few: with {low:g} bits a weight both files take {smallest:,}.')
+                f'{max_bytes:,} bytes are too few: with about {FEWEST_ROUNDED_BITS:g} bits a weight both files take '
+                f'{smallest:,}.')
     if bits is not None:
         return dataclasses.replace(found, rounded_bits=bits)
     if max_bytes is None:

@@ -92,6 +92,12 @@ class Settings:
         return bool(self.second_order.steps and self.has_images)
 
     @property
+    def fits_without_images(self) -> bool:
+        """Whether a phase takes steps that need no image: on the weights alone, or by second order."""
+        rounding = self.quantizes and self.quantization.steps and not self.rounds_on_images
+        return bool(self.generates and (self.reconstruction.steps or self.takes_statistics or rounding))
+
+    @property
     def distils(self) -> bool:
         """Whether distillation is a phase of its own: there are images, and steps."""
         return bool(self.distillation.steps and self.has_images)

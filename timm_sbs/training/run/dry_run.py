@@ -1,6 +1,7 @@
 """What a run would do, before it does it: what is generated and kept, bytes, and an estimate of the time."""
 from torch import nn
 
+from timm_sbs.artifact.folder import artifact_ledger
 from timm_sbs.artifact.ledger import num_bytes
 from timm_sbs.common.config import SelectionRule
 from timm_sbs.common.results import PARTS
@@ -26,12 +27,13 @@ def describe_dry_run(name: str, start: Start) -> str:
     parameters = sum(p.numel() for p in original.parameters())
     specs = design.specs
     lines = [f'{name}: {parameters:,} parameters', '', *_generated_lines(design, parameters),
-              *_rounded_lines(original, design, parameters)]
+              *_rounded_lines(original, design, parameters, bool(start.source))]
     lines += ['', 'kept, and why (--generate and --keep overrule this)',
               *_kept_lines(original, design, start.settings.predictor.rule)]
 
     size, quantization = design.num_parameters, design.storage.quantization
-    ledger = design.forecast(original)
+    as_it_is = start.source if not specs else None  # rounded weights keep their steps, and about their size
+    ledger = artifact_ledger(as_it_is) if as_it_is else design.forecast(original)
     original_bytes = num_bytes(original.state_dict())
     bits = f', {quantization.layer_bits[0]:g} bits a weight' if quantization and specs else ''
     lines.append('')
@@ -68,15 +70,15 @@ def _generated_lines(design: Design, parameters: int) -> list[str]:
     return lines
 
 
-def _rounded_lines(original: nn.Module, design: Design, parameters: int) -> list[str]:
+def _rounded_lines(original: nn.Module, design: Design, parameters: int, continued: bool) -> list[str]:
     if not design.rounded:
         return []
     shapes = {name: original.get_parameter(name).shape for name in design.rounded}
     lines, width = [*([''] if design.specs else []), 'rounded'], max(map(len, shapes))
     lines += [f'  {name:<{width}}  {list(shape)!s:<20} {shape.numel():>12,}' for name, shape in shapes.items()]
     total = sum(shape.numel() for shape in shapes.values())
-    lines.append(f'  {len(shapes)} weights, {total:,} parameters ({100 * total / parameters:.1f} %), of about '
-                 f'{design.rounded_bits:.2f} bits at first')
+    bits = '' if continued else f', of about {design.rounded_bits:.2f} bits at first'
+    lines.append(f'  {len(shapes)} weights, {total:,} parameters ({100 * total / parameters:.1f} %){bits}')
     return lines
 
 

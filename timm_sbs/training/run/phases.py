@@ -99,9 +99,10 @@ def _with_fixed_steps(task: Task, artifact: Artifact) -> Artifact:
 
 def _with_rests(task: Task, artifact: Artifact, source: Artifact | None) -> Artifact:
     """The artifact with what its predictor leaves of the generated weights that are rounded too, unless that was
-    trained, in this run or in that of the artifact to start from."""
+    trained: in this run, or in that of the artifact to start from, if its predictor is as it was."""
     both = [name for name in artifact.rounded if name in artifact.generator.names]
-    if not both or source or task.settings.distils:
+    trained = task.settings.distils or (source and not task.settings.fits_without_images)
+    if not both or trained:
         return artifact
     weights, state = artifact.as_stored().generator(), task.original.state_dict()
     rests = {name: state[name].detach() - weights[name].to(state[name].device) for name in both}

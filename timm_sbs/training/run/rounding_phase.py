@@ -82,13 +82,14 @@ def _rounded(task: Task, artifact: Artifact, curved: Mapping[str, Curvature]) ->
         entropy_bits(quantize(weight, quantized.steps[f'rounded.{name}'].to(weight.device), ROUNDED_LIMIT).integers)
         for name, weight in weights.items())
     most = MOST_ROUNDED_BITS * size
-    wanted = min(most, budget.wanted_bits(quantized, plain))
+    wanted, before = min(most, budget.wanted_bits(quantized, plain)), 0.
     for attempt in range(ATTEMPTS):
         found = round_to_bits(weights, curved, wanted)
         candidate = dataclasses.replace(quantized, rounded=_values(found), steps=_codes(found))
         right = min(most, budget.wanted_bits(candidate, found.bits))
-        if CLOSE * right <= found.bits <= right:
+        if found.bits <= right and (found.bits >= CLOSE * right or found.bits == before):  # nothing is nearer
             break
+        before = found.bits
         wanted = right if attempt + 2 < ATTEMPTS else CLOSE * right
     return _tensors(found)
 

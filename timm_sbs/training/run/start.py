@@ -58,7 +58,7 @@ class Start:
         design: What is generated, and by which predictor.
         bits: Of a weight of the predictor, if it is to be quantized.
         trials: Of a search for ordering and bits, which a dry run leaves out. Its design is the first of them.
-        uses: How the network uses the generated weights, if there are statistics to take.
+        uses: How the network uses the generated weights, or the rounded ones, if there are statistics to take.
         images: Read, or to be drawn.
         checkpoints: Of the run.
         checkpoint: What it goes on from, if it does.

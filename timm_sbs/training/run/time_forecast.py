@@ -108,7 +108,7 @@ class _Forecast:
                 seconds['quantization'] = self._distillation_seconds(self.artifact, phase)
             else:
                 seconds['quantization'] = settings.quantization.steps * fit.of()
-        if settings.quantizes and settings.takes_statistics and not settings.quantization.layer_bits:
+        if settings.quantizes and settings.takes_statistics and self.specs and not settings.quantization.layer_bits:
             layers = len(self.artifact.generator.predictor.trunk) + len(self.artifact.generator.predictor.heads)
             seconds['quantization'] = seconds.get('quantization', 0.) + layers * fit.of()  # whose bits are divided
         if held_out := self.start.images.held_out:

@@ -19,7 +19,10 @@ __all__ = ['HALVINGS', 'SAMPLE', 'RoundedWeights', 'entropy_bits', 'round_weight
 SAMPLE = 20_000  # values of each weight, from which the first slope is guessed
 HALVINGS = 25  # of the span in which its logarithm lies
 SLACK = 0.004  # of the wanted bits: half of what may be left
-TRIALS = 12  # at most; four are usual
+NEAR = 0.03  # of the wanted bits: quick passes have done what they can
+TRIALS = 8  # of each kind of passes, at the most; two are usual
+FARTHEST = 64.  # by which the next slope differs from the last
+NARROW = 1.01  # of a slope: half of that by which its step would be another
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +84,47 @@ class _PlainBits:
         return 2 ** high
 
 
-def _between(one: tuple[float, float], other: tuple[float, float], bits: float) -> float:
-    """The slope with so many bits, of two slopes and their bits: its logarithm lies on the line through both.
+class _Slopes:
+    """Slopes that were tried with some passes, and the next one to try.
 
-    Steps are sixteenths of an octave, so that bits jump where the slope moves a little. The guess from plain rounding
-    alone would go around what is wanted.
+    The first is guessed from plain rounding, and the next from how many bits that took. Steps are sixteenths of an
+    octave, and zeros make zeros cheaper, so that bits may jump or fall far where the slope moves a little: between a
+    slope with too many bits and one with too few, the next lies by the line through both, and in the middle where that
+    moved the same side twice.
     """
-    (first, taken), (second, also) = one, other
-    part = 0.5 if taken == also else (bits - taken) / (also - taken)
-    return float(first * (second / first) ** part)
+
+    def __init__(self, plain: _PlainBits, wanted: float, ratio: float) -> None:
+        """``ratio`` of the bits that these passes take to those of plain rounding, as far as known."""
+        self._plain, self._wanted, self.ratio = plain, wanted, ratio
+        self._tried: list[tuple[float, float]] = []
+        self._sides: dict[bool, tuple[float, float]] = {}  # too many: slope and bits
+        self._same_side = False
+
+    def next(self) -> float:
+        if len(self._sides) > 1:
+            (first, taken), (second, also) = self._sides[True], self._sides[False]
+            part = 0.5 if self._same_side else (self._wanted - taken) / (also - taken)
+            return float(first * (second / first) ** part)
+        guess = self._plain.slope(self._wanted / self.ratio)
+        if not self._tried:
+            return guess
+        slope, taken = self._tried[-1]
+        return min(max(guess, slope / FARTHEST), slope * FARTHEST) if taken else slope / FARTHEST
+
+    def add(self, slope: float, taken: float) -> None:
+        too_many = taken > self._wanted
+        self._same_side = bool(self._tried) and (self._tried[-1][1] > self._wanted) == too_many
+        self._sides[too_many] = slope, taken
+        self._tried.append((slope, taken))
+        if taken:
+            self.ratio = taken / max(self._plain(slope), 1.)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no other slope is nearer: steps are the finest already, or both sides nearly the same."""
+        if len(self._sides) > 1:
+            return self._sides[False][0] < self._sides[True][0] * NARROW
+        return len(self._tried) > 1 and 0 < self._tried[-1][1] == self._tried[-2][1] < self._wanted
 
 
 @torch.no_grad()
@@ -102,41 +137,31 @@ def round_to_bits(
     """All weights in ``curvatures``, rounded by the slope with which they take at most so many bits.
 
     The slope is guessed from plain rounding, and the guess is put right by what second-order rounding takes: quickly
-    until that is nearly right, and then thoroughly. At low rates zeros make zeros cheaper, so that the bits fall far
-    faster than the guess says: then the slope lies between two that were tried.
+    until that is nearly right, and then thoroughly.
 
     Raises:
-        ConfigError: They would all be zeros.
+        ConfigError: With so few bits they would all be zeros.
     """
-    plain = _PlainBits(weights, curvatures)
-    wanted, ratio, passes = bits * (1 - SLACK), 1., QUICK
+    plain, wanted, ratio = _PlainBits(weights, curvatures), bits * (1 - SLACK), 1.
     best: RoundedWeights | None = None
-    around: dict[tuple[Passes, bool], tuple[float, float]] = {}  # passes, too many: the last slope, and what it took
     with Progress(None, 'rounding', 'weight', quiet=quiet) as progress:
-        for _ in range(TRIALS):
-            sides = [around[passes, above] for above in (True, False) if (passes, above) in around]
-            slope = _between(*sides, wanted) if len(sides) > 1 else plain.slope(wanted / ratio)
-            found = round_weights(weights, curvatures, slope, passes, progress)
-            taken = found.bits
-            if not taken:
-                size = sum(weights[name].numel() for name in curvatures)
-                raise ConfigError(
-                    f'{bits:,.0f} bits are too few for {size:,} weights: all would be zeros. Ask for more bytes '
-                    f'(--bytes) or bits of a weight (--bits): the least are {FEWEST_ROUNDED_BITS:g} bits, which make '
-                    f'{FEWEST_ROUNDED_BITS * size:,.0f}.')
-            progress.show(bits=f'{taken:,.0f} of {bits:,.0f}')
-            if passes is THOROUGH and taken <= bits and (best is None or found.slope < best.slope):
-                best = found
-            around[passes, taken > wanted] = found.slope, taken
-            if passes is THOROUGH and bits * (1 - 2 * SLACK) <= taken <= bits:
-                break
-            ratio = taken / max(plain(found.slope), 1.)
-            if abs(taken / wanted - 1) < 0.03:
-                passes = THOROUGH
-        if best is None:
-            best = round_weights(weights, curvatures, plain.slope(0.9 * wanted / ratio), THOROUGH, progress)
-    if best.bits > bits:
+        for passes in (QUICK, THOROUGH):
+            slopes = _Slopes(plain, wanted, ratio)
+            for _ in range(TRIALS):
+                found = round_weights(weights, curvatures, slopes.next(), passes, progress)
+                taken = found.bits
+                slopes.add(found.slope, taken)
+                progress.show(bits=f'{taken:,.0f} of {bits:,.0f}')
+                if passes is THOROUGH and 0 < taken <= bits and (best is None or found.slope < best.slope):
+                    best = found
+                near = abs(taken / wanted - 1) < NEAR if passes is QUICK else bits * (1 - 2 * SLACK) <= taken <= bits
+                if near or slopes.exhausted:
+                    break
+            ratio = slopes.ratio
+    if best is None:
+        size = sum(weights[name].numel() for name in curvatures)
         raise ConfigError(
-            f'No slope with {bits:,.0f} bits was found; the nearest takes {best.bits:,.0f}. Ask for a little more, by '
-            f'--bytes or --bits.')
+            f'{bits:,.0f} bits are too few for {size:,} weights: no step leaves some that are not zero. Ask for more '
+            f'bytes (--bytes) or bits of a weight (--bits): {FEWEST_ROUNDED_BITS:g} bits make '
+            f'{FEWEST_ROUNDED_BITS * size:,.0f}.')
     return best

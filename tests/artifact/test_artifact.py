@@ -109,3 +109,9 @@ def test_saving_leaves_the_artifact_as_it_was(small_artifact, tmp_path):
     small_artifact.save(tmp_path / 'a')
     small_artifact.create_model()
     assert all(torch.equal(tensor, before[name]) for name, tensor in small_artifact.state_dict().items())
+
+
+def test_an_artifact_is_told_in_a_line(artifact):
+    told = repr(artifact)
+    assert len(told) < 200 and 'tensor(' not in told and artifact.base.name in told
+    assert f'{len(artifact.generator.names)} weights generated' in told

@@ -6,6 +6,7 @@ from timm_sbs.common.config import OrderingConfig, SelectionRule
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.training.design import budget
 from timm_sbs.training.design.method import choose_method, with_rule
+from timm_sbs.training.fit import fit
 from timm_sbs.training.options.settings import ENCODING_DEFAULTS
 
 
@@ -35,6 +36,15 @@ def test_the_method_of_the_smaller_error_is_chosen_and_explained(chosen):
     errors = {line.split()[0]: float(line.split()[-1]) for line in said if ' error ' in line}
     assert errors['rounding'] < 0.2 < 0.8 < errors['generation']
     assert said[-1].startswith('chosen: rounding')
+
+
+def test_the_trial_rounds_as_the_run_does(chosen, resnet8):
+    """By the bits that integers take, not to the nearest: at a bit a weight that is a third less."""
+    model = timm.create_model('resnet8_cifar10', checkpoint_path=resnet8[3])
+    said = chosen(12_000)[1]
+    [told] = [float(line.split()[-1]) for line in said if line.split()[0] == 'rounding']
+    rounded = fit(model, bytes=12_000, method='rounding', mixed_precision='no', quiet=True)
+    assert told == pytest.approx(rounded.results['rounding_error'], rel=0.2)
 
 
 def test_where_no_predictor_can_be_made_weights_are_rounded(chosen):

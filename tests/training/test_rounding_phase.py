@@ -82,6 +82,13 @@ def test_without_images_errors_count_by_their_squares(model, tmp_path):
                for name, tensor in artifact.kept.items())
 
 
+@pytest.mark.parametrize('wanted, warned', [(dict(bits=1), True), (dict(bits=6), False)])
+def test_a_network_that_predicts_nothing_any_more_is_told(model, tmp_path, capsys, wanted, warned):
+    fit(model, output=tmp_path, method='rounding', mixed_precision='no', **wanted)
+    told = [line for line in capsys.readouterr().out.splitlines() if 'few predictions are right' in line]
+    assert bool(told) == warned and all('--data-dir' in line for line in told)
+
+
 def test_bits_of_a_weight_instead_of_bytes(model, tmp_path):
     """Fewer than two are allowed. The code takes less than they say, for it knows of neighbours in a kernel."""
     for bits in (1.5, 3.):
@@ -201,7 +208,7 @@ def test_a_plan_of_more_training_tells_the_size_that_there_is(model, trained, im
 
 def test_a_plan_of_bytes_alone_makes_no_search(model, capsys):
     text = describe_fit(model, bytes=BYTES, mixed_precision='no')
-    assert 'A search would choose between rounding and a predictor' in text and '8 weights' in text
+    assert 'A trial would choose between rounding and a predictor' in text and '8 weights' in text
     assert 'choosing' not in capsys.readouterr().out
 
 

@@ -33,7 +33,7 @@ __all__ = ['Artifact']
 _OWN_ARGS = ('pretrained', 'pretrained_cfg', 'model_name', 'base', 'state_dict', 'cfg', 'sources')
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Artifact:
     """All that is needed to create a model with generated weights.
 
@@ -69,6 +69,12 @@ class Artifact:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'results', Results.of(self.results).shortened())
+
+    def __repr__(self) -> str:
+        """In one line, for notebooks."""
+        generated, rounded = self.generator.names, self.rounded
+        return (f"Artifact('{self.base.name}': {len(generated)} weights generated from "
+                f'{self.generator.num_parameters:,} parameters, {len(rounded)} rounded, {len(self.kept)} tensors kept)')
 
     @property
     def config(self) -> ArtifactConfig:

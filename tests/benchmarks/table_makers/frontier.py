@@ -5,9 +5,9 @@ from typing import Any
 from table_makers.sources import markdown, network_name, results_of
 
 WORDS = {  # in the order of the table
-    'shipped': 'a predictor of 5 bits, without a rate', 'generation': 'a predictor of 3 bits',
+    'shipped': 'a predictor of 5 bits', 'generation': 'a predictor of 3 bits',
     'mixture': 'layer3 generated, all else rounded', 'rounding': 'rounded, trained',
-    'rounding, low rate': 'rounded, trained at a lower rate', 'rounding, untrained': 'rounded by second order',
+    'rounding, low rate': 'rounded, trained less', 'rounding, untrained': 'rounded by second order',
     'floats': 'a predictor of floats'}
 
 

@@ -8,10 +8,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.codec.quantization import ROUNDED_LIMIT, dequantize, quantize
 from timm_sbs.common.config import ORDER_OVER
 from timm_sbs.common.errors import ConfigError, TargetError
+from timm_sbs.common.prefixes import without_prefix
 from timm_sbs.training.design.budget import TRIAL_BITS, Choose, divide_budget, first_division, tried
 from timm_sbs.training.design.sizing import Design, design, start_artifact
+from timm_sbs.training.losses.curvature import curvatures
+from timm_sbs.training.steps.rounding_slope import entropy_bits, round_to_bits
+from timm_sbs.training.steps.second_order_rounding import QUICK
 
 __all__ = ['MIXTURE_BITS', 'choose_method', 'with_rule']
 
@@ -32,8 +37,9 @@ def choose_method(
 ) -> Design:
     """The design of ``max_bytes`` whose weights have the smallest error: rounded, generated, or some of each.
 
-    All weights are rounded to the nearest, and a predictor of the same size has a short reconstruction. If that leaves
-    a smaller error in some layers, these are generated beside rounded ones, in a second trial. Needs no data.
+    All weights are rounded, so that errors are small for the bits, and a predictor of the same size has a short
+    reconstruction. If that leaves a smaller error in some layers, these are generated beside rounded ones, in a second
+    trial. Needs no data.
 
     Arguments are those of :func:`~timm_sbs.training.design.budget.divide_budget`.
 
@@ -50,7 +56,7 @@ def choose_method(
         return rounding
     say(f'choosing a method for {max_bytes:,} bytes, by the errors of weights that a predictor can generate')
     names = [spec.name for spec in generation.specs]
-    errors = {'rounding': _errors(start_artifact(rounding, (), original, seed=0), state, names),
+    errors = {'rounding': _errors(_rounded(start_artifact(rounding, (), original, seed=0)), state, names),
               'generation': _errors(tried(generation, original, accelerator)[0], state, names)}
     designs = {'rounding': rounding, 'generation': generation}
     better = [name for name in names if errors['generation'][name] < errors['rounding'][name]]
@@ -82,6 +88,17 @@ def with_rule(choose: Choose, **changes: Any) -> Choose:
         return {**arguments, 'rule': dataclasses.replace(arguments['rule'], **changes)}
 
     return changed
+
+
+@torch.no_grad()
+def _rounded(artifact: Artifact) -> Artifact:
+    """Rounded weights in as many bits as to the nearest, but with a smaller error."""
+    weights, steps = artifact.rounded, without_prefix('rounded.', artifact.steps)
+    bits = sum(entropy_bits(quantize(weight, steps[name], ROUNDED_LIMIT).integers) for name, weight in weights.items())
+    found = round_to_bits(weights, curvatures(weights, {}, 0.), bits, quiet=True, thoroughness=(QUICK,))
+    return dataclasses.replace(
+        artifact, rounded={name: dequantize(integers) for name, integers in found.tensors.items()},
+        steps={f'rounded.{name}': integers.codes for name, integers in found.tensors.items()})
 
 
 @torch.no_grad()

@@ -208,10 +208,11 @@ def _widest_within(max_bytes: int, found: Design, original: nn.Module) -> Design
     rest = ledger['total'] - ledger['predictor']
     if ledger['total'] > usable:
         rounded = f"rounded weights ({ledger['rounded']:,}), " if ledger['rounded'] else ''
+        advice = ('A coarser --order-over makes the ordering smaller.' if ledger['ordering'] > ledger['rounded']
+                  else 'Fewer --bits make rounded weights smaller.')
         raise ConfigError(
             f"{max_bytes:,} bytes are too few: ordering ({ledger['ordering']:,}), {rounded}kept tensors "
-            f"({ledger['kept']:,}), headers and settings alone take {rest:,}. A coarser --order-over makes the "
-            f"ordering smaller.")
+            f"({ledger['kept']:,}), headers and settings alone take {rest:,}. {advice}")
     each = float(torch.finfo(getattr(torch, found.storage.dtype)).bits)
     if quantization:
         each = sum(quantization.layer_bits) / len(quantization.layer_bits)

@@ -251,7 +251,8 @@ def _check_sizes(args: argparse.Namespace) -> None:
         raise ConfigError(f'--bytes is {args.bytes}, but must be 1 or more.')
     fewest = FEWEST_ROUNDED_BITS if args.method == 'rounding' and not args.generate else FEWEST
     if args.bits is not None and not fewest <= args.bits <= MOST:
-        raise ConfigError(f'--bits is {args.bits:g}, but must be from {fewest:g} to {MOST:g}.')
+        hint = '' if args.method == 'rounding' else f' With --method rounding, from {FEWEST_ROUNDED_BITS:g}.'
+        raise ConfigError(f'--bits is {args.bits:g}, but must be from {fewest:g} to {MOST:g}.{hint}')
     try:
         QuantizationConfig((), kept_bits=args.kept_bits)
     except ConfigError as e:

@@ -38,7 +38,7 @@ def describe_dry_run(name: str, start: Start) -> str:
     bits = f', {quantization.layer_bits[0]:g} bits a weight' if quantization and specs else ''
     lines.append('')
     if start.trials and not specs:
-        lines.append('A search would choose between rounding and a predictor. What follows is --method rounding')
+        lines.append('A trial would choose between rounding and a predictor. What follows is --method rounding')
     elif start.trials:
         lines.append(f'{start.trials} divisions of the bytes would be tried. What follows is the first of them: '
                      f'--order-over {design.generator.ordering.order_over} --bits {start.bits:g}')

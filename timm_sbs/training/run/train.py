@@ -1,6 +1,6 @@
 """One run of the trainer, from its flags to the artifact."""
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ from timm_sbs.training.run.threads import settle_threads, used_threads
 from timm_sbs.training.run.validation import measure_on_validation
 
 __all__ = ['train', 'dry_run', 'print_once']
+
+MUCH = 0.1  # error of the weights: ResNets with more, fitted without images, have lost many of their predictions
 
 
 def train(
@@ -137,6 +139,9 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
         say(accelerator, f'lowest divergence on held-out images {run.best[MEASURE]:.4f}, after the last step '
                          f'{run.results[MEASURE]:.4f}')
     measure_on_validation(task)
+    if not settings.has_images and _error(run.results) > MUCH:
+        say(accelerator, f'warning: with an error of {_error(run.results):.2f} few predictions are right. Look at some '
+                         f'images (--data-dir, --data-free), or allow more bytes or parameters.')
     if whole_program:
         say(accelerator, f"wrote {output}, {_size(output, start)}; load it with "
                          f"timm.create_model('local-dir:{output}', pretrained=True)")
@@ -144,6 +149,12 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
         say(accelerator, f'uploaded to {push_to_hub(output, args.hub_model_id, args.hub_private)}')
     accelerator.wait_for_everyone()
     return run.best
+
+
+def _error(results: Mapping[str, Any]) -> float:
+    """Of the weights, after the last phase that fitted them."""
+    names = ('quantization_error', 'reconstruction_error', 'rounding_error')
+    return next((float(results[name]) for name in names if results.get(name) is not None), 0.)
 
 
 def _size(output: Path, start: Start) -> str:

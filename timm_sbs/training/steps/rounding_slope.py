@@ -1,6 +1,6 @@
 """Rounding of all weights of a network into a wanted number of bits, by one slope of divergence for a bit."""
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -133,11 +133,19 @@ def round_to_bits(
         curvatures: Mapping[str, Curvature],
         bits: float,
         quiet: bool = False,
+        thoroughness: Sequence[Passes] = (QUICK, THOROUGH),
 ) -> RoundedWeights:
     """All weights in ``curvatures``, rounded by the slope with which they take at most so many bits.
 
     The slope is guessed from plain rounding, and the guess is put right by what second-order rounding takes: quickly
     until that is nearly right, and then thoroughly.
+
+    Args:
+        weights: Of these names.
+        curvatures: What their errors do.
+        bits: Of all integers, by a table for each weight.
+        quiet: Without progress.
+        thoroughness: How values are settled in each part of the search. Results are those of the last.
 
     Raises:
         ConfigError: With so few bits they would all be zeros.
@@ -145,16 +153,17 @@ def round_to_bits(
     plain, wanted, ratio = _PlainBits(weights, curvatures), bits * (1 - SLACK), 1.
     best: RoundedWeights | None = None
     with Progress(None, 'rounding', 'weight', quiet=quiet) as progress:
-        for passes in (QUICK, THOROUGH):
+        for passes in thoroughness:
+            last = passes is thoroughness[-1]
             slopes = _Slopes(plain, wanted, ratio)
             for _ in range(TRIALS):
                 found = round_weights(weights, curvatures, slopes.next(), passes, progress)
                 taken = found.bits
                 slopes.add(found.slope, taken)
                 progress.show(bits=f'{taken:,.0f} of {bits:,.0f}')
-                if passes is THOROUGH and 0 < taken <= bits and (best is None or found.slope < best.slope):
+                if last and 0 < taken <= bits and (best is None or found.slope < best.slope):
                     best = found
-                near = abs(taken / wanted - 1) < NEAR if passes is QUICK else bits * (1 - 2 * SLACK) <= taken <= bits
+                near = bits * (1 - 2 * SLACK) <= taken <= bits if last else abs(taken / wanted - 1) < NEAR
                 if near or slopes.exhausted:
                     break
             ratio = slopes.ratio

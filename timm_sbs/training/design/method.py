@@ -92,10 +92,13 @@ def with_rule(choose: Choose, **changes: Any) -> Choose:
 
 @torch.no_grad()
 def _rounded(artifact: Artifact) -> Artifact:
-    """Rounded weights in as many bits as to the nearest, but with a smaller error."""
+    """Rounded weights in as many bits as to the nearest, but with a smaller error, unless all of them are zeros."""
     weights, steps = artifact.rounded, without_prefix('rounded.', artifact.steps)
     bits = sum(entropy_bits(quantize(weight, steps[name], ROUNDED_LIMIT).integers) for name, weight in weights.items())
-    found = round_to_bits(weights, curvatures(weights, {}, 0.), bits, quiet=True, thoroughness=(QUICK,))
+    try:
+        found = round_to_bits(weights, curvatures(weights, {}, 0.), bits, quiet=True, thoroughness=(QUICK,))
+    except ConfigError:
+        return artifact
     return dataclasses.replace(
         artifact, rounded={name: dequantize(integers) for name, integers in found.tensors.items()},
         steps={f'rounded.{name}': integers.codes for name, integers in found.tensors.items()})

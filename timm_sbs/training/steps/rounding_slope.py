@@ -20,7 +20,7 @@ SAMPLE = 20_000  # values of each weight, from which the first slope is guessed
 HALVINGS = 25  # of the span in which its logarithm lies
 SLACK = 0.004  # of the wanted bits: half of what may be left
 NEAR = 0.03  # of the wanted bits: quick passes have done what they can
-TRIALS = 8  # of each kind of passes, at the most; two are usual
+TRIALS = 12  # of each kind of passes, at the most; two are usual
 FARTHEST = 64.  # by which the next slope differs from the last
 NARROW = 1.01  # of a slope: half of that by which its step would be another
 

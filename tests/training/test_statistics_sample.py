@@ -2,6 +2,7 @@ import pytest
 import timm
 import torch
 
+from timm_sbs.common import devices
 from timm_sbs.training.design.sizing import design
 from timm_sbs.training.losses.divergence import ExpectedDivergence
 from timm_sbs.training.losses.weight_uses import find_uses
@@ -59,5 +60,5 @@ def test_operations_of_a_layer(plan, resnet20):
 
 def test_the_rate_of_products(monkeypatch):
     ticks = iter([0., 9., 10., 12.])
-    monkeypatch.setattr(statistics_sample, 'now', lambda device: next(ticks))
+    monkeypatch.setattr(devices, 'now', lambda device: next(ticks))
     assert product_rate(10, torch.device('cpu')) == 100 * statistics_sample.COLUMNS / 2

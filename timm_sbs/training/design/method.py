@@ -8,14 +8,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
-from timm_sbs.codec.quantization import ROUNDED_LIMIT, dequantize, quantize
 from timm_sbs.common.config import ORDER_OVER
 from timm_sbs.common.errors import ConfigError, TargetError
-from timm_sbs.common.prefixes import without_prefix
 from timm_sbs.training.design.budget import TRIAL_BITS, Choose, divide_budget, first_division, tried
 from timm_sbs.training.design.sizing import Design, design, start_artifact
 from timm_sbs.training.losses.curvature import curvatures
-from timm_sbs.training.steps.rounding_slope import entropy_bits, round_to_bits
+from timm_sbs.training.steps.rounding_slope import plain_bits, round_to_bits
 from timm_sbs.training.steps.second_order_rounding import QUICK
 
 __all__ = ['MIXTURE_BITS', 'choose_method', 'with_rule']
@@ -93,15 +91,13 @@ def with_rule(choose: Choose, **changes: Any) -> Choose:
 @torch.no_grad()
 def _rounded(artifact: Artifact) -> Artifact:
     """Rounded weights in as many bits as to the nearest, but with a smaller error, unless all of them are zeros."""
-    weights, steps = artifact.rounded, without_prefix('rounded.', artifact.steps)
-    bits = sum(entropy_bits(quantize(weight, steps[name], ROUNDED_LIMIT).integers) for name, weight in weights.items())
+    weights = artifact.rounded
+    bits = plain_bits(weights, artifact.steps)
     try:
         found = round_to_bits(weights, curvatures(weights, {}, 0.), bits, quiet=True, thoroughness=(QUICK,))
     except ConfigError:
         return artifact
-    return dataclasses.replace(
-        artifact, rounded={name: dequantize(integers) for name, integers in found.tensors.items()},
-        steps={f'rounded.{name}': integers.codes for name, integers in found.tensors.items()})
+    return dataclasses.replace(artifact, rounded=found.values, steps=found.steps)
 
 
 @torch.no_grad()

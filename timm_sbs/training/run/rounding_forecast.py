@@ -1,10 +1,10 @@
 """How long it will take to round the original's own weights, from a few columns of some of them."""
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-from timm_sbs.common.devices import now
+from timm_sbs.common.devices import shortest_seconds
 from timm_sbs.training.losses.curvature import Curvature
 from timm_sbs.training.losses.weight_uses import Use
 from timm_sbs.training.run.step_timer import StepTimes
@@ -21,7 +21,6 @@ TRIALS = {QUICK: 2, THOROUGH: 2}
 # moments takes about as long as a product of each column.
 PRODUCTS = {QUICK: 2.5, THOROUGH: 7.}
 SLOPE = 0.1  # for random values: what they are rounded to makes no difference in time
-REPEATS = 2  # the first warms up
 
 
 @torch.no_grad()
@@ -66,13 +65,13 @@ def rounding_seconds(
 def _bit_seconds(device: torch.device) -> float:
     """Seconds for each integer whose bits are counted."""
     integers = torch.randn(SAMPLE, device=device).round()
-    return _shortest(lambda: entropy_bits(integers), device) / SAMPLE
+    return shortest_seconds(lambda: entropy_bits(integers), device) / SAMPLE
 
 
 def _value_seconds(passes: Passes, device: torch.device) -> float:
     """Seconds for each value of a weight without statistics."""
     values, curvature = torch.randn(1, SAMPLE, device=device), Curvature(torch.ones(1, device=device))
-    return _shortest(lambda: round_weight(values, curvature, SLOPE, passes=passes), device) / SAMPLE
+    return shortest_seconds(lambda: round_weight(values, curvature, SLOPE, passes=passes), device) / SAMPLE
 
 
 def _column_seconds(outputs: int, use: Use, passes: Passes, device: torch.device) -> float:
@@ -81,13 +80,4 @@ def _column_seconds(outputs: int, use: Use, passes: Passes, device: torch.device
     moment = torch.eye(count, device=device).expand(use.groups, use.blocks, count, count)
     values = torch.randn(outputs, use.blocks * count, device=device)
     curvature = Curvature(torch.ones(outputs, device=device), moment)
-    return _shortest(lambda: round_weight(values, curvature, SLOPE, passes=passes), device) / count
-
-
-def _shortest(call: Callable[[], object], device: torch.device) -> float:
-    seconds = []
-    for _ in range(REPEATS):
-        began = now(device)
-        call()
-        seconds.append(now(device) - began)
-    return min(seconds)
+    return shortest_seconds(lambda: round_weight(values, curvature, SLOPE, passes=passes), device) / count

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from timm_sbs.artifact.artifact import Artifact
-from timm_sbs.codec.quantization import ROUNDED_LIMIT, dequantize, quantize
 from timm_sbs.common.config import QuantizationConfig
 from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.errors import ConfigError
@@ -20,7 +19,7 @@ from timm_sbs.training.options.settings import MOST_ROUNDED_BITS
 from timm_sbs.training.run.calibration import corrected_kept, make_divergence, open_statistics
 from timm_sbs.training.run.image_phase import byte_budget, results_with_room
 from timm_sbs.training.run.task import Task, measure_tensors
-from timm_sbs.training.steps.rounding_slope import RoundedWeights, entropy_bits, round_to_bits
+from timm_sbs.training.steps.rounding_slope import RoundedWeights, plain_bits, round_to_bits
 
 __all__ = ['rounding_phase']
 
@@ -78,14 +77,11 @@ def _rounded(task: Task, artifact: Artifact, curved: Mapping[str, Curvature]) ->
         if settings.bits is None:
             raise ConfigError('Nothing says how many bits rounded weights are to have: --bits or --bytes does.')
         return _tensors(round_to_bits(weights, curved, settings.bits * size))
-    plain = sum(
-        entropy_bits(quantize(weight, quantized.steps[f'rounded.{name}'].to(weight.device), ROUNDED_LIMIT).integers)
-        for name, weight in weights.items())
     most = MOST_ROUNDED_BITS * size
-    wanted, before = min(most, budget.wanted_bits(quantized, plain)), 0.
+    wanted, before = min(most, budget.wanted_bits(quantized, plain_bits(weights, quantized.steps))), 0.
     for attempt in range(ATTEMPTS):
         found = round_to_bits(weights, curved, wanted)
-        candidate = dataclasses.replace(quantized, rounded=_values(found), steps=_codes(found))
+        candidate = dataclasses.replace(quantized, rounded=found.values, steps=found.steps)
         right = min(most, budget.wanted_bits(candidate, found.bits))
         if found.bits <= right and (found.bits >= CLOSE * right or found.bits == before):  # nothing is nearer
             break
@@ -94,13 +90,5 @@ def _rounded(task: Task, artifact: Artifact, curved: Mapping[str, Curvature]) ->
     return _tensors(found)
 
 
-def _values(found: RoundedWeights) -> dict[str, Tensor]:
-    return {name: dequantize(integers).cpu().contiguous() for name, integers in found.tensors.items()}
-
-
-def _codes(found: RoundedWeights) -> dict[str, Tensor]:
-    return {f'rounded.{name}': integers.codes.cpu() for name, integers in found.tensors.items()}
-
-
 def _tensors(found: RoundedWeights) -> dict[str, Tensor]:
-    return {**with_prefix('weight.', _values(found)), **with_prefix('steps.', _codes(found))}
+    return {**with_prefix('weight.', found.values), **with_prefix('steps.', found.steps)}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from timm_sbs.common.devices import now
+from timm_sbs.common.devices import shortest_seconds
 from timm_sbs.training.losses.statistics import FEWEST_POSITIONS, LayerStatistics
 from timm_sbs.training.losses.weight_uses import Use
 
@@ -41,12 +41,8 @@ def empty_statistics(model: nn.Module, uses: Mapping[str, Use], device: torch.de
 def product_rate(size: int, device: torch.device) -> float:
     """Operations a second of products with second moments of this size, in float32 as they all are."""
     moment, inputs = torch.zeros(size, size, device=device), torch.ones(size, COLUMNS, device=device)
-    seconds = []
-    for _ in range(2):  # the first warms up
-        began = now(device)
-        moment.addmm_(inputs, inputs.T)
-        seconds.append(now(device) - began)
-    return size ** 2 * COLUMNS / max(min(seconds), 1e-9)
+    seconds = shortest_seconds(lambda: moment.addmm_(inputs, inputs.T), device)
+    return size ** 2 * COLUMNS / max(seconds, 1e-9)
 
 
 def look_operations(model: nn.Module, uses: Mapping[str, Use]) -> int:

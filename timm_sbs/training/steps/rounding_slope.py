@@ -6,15 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from timm_sbs.codec.quantization import QuantizedTensor
+from timm_sbs.codec.quantization import ROUNDED_LIMIT, QuantizedTensor, StepCodes, dequantize, quantize
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.float64 import as_float64
+from timm_sbs.common.prefixes import with_prefix
 from timm_sbs.common.progress import Progress
 from timm_sbs.training.losses.curvature import Curvature
 from timm_sbs.training.options.settings import FEWEST_ROUNDED_BITS
 from timm_sbs.training.steps.second_order_rounding import FINENESS, QUICK, THOROUGH, Passes, round_weight
 
-__all__ = ['HALVINGS', 'SAMPLE', 'RoundedWeights', 'entropy_bits', 'round_weights', 'round_to_bits']
+__all__ = ['HALVINGS', 'SAMPLE', 'RoundedWeights', 'entropy_bits', 'plain_bits', 'round_weights', 'round_to_bits']
 
 SAMPLE = 20_000  # values of each weight, from which the first slope is guessed
 HALVINGS = 25  # of the span in which its logarithm lies
@@ -36,11 +37,28 @@ class RoundedWeights:
         """Of an ideal entropy coder with one table for each weight. Tables and steps are not counted."""
         return sum(entropy_bits(tensor.integers) for tensor in self.tensors.values())
 
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """As an artifact has them, by name, on the CPU."""
+        return {name: dequantize(tensor).cpu().contiguous() for name, tensor in self.tensors.items()}
+
+    @property
+    def steps(self) -> dict[str, Tensor]:
+        """Codes of their steps, as an artifact has them, by 'rounded.' and the name, on the CPU."""
+        return with_prefix('rounded.', {name: tensor.codes.cpu() for name, tensor in self.tensors.items()})
+
 
 def entropy_bits(integers: Tensor) -> float:
     """Bits of integers with an ideal entropy coder and a table of their frequencies, itself not counted."""
     counts = as_float64(integers.flatten().unique(return_counts=True)[1].float())
     return float((counts * (counts.sum().log2() - counts.log2())).sum())
+
+
+def plain_bits(weights: Mapping[str, Tensor], steps: StepCodes) -> float:
+    """Bits of weights that are rounded to the nearest; codes of their steps are those of an artifact."""
+    return sum(
+        entropy_bits(quantize(weight, steps[f'rounded.{name}'].to(weight.device), ROUNDED_LIMIT).integers)
+        for name, weight in weights.items())
 
 
 @torch.no_grad()
@@ -98,12 +116,12 @@ class _Slopes:
         self._plain, self._wanted, self.ratio = plain, wanted, ratio
         self._tried: list[tuple[float, float]] = []
         self._sides: dict[bool, tuple[float, float]] = {}  # too many: slope and bits
-        self._same_side = False
 
     def next(self) -> float:
         if len(self._sides) > 1:
             (first, taken), (second, also) = self._sides[True], self._sides[False]
-            part = 0.5 if self._same_side else (self._wanted - taken) / (also - taken)
+            before, last = (bits > self._wanted for _, bits in self._tried[-2:])
+            part = 0.5 if before == last else (self._wanted - taken) / (also - taken)
             return float(first * (second / first) ** part)
         guess = self._plain.slope(self._wanted / self.ratio)
         if not self._tried:
@@ -112,9 +130,7 @@ class _Slopes:
         return min(max(guess, slope / FARTHEST), slope * FARTHEST) if taken else slope / FARTHEST
 
     def add(self, slope: float, taken: float) -> None:
-        too_many = taken > self._wanted
-        self._same_side = bool(self._tried) and (self._tried[-1][1] > self._wanted) == too_many
-        self._sides[too_many] = slope, taken
+        self._sides[taken > self._wanted] = slope, taken
         self._tried.append((slope, taken))
         if taken:
             self.ratio = taken / max(self._plain(slope), 1.)

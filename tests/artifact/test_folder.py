@@ -115,9 +115,42 @@ def test_huge_config_is_not_read(small_folder):
 
 
 def test_newer_format_says_upgrade(small_folder):
-    edit_config(small_folder, lambda root: root['sbs'].update(format_version=4, something_new=1))
-    with pytest.raises(ArtifactError, match='format 4.*Upgrade timm_sbs'):
+    edit_config(small_folder, lambda root: root['sbs'].update(format_version=99, something_new=1))
+    with pytest.raises(ArtifactError, match='format 99.*pip install --upgrade timm_sbs'):
         load_artifact(small_folder)
+
+
+@pytest.mark.parametrize('change', [
+    lambda s: s.update(sparsity=1), lambda s: s['ordering'].update(second=1), lambda s: s['encoding'].update(phase=0.)])
+@pytest.mark.parametrize('writer, says', [
+    ('7.1.0', r"timm_sbs>=7.1.0'"), ('\x1b[2J', 'pip install --upgrade timm_sbs'), (3, 'pip install --upgrade timm_sbs')])
+def test_unknown_structure_says_which_version_is_needed(small_folder, change, writer, says):
+    def edit(root):
+        for part in ('ordering', 'encoding'):
+            root['sbs'].setdefault(part, {})
+        root['sbs']['results'] = {'versions': {'timm_sbs': writer}}
+        change(root['sbs'])
+
+    edit_config(small_folder, edit)
+    with pytest.raises(SbsError, match=says) as error:
+        load_artifact(small_folder)
+    assert '\x1b' not in str(error.value)
+
+
+def test_unknown_information_is_kept_and_ignored(small_folder, tmp_path):
+    state = load_artifact(small_folder).state_dict()
+
+    def edit(root):
+        root['sbs']['results']['robustness'] = {'noise': 71.5}
+        root['sbs']['ledger']['index'] = 0
+        root['pretrained_cfg']['colour_space'] = 'srgb'
+
+    edit_config(small_folder, edit)
+    artifact = load_artifact(small_folder)
+    assert all(torch.equal(tensor, artifact.state_dict()[name]) for name, tensor in state.items())
+    artifact.save(tmp_path / 'copy')
+    root = json.loads((tmp_path / 'copy' / 'config.json').read_text())
+    assert root['sbs']['results']['robustness'] == {'noise': 71.5} and root['pretrained_cfg']['colour_space'] == 'srgb'
 
 
 @pytest.mark.parametrize('change, kind, says', [

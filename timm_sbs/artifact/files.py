@@ -1,7 +1,8 @@
 """The files of an artifact: each is read once, and all are those of one save."""
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any, TypeVar
 
 from timm_sbs.artifact.swap import current
 from timm_sbs.common.config import FORMAT_VERSION, ArtifactConfig, from_dict
-from timm_sbs.common.errors import ArtifactError
-from timm_sbs.common.fields import require_text
+from timm_sbs.common.errors import ArtifactError, UnknownFieldError
+from timm_sbs.common.fields import require_json, require_text
 from timm_sbs.common.files import file_sha256
+from timm_sbs.common.version import __version__
 
 __all__ = [
     'CONFIG_NAME', 'WEIGHTS_NAME', 'LICENSE_NAME', 'MAX_CONFIG_BYTES', 'ArtifactFiles', 'consistently', 'read_config',
@@ -157,18 +159,30 @@ def _parse(data: bytes, path: Path) -> tuple[ArtifactConfig, dict[str, Any]]:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ArtifactError(f'{path} has no valid sbs.format_version, but {version!r}.')
     if version > FORMAT_VERSION:
-        raise ArtifactError(
-            f'{path} is of format {version}, but this timm_sbs reads {FORMAT_VERSION}. '
-            f'Upgrade timm_sbs: pip install --upgrade timm_sbs')
+        raise ArtifactError(f'{path} is of format {version}, but this timm_sbs reads {FORMAT_VERSION}. {_upgrade(block)}')
     if version < FORMAT_VERSION:
         raise ArtifactError(
             f'{path} is of format {version}, which was never released; this timm_sbs reads {FORMAT_VERSION}. '
             f'Fit the predictor again.')
-    config = from_dict(ArtifactConfig, block, f"'sbs' in {path}")
+    try:
+        config = from_dict(ArtifactConfig, block, f"'sbs' in {path}")
+    except UnknownFieldError as e:
+        raise UnknownFieldError(f'{e} {_upgrade(block)}') from None
     pretrained_cfg = root.get('pretrained_cfg')
     if not isinstance(pretrained_cfg, dict):
         raise ArtifactError(f"{path} has no 'pretrained_cfg' object.")
     if not isinstance(pretrained_cfg.get('license'), (str, type(None))):
         raise ArtifactError(f"{path} has a 'license' that is no text, but {pretrained_cfg['license']!r}.")
+    require_json('pretrained_cfg', pretrained_cfg)
     require_text('pretrained_cfg.license', pretrained_cfg.get('license') or '')
     return config, pretrained_cfg
+
+
+def _upgrade(block: Mapping[str, Any]) -> str:
+    """How to get a version that reads a later artifact: the one that wrote it, as far as its results say."""
+    results = block.get('results')
+    versions = results.get('versions') if isinstance(results, dict) else None
+    writer = versions.get('timm_sbs') if isinstance(versions, dict) else None
+    if isinstance(writer, str) and re.fullmatch(r'[0-9][0-9a-z.+]{0,30}', writer) and writer != __version__:
+        return f"timm_sbs {writer} wrote it, and this is {__version__}: pip install 'timm_sbs>={writer}'"
+    return 'A later timm_sbs may read it: pip install --upgrade timm_sbs'

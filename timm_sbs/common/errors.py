@@ -1,7 +1,8 @@
 """Errors that users of timm_sbs may want to catch. Each message says what was wrong, where, and what to do."""
 
 __all__ = [
-    'SbsError', 'ConfigError', 'TargetError', 'OrderingError', 'ArtifactError', 'MissingExtraError', 'short_reason',
+    'SbsError', 'ConfigError', 'UnknownFieldError', 'TargetError', 'OrderingError', 'ArtifactError', 'MissingExtraError',
+    'short_reason',
 ]
 
 
@@ -16,6 +17,10 @@ class SbsError(Exception):
 
 class ConfigError(SbsError, ValueError):
     """A setting is unknown, of the wrong type or out of range."""
+
+
+class UnknownFieldError(ConfigError):
+    """A configuration has a field that this version does not know: a later one has written it, or it is misspelt."""
 
 
 class TargetError(SbsError, ValueError):

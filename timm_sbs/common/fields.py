@@ -1,5 +1,6 @@
 """Frozen dataclasses of settings and results: their checks, and their JSON form. Imports no torch."""
 import dataclasses
+import math
 from collections.abc import Mapping
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -7,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-from timm_sbs.common.errors import ConfigError
+from timm_sbs.common.errors import ConfigError, UnknownFieldError
 
-__all__ = ['require_choice', 'require_range', 'require_text', 'to_dict', 'to_json', 'from_dict']
+__all__ = ['require_choice', 'require_range', 'require_text', 'require_json', 'to_dict', 'to_json', 'from_dict']
 
 MAX_DEPTH = 16  # objects inside of one another
 MAX_TEXT = 4096  # characters
@@ -33,6 +34,18 @@ def require_text(name: str, value: str) -> None:
     """Raises ConfigError unless a text can be printed: on one line, without control characters."""
     if len(value) > MAX_TEXT or not value.isprintable():
         raise ConfigError(f'{name} is {value[:40]!r}, but must be one line of up to {MAX_TEXT} printable characters.')
+
+
+def require_json(name: str, value: Any, depth: int = 0) -> None:
+    """Raises ConfigError unless a value can be written as JSON: texts, finite numbers, None, lists and mappings."""
+    if isinstance(value, Mapping) and depth < MAX_DEPTH and all(isinstance(key, str) for key in value):
+        for part in value.values():
+            require_json(name, part, depth + 1)
+    elif isinstance(value, (list, tuple)) and depth < MAX_DEPTH:
+        for part in value:
+            require_json(name, part, depth + 1)
+    elif not (value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))):
+        raise ConfigError(f'{name} holds {str(value)[:40]!r}, which cannot be written as JSON.')
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -72,7 +85,7 @@ def from_dict(cls: type[ConfigT], data: Any, where: str, depth: int = 0) -> Conf
 
     Raises:
         ConfigError: ``data`` is no object, has an unknown field, lacks one, or holds a value of the wrong type; or it
-            is inside of more than 16 others.
+            is inside of more than 16 others. Records (:mod:`timm_sbs.common.results`) keep unknown fields.
     """
     if depth > MAX_DEPTH:
         raise ConfigError(f'{where[:300]} is nested more than {MAX_DEPTH} levels deep.')
@@ -81,8 +94,8 @@ def from_dict(cls: type[ConfigT], data: Any, where: str, depth: int = 0) -> Conf
     hints = get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     unknown = sorted(str(k) for k in data if k not in names)
-    if unknown:
-        raise ConfigError(f"{where} has an unknown field {unknown[0][:80]!r}. Known fields: {', '.join(names)}.")
+    if unknown and not hasattr(cls, 'keep'):
+        raise UnknownFieldError(f"{where} has an unknown field {unknown[0][:80]!r}. Known fields: {', '.join(names)}.")
     missing = [
         f.name for f in dataclasses.fields(cls)
         if f.name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
@@ -92,10 +105,10 @@ def from_dict(cls: type[ConfigT], data: Any, where: str, depth: int = 0) -> Conf
         name: _typed(hints[name], data[name], f'{where}, field {name}', depth) for name in names if name in data}
     try:
         made = cls(**values)
+        if hasattr(made, 'keep'):
+            made.keep(data)
     except ConfigError as e:
         raise ConfigError(f'{where}: {e}') from None
-    if hasattr(made, 'keep_order'):
-        made.keep_order(data)
     return made
 
 

@@ -1,7 +1,8 @@
 """What config.json says was measured: sizes and results, frozen and checked. Imports no torch.
 
 Both read as mappings too: of their recorded fields, in the order in which these were given, in their JSON form. So
-``dict(results)`` is what stands in config.json, and ``{**results, 'top1': 90.}`` is a further measurement.
+``dict(results)`` is what stands in config.json, and ``{**results, 'top1': 90.}`` is a further measurement. Fields that
+this version does not know are kept as they are, so that a metric of a later version makes no file unreadable.
 """
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
 from timm_sbs.common.errors import ConfigError
-from timm_sbs.common.fields import MAX_DEPTH, from_dict, require_range, require_text, to_json
+from timm_sbs.common.fields import MAX_DEPTH, from_dict, require_json, require_range, require_text, to_json
 
 __all__ = ['PARTS', 'Ledger', 'Results']
 
@@ -30,9 +31,14 @@ class _Record(Mapping[str, Any]):
         """The record of a mapping, which keeps its order.
 
         Raises:
-            ConfigError: A field is unknown, or its value of the wrong type or out of range.
+            ConfigError: A value is of the wrong type or out of range.
         """
         return data if isinstance(data, cls) else from_dict(cls, data, where)
+
+    @property
+    def unknown(self) -> dict[str, Any]:
+        """Fields that this version does not know."""
+        return self.__dict__.get('_unknown', {})
 
     def _names(self) -> tuple[str, ...]:
         return self.__dict__.get('_order') or tuple(
@@ -41,7 +47,7 @@ class _Record(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self._names():
             raise KeyError(name)
-        return to_json(getattr(self, name))
+        return to_json(self.unknown[name] if name in self.unknown else getattr(self, name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names())
@@ -49,9 +55,19 @@ class _Record(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._names())
 
-    def keep_order(self, names: Mapping[str, Any]) -> None:
-        """Called by :func:`~timm_sbs.common.fields.from_dict` with what the record was made from."""
-        object.__setattr__(self, '_order', tuple(name for name in names if getattr(self, name) is not None))
+    def keep(self, data: Mapping[str, Any]) -> None:
+        """Called by :func:`~timm_sbs.common.fields.from_dict` with what the record was made from: keeps its order, and
+        what is unknown.
+
+        Raises:
+            ConfigError: Something unknown is not JSON.
+        """
+        known = {field.name for field in dataclasses.fields(self)}
+        unknown = {name: value for name, value in data.items() if name not in known}
+        require_json(f'an unknown field of {type(self).__name__.lower()}', unknown)
+        object.__setattr__(self, '_unknown', unknown)
+        object.__setattr__(self, '_order', tuple(
+            name for name in data if name in unknown or getattr(self, name) is not None))
 
     def __eq__(self, other: object) -> bool:
         return dict(self) == dict(other) if isinstance(other, Mapping) else NotImplemented
@@ -198,5 +214,5 @@ class Results(_Record):
         if not earlier:
             return self
         shortened = dataclasses.replace(self, **earlier)
-        shortened.keep_order(self)
+        shortened.keep(self)
         return shortened

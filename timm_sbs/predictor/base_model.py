@@ -27,6 +27,7 @@ MAX_CLASSES = 1 << 20
 MAX_CHANNELS = 1 << 12
 MAX_NUMBER = 1 << 16  # of other arguments: a depth of a billion layers would be built for hours
 MAX_TEXT = 256  # characters
+MAX_LENGTH = 64  # entries of a list
 MAX_MODULES = 20_000  # of a base model; timm's largest ones have a few thousand
 
 
@@ -55,28 +56,38 @@ def is_counter(name: str) -> bool:
 
 
 def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that build the base model as it was fitted: its own, and the original's classes and channels.
+    """Arguments that build the base model as it was fitted: its own, and the original's classes and channels. Lists,
+    as JSON has them, become tuples, as timm has them.
 
     Raises:
-        TargetError: An argument is not the base model's to take, or classes or channels are out of range.
+        TargetError: An argument is not the base model's to take, cannot be stored, or is out of range.
     """
     for name, value in base_args.items():
         if name in _NOT_BASE_ARGS or not _is_small(value):
             raise TargetError(
-                f"'{name}' with value {str(value)[:MAX_TEXT]!r} is no argument that a base model may be given.")
+                f"Argument '{name}' of the base model is {str(value)[:MAX_TEXT]!r}, which an artifact cannot hold. It "
+                f"holds None, texts, numbers up to {MAX_NUMBER:,} and short lists of these; timm takes layers by their "
+                f"names, such as act_layer='silu'.")
     num_classes = pretrained_cfg.get('num_classes')
     input_size = pretrained_cfg.get('input_size')
     if not _is_int(num_classes, 0, MAX_CLASSES):
         raise TargetError(f'pretrained_cfg.num_classes is {num_classes!r}, but must be from 0 to {MAX_CLASSES}.')
     if not (isinstance(input_size, (list, tuple)) and len(input_size) == 3 and _is_int(input_size[0], 1, MAX_CHANNELS)):
         raise TargetError(f'pretrained_cfg.input_size is {input_size!r}, but must be [channels, height, width].')
-    return {**base_args, 'num_classes': num_classes, 'in_chans': input_size[0]}
+    return {**{name: _as_tuple(value) for name, value in base_args.items()},
+            'num_classes': num_classes, 'in_chans': input_size[0]}
 
 
-def _is_small(value: object) -> bool:
+def _is_small(value: object, in_lists: int = 0) -> bool:
+    if isinstance(value, (list, tuple)):
+        return in_lists < 2 and len(value) <= MAX_LENGTH and all(_is_small(part, in_lists + 1) for part in value)
     if isinstance(value, str):
         return len(value) <= MAX_TEXT
-    return isinstance(value, (int, float)) and abs(value) <= MAX_NUMBER
+    return value is None or (isinstance(value, (int, float)) and abs(value) <= MAX_NUMBER)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _is_int(value: object, low: int, high: int) -> bool:
@@ -122,7 +133,8 @@ def kept_names(state: Mapping[str, Tensor], generated: Iterable[str]) -> list[st
 def describe_base(base: str, base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> dict[str, Tensor]:
     """The base model's state dict on the meta device: names, shapes and dtypes, without memory for values.
 
-    A tensor of several names is the same object under each.
+    A tensor of several names is the same object under each. Floating-point ones are float32, whatever torch's default
+    dtype is, for so an artifact stores them.
 
     Raises:
         TargetError: timm does not know the base, or cannot build it with these arguments.
@@ -166,5 +178,6 @@ def _on_meta(model: nn.Module) -> dict[str, Tensor]:
     first = first_names(state)
     described: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        described[name] = tensor.detach().to('meta') if first[name] == name else described[first[name]]
+        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        described[name] = tensor.detach().to('meta', dtype) if first[name] == name else described[first[name]]
     return described

@@ -35,6 +35,7 @@ from timm_sbs.predictor import base_model
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
 from timm_sbs.training.options.settings import ReconstructionSettings
+from timm_sbs.training.run import precision
 from timm_sbs.training.steps.generated_model import GeneratedModel
 from timm_sbs.training.steps.reconstruction import reconstruct
 
@@ -79,6 +80,7 @@ def own_cache(tmp_path_factory):
 def one_precision():
     """accelerate has one in a process: that of every machine, whatever is fastest on this one."""
     make_accelerator('no', cpu=True)
+    precision.relative_speed = lambda *_: 1.  # of bfloat16
 
 
 @pytest.fixture(scope='session', autouse=True)

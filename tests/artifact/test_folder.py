@@ -123,7 +123,8 @@ def test_newer_format_says_upgrade(small_folder):
 @pytest.mark.parametrize('change', [
     lambda s: s.update(sparsity=1), lambda s: s['ordering'].update(second=1), lambda s: s['encoding'].update(phase=0.)])
 @pytest.mark.parametrize('writer, says', [
-    ('7.1.0', r"timm_sbs>=7.1.0'"), ('\x1b[2J', 'pip install --upgrade timm_sbs'), (3, 'pip install --upgrade timm_sbs')])
+    ('7.1.0', r"timm_sbs>=7.1.0'"), ('\x1b[2J', 'pip install --upgrade timm_sbs'),
+    (3, 'pip install --upgrade timm_sbs')])
 def test_unknown_structure_says_which_version_is_needed(small_folder, change, writer, says):
     def edit(root):
         for part in ('ordering', 'encoding'):

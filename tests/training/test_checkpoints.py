@@ -115,7 +115,7 @@ def test_tensors_are_computed_once_when_checkpoints_are_written(tmp_path, accele
     Checkpoints(tmp_path / '10', accelerator, other, 10).load_or_compute('orderings', compute)
     assert len(calls) == 2
     (tmp_path / '10' / 'checkpoints' / 'orderings.safetensors').write_bytes(b'x')
-    with pytest.raises(SbsError, match='Remove it, and resume again'):
+    with pytest.raises(SbsError, match='remove it and resume again'):
         Checkpoints(tmp_path / '10', accelerator, SETTINGS, 10).load_or_compute('orderings', compute)
 
 

@@ -5,11 +5,9 @@ import sys
 
 import pytest
 import torch
-from accelerate.state import is_initialized
 from conftest import RESNET
 
 from timm_sbs.artifact.folder import load_artifact
-from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.train import main
 from timm_sbs.training.run import precision
 from timm_sbs.training.run.checkpoints import recorded_setting
@@ -20,9 +18,7 @@ CPU = torch.device('cpu')
 
 @pytest.fixture(autouse=True)
 def not_launched(monkeypatch):
-    """As in a fresh process."""
     monkeypatch.delenv('ACCELERATE_MIXED_PRECISION', raising=False)
-    monkeypatch.setattr(precision, 'is_initialized', lambda: False)
 
 
 @pytest.mark.parametrize('ratio, expected, told', [
@@ -43,13 +39,6 @@ def test_what_was_launched_asked_or_recorded_goes_first(monkeypatch):
     assert settle_precision('auto').precision == 'fp16'
     monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'no')  # what accelerate launch says if nobody said anything
     assert settle_precision('auto').precision == 'bf16'
-
-
-def test_a_process_keeps_its_precision(monkeypatch):
-    make_accelerator('no', cpu=True)
-    monkeypatch.setattr(precision, 'is_initialized', is_initialized)
-    monkeypatch.setattr(precision, 'relative_speed', lambda *_: 2.)
-    assert settle_precision('auto').precision == 'no'
 
 
 @pytest.mark.skipif(platform.machine() not in ('x86_64', 'AMD64'), reason='the limit is one of x86 instructions')

@@ -150,8 +150,9 @@ class Artifact:
             rounded=stored_rounded(self.rounded, without_prefix('rounded.', self.steps), self.storage))
 
     def weights(self) -> dict[str, Tensor]:
-        """Generated and rounded weights by name, float32."""
-        return with_rounded(self.generator(), {name: tensor.detach() for name, tensor in self.rounded.items()})
+        """Generated and rounded weights by name, float32, with memory of their own."""
+        return with_rounded(
+            self.generator(), {name: tensor.detach().clone() for name, tensor in self.rounded.items()})
 
     def stored_weights(self) -> dict[str, Tensor]:
         """Generated and rounded weights as a reader of the written artifact will have them."""
@@ -214,7 +215,8 @@ class Artifact:
             return push_to_hub(folder, repo_id, private, revision, tag, token)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Generate the complete state dict of the base model: float32 weights, kept tensors, zeroed step counters.
+        """Generate the complete state dict of the base model: float32 weights, kept tensors, zeroed step counters. Its
+        tensors have memory of their own.
 
         It is that of the artifact as it is; ``as_stored().state_dict()`` is that of the written one.
 
@@ -223,8 +225,8 @@ class Artifact:
             >>> len(state), state['linear.weight'].shape
             (116, torch.Size([10, 64]))
         """
-        tensors = {**self.kept, **self.weights()}
+        tensors = {**{name: tensor.clone() for name, tensor in self.kept.items()}, **self.weights()}
         for name in self.base.state:
             if is_counter(name):
-                tensors[name] = torch.zeros((), dtype=torch.long)
+                tensors[name] = torch.zeros((), dtype=torch.long, device='cpu')
         return {name: tensors[first] for name, first in first_names(self.base.state).items()}

@@ -159,7 +159,8 @@ def _parse(data: bytes, path: Path) -> tuple[ArtifactConfig, dict[str, Any]]:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ArtifactError(f'{path} has no valid sbs.format_version, but {version!r}.')
     if version > FORMAT_VERSION:
-        raise ArtifactError(f'{path} is of format {version}, but this timm_sbs reads {FORMAT_VERSION}. {_upgrade(block)}')
+        raise ArtifactError(
+            f'{path} is of format {version}, but this timm_sbs reads {FORMAT_VERSION}. {_upgrade(block)}')
     if version < FORMAT_VERSION:
         raise ArtifactError(
             f'{path} is of format {version}, which was never released; this timm_sbs reads {FORMAT_VERSION}. '

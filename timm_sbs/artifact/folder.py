@@ -147,7 +147,8 @@ def load_artifact(source: str | Path | ArtifactFiles) -> Artifact:
     Raises:
         SbsError: Anything is missing, damaged, newer than this package, or does not fit the base model.
     """
-    return _load(source) if isinstance(source, ArtifactFiles) else consistently(_load, source)
+    with torch.device('cpu'):  # whatever the default device is
+        return _load(source) if isinstance(source, ArtifactFiles) else consistently(_load, source)
 
 
 def _load(files: ArtifactFiles) -> Artifact:

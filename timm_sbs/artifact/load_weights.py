@@ -16,7 +16,7 @@ from timm_sbs.common.config import ArtifactConfig
 __all__ = ['Weights', 'load_weights', 'are_cached', 'with_own_memory']
 
 KIND = 'weights'
-VERSION = 1  # of how weights follow from an artifact; to be raised when that changes them
+VERSION = 2  # of how weights follow from an artifact; to be raised when that changes them
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +51,12 @@ def _weights(files: ArtifactFiles, device: torch.device | None) -> Weights:
     cached = load_cached(KIND, key) if key else None
     if cached is not None:
         return Weights(*files.parsed(), cached)
-    with torch.device('cpu'):  # whatever the default device is
-        artifact = load_artifact(files)
-        if device is not None and device.type != 'meta':
-            artifact.generator.to(device)
-        state_dict = artifact.state_dict()
-        if key:
-            store_cached(KIND, key, with_own_memory(state_dict), f'{artifact.base.name} of {files.folder}')
+    artifact = load_artifact(files)
+    if device is not None and device.type != 'meta':
+        artifact.generator.to(device)
+    state_dict = artifact.state_dict()
+    if key:
+        store_cached(KIND, key, with_own_memory(state_dict), f'{artifact.base.name} of {files.folder}')
     return Weights(*files.parsed(), state_dict)
 
 

@@ -62,10 +62,22 @@ T = TypeVar('T')
 
 
 def decided_once(decide: Callable[[], T], accelerator: Accelerator | PartialState) -> T:
-    """What the main process decides, on every process. All have to call this."""
-    found: list[Any] = [decide() if accelerator.is_main_process else None]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(found)
+    """What the main process decides, on every process, or the SbsError that it raises. All have to call this.
+
+    Whatever only one process may see differently, such as whether a file is there yet, is asked for in this way before
+    all of them meet: one that decided otherwise would wait for the others without end.
+    """
+    if accelerator.num_processes == 1:
+        return decide()
+    found: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            found[0] = decide()
+        except SbsError as e:
+            found[1] = e
+    broadcast_object_list(found)
+    if found[1] is not None:
+        raise found[1]
     decision: T = found[0]
     return decision
 

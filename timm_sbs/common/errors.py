@@ -1,8 +1,8 @@
 """Errors that users of timm_sbs may want to catch. Each message says what was wrong, where, and what to do."""
 
 __all__ = [
-    'SbsError', 'ConfigError', 'UnknownFieldError', 'TargetError', 'OrderingError', 'ArtifactError', 'MissingExtraError',
-    'short_reason',
+    'SbsError', 'ConfigError', 'UnknownFieldError', 'TargetError', 'OrderingError', 'ArtifactError',
+    'MissingExtraError', 'short_reason',
 ]
 
 

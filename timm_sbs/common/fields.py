@@ -44,7 +44,7 @@ def require_json(name: str, value: Any, depth: int = 0) -> None:
     elif isinstance(value, (list, tuple)) and depth < MAX_DEPTH:
         for part in value:
             require_json(name, part, depth + 1)
-    elif not (value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))):
+    elif not (value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))):
         raise ConfigError(f'{name} holds {str(value)[:40]!r}, which cannot be written as JSON.')
 
 

@@ -62,8 +62,8 @@ def encode(coordinates: Tensor, frequencies: Tensor, config: EncodingConfig) -> 
         coordinates [N, D] float64 -> features [N, 2 * K * D] (positional), float32
     """
     if config.kind == 'positional':
-        levels = torch.tensor([0.5 * config.base ** k for k in range(config.levels)], dtype=torch.float64)
-        turns = (coordinates[:, :, None] * levels.to(coordinates.device)).flatten(1)
+        levels = coordinates.new_tensor([0.5 * config.base ** k for k in range(config.levels)])
+        turns = (coordinates[:, :, None] * levels).flatten(1)
     else:
         turns = coordinates @ frequencies.to(coordinates).T
     angles = ((turns - turns.round()) * (2 * math.pi)).float()

@@ -1,11 +1,14 @@
 """The original model: loading it, and what an artifact has to remember of it."""
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models import (
     filter_pretrained_cfg,
+    get_model_args,
     get_model_input_config,
     get_model_traits,
     split_model_name_tag,
@@ -13,6 +16,7 @@ from timm.models import (
 from torch import nn
 
 from timm_sbs.common.errors import SbsError, TargetError, short_reason
+from timm_sbs.common.fields import require_json
 from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
 
 __all__ = ['load_original', 'describe_original']
@@ -63,16 +67,51 @@ def describe_original(
         model: nn.Module,
         model_args: Mapping[str, Any] | None = None,
 ) -> BaseModel:
-    """What an artifact stores of the original model: timm's pretrained_cfg is without sources, and has the model's own
-    number of classes and channels."""
-    args = dict(model_args or {})
+    """What an artifact stores of the original model: its architecture, the arguments that it was created with, as timm
+    remembers them, and timm's pretrained_cfg, without sources and with the model's own classes and input size.
+
+    Args:
+        model: The original.
+        model_args: Arguments of its architecture that timm does not remember, or other values for those that it does.
+
+    Raises:
+        TargetError: timm has not made the model, or an artifact cannot hold an argument.
+    """
     original_cfg = pretrained_cfg_of(model)
+    name = original_cfg.get('architecture')
+    if not isinstance(name, str) or not timm.is_model(name):
+        raise TargetError(f"The model's architecture is '{name}', which timm {timm.__version__} cannot build.")
     pretrained_cfg = filter_pretrained_cfg(dict(original_cfg), remove_source=True)
     for field in _NOT_KEPT:
         pretrained_cfg.pop(field, None)
-    for name in ('num_classes', 'in_chans'):  # read off the model, below
-        args.pop(name, None)
     pretrained_cfg['num_classes'] = get_model_traits(model).get('num_classes', pretrained_cfg.get('num_classes', 0))
     pretrained_cfg['input_size'] = list(get_model_input_config(model)['input_size'])
+    require_json('pretrained_cfg of the model', pretrained_cfg)
+    args = _own_args(model, dict(model_args or {}), name, canonical_args({}, pretrained_cfg))
     canonical_args(args, pretrained_cfg)
-    return BaseModel(original_cfg['architecture'], args, pretrained_cfg)
+    return BaseModel(name, args, pretrained_cfg)
+
+
+def _own_args(
+        model: nn.Module, given: Mapping[str, Any], name: str, canonical: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that tell a model from what timm builds by its name, classes and channels alone."""
+    if getattr(model, '_model_args', {}).get('features_only'):
+        raise TargetError('The model returns feature maps alone (features_only=True). Fit the whole network, and pass '
+                          'features_only=True when you create it from the artifact.')
+    try:
+        args = get_model_args(model, dict(given))
+    except ValueError as e:
+        raise TargetError(f'model_kwargs do not fit the model: {short_reason(e)}') from e
+    usual = _usual_args(name, *canonical.values())
+    return {key: value for key, value in args.items()
+            if key not in canonical and (key in given or key not in usual or usual[key] != value)}
+
+
+@functools.lru_cache(maxsize=64)
+def _usual_args(name: str, num_classes: int, in_chans: int) -> dict[str, Any]:
+    """What timm says of a model that was created without arguments of its own."""
+    try:
+        with torch.device('meta'):
+            return get_model_args(timm.create_model(name, num_classes=num_classes, in_chans=in_chans))
+    except Exception:  # such as constructors that compute with their tensors: nothing is usual then
+        return {}

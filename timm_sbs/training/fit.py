@@ -1,6 +1,5 @@
 """The trainer as a Python function."""
 import argparse
-import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,9 @@ from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.common.errors import ConfigError, TargetError
 from timm_sbs.common.progress import messages, silence
-from timm_sbs.data.batches import kept_random_states
-from timm_sbs.predictor.base_model import pretrained_cfg_of
+from timm_sbs.training.design.original import unwrapped
 from timm_sbs.training.options.parsing import args_of
+from timm_sbs.training.run.caller import undisturbed_caller
 from timm_sbs.training.run.train import dry_run, train
 
 __all__ = ['fit', 'describe_fit']
@@ -35,8 +34,8 @@ def fit(
     """Fit a predictor to the weights of a timm model, or round them.
 
     Args:
-        model: A timm model with its trained weights, which stays as it is; or the name of one, whose pretrained weights
-            timm then loads.
+        model: A timm model with its trained weights, in any floating-point precision, which stays as it is; or the name
+            of one, whose pretrained weights timm then loads. An artifact stores float32.
         pct: Parameters of the predictor, as per cent of the model's; default: 20.
         bytes: Size of both files of the artifact instead, such as 64_000 or '1.6M'. Everything is then quantized, and a
             trial decides whether weights are generated or rounded, unless ``method`` says so.
@@ -60,12 +59,11 @@ def fit(
         >>> artifact.save('out')
         >>> smaller = timm_sbs.fit(model, bytes='1.6M', images='imagenet/train')
     """
-    with tempfile.TemporaryDirectory() as folder, silence() if quiet else messages():
+    with tempfile.TemporaryDirectory() as folder, silence() if quiet else messages(), undisturbed_caller():
         args, original = _request(model, pct, bytes, images, folder if output is None else output, flags)
         if output is None:
             _refuse_several_processes()
-        with kept_random_states():
-            train(args, original, whole_program=False)
+        train(args, original, whole_program=False)
         return load_artifact(args.output)
 
 
@@ -84,7 +82,7 @@ def describe_fit(
     Example:
         >>> print(describe_fit(timm.create_model('resnet18', pretrained=True), pct=15))
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, undisturbed_caller():
         return dry_run(*_request(model, pct, bytes, images, folder, flags))
 
 
@@ -96,7 +94,7 @@ def _request(
         output: str | Path,
         flags: dict[str, Any],
 ) -> tuple[argparse.Namespace, nn.Module | None]:
-    """The trainer's arguments, and a model of its own to take the weights from."""
+    """The trainer's arguments, and the model to take the weights from."""
     given = {'pct': pct, 'bytes': bytes, 'output': str(output), **flags}
     if flags.get('dry_run'):
         raise ConfigError('fit() trains. For what it would do, call timm_sbs.training.fit.describe_fit().')
@@ -107,17 +105,14 @@ def _request(
         given['unlabelled_dir'] = [str(folder) for folder in folders]
     if isinstance(model, str):
         return args_of({**given, 'model': model}), None
-    description = getattr(model, 'pretrained_cfg', None)
-    if not isinstance(model, nn.Module) or not isinstance(description, dict):
+    original = unwrapped(model) if isinstance(model, nn.Module) else None
+    description = getattr(original, 'pretrained_cfg', None)
+    if original is None or not isinstance(description, dict):
         raise TargetError('The model to fit must be one that timm.create_model has made, or the name of one.')
     if flags.get('initial_checkpoint'):
         raise ConfigError('initial_checkpoint does not go together with a model, which has its weights already.')
     given['model'] = description.get('architecture', '')
-    args = args_of(given)
-    original = copy.deepcopy(model).cpu().requires_grad_(False).eval()
-    if args.license:
-        pretrained_cfg_of(original)['license'] = args.license
-    return args, original
+    return args_of(given), original
 
 
 def _refuse_several_processes() -> None:

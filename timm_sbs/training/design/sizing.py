@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +19,8 @@ from timm_sbs.common.config import (
     SelectionRule,
     StorageConfig,
 )
-from timm_sbs.common.errors import ConfigError, TargetError
-from timm_sbs.predictor.base_model import BaseModel, canonical_args
+from timm_sbs.common.errors import ConfigError
+from timm_sbs.predictor.base_model import BaseModel
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.network import num_predictor_parameters, predictor_for_budget
 from timm_sbs.predictor.ordering import Permutations, output_sizes
@@ -31,7 +30,7 @@ from timm_sbs.predictor.tokens import WeightSpec
 from timm_sbs.training.design.forecast import forecast_ledger
 from timm_sbs.training.options.settings import FEWEST_ROUNDED_BITS, FOLD_FROM, MAX_PLACES, MOST_ROUNDED_BITS
 
-__all__ = ['Design', 'check_same', 'design', 'rounding_design', 'start_artifact', 'continue_artifact']
+__all__ = ['Design', 'design', 'rounding_design', 'start_artifact', 'continue_artifact']
 
 ROUNDED_BITS = 6.  # of rounded weights beside a predictor, before training finds out how many they need
 FEWEST_FORECAST_BITS = 0.25  # by which steps are so large that normally distributed weights take half a bit
@@ -99,7 +98,6 @@ class Design:
 
 def design(
         original: nn.Module,
-        model_args: Mapping[str, Any] | None = None,
         pct: float = 20.,
         rule: SelectionRule = SelectionRule(),
         ordering: OrderingConfig = OrderingConfig(),
@@ -116,7 +114,6 @@ def design(
 
     Args:
         original: The original model.
-        model_args: Arguments it was created with.
         pct: Parameters of the predictor, as per cent of all parameters of the original model.
         rule: Which of its weights are generated.
         ordering: Of the kernels.
@@ -134,7 +131,7 @@ def design(
         TargetError: Nothing can be generated.
         ConfigError: No predictor is as small as asked, or it would be larger than what it generates.
     """
-    base, specs = describe_original(original, model_args), tuple(select_weights(original, rule))
+    base, specs = describe_original(original), tuple(select_weights(original, rule))
     if not specs:
         return rounding_design(original, base, rule, bits, kept_bits, max_bytes)
     if max_places is None and not ordering.max_places and sum(spec.num_kernels for spec in specs) >= FOLD_FROM:
@@ -165,34 +162,6 @@ def design(
             f'{max_bytes:,} bytes hold {size:,} parameters for the {generated:,} weights that they would generate, '
             f'which saves nothing. Ask for fewer bytes.')
     return found
-
-
-_GIVE_ARGUMENTS = 'Give the arguments that it was created with as model_kwargs (--model-kwargs).'
-# Modules with strides, paddings and the like, which no shape of a weight tells.
-_GEOMETRY = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MaxPool2d, nn.AvgPool2d)
-
-
-def check_same(original: nn.Module, base: BaseModel) -> None:
-    """Raises TargetError where timm would build another network than the original by its name and arguments."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in original.state_dict().items()}
-    expected = {name: tuple(tensor.shape) for name, tensor in base.state.items()}
-    for name in [*expected, *shapes]:
-        if shapes.get(name) != expected.get(name):
-            raise TargetError(
-                f"The original model is not what timm builds as '{base.name}' with arguments {base.args}: '{name}' has "
-                f"shape {shapes.get(name)}, but {expected.get(name)} there. {_GIVE_ARGUMENTS}")
-    with torch.device('meta'):
-        try:
-            rebuilt = timm.create_model(base.name, **canonical_args(base.args, base.pretrained_cfg))
-        except (RuntimeError, NotImplementedError):  # its constructor computes with tensors
-            return
-    built = dict(rebuilt.named_modules())
-    for name, module in original.named_modules():
-        other = built.get(name)
-        if isinstance(module, _GEOMETRY) and isinstance(other, nn.Module) and repr(module) != repr(other):
-            raise TargetError(
-                f"The original model is not what timm builds as '{base.name}' with arguments {base.args}: '{name}' is "
-                f'{module}, but {other} there. {_GIVE_ARGUMENTS}')
 
 
 def _widest_within(max_bytes: int, found: Design, original: nn.Module) -> Design:

@@ -6,11 +6,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from timm_sbs.common.errors import ConfigError
+from timm_sbs.common.errors import SbsError
 from timm_sbs.common.float64 import as_float64
 from timm_sbs.training.losses.statistics import LayerStatistics
 
-__all__ = ['Curvature', 'Factor', 'curvatures']
+USELESS = 1e-6  # of the usual cost of an error: it comes from rounding errors of the gradients
+MOST_DAMPINGS = 32  # each four times the last: more than any finite matrix needs
+
+__all__ = ['Curvature', 'Factor', 'curvatures', 'importances']
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +71,19 @@ class Curvature:
         return moment
 
     def factor(self, prior: float = 0.) -> Factor:
-        """Factors of S + prior."""
-        try:
-            upper = torch.linalg.cholesky(self.damped(prior).flip(-1, -2)).flip(-1, -2)
-        except torch.linalg.LinAlgError as e:  # type: ignore[attr-defined]  # torch does not list it
-            raise ConfigError(
-                'Statistics of so few images do not say what every input does: raise --second-order-damping, or '
-                '--statistics-images.') from e
+        """Factors of S + prior. A matrix that rounding has left without full rank gets more damping by itself."""
+        matrix = self.damped(prior)
+        more = 1e-6 * matrix.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp(min=1e-30)
+        for _ in range(MOST_DAMPINGS):
+            upper, failed = torch.linalg.cholesky_ex(matrix.flip(-1, -2))
+            if not failed.any():
+                break
+            matrix = matrix + torch.diag_embed((more * (failed > 0)[:, None]).expand(matrix.shape[:2]))
+            more = 4 * more
+        else:
+            raise SbsError('Second moments of the inputs of a layer are not finite. Are the images of the statistics '
+                           'such as the model expects?')
+        upper = upper.flip(-1, -2)
         roots = upper.diagonal(dim1=-2, dim2=-1)
         device = self.importance.device
         return Factor(roots.square().float().to(device), (upper / roots[:, None]).float().to(device), upper)
@@ -92,6 +101,32 @@ class Curvature:
         return float((self.per_part(self.importance)[..., None] * parts * moved).sum() / 2)
 
 
+def importances(
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, LayerStatistics],
+        damping: float,
+) -> dict[str, Tensor]:
+    """Importance [O] of the outputs of each weight that there are statistics of, damped.
+
+    Where no image has shown that a layer matters, since nothing passes it or predictions are certain, its activations
+    alone count, as much as those of the others for their size.
+    """
+    found = {name: layer.importance + damping * layer.importance.mean() for name, layer in statistics.items()}
+
+    def cost(name: str, importance: Tensor) -> float:
+        """Of forgetting a value of the weight, the mean."""
+        weight = weights[name].detach().to(importance)
+        return Curvature(importance, statistics[name].second_moment, damping).loss(weight) / weight.numel()
+
+    costs = {name: cost(name, importance) for name, importance in found.items()}
+    usual = sum(costs.values()) / max(1, len(costs)) or 1.
+    for name, importance in found.items():
+        if costs[name] < USELESS * usual:
+            alone = cost(name, torch.ones_like(importance))
+            found[name] = torch.full_like(importance, usual / alone if alone > 0 else 1.)
+    return found
+
+
 def curvatures(
         weights: Mapping[str, Tensor],
         statistics: Mapping[str, LayerStatistics],
@@ -105,10 +140,8 @@ def curvatures(
         statistics: What :func:`~timm_sbs.training.losses.statistics.collect_statistics` returns.
         damping: Part of the mean that is added to diagonals, for the statistics are those of a few images.
     """
-    found = {}
-    for name, layer in statistics.items():
-        importance = layer.importance + damping * layer.importance.mean()
-        found[name] = Curvature(importance, layer.second_moment, damping)
+    found = {name: Curvature(importance, statistics[name].second_moment, damping)
+             for name, importance in importances(weights, statistics, damping).items()}
     lost = sum(found[name].loss(weights[name].detach().to(found[name].importance)) for name in found)
     count = sum(weights[name].numel() for name in found)
     each = 2 * lost / count if count else 1.  # lost by forgetting one value

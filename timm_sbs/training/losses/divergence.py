@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from timm_sbs.predictor.tokens import WeightSpec
+from timm_sbs.training.losses.curvature import importances
 from timm_sbs.training.losses.statistics import LayerStatistics
 from timm_sbs.training.losses.weight_uses import Use
 
@@ -75,10 +76,9 @@ class ExpectedDivergence:
         self._uses = uses
         self._means = {name: layer.mean for name, layer in statistics.items()}
         self._forms: dict[str, _Form] = {}
-        for name, layer in statistics.items():
-            importance = layer.importance + damping * layer.importance.mean()
+        for name, importance in importances(weights, statistics, damping).items():
             self._forms[name] = _Form(
-                weights[name].detach().to(importance), _damped(layer.second_moment, damping), importance)
+                weights[name].detach().to(importance), _damped(statistics[name].second_moment, damping), importance)
         device = next(iter(statistics.values())).mean.device if statistics else torch.device('cpu')
         zeros = [self(name, torch.zeros_like(form.target))[0] for name, form in self._forms.items()]
         size = sum(float(form.target.square().sum()) for form in self._forms.values())

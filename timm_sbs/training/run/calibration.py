@@ -11,7 +11,6 @@ from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.errors import SbsError, short_reason
 from timm_sbs.common.prefixes import with_prefix, without_prefix
 from timm_sbs.common.progress import say
-from timm_sbs.data.batches import SampleBatches
 from timm_sbs.predictor.base_model import named_state
 from timm_sbs.predictor.generator import relative_error
 from timm_sbs.predictor.tokens import WeightSpec
@@ -26,7 +25,7 @@ from timm_sbs.training.losses.weight_uses import Use, find_uses
 from timm_sbs.training.options.settings import SecondOrderSettings
 from timm_sbs.training.run.images import sample_images
 from timm_sbs.training.run.run import PhaseMonitor
-from timm_sbs.training.run.task import Task, measure_tensors
+from timm_sbs.training.run.task import DOUBTFUL, WORSE, Task, look_at, measure_tensors
 from timm_sbs.training.steps.second_order import second_order
 from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
@@ -61,13 +60,12 @@ def statistics_bytes(uses: Mapping[str, Use]) -> int:
     return sum(use.bytes for use in uses.values())
 
 
-def open_statistics(task: Task, uses: Mapping[str, Use], drawn: SampleBatches | None) -> dict[str, LayerStatistics]:
+def open_statistics(task: Task, uses: Mapping[str, Use]) -> dict[str, LayerStatistics]:
     """Statistics of the weights of a run, on its device. They are taken once, however often the run is resumed.
 
     Args:
         task: The run.
         uses: What :func:`trace_uses` returns.
-        drawn: Images that the run has drawn, if it has none to read.
     """
     run, original, settings = task.run, task.original, task.settings
     accelerator = run.accelerator
@@ -75,7 +73,7 @@ def open_statistics(task: Task, uses: Mapping[str, Use], drawn: SampleBatches | 
 
     def collect() -> dict[str, Tensor]:
         before = run.seconds
-        batches, count = sample_images(task.images, settings, drawn, accelerator)
+        batches, count = sample_images(task.images, settings, task.drawn, accelerator)
         statistics, seen = collect_statistics(original, uses, batches, count, accelerator, task.seed)
         return {**statistics_tensors(statistics), SEEN: torch.tensor([float(seen), run.seconds - before])}
 
@@ -122,7 +120,8 @@ def second_order_phase(
         settings: SecondOrderSettings,
         name: str = 'second-order',
 ) -> None:
-    """Fit the weights by what their errors do. Steps that make the loss larger are undone."""
+    """Fit the weights by what their errors do. Steps that make the loss larger, or predictions fewer that stay, are
+    undone."""
     run, accelerator = task.run, task.run.accelerator
     predictor = artifact.generator.predictor
     two_stage = TwoStageGenerator(artifact.generator, artifact.storage.quantization).to(accelerator.device)
@@ -145,12 +144,20 @@ def second_order_phase(
     start_weights = artifact.stored_weights()
     before = divergence.total(start_weights)
     better = decided_once(lambda: after < before, accelerator)
+    if not better:
+        say(accelerator, f'{name}: the loss rose from {before:.4g} to {after:.4g}, so its steps are undone. Lower '
+                         f'--second-order-lr.')
+    else:
+        seen = look_at(task, weights)
+        alone = look_at(task, start_weights) if seen.agreement < DOUBTFUL else seen
+        if alone.agreement > seen.agreement + WORSE:
+            better = False
+            say(accelerator, f'{name}: agreement fell from {alone.agreement:.1f} to {seen.agreement:.1f} %, so its '
+                             f'steps are undone. Give more --statistics-images.')
     if better:
         predictor.load_state_dict(trained)
     else:
         weights = start_weights
-        say(accelerator, f'{name}: the loss rose from {before:.4g} to {after:.4g}, so its steps are undone. Lower '
-                         f'--second-order-lr.')
     key = name.replace('-', '_')
     run.results.update({
         'expected_divergence': min(before, after), f'{key}_steps': settings.steps * better,

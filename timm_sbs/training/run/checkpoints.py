@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.files import replace_files
 from timm_sbs.training.run.resume import ORIGINAL
@@ -46,10 +47,26 @@ class Checkpoint:
         Raises:
             SbsError: They cannot be read.
         """
-        try:
-            return safetensors.torch.load_file(self.folder / STATE_NAME)
-        except (OSError, SafetensorError) as e:
-            raise SbsError(f'The checkpoint {self.folder} cannot be read: {e}. Resume from an earlier one.') from e
+        return _tensors(self.folder / STATE_NAME)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework='pt') as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as e:
+        raise _unreadable(path, e) from e
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
+    except (OSError, SafetensorError) as e:
+        raise _unreadable(path, e) from e
+
+
+def _unreadable(path: Path, reason: Exception) -> SbsError:
+    return SbsError(f'{path} cannot be read: {reason}. Resume from an earlier one, or remove it and resume again.')
 
 
 def recorded_setting(output: Path, resume: str | None, name: str, part: str = 'settings') -> Any:
@@ -107,6 +124,19 @@ class Checkpoints:
         Raises:
             SbsError: There is no such checkpoint, or it was made with other settings.
         """
+        return decided_once(lambda: self._opened(resume), self.accelerator)
+
+    def refuse_those_of_another_run(self) -> None:
+        """Raises SbsError where there are checkpoints, on every process alike."""
+        def refuse() -> None:
+            if self.found():
+                raise SbsError(
+                    f"'{self.folder.parent}' holds checkpoints of an earlier run. Go on from them with --resume "
+                    f'latest, or choose another --output.')
+
+        decided_once(refuse, self.accelerator)
+
+    def _opened(self, resume: str) -> Checkpoint | None:
         if resume == 'latest':
             found = self.found()
             if not found:
@@ -188,13 +218,8 @@ class Checkpoints:
         """
         path = self.folder / f'{name}.safetensors'
         settings = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
-        if path.is_file():
-            try:
-                with safe_open(path, framework='pt') as file:
-                    if (file.metadata() or {}).get('settings') == settings:
-                        return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-            except (OSError, SafetensorError) as e:
-                raise SbsError(f'{path} cannot be read: {e}. Remove it, and resume again.') from e
+        if decided_once(lambda: path.is_file() and _metadata(path).get('settings') == settings, self.accelerator):
+            return _tensors(path)
         tensors = compute()
         if self.every and self.accelerator.is_main_process:
             try:

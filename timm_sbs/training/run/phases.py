@@ -78,11 +78,11 @@ def outputs_are_fixed(settings: Settings) -> bool:
             and not any(distillation.feature_weight))
 
 
-def training_images(task: Task, drawn: SampleBatches | None) -> TrainingImages:
+def training_images(task: Task) -> TrainingImages:
     """Batches of the images that a run reads, or has drawn."""
     run, settings, original = task.run, task.settings, task.original
     original.to(run.accelerator.device)
-    batches = drawn or task.images.train
+    batches = task.drawn or task.images.train
     if batches is None:
         raise SbsError('There are no images to train on.')
     cached = None

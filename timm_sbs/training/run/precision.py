@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from accelerate.state import AcceleratorState, is_initialized
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,8 +39,6 @@ def settle_precision(asked: str, recorded: str | None = None) -> Choice:
         asked: One of ``timm_sbs.training.options.settings.PRECISIONS``.
         recorded: What the run had before it was stopped, if it is resumed; 'auto' keeps it.
     """
-    if asked == 'auto' and not recorded and is_initialized():
-        return Choice(AcceleratorState().mixed_precision, 'as in this process before, where accelerate keeps one')
     state = processes()
 
     def settle() -> Choice:

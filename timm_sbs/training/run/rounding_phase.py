@@ -10,15 +10,15 @@ from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.prefixes import with_prefix, without_prefix
 from timm_sbs.common.progress import say
-from timm_sbs.data.batches import SampleBatches
 from timm_sbs.predictor.generator import relative_error
 from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.training.losses.curvature import Curvature, curvatures
+from timm_sbs.training.losses.statistics import LayerStatistics
 from timm_sbs.training.losses.weight_uses import Use
 from timm_sbs.training.options.settings import MOST_ROUNDED_BITS
 from timm_sbs.training.run.calibration import corrected_kept, make_divergence, open_statistics
 from timm_sbs.training.run.image_phase import byte_budget, results_with_room
-from timm_sbs.training.run.task import Task, measure_tensors
+from timm_sbs.training.run.task import DOUBTFUL, WORSE, Task, look_at, measure_tensors
 from timm_sbs.training.steps.rounding_slope import RoundedWeights, plain_bits, round_to_bits
 
 __all__ = ['rounding_phase']
@@ -31,7 +31,6 @@ def rounding_phase(
         task: Task,
         artifact: Artifact,
         uses: Mapping[str, Use],
-        drawn: SampleBatches | None,
 ) -> tuple[Artifact, dict[str, Tensor]]:
     """Round the original's weights so that predictions change least for the bits that there are.
 
@@ -39,21 +38,34 @@ def rounding_phase(
         task: The run.
         artifact: With rounded weights, and nothing generated.
         uses: Of these weights, if there are images to look at; without any, all errors count by their squares.
-        drawn: Images that the run has drawn, if it has none to read.
 
     Returns:
         The artifact with rounded weights and their steps, and kept tensors that make up for the rounding.
     """
     state = {name: tensor.detach() for name, tensor in task.original.state_dict().items()}
     specs = specs_from_names(tuple(artifact.rounded), artifact.base.state, artifact.base.name)
-    statistics = open_statistics(task, uses, drawn) if uses else {}
+    statistics = open_statistics(task, uses) if uses else {}
     divergence = make_divergence(task, specs, uses, statistics) if uses else None
     weights = {name: state[name] for name in artifact.rounded}
-    found = task.run.checkpoints.load_or_compute('rounded', lambda: decided_once(lambda: _rounded(
-        task, artifact, curvatures(weights, statistics, task.settings.second_order.damping)), task.run.accelerator))
-    rounded = {name: tensor.to(state[name].device) for name, tensor in without_prefix('weight.', found).items()}
-    artifact = dataclasses.replace(artifact, rounded=rounded, steps=without_prefix('steps.', found))
-    kept = corrected_kept(task.original, divergence, rounded) if divergence else {}
+
+    def round_by(statistics: Mapping[str, LayerStatistics], name: str) -> tuple[Artifact, dict[str, Tensor]]:
+        found = task.run.checkpoints.load_or_compute(name, lambda: decided_once(lambda: _rounded(
+            task, artifact, curvatures(weights, statistics, task.settings.second_order.damping)), task.run.accelerator))
+        rounded = {name: tensor.to(state[name].device) for name, tensor in without_prefix('weight.', found).items()}
+        kept = corrected_kept(task.original, divergence, rounded) if divergence and statistics else {}
+        return dataclasses.replace(artifact, rounded=rounded, steps=without_prefix('steps.', found)), kept
+
+    chosen, kept = round_by(statistics, 'rounded')
+    if statistics:
+        seen = look_at(task, {**chosen.rounded, **kept})
+        if seen.agreement < DOUBTFUL:
+            other, _ = round_by({}, 'rounded_alone')
+            alone = look_at(task, other.rounded)
+            if alone.agreement > seen.agreement + WORSE:
+                chosen, kept = other, {}
+                say(task.run.accelerator, f'rounding by statistics keeps {seen.agreement:.1f} % of the predictions, '
+                                          f'without them {alone.agreement:.1f} %: these are taken')
+    artifact, rounded = chosen, chosen.rounded
     if task.run.checkpoint:
         return artifact, kept  # it was told before the run was killed
     error = relative_error(rounded, state)

@@ -26,7 +26,7 @@ from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.training.design.budget import TRIAL_BITS, divide_budget, first_division
 from timm_sbs.training.design.method import MIXTURE_BITS, choose_method, with_rule
 from timm_sbs.training.design.orderings import find_orderings
-from timm_sbs.training.design.sizing import Design, check_same, design, start_artifact
+from timm_sbs.training.design.sizing import Design, design, start_artifact
 from timm_sbs.training.losses.feature_maps import feature_modules
 from timm_sbs.training.losses.weight_uses import Use
 from timm_sbs.training.options.run_settings import Settings
@@ -110,8 +110,7 @@ def open_start(
     Raises:
         SbsError: Something about the request is wrong.
     """
-    base = source.base if source else describe_original(original, args.model_kwargs)
-    check_same(original, base)
+    base = source.base if source else describe_original(original)
     _check_before_work(args, settings, original)
     images = open_images(settings, base.pretrained_cfg, accelerator, args.seed)
     if not args.dry_run:
@@ -152,10 +151,8 @@ def _open_checkpoints(args: argparse.Namespace, accelerator: Accelerator, origin
             args, accelerator.mixed_precision, original, read_config(args.start_from)[0].weights_sha256
             if args.start_from else None),
         args.checkpointing_steps, args.checkpoints_total_limit)
-    if checkpoints.found() and not args.resume:
-        raise SbsError(
-            f"'{args.output}' holds checkpoints of an earlier run. Go on from them with --resume latest, or choose "
-            f'another --output.')
+    if not args.resume:
+        checkpoints.refuse_those_of_another_run()
     return checkpoints
 
 
@@ -168,9 +165,6 @@ def _choose_design(
 ) -> tuple[Design, float | None, int]:
     """The design, bits of a quantized predictor, and trials of a search that a dry run leaves out. A resumed run keeps
     the division of the budget that it began with."""
-    def choose(order_over: str, bits: float | None) -> dict[str, Any]:
-        return {'model_args': args.model_kwargs, **settings.predictor.arguments(order_over, bits)}
-
     order_over, bits, method, generate = args.order_over, args.bits, args.method, tuple(args.generate)
     if checkpoint and args.bytes is not None:
         kept = checkpoint.progress['choices']
@@ -181,11 +175,12 @@ def _choose_design(
             method, trials = 'rounding', 1
         else:
             found = choose_method(
-                original, args.bytes, choose, accelerator, lambda text: say(accelerator, text), images_follow)
+                original, args.bytes, settings.predictor.arguments, accelerator, lambda text: say(accelerator, text),
+                images_follow)
             if found.specs:
                 return found, found.bits, trials
             method = 'rounding'
-    chosen = with_rule(choose, method=method or 'generation', generate=tuple(generate))
+    chosen = with_rule(settings.predictor.arguments, method=method or 'generation', generate=tuple(generate))
     if method == 'rounding' and generate and bits is None and args.bytes is not None:
         bits = MIXTURE_BITS
     if method == 'rounding' and not generate:

@@ -1,5 +1,6 @@
 """One run of the trainer, from its flags to the artifact."""
 import argparse
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,11 @@ from torch import nn
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import CONFIG_NAME, artifact_bytes, load_artifact, read_config, written_ledger
 from timm_sbs.artifact.push import create_repository, push_to_hub
-from timm_sbs.common.distributed import make_accelerator, processes
+from timm_sbs.common.distributed import decided_once, make_accelerator, processes
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
 from timm_sbs.predictor.original import load_original
+from timm_sbs.training.design.original import adopted
 from timm_sbs.training.design.sizing import Design, continue_artifact
 from timm_sbs.training.options.parsing import args_yaml
 from timm_sbs.training.options.run_settings import settings_of
@@ -95,18 +97,22 @@ def _opened(args: argparse.Namespace, original: nn.Module | None, whole_program:
     source = load_artifact(args.start_from) if args.start_from else None
     settings = settings_of(args, source.storage.quantization if source and args.bits is None else None)
     output = Path(args.output)
-    processes()  # accelerate may set threads when it starts
-    threads = settle_threads(recorded_setting(output, args.resume, 'threads', 'choices'))
+    state = processes()  # accelerate may set threads when it starts
+    threads = settle_threads(decided_once(
+        lambda: recorded_setting(output, args.resume, 'threads', 'choices'), state))
     with used_threads(threads), float32_products('tf32'):
         precision = settle_precision(
             args.mixed_precision, recorded_setting(output, args.resume, 'mixed_precision'))
         accelerator = make_accelerator(
             precision.precision, log_with=list(args.report_to) or None, project_dir=args.output)
         try:
-            original = original or load_original(args.model, args.initial_checkpoint, args.model_kwargs, args.license)
+            given = original
+            if given is None:
+                given = load_original(args.model, args.initial_checkpoint, args.model_kwargs)
+            own = adopted(given, source.base.args if source else args.model_kwargs)
             if source:
-                source = continue_artifact(source, original)
-            yield open_start(args, settings, accelerator, precision, threads, original, source)
+                source = continue_artifact(source, own)
+            yield open_start(args, settings, accelerator, precision, threads, own, source)
         finally:
             if whole_program:
                 accelerator.end_training()
@@ -208,17 +214,17 @@ def _run_phases(task: Task, artifact: Artifact, start: Start) -> None:
     later = run.is_in('distillation') or run.is_in('quantization')
     if start.fits_weights and not (later or run.is_in('second-order')):
         reconstruction_phase(task, artifact, settings.reconstruction)
-    drawn = drawn_images(task, artifact)
+    task = dataclasses.replace(task, drawn=drawn_images(task, artifact))
     divergence = None
     if start.rounds_originals:
-        artifact, kept = rounding_phase(task, artifact, uses, drawn)
+        artifact, kept = rounding_phase(task, artifact, uses)
     elif settings.takes_statistics and artifact.generator.names and (not later or settings.quantizes):
         divergence = make_divergence(
-            task, artifact.generator.specs, uses, open_statistics(task, uses, drawn))
+            task, artifact.generator.specs, uses, open_statistics(task, uses))
     if divergence and not later:
         second_order_phase(task, artifact, divergence, settings.second_order)
         kept = corrected_kept(task.original, divergence, artifact.stored_weights())
-    training = training_images(task, drawn) if settings.trains_on_images else None
+    training = training_images(task) if settings.trains_on_images else None
     if not run.is_in('quantization') and (settings.distils or not settings.quantizes):
         artifact = ImagePhase(task, artifact, kept).run(training if settings.distils else None)
         kept = artifact.kept

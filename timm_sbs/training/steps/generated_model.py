@@ -20,7 +20,7 @@ from timm_sbs.codec.quantization import (
 from timm_sbs.common.config import StorageConfig
 from timm_sbs.common.distributed import average, sum_gradients
 from timm_sbs.common.prefixes import without_prefix
-from timm_sbs.predictor.base_model import kept_names, named_state
+from timm_sbs.predictor.base_model import first_names, kept_names, named_state
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.training.losses.rate import Rate
 from timm_sbs.training.options.settings import KEPT_PARTS, DistillationSettings
@@ -83,6 +83,7 @@ class GeneratedModel(TwoStageGenerator):
                     leaning_to_exact(tensor.to(exact), exact, (steps or {}).get(f'rounded.{name}')))
         for parameter in kept_parameters(model, (*generator.names, *self._rounded), train_kept).values():
             parameter.requires_grad_(True)
+        self._second_names = _names_in_other_modules(model)
         self.rate: Rate | None = None
         if storage.quantization and steps:
             integers = self._integer_parameters()
@@ -141,7 +142,8 @@ class GeneratedModel(TwoStageGenerator):
             state, followed = named_state(self.model), followed_statistics(self.model)
             kept = {name: state[name] for name in kept_names(state, given) if name not in followed}
             given.update(stored_kept(kept, self.storage))
-        return functional_call(self.model, given, (images,))
+        given.update({name: given[first] for name, first in self._second_names.items() if first in given})
+        return functional_call(self.model, given, (images,), tie_weights=False)
 
     def backward(self, weights: dict[str, Tensor], accelerator: Accelerator, progress: float = 1.) -> None:
         """Second stage, also for all that is trained beside the predictor, and the rate.
@@ -208,3 +210,13 @@ class GeneratedModel(TwoStageGenerator):
         found = {f'predictor.{name}': parameter for name, parameter in self.predictor.named_parameters()}
         found.update({f'rounded.{name}': parameter for name, parameter in self._rounded.items()})
         return {name: found[name] for name in self._step_names}
+
+
+def _names_in_other_modules(model: nn.Module) -> dict[str, str]:
+    """Further names of tensors that several modules share, each with the first name.
+
+    A module that itself has several names is left out: torch would replace its tensors under each of them, and
+    afterwards put back what it had put there itself.
+    """
+    owners = {name: model.get_submodule(name.rpartition('.')[0]) for name in named_state(model)}
+    return {name: first for name, first in first_names(named_state(model)).items() if owners[name] is not owners[first]}

@@ -1,0 +1,146 @@
+"""The original of a run: the network that timm will build from the artifact, with the tensors of the model that the
+user gave. It is compared with that model before any work, which stays as it is."""
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from timm_sbs.common.errors import TargetError, short_reason
+from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
+from timm_sbs.predictor.original import describe_original
+
+__all__ = ['adopted', 'unwrapped']
+
+BATCH = 2  # random images on which both networks are compared
+# Largest difference of their outputs, relative to these: the same operations in another memory layout differ by less.
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
+LOW_PRECISION_TOLERANCE = 2e-2
+_ADVICE = 'Pass the arguments that it was created with as model_kwargs (--model-kwargs).'
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """A model without torch.compile and without what runs it on several devices."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(getattr(model, '_orig_mod', None), nn.Module):
+            model = model.get_submodule('_orig_mod')
+        else:
+            return model
+
+
+def adopted(model: nn.Module, model_args: Mapping[str, Any] | None = None) -> nn.Module:
+    """timm's network with the tensors of a model, float32 on the CPU, in eval mode and without gradients.
+
+    Args:
+        model: A model that timm has made, in any floating-point precision, on any device. It is run once.
+        model_args: Arguments of its architecture that timm does not remember.
+
+    Raises:
+        TargetError: timm would build another network from what an artifact holds, or a tensor cannot be stored.
+
+    Example:
+        >>> original = adopted(timm.create_model('resnet18', global_pool='max').half())
+        >>> original._model_args['global_pool'], original.conv1.weight.dtype
+        ('max', torch.float32)
+    """
+    state = model.state_dict()
+    _check_tensors(state)
+    base = describe_original(model, model_args)
+    _check_shapes(state, base)
+    original = _built(base)
+    original.load_state_dict({name: tensor.detach().to(_stored_dtype(tensor)) for name, tensor in state.items()})
+    _check_function(model, original, base)
+    # By setattr, for torch declares all attributes of a module to be tensors or modules.
+    setattr(original, 'pretrained_cfg', dict(pretrained_cfg_of(model)))  # noqa: B010
+    return original.requires_grad_(False)
+
+
+def _built(base: BaseModel) -> nn.Module:
+    return timm.create_model(base.name, **canonical_args(base.args, base.pretrained_cfg)).eval()
+
+
+def _stored_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.is_floating_point() else tensor.dtype
+
+
+def _check_tensors(state: Mapping[str, Tensor]) -> None:
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor) or tensor.is_meta or tensor.is_quantized or tensor.is_complex() \
+                or tensor.layout != torch.strided:
+            kind = f'{tensor.dtype} on {tensor.device}' if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise TargetError(f"'{name}' of the model is {kind}, which an artifact cannot hold. It holds ordinary "
+                              f'tensors of floating-point numbers, integers and truth values.')
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise TargetError(f"'{name}' of the model holds values that are not finite in float32. Did its training "
+                              f'diverge?')
+
+
+def _check_shapes(state: Mapping[str, Tensor], base: BaseModel) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in base.state.items()}
+    for name in [*expected, *shapes]:
+        if shapes.get(name) != expected.get(name):
+            raise TargetError(
+                f"The model is not what timm builds as '{base.name}' with arguments {base.args}: '{name}' has "
+                f"shape {shapes.get(name)}, but {expected.get(name)} there. {_ADVICE} Changes made to the network "
+                f'afterwards cannot be stored.')
+
+
+@torch.no_grad()
+def _check_function(model: nn.Module, original: nn.Module, base: BaseModel) -> None:
+    """Raises TargetError where both networks have other outputs on the same random images."""
+    parameter = next(iter(model.parameters()))
+    twin = original
+    if any(tensor.is_floating_point() and (tensor.dtype, tensor.device.type) != (torch.float32, 'cpu')
+           for tensor in model.state_dict().values()):
+        twin = _built(base).to(parameter.device, parameter.dtype)
+        twin.load_state_dict(model.state_dict(), assign=True)
+    size = canonical_args({}, base.pretrained_cfg)['in_chans'], *base.pretrained_cfg['input_size'][1:]
+    images = torch.randn(BATCH, *size, generator=torch.Generator().manual_seed(0))
+    images = images.to(parameter.device, parameter.dtype)
+    try:
+        with _in_eval_mode(model), torch.compiler.set_stance('force_eager'):
+            found = model(images)
+    except Exception as e:
+        raise TargetError(f'The model cannot be run on images of {list(size)}: {short_reason(e)}') from e
+    expected = twin(images)
+    if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
+        raise TargetError(f'The output of the model is of type {type(found).__name__}, but must be one tensor.')
+    difference = _difference(found, expected)
+    if not difference <= TOLERANCE.get(parameter.dtype, LOW_PRECISION_TOLERANCE):
+        raise TargetError(
+            f"The model is not what timm builds as '{base.name}' with arguments {base.args}: with the same tensors, "
+            f'outputs differ by {100 * difference:.3g} %{_first_other_module(model, twin)}. {_ADVICE}')
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """Norm of a difference, relative to that of what was expected. Equal infinities do not differ."""
+    if found.shape != expected.shape:
+        return float('inf')
+    found, expected = found.double().nan_to_num(), expected.double().nan_to_num()
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
+
+
+def _first_other_module(model: nn.Module, other: nn.Module) -> str:
+    """The first layer that is written differently, as a clause."""
+    built = dict(other.named_modules())
+    for name, module in model.named_modules():
+        counterpart = built.get(name)
+        if not list(module.children()) and repr(module) != repr(counterpart):
+            return f"; '{name}' is {module}, but {counterpart} there"
+    return ''
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

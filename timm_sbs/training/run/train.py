@@ -9,11 +9,11 @@ from torch import nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import CONFIG_NAME, artifact_bytes, load_artifact, read_config, written_ledger
+from timm_sbs.artifact.original import load_original
 from timm_sbs.artifact.push import create_repository, push_to_hub
 from timm_sbs.common.distributed import make_accelerator, processes
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
-from timm_sbs.predictor.original import load_original
 from timm_sbs.training.design.sizing import Design, continue_artifact
 from timm_sbs.training.options.parsing import args_yaml
 from timm_sbs.training.options.run_settings import settings_of

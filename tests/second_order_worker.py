@@ -9,9 +9,9 @@ import sys
 
 import torch
 
+from timm_sbs.artifact.original import load_original
 from timm_sbs.cli.demo import demo_batches, load_demo_images
 from timm_sbs.common.distributed import make_accelerator
-from timm_sbs.predictor.original import load_original
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
 from timm_sbs.training.losses.divergence import ExpectedDivergence

@@ -20,7 +20,7 @@ ONLY_IN = {
     'accelerate': ('common.distributed', 'common.progress', 'data', 'training', 'train'),
     'constriction': ('codec.entropy', 'codec.streams'), 'matplotlib': ('plots',),
     'numba': ('training.design.two_opt',), 'psutil': ('training.run.threads',), 'scipy': ('training.design.paths',),
-    'torchvision': ('data.augmentation',), 'yaml': ('training.options.parsing',),
+    'torchvision': ('data.augmentation',), 'yaml': ('plots.artifacts', 'training.options.parsing'),
 }
 
 

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from conftest import ALL_SHIPPED, REPOSITORY
 from hub_server import TOKEN, commit_of, running_hub
 from processes import Process
 
+from timm_sbs import SbsError, push_to_hub
 from timm_sbs.artifact.folder import save_artifact
 
 HEADER = 'import sys, timm, timm_sbs, timm_sbs.cli.main\nfrom timm_sbs import SbsError\n'
@@ -278,3 +280,11 @@ def test_home_is_where_files_are_kept(client, small_folder, tmp_path):
     client.push(small_folder)
     client.load()
     assert list(Path(tmp_path / 'home' / 'hub').glob('models--user--small/snapshots/*/model.safetensors'))
+
+
+def test_nobody_waits_for_a_hub_that_never_answers(small_folder, monkeypatch):
+    monkeypatch.setattr('timm_sbs.artifact.download.PATIENCE', 0.3)
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', f'http://127.0.0.1:{silent.getsockname()[1]}')
+        with pytest.raises(SbsError, match="'user/name' cannot be created: the Hub cannot be reached"):
+            push_to_hub(small_folder, 'user/name', token='hf_any')

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from timm_sbs.artifact.original import load_original
 from timm_sbs.codec.entropy import encode_integers
 from timm_sbs.common.config import EncodingConfig, OrderingConfig
 from timm_sbs.common.distributed import make_accelerator
@@ -20,7 +21,6 @@ from timm_sbs.data.accuracy import evaluate
 from timm_sbs.data.batches import SampleBatches
 from timm_sbs.data.fidelity import Fidelity
 from timm_sbs.predictor.generator import Generator
-from timm_sbs.predictor.original import load_original
 from timm_sbs.predictor.selection import select_weights
 from timm_sbs.predictor.tokens import to_kernels
 from timm_sbs.training.design.orderings import find_orderings

@@ -13,8 +13,6 @@ optimizes. All in turn, several times over;
 medians. Networks are those that the package's predictors make; ResNet-20 and ResNet-56 get a new predictor of 20 %,
 ResNet-18 its own. Precision is what --mixed-precision auto chooses. A step's share of the measured rate is its
 operations, those of the parts, over what one matrix product of 2,048 rows and columns does in that time and precision.
-With --data-dir, the time that --dry-run forecasts for distillation with the recipe 'cifar10', reading and validation
-included, is divided by what the parts alone would take for as many steps.
 Rows of other devices, precisions and numbers of processes stay in the results. Takes about 3 minutes on 2 CPU cores.
 """
 import argparse
@@ -22,7 +20,6 @@ import copy
 import itertools
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,13 +40,9 @@ from timm_sbs.common.products import float32_products
 from timm_sbs.data.batches import Batch
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
-from timm_sbs.training.options.flags import build_parser
-from timm_sbs.training.options.parsing import parse_args
 from timm_sbs.training.options.settings import DistillationSettings
 from timm_sbs.training.run.environment import environment
 from timm_sbs.training.run.precision import DTYPES, settle_precision
-from timm_sbs.training.run.time_forecast import forecast_seconds
-from timm_sbs.training.run.train import _opened as opened_run
 from timm_sbs.training.steps.distillation import distill
 from timm_sbs.training.steps.generated_model import GeneratedModel
 from timm_sbs.training.steps.monitor import Monitor
@@ -61,7 +54,6 @@ CASES = {
     'resnet18': ('sbs_resnet18_15pct', 224, 32, 5)}
 STEPS, SEED = 3, 0  # the last of a round's steps counts
 PRODUCT = 2048  # rows and columns
-SMALL = 32  # pixels of the recipe 'cifar10'
 NAME = 'distillation_step'
 
 
@@ -119,18 +111,7 @@ def product_seconds(accelerator: Accelerator) -> float:
     return seconds(product)
 
 
-def forecast_step(original: nn.Module, data_dir: str) -> float:
-    """Seconds of a step of distillation, as --dry-run forecasts them for a CIFAR network with its recipe."""
-    with tempfile.TemporaryDirectory() as folder:
-        argv = ['--model', original.pretrained_cfg['architecture'], '--recipe', 'cifar10', '--data-dir', data_dir,
-                '--output', f'{folder}/out', '--dry-run']
-        args = parse_args(build_parser(), argv)
-        with opened_run(args, original, whole_program=False) as start:
-            return forecast_seconds(start)['distillation'] / start.settings.distillation.steps
-
-
-def measured(
-        name: str, batch_size: int | None, data_dir: str | None, accelerator: Accelerator) -> dict[str, Any]:
+def measured(name: str, batch_size: int | None, accelerator: Accelerator) -> dict[str, Any]:
     entry, size, usual, rounds = CASES[name]
     count = batch_size or usual
     original, artifact = prepared(name, entry, accelerator.device)
@@ -195,8 +176,6 @@ def measured(
         'gflop': round(flop / 1e9, 1),
         'share_of_product_rate': round(flop / medians['step'] / rate, 3),
         **environment(accelerator.device, processes)}
-    if data_dir and size == SMALL:
-        row['forecast_over_parts'] = round(forecast_step(original, data_dir) / total, 3)
     if accelerator.device.type == 'cuda':
         row['peak_memory_mb'] = round(torch.cuda.max_memory_allocated() / 1e6)
     return row
@@ -210,11 +189,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--only', nargs='+', choices=list(CASES), default=list(CASES))
     parser.add_argument('--batch-size', type=int, default=None, help='images of a batch (default: the usual number)')
-    parser.add_argument('--data-dir', default=None, help="CIFAR-10, for the forecast of its recipe")
     args = parser.parse_args()
     torch.manual_seed(SEED)
     accelerator = make_accelerator(settle_precision('auto').precision)
-    found = [measured(name, args.batch_size, args.data_dir, accelerator) for name in args.only]
+    found = [measured(name, args.batch_size, accelerator) for name in args.only]
     if accelerator.is_main_process:
         path = HERE / 'results' / f'{NAME}.json'
         earlier = json.loads(path.read_text())['rows'] if path.exists() else []

@@ -25,8 +25,8 @@ import torch
 from common import write_results
 from scipy.spatial import cKDTree
 
+from timm_sbs.artifact.original import load_original
 from timm_sbs.common.config import OrderingConfig
-from timm_sbs.predictor.original import load_original
 from timm_sbs.predictor.selection import select_weights
 from timm_sbs.predictor.tokens import to_kernels
 from timm_sbs.training.design.orderings import find_orderings

@@ -43,13 +43,13 @@ from rounded_rows import rounded_rows, steps_of_entropy, steps_of_levels
 from torch import Tensor, nn
 
 from timm_sbs.artifact.folder import artifact_bytes, artifact_ledger, load_artifact
+from timm_sbs.artifact.original import load_original
 from timm_sbs.codec.entropy import encode_integers
 from timm_sbs.codec.quantization import rounded_kept
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.data.loaders import train_batches
 from timm_sbs.data.mixing import ImageMixer
 from timm_sbs.predictor.generator import relative_error
-from timm_sbs.predictor.original import load_original
 from timm_sbs.training.design.sizing import design
 from timm_sbs.training.losses.divergence import ExpectedDivergence
 from timm_sbs.training.losses.statistics import LayerStatistics, statistics_from_tensors

@@ -23,7 +23,7 @@ from common import HERE, current_flags, top1_at_each_look, write_results
 from imagenet_photographs import Photographs, recipe_flags
 
 from timm_sbs.artifact.folder import artifact_bytes, read_config
-from timm_sbs.predictor.original import load_original
+from timm_sbs.artifact.original import load_original
 from timm_sbs.training.options.flags import build_parser
 from timm_sbs.training.options.parsing import parse_args
 from timm_sbs.training.run.environment import environment

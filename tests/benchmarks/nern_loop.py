@@ -27,9 +27,9 @@ from common import NERN, RESNET20, write_results
 from timm.optim import create_optimizer_v2
 from torch import Tensor
 
+from timm_sbs.artifact.original import load_original
 from timm_sbs.common.config import OrderingConfig
 from timm_sbs.predictor.generator import Generator, relative_error
-from timm_sbs.predictor.original import load_original
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
 from timm_sbs.training.options.settings import ReconstructionSettings

@@ -20,8 +20,8 @@ from typing import Any
 from common import NERN, RESNET20, seconds, write_results
 from nern_loop import NernLoop
 
+from timm_sbs.artifact.original import load_original
 from timm_sbs.common.config import OrderingConfig
-from timm_sbs.predictor.original import load_original
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
 from timm_sbs.training.options.settings import ReconstructionSettings

@@ -14,10 +14,10 @@ import timm
 import torch
 from common import NERN, RESNET20, write_results
 
+from timm_sbs.artifact.original import load_original
 from timm_sbs.data.accuracy import evaluate
 from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.loaders import eval_loader
-from timm_sbs.predictor.original import load_original
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
 from timm_sbs.training.options.settings import ReconstructionSettings

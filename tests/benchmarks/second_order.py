@@ -25,13 +25,13 @@ from timm.data import resolve_data_config
 from torch import Tensor
 
 from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.artifact.original import load_original
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.data.accuracy import evaluate
 from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.loaders import eval_loader, sample_loader
 from timm_sbs.data.synthetic import InversionSettings, SyntheticImages, invert
 from timm_sbs.predictor.generator import relative_error
-from timm_sbs.predictor.original import load_original
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
 from timm_sbs.training.losses.divergence import ExpectedDivergence

@@ -18,9 +18,9 @@ from typing import Any
 from common import HERE, RESNET20, top1_at_each_look, write_results
 
 from timm_sbs.artifact.folder import read_config
+from timm_sbs.artifact.original import load_original
 from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.loaders import eval_loader
-from timm_sbs.predictor.original import load_original
 from timm_sbs.train import main as train
 from timm_sbs.training.run.environment import environment
 

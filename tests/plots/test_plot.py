@@ -3,6 +3,9 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+import timm
+import torch
+import yaml
 from conftest import RESNET20, SHIPPED
 from PIL import Image
 from processes import run
@@ -58,6 +61,25 @@ def test_kernels_are_those_of_the_layer(shipped, tmp_path):
     with pytest.raises(SbsError, match='--original'):
         plot(shipped, tmp_path / 'c.png', 'kernels', original=tmp_path / 'missing.safetensors')
     assert not (tmp_path / 'c.png').exists()
+
+
+def test_kernels_of_a_run_are_beside_the_weights_that_it_began_with(shipped, tmp_path):
+    """Wherever these were: the network is not asked."""
+    run = shutil.copytree(shipped, tmp_path / 'run')
+    values = {'model': 'resnet20_cifar10', 'initial_checkpoint': str(RESNET20), 'model_kwargs': {}}
+    (run / 'args.yaml').write_text(yaml.safe_dump(values))
+    plot(run, tmp_path / 'a.png', 'kernels')
+    plot(shipped, tmp_path / 'b.png', 'kernels', original=RESNET20)
+    assert picture(tmp_path / 'a.png').tobytes() == picture(tmp_path / 'b.png').tobytes()
+    (run / 'args.yaml').write_text(yaml.safe_dump({**values, 'initial_checkpoint': 'moved.safetensors'}))
+    with pytest.raises(SbsError, match=r"'moved.safetensors' is no file.*--original FILE"):
+        plot(run, tmp_path / 'c.png', 'kernels')
+
+
+def test_kernels_of_another_original_are_not_drawn(shipped, tmp_path):
+    torch.save(timm.create_model('resnet20_cifar10').state_dict(), tmp_path / 'other.pth')
+    with pytest.raises(SbsError, match='was not made from these weights'):
+        plot(shipped, tmp_path / 'a.png', 'kernels', original=tmp_path / 'other.pth')
 
 
 def test_curves_of_a_training_run(shipped, tmp_path, monkeypatch):

@@ -24,13 +24,14 @@ def test_says_what_is_generated_and_kept_and_how_large(capsys, tmp_path):
     folded = plan_of(capsys, tmp_path, '--keep', 'layer1.*', '--max-places', '1024')
     assert '12 weights, 28,160 kernels at 11,264 places' in folded
     assert '53,921 parameters (20.0 %)' in text
-    assert re.search(r'ordering +\d+ s', text) and re.search(r'reconstruction +\d+ (s|min)', text)
-    assert 'distillation' not in text
+    assert 'statistics:' not in text
 
 
-def test_estimates_distillation_where_there_are_images(capsys, tmp_path):
-    text = plan_of(capsys, tmp_path, '--data-free', 'noise', '-b', '8', '--distillation-steps', '1000')
-    assert re.search(r'distillation +\d+(\.\d)? (s|min|h)', text)
+def test_says_the_memory_of_statistics_and_takes_no_step(capsys, tmp_path, monkeypatch):
+    for module in ('reconstruction', 'second_order', 'distillation'):
+        monkeypatch.setattr(f'timm_sbs.training.steps.{module}.Progress', lambda *_, **__: pytest.fail('a phase began'))
+    text = plan_of(capsys, tmp_path, '--data-free', 'noise', '-b', '8', '--second-order-steps', '9')
+    assert re.search(r'statistics: [\d,]+ images, \d+ MB of memory', text)
 
 
 @pytest.mark.parametrize('budget', ['150k', '100KiB'])

@@ -59,7 +59,7 @@ def test_several_folders_and_names(image_folder):
 
 def test_a_plan_as_text(model):
     text = describe_fit(model, pct=10, **QUICK)
-    assert 'files:' in text and 'predictor: width' in text and 'reconstruction' in text
+    assert 'files:' in text and 'predictor: width' in text and 'x smaller than' in text
 
 
 def test_a_model_of_other_arguments_needs_them():

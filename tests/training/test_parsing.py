@@ -129,16 +129,7 @@ def test_recipes_are_valid_and_are_overruled_by_flags(name):
 
 
 def test_recipe_names():
-    assert recipe_names() == [
-        'cifar10', 'cifar10_rounding', 'convnext_tiny_15pct', 'imagenet', 'mobilenetv3_large_100_30pct', 'quick',
-        'resnet34_15pct', 'resnet50_15pct', 'tf_efficientnet_lite0_30pct']
-
-
-def test_a_recipe_begins_with_the_one_that_it_names():
-    args = parse_args(build_parser(), ['--recipe', 'resnet34_15pct', '--output', 'x', '--lr', '1'])
-    assert (args.model, args.pct, args.lr) == ('resnet34', 15, 1)
-    assert args.bits == 5.8 and args.feature_weight == [1.]  # of the recipe imagenet
-    assert args.batch_size == 256 and args.mixup == 0  # its own
+    assert recipe_names() == ['cifar10', 'cifar10_rounding', 'imagenet', 'quick']
 
 
 def test_args_yaml_is_read_back(tmp_path):

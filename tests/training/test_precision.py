@@ -11,7 +11,7 @@ from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.train import main
 from timm_sbs.training.run import precision
 from timm_sbs.training.run.checkpoints import recorded_setting
-from timm_sbs.training.run.precision import choose_precision, settle_precision
+from timm_sbs.training.run.precision import choose_precision, relative_speed, settle_precision
 
 CPU = torch.device('cpu')
 
@@ -58,7 +58,7 @@ def test_nothing_large_is_timed_where_the_first_product_is_hopeless(monkeypatch)
         return 1e-3, 0.7
 
     monkeypatch.setattr(precision, '_seconds', seconds)
-    assert precision.relative_speed(torch.bfloat16, CPU) == pytest.approx(1 / 700) and len(seen) == 1
+    assert relative_speed(torch.bfloat16, CPU) == pytest.approx(1 / 700) and len(seen) == 1
 
 
 def test_a_slow_precision_that_was_asked_for_is_warned_about(monkeypatch):

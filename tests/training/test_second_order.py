@@ -284,6 +284,4 @@ def test_too_few_images_are_refused_at_once(train, tmp_path, capsys):
 
 def test_a_plan_tells_what_is_looked_at(train, tmp_path, image_folder, capsys):
     assert train(tmp_path / 'out', image_folder, '--dry-run') == 0
-    printed = capsys.readouterr().out
-    assert 'statistics: 40 images, ' in printed
-    assert all(f'\n  {what} ' in printed for what in ('statistics', 'second-order'))
+    assert 'statistics: 40 images, ' in capsys.readouterr().out

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from conftest import REPOSITORY, RESNET, fit_quickly
 
 from timm_sbs.artifact.folder import load_artifact, read_config, save_artifact
+from timm_sbs.artifact.original import load_original
 from timm_sbs.codec import tensor_file
 from timm_sbs.common.errors import SbsError
-from timm_sbs.predictor.original import load_original
 from timm_sbs.train import main
 from timm_sbs.training.options.flags import build_parser
 from timm_sbs.training.options.parsing import parse_args

@@ -13,7 +13,7 @@ from timm_sbs.common.entries import ENTRIES
 from timm_sbs.common.errors import ArtifactError
 from timm_sbs.common.results import Ledger, Results
 
-__all__ = ['CARD_NAME', 'artifact_card', 'recipe_card']
+__all__ = ['CARD_NAME', 'artifact_card']
 
 CARD_NAME = 'README.md'
 _TEMPLATE = Path(__file__).with_name('card.md')
@@ -43,7 +43,7 @@ def artifact_card(folder: str | Path, repo_id: str) -> str:
     data = _metadata(
         pretrained_cfg.get('license'), results.original_hub_id, dataset, **_model_index(name, dataset, results))
     return _rendered(
-        data, name=name, source=name if entry else f'hf-hub:{repo_id}', base=config.base, trained=True,
+        data, name=name, source=name if entry else f'hf-hub:{repo_id}', base=config.base,
         generates=bool(config.generated),
         comparison=_comparison(results, sizes, config_bytes),
         ledger=[(part, f'{size:,}') for part, size in {**sizes.parts, CONFIG_NAME: config_bytes}.items()],
@@ -51,22 +51,6 @@ def artifact_card(folder: str | Path, repo_id: str) -> str:
         last_top1=_percent(results.last_top1) if results.last_top1 is not None else None,
         license=pretrained_cfg.get('license'), own_license=files.license_text() is not None,
         agreement=_percent(results.agreement) if results.agreement is not None else None)
-
-
-def recipe_card(recipe: str, model: str, pct: float, dataset: str = 'imagenet-1k') -> str:
-    """The card of a predictor that has a recipe, but has not been trained: how to train it, and no figure.
-
-    Args:
-        recipe: Name of the recipe.
-        model: timm's name of the original.
-        pct: Parameters of the predictor in percent of the original's.
-        dataset: Of the original and of distillation, as the Hub names it.
-    """
-    original = _described(model)
-    return _rendered(
-        _metadata(original.license, original.hf_hub_id, dataset), name=f'sbs_{recipe}', base=model, pct=pct,
-        trained=False, output=recipe,
-        command=f'accelerate launch -m timm_sbs.train --recipe {recipe} --data-dir imagenet --output {recipe}')
 
 
 def _described(name: str) -> PretrainedCfg:

@@ -2,7 +2,9 @@
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -19,7 +21,7 @@ from huggingface_hub.errors import (
 from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME
 from timm_sbs.common.errors import ArtifactError
 
-__all__ = ['NETWORK_ERRORS', 'reason_of', 'download']
+__all__ = ['NETWORK_ERRORS', 'reason_of', 'download', 'hub_if_it_answers', 'why_no_answer']
 
 # What the Hub's client raises: its own errors, and those of the HTTP library beneath, which differs between versions.
 NETWORK_ERRORS: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
@@ -92,6 +94,40 @@ def _fetch(
     return Path(hf_hub_download(
         repo_id, name, revision=revision, cache_dir=cache_dir, library_name=LIBRARY,
         local_files_only=unreachable is not None))
+
+
+@contextlib.contextmanager
+def hub_if_it_answers(repo: str) -> Iterator[str | None]:
+    """Within the block huggingface_hub, whoever calls it, searches its cache alone unless the Hub answers in time.
+
+    Args:
+        repo: 'user/name' or 'user/name@revision' that is about to be loaded.
+
+    Yields:
+        Why the Hub does not answer, or None if it does, whatever it says.
+    """
+    repo_id, _, revision = repo.partition('@')
+    unreachable, before = None, constants.HF_HUB_OFFLINE
+    with contextlib.suppress(HfHubHTTPError, EntryNotFoundError, HFValidationError):
+        unreachable = _why_unreachable(repo_id, CONFIG_NAME, revision)
+    constants.HF_HUB_OFFLINE = before or unreachable is not None
+    try:
+        yield unreachable
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def why_no_answer(url: str) -> str | None:
+    """Why the host of a file does not answer, or None if it does, whatever it says."""
+    try:
+        asked = urllib.request.Request(url, method='HEAD')
+        if not _within(PATIENCE, lambda: urllib.request.urlopen(asked, timeout=PATIENCE).close()):
+            return f'no answer within {PATIENCE:g} seconds'
+    except urllib.error.HTTPError:
+        return None
+    except OSError as e:
+        return reason_of(e).rstrip('.')
+    return None
 
 
 def _why_unreachable(repo_id: str, name: str, revision: str) -> str | None:

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from timm_sbs.artifact.card import CARD_NAME, artifact_card
-from timm_sbs.artifact.download import NETWORK_ERRORS, reason_of
+from timm_sbs.artifact.download import NETWORK_ERRORS, reason_of, why_no_answer
 from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, ArtifactFiles
 from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.common.errors import SbsError
@@ -29,6 +29,8 @@ def create_repository(repo_id: str, private: bool = False, token: str | None = N
     """
     if not (token or get_token()):
         raise SbsError('Nobody is logged in to the Hub. Run: hf auth login, or set HF_TOKEN.')
+    if not constants.HF_HUB_OFFLINE and (why := why_no_answer(constants.ENDPOINT)):  # its client waits for ever
+        raise SbsError(f"Repository '{repo_id}' cannot be created: the Hub cannot be reached ({why}).")
     try:
         HfApi(library_name='timm_sbs').create_repo(repo_id, private=private, exist_ok=True, token=token)
     except HFValidationError as e:

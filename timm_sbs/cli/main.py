@@ -136,11 +136,11 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _eval(args: argparse.Namespace) -> None:
+    from timm_sbs.artifact.original import load_original
     from timm_sbs.data.accuracy import evaluate
     from timm_sbs.data.folders import DataSettings
     from timm_sbs.data.loaders import eval_loader
     from timm_sbs.predictor.base_model import pretrained_cfg_of
-    from timm_sbs.predictor.original import load_original
 
     settings = DataSettings(
         args.data_dir, dataset=args.dataset, class_map=args.class_map, val_split=args.val_split,

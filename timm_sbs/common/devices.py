@@ -1,12 +1,11 @@
 """Where a run computes, and how tensors get there."""
 import os
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ['moved', 'now', 'shortest_seconds', 'uses_accelerator']
+__all__ = ['moved', 'now', 'uses_accelerator']
 
 
 def uses_accelerator() -> bool:
@@ -26,13 +25,3 @@ def now(device: torch.device) -> float:
     if device.type != 'cpu':
         torch.accelerator.synchronize()
     return time.perf_counter()
-
-
-def shortest_seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Of two calls, of which the first warms up."""
-    seconds = []
-    for _ in range(2):
-        began = now(device)
-        call()
-        seconds.append(now(device) - began)
-    return min(seconds)

@@ -27,7 +27,6 @@ def evaluate(
         model: nn.Module,
         batches: Iterable[tuple[Tensor, Tensor]],
         description: str = 'evaluation',
-        quiet: bool = False,
 ) -> Accuracy:
     """Top-1 accuracy of a model in eval mode; the model is left in the mode it was in.
 
@@ -39,7 +38,7 @@ def evaluate(
     device = next(model.parameters()).device
     correct = images = 0
     count = len(batches) if isinstance(batches, Sized) else None
-    with Progress(count, description, 'batch', leave=False, quiet=quiet) as progress:
+    with Progress(count, description, 'batch', leave=False) as progress:
         for inputs, labels in batches:
             inputs = inputs.to(device, memory_format=torch.channels_last)
             correct += int((model(inputs).argmax(dim=1).cpu() == labels.cpu()).sum())

@@ -29,11 +29,6 @@ class ImagesInMemory(Dataset[Sample]):
         self._dataset, self._workers, self._each = dataset, workers, each
         self._kept: tuple[Tensor, Tensor] | None = None
 
-    @property
-    def files(self) -> LabelledImages:
-        """What images are read from."""
-        return self._dataset
-
     def __len__(self) -> int:
         return len(self._dataset)
 

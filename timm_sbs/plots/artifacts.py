@@ -2,15 +2,19 @@
 import csv
 from pathlib import Path
 
-import timm
 import torch
+import yaml
+from timm.models import is_model_pretrained
 from torch import Tensor
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.files import CONFIG_NAME, ArtifactFiles
 from timm_sbs.artifact.folder import load_artifact, written_ledger
+from timm_sbs.artifact.original import load_original
 from timm_sbs.common.errors import SbsError
 from timm_sbs.plots.style import Figure
+from timm_sbs.predictor.base_model import canonical_args
+from timm_sbs.predictor.generator import relative_error
 from timm_sbs.predictor.ordering import kernel_at_place
 from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.predictor.tokens import to_kernels
@@ -41,14 +45,19 @@ def draw_ledger(source: Path, **_: object) -> Figure:
     return figure
 
 
-def _original_weight(artifact: Artifact, name: str, checkpoint: str | Path | None) -> Tensor:
-    given = {'checkpoint_path': str(checkpoint)} if checkpoint else {'pretrained': True}
+def _original_weight(artifact: Artifact, name: str, source: Path, checkpoint: str | Path | None) -> Tensor:
+    """Of a checkpoint that is given, else of what the run in the same folder began with, else of timm's weights."""
+    base, run = artifact.base, source / 'args.yaml'
+    model, args = base.name, canonical_args(base.args, base.pretrained_cfg)
+    if checkpoint is None and run.is_file():
+        values = yaml.safe_load(run.read_text(encoding='utf-8'))
+        model, checkpoint, args = values['model'], values['initial_checkpoint'], values['model_kwargs']
+    elif checkpoint is None and is_model_pretrained(tagged := f"{model}.{base.pretrained_cfg.get('tag')}"):
+        model = tagged
     try:
-        model = timm.create_model(artifact.base.name, **artifact.base.args, **given)
-        return model.get_parameter(name).detach()
-    except Exception as e:  # whatever timm and the Hub raise
-        raise SbsError(f"The original weights of '{artifact.base.name}' are not to be had: {e}. Name their "
-                       f'checkpoint with --original.') from e
+        return load_original(model, str(checkpoint or ''), args).get_parameter(name).detach()
+    except SbsError as e:
+        raise SbsError(f"{e} The flag for that is --original FILE.") from e
 
 
 def draw_kernels(
@@ -75,8 +84,11 @@ def draw_kernels(
         order = kernel_at_place(generator.permutations[indices[layer]], spec, generator.config.ordering)
         places = torch.from_numpy(order)
     places = places[:LONGEST_PATH]
-    expected = to_kernels(_original_weight(artifact, layer, original), spec)[places]
-    found = to_kernels(artifact.state_dict()[layer].cpu(), spec)[places]
+    weight, own = _original_weight(artifact, layer, source, original), artifact.state_dict()[layer].cpu()
+    if relative_error({layer: own}, {layer: weight}) >= 1:
+        raise SbsError(f"'{source}' was not made from these weights: '{layer}' is another one. Name the original with "
+                       f'--original FILE.')
+    expected, found = to_kernels(weight, spec)[places], to_kernels(own, spec)[places]
     limit = float(expected.abs().quantile(0.99))
     figure = Figure(figsize=(7, 3.2))
     rows = {'original': expected, 'generated' if generated else 'rounded': found, 'difference': found - expected}

@@ -75,9 +75,9 @@ def describe_fit(
         images: Folders | None = None,
         **flags: Any,
 ) -> str:
-    """What :func:`fit` would generate and keep, how large the artifact would be, and how long it would take, as text.
+    """What :func:`fit` would generate and keep, and how large the artifact would be, as text. It starts nothing.
 
-    It takes some steps of each phase, to time them. Arguments are those of :func:`fit`.
+    Arguments are those of :func:`fit`.
 
     Example:
         >>> print(describe_fit(timm.create_model('resnet18', pretrained=True), pct=15))

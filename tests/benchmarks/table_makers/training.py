@@ -132,16 +132,6 @@ def threads() -> list[str]:
                     rows)
 
 
-def dry_run() -> list[str]:
-    phases = ('ordering', 'reconstruction', 'statistics', 'second-order', 'distillation', 'quantization')
-    rows = []
-    for name, network in results_of('dry_run')['networks'].items():
-        cells = [f"{found['forecast']:.1f} / {found['actual']:.1f}" if found else ''
-                 for found in map(network['phases'].get, phases)]
-        rows.append((network_name(name), f"{network['plan']['cpu']:.1f} s", *cells))
-    return markdown(['network', '`--dry-run`', *phases], rows)
-
-
 def kill_and_resume() -> list[str]:
     results = results_of('kill_and_resume')
     rows = [('runs that were started', str(results['kills'])), ('killed before their end', str(results['killed'])),
@@ -153,5 +143,5 @@ MAKERS = {
     'second_order': second_order, 'second_order_distillation': second_order_distillation,
     'second_order_lite0': second_order_lite0, 'statistics': statistics, 'reconstruction': reconstruction,
     'data_free': data_free, 'nern_loop': nern_loop, 'overhead': overhead, 'distillation_step': distillation_step,
-    'dry_run': dry_run, 'gpu_generation': gpu_generation, 'gpu_reconstruction': gpu_reconstruction,
+    'gpu_generation': gpu_generation, 'gpu_reconstruction': gpu_reconstruction,
     'kill_and_resume': kill_and_resume, 'batches': batches, 'threads': threads}

@@ -8,9 +8,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from timm_sbs.artifact.original import describe_original
 from timm_sbs.common.errors import TargetError, short_reason
 from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
-from timm_sbs.predictor.original import describe_original
 
 __all__ = ['adopted', 'unwrapped']
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.artifact.original import describe_original
 from timm_sbs.codec.quantization import code_for_bits
 from timm_sbs.common.config import (
     EncodingConfig,
@@ -24,7 +25,6 @@ from timm_sbs.predictor.base_model import BaseModel
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.network import num_predictor_parameters, predictor_for_budget
 from timm_sbs.predictor.ordering import Permutations, output_sizes
-from timm_sbs.predictor.original import describe_original
 from timm_sbs.predictor.selection import select_rounded, select_weights
 from timm_sbs.predictor.tokens import WeightSpec
 from timm_sbs.training.design.forecast import forecast_ledger

@@ -63,12 +63,11 @@ def build_parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) 
         allow_abbrev=False)
     add = parser.add_argument
     add('--recipe', choices=recipe_names(),
-        help='settings as a file; quick, cifar10, cifar10_rounding and imagenet were measured, the others were not run '
-             'yet. Other flags overrule them')
+        help='settings as a file. Other flags overrule them')
     add('-c', '--config', metavar='FILE', help='YAML file of flags, such as the args.yaml of an earlier run; flags on '
                                                'the command line overrule it')
-    add('--dry-run', action='store_true', help='say what would be generated and kept, how large the artifact would be '
-                                               'and how long it would take, and stop')
+    add('--dry-run', action='store_true', help='say what would become of each weight and how large the artifact '
+                                               'would be, and stop')
     _add_original(parser)
     _add_predictor(parser)
     add_reconstruction(parser)

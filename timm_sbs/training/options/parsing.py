@@ -30,11 +30,8 @@ def _read_yaml(text: str, where: str) -> dict[str, Any]:
 
 
 def _read_recipe(name: str) -> dict[str, Any]:
-    """Flags of a recipe. Its own ``recipe`` names another that it begins with."""
-    text = (_RECIPES / f'{name}.yaml').read_text(encoding='utf-8')
-    values = _read_yaml(text, f'recipe {name}')
-    before = _read_recipe(values.pop('recipe')) if 'recipe' in values else {}
-    return {**before, **values}
+    """Flags of a recipe."""
+    return _read_yaml((_RECIPES / f'{name}.yaml').read_text(encoding='utf-8'), f'recipe {name}')
 
 
 def _as_argv(values: Mapping[str, Any], known: Container[str], where: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run would do, before it does it: what is generated and kept, bytes, and an estimate of the time."""
+"""What a run would do, before it does it: what becomes of each weight, sizes, memory."""
 from torch import nn
 
 from timm_sbs.artifact.folder import artifact_ledger
@@ -11,13 +11,12 @@ from timm_sbs.predictor.selection import explain_selection
 from timm_sbs.training.design.sizing import Design
 from timm_sbs.training.run.calibration import statistics_bytes
 from timm_sbs.training.run.start import Start
-from timm_sbs.training.run.time_forecast import forecast_seconds
 
 __all__ = ['describe_dry_run']
 
 
 def describe_dry_run(name: str, start: Start) -> str:
-    """What a run would do, as text. Takes some steps of each phase, to time them.
+    """What a run would do, as text.
 
     Args:
         name: Of the original.
@@ -49,9 +48,7 @@ def describe_dry_run(name: str, start: Start) -> str:
         f"files: {ledger['total']:,} bytes ({original_bytes / ledger['total']:.1f} x smaller than {original_bytes:,})",
         '  ' + ', '.join(f'{part} {ledger[part]:,}' for part in PARTS if ledger[part])
         + f", config.json about {ledger['config']:,}",
-        *_statistics_lines(start),
-        '', 'time, estimated from a few steps on this machine']
-    lines += [f'  {what:<16} {_duration(value)}' for what, value in forecast_seconds(start).items()]
+        *_statistics_lines(start)]
     return '\n'.join(lines)
 
 
@@ -107,9 +104,3 @@ def _kept_lines(original: nn.Module, design: Design, rule: SelectionRule) -> lis
     width = max(map(len, counts), default=0)
     return [f'  {reason:<{width}} {sum(sizes):>12,} values in {len(sizes):,} tensors'
             for reason, sizes in counts.items()]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f'{seconds:.0f} s'
-    return f'{seconds / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'

@@ -29,7 +29,7 @@ from timm_sbs.training.run.task import Task, measure_tensors
 from timm_sbs.training.steps.objective import original_outputs
 from timm_sbs.training.steps.reconstruction import reconstruct
 
-__all__ = ['reconstruction_phase', 'drawn_images', 'outputs_are_fixed', 'training_images', 'quantization_phase']
+__all__ = ['reconstruction_phase', 'drawn_images', 'training_images', 'quantization_phase']
 
 
 def reconstruction_phase(
@@ -70,7 +70,7 @@ def drawn_images(task: Task, artifact: Artifact) -> SampleBatches | None:
         settings, original, artifact.base.pretrained_cfg, run.accelerator, run.checkpoints, task.seed)
 
 
-def outputs_are_fixed(settings: Settings) -> bool:
+def _outputs_are_fixed(settings: Settings) -> bool:
     """Whether the original's outputs on training images can be computed once: these are the same in each pass, and no
     feature maps are compared."""
     data, distillation = settings.data, settings.distillation  # of drawn images none is the same twice
@@ -86,7 +86,7 @@ def training_images(task: Task) -> TrainingImages:
     if batches is None:
         raise SbsError('There are no images to train on.')
     cached = None
-    if outputs_are_fixed(settings) and isinstance(batches, SampleBatches):
+    if _outputs_are_fixed(settings) and isinstance(batches, SampleBatches):
         cached = original_outputs(original, batches.in_order(), len(batches.dataset), run.accelerator)
     return TrainingImages(batches, cached)
 

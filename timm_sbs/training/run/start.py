@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import read_config
+from timm_sbs.artifact.original import describe_original
 from timm_sbs.common.config import ORDER_OVER
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import say
@@ -21,7 +22,6 @@ from timm_sbs.data.image_size import check_sizes
 from timm_sbs.data.synthetic import batch_norms
 from timm_sbs.predictor.base_model import pretrained_cfg_of
 from timm_sbs.predictor.ordering import fold_of
-from timm_sbs.predictor.original import describe_original
 from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.training.design.budget import TRIAL_BITS, divide_budget, first_division
 from timm_sbs.training.design.method import MIXTURE_BITS, choose_method, with_rule

@@ -10,11 +10,11 @@ from torch import nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import CONFIG_NAME, artifact_bytes, load_artifact, read_config, written_ledger
+from timm_sbs.artifact.original import load_original
 from timm_sbs.artifact.push import create_repository, push_to_hub
 from timm_sbs.common.distributed import decided_once, make_accelerator, processes
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
-from timm_sbs.predictor.original import load_original
 from timm_sbs.training.design.original import adopted
 from timm_sbs.training.design.sizing import Design, continue_artifact
 from timm_sbs.training.options.parsing import args_yaml
@@ -79,10 +79,10 @@ def train(
 
 
 def dry_run(args: argparse.Namespace, original: nn.Module | None = None) -> str:
-    """What :func:`train` would do with these arguments, as text. It takes some steps of each phase, to time them."""
+    """What :func:`train` would do with these arguments, as text. It starts nothing."""
     args = argparse.Namespace(**{**vars(args), 'dry_run': True})
-    with _opened(args, original) as start, float32_products('tf32'):
-        return f'{_told(start)}\n{describe_dry_run(args.model, start)}'
+    with _opened(args, original) as start:
+        return describe_dry_run(args.model, start)
 
 
 def print_once(text: str) -> None:

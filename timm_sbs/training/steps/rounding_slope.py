@@ -15,7 +15,7 @@ from timm_sbs.training.losses.curvature import Curvature
 from timm_sbs.training.options.settings import FEWEST_ROUNDED_BITS
 from timm_sbs.training.steps.second_order_rounding import FINENESS, QUICK, THOROUGH, Passes, round_weight
 
-__all__ = ['HALVINGS', 'SAMPLE', 'RoundedWeights', 'entropy_bits', 'plain_bits', 'round_weights', 'round_to_bits']
+__all__ = ['RoundedWeights', 'entropy_bits', 'plain_bits', 'round_weights', 'round_to_bits']
 
 SAMPLE = 20_000  # values of each weight, from which the first slope is guessed
 HALVINGS = 25  # of the span in which its logarithm lies

@@ -20,7 +20,7 @@ from timm_sbs.training.steps.optimizer import make_optimizer, set_lr
 from timm_sbs.training.steps.reconstruction import FULL_RATE_WIDTH
 from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
-__all__ = ['filter_parts', 'second_order']
+__all__ = ['second_order']
 
 LOG_INTERVAL = 50  # steps between looks at the loss, each of which waits for the device
 
@@ -115,7 +115,7 @@ def _whole_step(two_stage: TwoStageGenerator, divergence: ExpectedDivergence, ac
     return total / accelerator.num_processes  # each has the same
 
 
-def filter_parts(generator: Generator, settings: SecondOrderSettings) -> int:
+def _filter_parts(generator: Generator, settings: SecondOrderSettings) -> int:
     """In how many steps all filters are taken once."""
     if any(group.fold > 1 for group in generator.groups):
         return 1
@@ -155,7 +155,7 @@ def second_order(
     optimizer = accelerator.prepare(make_optimizer(two_stage.predictor.parameters(), settings))
     rate = min(1., FULL_RATE_WIDTH / two_stage.predictor.config.width)
     start = monitor.resume()
-    parts = filter_parts(two_stage.generator, settings)
+    parts = _filter_parts(two_stage.generator, settings)
     batches = _FilterBatches(
         [spec.num_filters for group in groups for spec in group.specs], parts, seed, accelerator.device,
     ).starting_at(start)

@@ -22,7 +22,7 @@ from timm_sbs.codec.quantization import (
 from timm_sbs.common.float64 import as_float64
 from timm_sbs.training.losses.curvature import Curvature
 
-__all__ = ['COLUMNS', 'Passes', 'QUICK', 'THOROUGH', 'step_code', 'round_weight']
+__all__ = ['Passes', 'QUICK', 'THOROUGH', 'step_code', 'round_weight']
 
 COLUMNS = 64  # that are settled before their errors go to all that follow
 FINENESS = 0.8  # of squared steps, beside those at which uniform rounding has the slope: zeros are chosen besides

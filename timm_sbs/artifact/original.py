@@ -3,10 +3,12 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import timm
 import torch
 from timm.models import (
+    PretrainedCfg,
     filter_pretrained_cfg,
     get_model_args,
     get_model_input_config,
@@ -15,6 +17,8 @@ from timm.models import (
 )
 from torch import nn
 
+from timm_sbs.artifact.download import hub_if_it_answers, why_no_answer
+from timm_sbs.common.entries import ENTRIES
 from timm_sbs.common.errors import SbsError, TargetError, short_reason
 from timm_sbs.common.fields import require_json
 from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
@@ -48,19 +52,53 @@ def load_original(
         raise TargetError(f"timm {timm.__version__} has no model '{name}'. List them with timm.list_models().")
     if checkpoint and not Path(checkpoint).is_file():
         raise SbsError(f"The checkpoint '{checkpoint}' is no file.")
-    try:
-        model = timm.create_model(
-            name, pretrained=not checkpoint, checkpoint_path=checkpoint or None, **(model_args or {}))
-    except SbsError:
-        raise
-    except Exception as e:
-        source = f"checkpoint '{checkpoint}'" if checkpoint else 'its pretrained weights'
-        reason = short_reason(e)
-        raise SbsError(f"Cannot create '{name}' from {source}: {reason}") from e
+    if checkpoint:
+        model = _created(name, f"checkpoint '{checkpoint}'", checkpoint_path=checkpoint, **(model_args or {}))
+    else:
+        model = _pretrained(name, model_args or {})
     if checkpoint or license:
         # By setattr, for torch declares all attributes of a module to be tensors or modules.
         setattr(model, 'pretrained_cfg', {**pretrained_cfg_of(model), 'license': license})  # noqa: B010
     return model.requires_grad_(False).eval()
+
+
+def _pretrained(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+    """With timm's weights from a cache, the Hub or an url; without a wait for hosts that do not answer."""
+    source, _, rest = name.rpartition(':')
+    try:
+        cfg = PretrainedCfg() if source else timm.get_pretrained_cfg(name) or PretrainedCfg()
+    except RuntimeError as e:  # of an unknown tag
+        raise TargetError(f"timm {timm.__version__} has no weights '{name}'. List them with "
+                          f"timm.list_pretrained('{split_model_name_tag(name)[0]}*').") from e
+    repo = rest if source.startswith('hf') else cfg.hf_hub_id if cfg.architecture not in ENTRIES else None
+    wanted = 'its pretrained weights'
+    if repo:
+        with hub_if_it_answers(repo) as unreachable:
+            try:
+                return _created(name, wanted, pretrained=True, **model_args)
+            except SbsError as e:
+                if not unreachable:
+                    raise
+                raise _out_of_reach(name, 'the Hub', unreachable) from e
+    url, file = (cfg.url, Path(urlparse(cfg.url).path).name) if isinstance(cfg.url, str) else cfg.url or ('', '')
+    cached = Path(torch.hub.get_dir(), 'checkpoints', file).is_file()
+    if url and not cached and (unreachable := why_no_answer(url)):
+        raise _out_of_reach(name, urlparse(url).netloc, unreachable)
+    return _created(name, wanted, pretrained=True, **model_args)
+
+
+def _out_of_reach(name: str, host: str, why: str) -> SbsError:
+    return SbsError(f"The pretrained weights of '{name}' are not in the local cache and {host} cannot be reached "
+                    f'({why}). Connect once, or name a file of the weights.')
+
+
+def _created(name: str, source: str, **kwargs: Any) -> nn.Module:
+    try:
+        return timm.create_model(name, **kwargs)
+    except SbsError:
+        raise
+    except Exception as e:  # whatever timm and the Hub raise
+        raise SbsError(f"Cannot create '{name}' from {source}: {short_reason(e)}") from e
 
 
 def describe_original(

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from timm_sbs.common.errors import ConfigError
 
-__all__ = ['SOURCES', 'build_around', 'known_cfg']
+__all__ = ['FIELDS', 'SOURCES', 'build_around', 'known_cfg']
 
 SOURCES = ('source', 'url', 'file', 'hf_hub_id', 'hf_hub_filename')  # fields of a PretrainedCfg
-_FIELDS = {field.name for field in dataclasses.fields(PretrainedCfg)}
+FIELDS = {field.name for field in dataclasses.fields(PretrainedCfg)}
 _NOT_KEPT = {*SOURCES, 'state_dict', 'custom_load', 'architecture', 'tag'}
 
 
@@ -69,6 +69,6 @@ def known_cfg(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
     are described, and where they are, are left out: the generated ones are others."""
     known: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in pretrained_cfg.items()
-        if name in _FIELDS - _NOT_KEPT}
+        if name in FIELDS - _NOT_KEPT}
     described = PretrainedCfg(**known).to_dict()
     return {name: value for name, value in described.items() if name not in _NOT_KEPT}

@@ -8,7 +8,7 @@ from timm.models import PretrainedCfg, resolve_pretrained_cfg
 from torch import nn
 
 from timm_sbs.artifact import download as hub
-from timm_sbs.artifact.build import SOURCES, build_around
+from timm_sbs.artifact.build import FIELDS, SOURCES, build_around
 from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, ArtifactFiles, read_config
 from timm_sbs.artifact.find import shipped_folder
 from timm_sbs.artifact.load_weights import load_weights, weights_file
@@ -52,7 +52,9 @@ def create_generated(
     overlay = dict(pretrained_cfg_overlay or {})
     given, registered = _given(variant, pretrained_cfg)
     places = _places(overlay, given, registered)
-    fields = {**(given if given.get('source') not in ('hf-hub', 'local-dir') else {}), **overlay}
+    if unknown := set(overlay) - FIELDS:
+        raise ConfigError(f"pretrained_cfg_overlay has '{min(unknown)}', which is no field of timm's PretrainedCfg.")
+    fields = {**given, **overlay}
     if base is not None and not pretrained:
         own = _own_folder(variant, places)
         places = _found_again(places, own) if own else places
@@ -95,11 +97,16 @@ def _device(given: str | torch.device | None) -> torch.device:
 def _given(
         variant: str, pretrained_cfg: str | Mapping[str, Any] | PretrainedCfg | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the caller's description says otherwise than the registry's, and that of the registry."""
+    """What the caller's description says otherwise than the registry's, and that of the registry.
+
+    Of a description that timm has read from a config.json, only the place counts: the artifact describes itself.
+    """
     if pretrained_cfg is None or isinstance(pretrained_cfg, str):
         return {}, resolve_pretrained_cfg(variant, pretrained_cfg).to_dict()
     given = pretrained_cfg.to_dict() if isinstance(pretrained_cfg, PretrainedCfg) else pretrained_cfg
     registered = resolve_pretrained_cfg(variant).to_dict()
+    if place := {'hf-hub': 'hf_hub_id', 'local-dir': 'file'}.get(given.get('source', '')):
+        return {name: given[name] for name in ('source', place)}, registered
     return {name: value for name, value in given.items() if value != registered.get(name)}, registered
 
 

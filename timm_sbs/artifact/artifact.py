@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from timm_sbs.artifact.build import build_around, known_cfg
+from timm_sbs.artifact.build import build_around
 from timm_sbs.artifact.stored import Stored
 from timm_sbs.codec.quantization import (
     predictor_codes,
@@ -167,7 +167,6 @@ class Artifact:
 
         Raises:
             ConfigError: An argument is not the caller's to give, such as ``pretrained``.
-            SbsError: timm's description of the original has a field that this timm does not know.
 
         Example:
             >>> model = timm_sbs.load('sbs_resnet20_cifar10_42pct').create_model(num_classes=7)
@@ -178,9 +177,10 @@ class Artifact:
             raise ConfigError(
                 f"create_model of an artifact takes no '{given[0]}': its base model is '{self.base.name}', and the "
                 f'weights are always generated.')
-        cfg = {**known_cfg(self.base.pretrained_cfg), 'architecture': 'sbs'}
+        if self.base.args:
+            kwargs = {**self.base.args, **kwargs, 'pretrained_model_args': self.base.args}
         return build_around(
-            self.base.name, self.as_stored().state_dict(), cfg, {}, **{**self.base.args, **kwargs})
+            self.base.name, self.as_stored().state_dict(), self.base.pretrained_cfg, {}, **kwargs)
 
     def save(self, folder: str | Path) -> ArtifactConfig:
         """Write the artifact: see :func:`timm_sbs.artifact.folder.save_artifact`."""

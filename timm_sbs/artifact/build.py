@@ -9,12 +9,13 @@ import torch
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from timm_sbs.artifact.files import CONFIG_NAME
-from timm_sbs.common.errors import ArtifactError, ConfigError
+from timm_sbs.common.errors import ConfigError
 
-__all__ = ['SOURCES', 'build_around', 'describe', 'known_cfg', 'without_sources']
+__all__ = ['FIELDS', 'SOURCES', 'build_around', 'known_cfg']
 
 SOURCES = ('source', 'url', 'file', 'hf_hub_id', 'hf_hub_filename')  # fields of a PretrainedCfg
+FIELDS = {field.name for field in dataclasses.fields(PretrainedCfg)}
+_NOT_KEPT = {*SOURCES, 'state_dict', 'custom_load', 'architecture', 'tag'}
 
 
 class _NotCopied(Tensor):
@@ -29,58 +30,45 @@ class _NotCopied(Tensor):
 
 def build_around(
         base: str,
-        state_dict: Mapping[str, Tensor],
+        state_dict: Mapping[str, Tensor] | None,
         cfg: Mapping[str, Any],
         sources: Mapping[str, Any],
         cache_dir: str | Path | None = None,
+        pretrained: bool = True,
         **kwargs: Any,
 ) -> nn.Module:
-    """Let timm build a base model and load a state dict, adapting stem and classifier to ``in_chans`` and
+    """Let timm build a base model and load its weights, adapting stem and classifier to ``in_chans`` and
     ``num_classes``.
 
     Args:
         base: timm's name of the architecture.
-        state_dict: Complete, at the classes and channels that ``cfg`` tells.
-        cfg: timm's description of the weights, without sources.
-        sources: Where the weights came from, for the model's own description.
+        state_dict: Complete, at the classes and channels that ``cfg`` tells; None: timm looks where ``sources`` say.
+        cfg: timm's description of the weights, see :func:`known_cfg`.
+        sources: Where timm finds the weights again, for the model's own description.
         cache_dir: As in timm.
+        pretrained: Whether to load weights at all.
         **kwargs: Arguments of the base model and of timm.create_model, such as features_only.
 
     Raises:
         ConfigError: The state dict holds something that is no tensor.
     """
-    if not all(isinstance(value, Tensor) for value in state_dict.values()):
-        raise ConfigError('The state_dict in pretrained_cfg holds something that is no tensor.')
-    weights = {name: tensor.as_subclass(_NotCopied) for name, tensor in state_dict.items()}
-    model = timm.create_model(
-        base, pretrained=True, pretrained_cfg={**cfg, 'state_dict': weights}, cache_dir=cache_dir, **kwargs)
-    return describe(model, sources)
-
-
-def describe(model: nn.Module, sources: Mapping[str, Any]) -> nn.Module:
-    """Take the state dict out of every module's pretrained_cfg, and say where the weights came from instead."""
+    passed = {**known_cfg(cfg), **sources, 'architecture': base}
+    if state_dict is not None:
+        if not all(isinstance(value, Tensor) for value in state_dict.values()):
+            raise ConfigError('The state_dict in pretrained_cfg holds something that is no tensor.')
+        passed['state_dict'] = {name: tensor.as_subclass(_NotCopied) for name, tensor in state_dict.items()}
+    model = timm.create_model(base, pretrained=pretrained, pretrained_cfg=passed, cache_dir=cache_dir, **kwargs)
     for module in model.modules():
         for name in ('pretrained_cfg', 'default_cfg'):
-            described = module.__dict__.get(name)
-            if isinstance(described, dict):
-                setattr(module, name, {**{k: v for k, v in described.items() if k != 'state_dict'}, **sources})
+            (module.__dict__.get(name) or {}).pop('state_dict', None)
     return model
 
 
 def known_cfg(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """timm's description of the original weights as an artifact has it, without sources.
-
-    Raises:
-        ArtifactError: It has a field that this timm does not know.
-    """
-    known = {field.name for field in dataclasses.fields(PretrainedCfg)}
-    unknown = sorted(set(pretrained_cfg) - known)
-    if unknown:
-        raise ArtifactError(f"{CONFIG_NAME} of the predictor has an unknown pretrained_cfg field {unknown[0][:80]!r}.")
-    return without_sources(PretrainedCfg(**pretrained_cfg))
-
-
-def without_sources(cfg: PretrainedCfg) -> dict[str, Any]:
-    """A description that no weights follow from."""
-    cleared: dict[str, Any] = dict.fromkeys(SOURCES)
-    return dataclasses.replace(cfg, state_dict=None, custom_load=False, **cleared).to_dict()
+    """The fields of a description that this timm knows, with tuples where JSON has lists. Fields that say whose weights
+    are described, and where they are, are left out: the generated ones are others."""
+    known: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in pretrained_cfg.items()
+        if name in FIELDS - _NOT_KEPT}
+    described = PretrainedCfg(**known).to_dict()
+    return {name: value for name, value in described.items() if name not in _NOT_KEPT}

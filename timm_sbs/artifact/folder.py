@@ -120,7 +120,7 @@ def config_text(config: ArtifactConfig, pretrained_cfg: Mapping[str, Any]) -> st
     root = {
         'architecture': 'sbs',
         'num_classes': pretrained_cfg.get('num_classes'),
-        'model_args': {**config.base_args, 'base': config.base},
+        'model_args': config.base_args,
         'pretrained_cfg': dict(pretrained_cfg),
         'sbs': to_dict(config),
     }

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from timm_sbs.artifact.files import ArtifactFiles, consistently
 from timm_sbs.artifact.folder import load_artifact
-from timm_sbs.common.cache import cache_folder, content_key, load_cached, store_cached
+from timm_sbs.common.cache import cache_folder, cached_file, content_key, load_cached, store_cached
 from timm_sbs.common.config import ArtifactConfig
 
-__all__ = ['Weights', 'load_weights', 'are_cached', 'with_own_memory']
+__all__ = ['Weights', 'load_weights', 'weights_file', 'are_cached', 'with_own_memory']
 
 KIND = 'weights'
 VERSION = 2  # of how weights follow from an artifact; to be raised when that changes them
@@ -58,6 +58,19 @@ def _weights(files: ArtifactFiles, device: torch.device | None) -> Weights:
     if key:
         store_cached(KIND, key, with_own_memory(state_dict), f'{artifact.base.name} of {files.folder}')
     return Weights(*files.parsed(), state_dict)
+
+
+def weights_file(folder: str | Path) -> str | None:
+    """The cache's file of an artifact's weights, a checkpoint as timm reads it; None where nothing is kept.
+
+    Raises:
+        SbsError: As :func:`load_weights`, if the cache does not have the file yet.
+    """
+    key = _key(ArtifactFiles.of(folder))
+    if key and not are_cached(folder):
+        load_weights(folder)
+    path = cached_file(KIND, key) if key else None
+    return str(path) if path and path.is_file() else None
 
 
 def are_cached(folder: str | Path) -> bool:

@@ -1,5 +1,6 @@
 """The ``timm-sbs`` command."""
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -130,6 +131,8 @@ def _run(args: argparse.Namespace) -> None:
     script = Path(args.script)
     if not script.is_file():
         raise SbsError(f"'{script}' is no file.")
+    children = str(Path(__file__).parent / 'children')  # what the script starts knows the models, too
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, (children, os.environ.get('PYTHONPATH'))))
     sys.argv = [args.script, *args.arguments]
     sys.path[0] = str(script.resolve().parent)  # as Python does for a script
     runpy.run_path(args.script, run_name='__main__')

@@ -21,7 +21,10 @@ from torch import Tensor
 
 from timm_sbs.common.files import replacing
 
-__all__ = ['CacheEntry', 'cache_folder', 'content_key', 'load_cached', 'store_cached', 'cache_entries', 'clear_cache']
+__all__ = [
+    'CacheEntry', 'cache_folder', 'cached_file', 'content_key', 'load_cached', 'store_cached', 'cache_entries',
+    'clear_cache',
+]
 
 VARIABLE = 'TIMM_SBS_CACHE'
 MOST_BYTES = 2_000_000_000  # of one kind of results; those that were not used for the longest time go first
@@ -60,12 +63,17 @@ def content_key(parts: Iterable[str | bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
+def cached_file(kind: str, key: str) -> Path | None:
+    """Where :func:`store_cached` keeps what is under this key, or None where nothing is to be kept."""
+    folder = cache_folder()
+    return folder / kind / f'{key}{SUFFIX}' if folder else None
+
+
 def load_cached(kind: str, key: str) -> dict[str, Tensor] | None:
     """What :func:`store_cached` has kept under this key, mapped into memory, or None."""
-    folder = cache_folder()
-    if folder is None:
+    path = cached_file(kind, key)
+    if path is None:
         return None
-    path = folder / kind / f'{key}{SUFFIX}'
     try:
         if not _is_intact(path):
             return None

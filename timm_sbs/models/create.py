@@ -3,16 +3,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.models import PretrainedCfg, is_model, model_entrypoint, resolve_pretrained_cfg
+from timm.models import PretrainedCfg, resolve_pretrained_cfg
 from torch import nn
 
 from timm_sbs.artifact import download as hub
-from timm_sbs.artifact.build import SOURCES, build_around, describe, known_cfg, without_sources
-from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME
+from timm_sbs.artifact.build import FIELDS, SOURCES, build_around
+from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, ArtifactFiles, read_config
 from timm_sbs.artifact.find import shipped_folder
-from timm_sbs.artifact.load_weights import Weights, load_weights
+from timm_sbs.artifact.load_weights import load_weights, weights_file
 from timm_sbs.common.errors import ArtifactError, ConfigError
 from timm_sbs.predictor.base_model import describe_base
 
@@ -23,6 +22,7 @@ def create_generated(
         variant: str,
         base: str | None,
         pretrained: bool,
+        /,
         pretrained_cfg: str | Mapping[str, Any] | PretrainedCfg | None = None,
         pretrained_cfg_overlay: Mapping[str, Any] | None = None,
         cache_dir: str | Path | None = None,
@@ -33,14 +33,15 @@ def create_generated(
 
     The weights are generated for the original's classes and channels, and handed to timm as a state dict, so that
     timm itself adapts stem and classifier to ``in_chans`` and ``num_classes``. The result is the base model as timm
-    builds it; only its ``pretrained_cfg`` says where the weights came from.
+    builds it, with the base's architecture in its ``pretrained_cfg``: timm saves it, and loads it again, as any other.
 
     Args:
         variant: Registered name of the entry.
-        base: Architecture that the entry stands for; None for whatever the artifact names.
+        base: Architecture that the entry stands for; None for the one that the artifact names.
         pretrained: Whether to generate weights.
         pretrained_cfg: As timm passes it: None, a tag, or the pretrained_cfg of a config.json.
-        pretrained_cfg_overlay: ``file`` names an artifact's folder, ``hf_hub_id`` a repository; other keys as in timm.
+        pretrained_cfg_overlay: ``file`` names an artifact's folder, or an ordinary checkpoint of the base, as ``url``
+            does; ``hf_hub_id`` a repository; other keys as in timm.
         cache_dir: Cache of downloads.
         pretrained_model_args: Arguments stored in a config.json, which timm has merged into ``kwargs`` already.
         **kwargs: Arguments of the base model and of timm's builder, such as features_only.
@@ -48,33 +49,44 @@ def create_generated(
     Raises:
         SbsError: There is no artifact, it is damaged, or it belongs to another base.
     """
-    if base is not None and not (isinstance(base, str) and is_model(base)):
-        raise ConfigError(f"timm {timm.__version__} has no model '{base}'. List them with timm.list_models().")
-    given = dict(pretrained_cfg) if isinstance(pretrained_cfg, Mapping) else pretrained_cfg
-    cfg = resolve_pretrained_cfg(
-        variant, given, dict(pretrained_cfg_overlay or {}))  # type: ignore[arg-type]  # it takes a PretrainedCfg too
-    sources = {name: value for name in SOURCES if (value := getattr(cfg, name)) is not None}
-    stored = pretrained_model_args
-    if not pretrained:
-        _check_stored_args(stored, cfg)
-        if base is None:
-            raise ConfigError(f"'{variant}' stands for any architecture: say which, with base=NAME.")
-        described = variant != 'sbs' or isinstance(pretrained_cfg, Mapping)
-        built_from = without_sources(cfg) if described else None
-        return describe(model_entrypoint(base)(pretrained=False, pretrained_cfg=built_from, **kwargs), sources)
-    if cfg.state_dict:  # timm's own way to pass a complete set of weights goes first
-        if base is None:
-            raise ConfigError(f"'{variant}' cannot tell which architecture the given state_dict is of. Pass base=NAME.")
-        _check_stored_args(stored, cfg)
-        return build_around(base, cfg.state_dict, without_sources(cfg), sources, cache_dir, **kwargs)
-    weights = load_weights(_find(variant, cfg, cache_dir), _device(kwargs.get('device')))
-    if stored != {**weights.config.base_args, 'base': weights.config.base}:  # else reading it has built the base so
-        _check_stored_args(stored, cfg)
-    fitted_to = _check_base(variant, base, weights)
-    fields = _given_fields(variant, pretrained_cfg, pretrained_cfg_overlay, weights)
-    return build_around(
-        fitted_to, weights.state_dict, {**known_cfg(weights.pretrained_cfg), **fields}, sources, cache_dir,
-        **{**weights.config.base_args, **kwargs})
+    overlay = dict(pretrained_cfg_overlay or {})
+    given, registered = _given(variant, pretrained_cfg)
+    places = _places(overlay, given, registered)
+    if unknown := set(overlay) - FIELDS:
+        raise ConfigError(f"pretrained_cfg_overlay has '{min(unknown)}', which is no field of timm's PretrainedCfg.")
+    fields = {**given, **overlay}
+    if base is not None and not pretrained:
+        own = _own_folder(variant, places)
+        places = _found_again(places, own) if own else places
+        return build_around(base, None, {**registered, **fields}, places, cache_dir, False, **kwargs)
+    folder = _find(variant, places, cache_dir, (CONFIG_NAME, WEIGHTS_NAME) if pretrained else (CONFIG_NAME,))
+    if folder is None and base is not None:
+        state_dict = places.pop('state_dict', None)
+        return build_around(base, state_dict, {**registered, **fields}, places, cache_dir, **kwargs)
+    if folder is None:
+        raise ArtifactError(
+            f"'{variant}' stands for no network: its predictor says which. Use timm.create_model('hf-hub:user/name', "
+            f"pretrained=True) or 'local-dir:FOLDER', or pass pretrained_cfg_overlay=dict(file=FOLDER).")
+
+    state_dict, sources = None, {}
+    if pretrained:
+        weights = load_weights(folder, _device(kwargs.get('device')))
+        config, described, state_dict = weights.config, weights.pretrained_cfg, weights.state_dict
+        sources = _found_again(places, folder)
+    else:
+        config, described = read_config(folder)
+        describe_base(config.base, config.base_args, described)  # refuses what reading the weights would
+    if base not in (None, config.base):
+        raise ArtifactError(
+            f"The predictor generates weights of '{config.base}', but '{variant}' is '{base}'. "
+            f"Load it with timm.create_model('local-dir:FOLDER', pretrained=True).")
+    if pretrained_model_args not in (None, config.base_args):  # timm would pass on whatever they say
+        raise ConfigError(
+            f"model_args in {CONFIG_NAME} are {str(pretrained_model_args)[:200]}, but the predictor is of "
+            f"'{config.base}' with {str(config.base_args)[:200]}. Download or copy the folder again.")
+    if config.base_args:
+        kwargs = {**config.base_args, **kwargs, 'pretrained_model_args': config.base_args}
+    return build_around(config.base, state_dict, {**described, **fields}, sources, cache_dir, pretrained, **kwargs)
 
 
 def _device(given: str | torch.device | None) -> torch.device:
@@ -82,63 +94,65 @@ def _device(given: str | torch.device | None) -> torch.device:
     return torch.empty(0).device if given is None else torch.device(given)
 
 
-def _check_stored_args(stored: Mapping[str, Any] | None, cfg: PretrainedCfg) -> None:
-    """Raises SbsError for arguments of a config.json that no base model may be given, or that would build for ever.
+def _given(
+        variant: str, pretrained_cfg: str | Mapping[str, Any] | PretrainedCfg | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the caller's description says otherwise than the registry's, and that of the registry.
 
-    timm has merged them into the caller's own, and would pass them on as they are.
+    Of a description that timm has read from a config.json, only the place counts: the artifact describes itself.
     """
-    if stored is None:
-        return
-    args = {name: value for name, value in stored.items() if name != 'base'}
-    base = stored.get('base')
-    if not isinstance(base, str):
-        raise ConfigError(f"model_args.base in {CONFIG_NAME} is {base!r}, but must name an architecture.")
-    describe_base(base, args, {'num_classes': cfg.num_classes, 'input_size': cfg.input_size})
+    if pretrained_cfg is None or isinstance(pretrained_cfg, str):
+        return {}, resolve_pretrained_cfg(variant, pretrained_cfg).to_dict()
+    given = pretrained_cfg.to_dict() if isinstance(pretrained_cfg, PretrainedCfg) else pretrained_cfg
+    registered = resolve_pretrained_cfg(variant).to_dict()
+    if place := {'hf-hub': 'hf_hub_id', 'local-dir': 'file'}.get(given.get('source', '')):
+        return {name: given[name] for name in ('source', place)}, registered
+    return {name: value for name, value in given.items() if value != registered.get(name)}, registered
 
 
-def _find(variant: str, cfg: PretrainedCfg, cache_dir: str | Path | None) -> Path:
-    """The artifact's folder: one that the caller names, else the one in the package, else that on the Hub."""
-    if cfg.source == 'hf-hub' and cfg.hf_hub_id:  # whatever else the repository's own config.json may name
-        return hub.download(cfg.hf_hub_id, cache_dir)
-    if cfg.file:
-        path = Path(cfg.file)
-        if path.name in (CONFIG_NAME, WEIGHTS_NAME):
-            path = path.parent
-        if not path.is_dir():
-            raise ArtifactError(f"'{cfg.file}' is no folder of a predictor ({CONFIG_NAME} and {WEIGHTS_NAME}).")
-        return path
-    embedded = shipped_folder(variant)
-    if embedded and cfg.hf_hub_id == resolve_pretrained_cfg(variant).hf_hub_id:
-        return embedded
-    if cfg.hf_hub_id:
-        return hub.download(cfg.hf_hub_id, cache_dir)
-    raise ArtifactError(
-        f"'{variant}' does not say where its predictor is. Use timm.create_model('hf-hub:user/name', pretrained=True) "
-        f"or 'local-dir:FOLDER', or pass pretrained_cfg_overlay=dict(file=FOLDER).")
+def _places(*descriptions: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the weights are, by the first description that says so."""
+    for described in descriptions:
+        if any(described.get(name) for name in ('state_dict', 'file', 'url', 'hf_hub_id')):
+            places = {name: described[name] for name in ('state_dict', *SOURCES) if described.get(name)}
+            if 'file' in places:
+                places['file'] = str(Path(places['file']).expanduser())
+            return places
+    return {}
 
 
-def _check_base(variant: str, base: str | None, weights: Weights) -> str:
-    fitted_to = weights.config.base
-    if base not in (None, fitted_to):
-        raise ArtifactError(
-            f"The predictor generates weights of '{fitted_to}', but '{variant}' is '{base}'. "
-            f"Load it with timm.create_model('local-dir:FOLDER', pretrained=True).")
-    return fitted_to
+def _own_folder(variant: str, places: Mapping[str, Any]) -> Path | None:
+    """The folder inside the package, where the registry, and nobody else, says where the entry's weights are."""
+    own = {'hf_hub_id': resolve_pretrained_cfg(variant).hf_hub_id}
+    return shipped_folder(variant) if places == own else None
 
 
-def _given_fields(
-        variant: str,
-        pretrained_cfg: str | Mapping[str, Any] | PretrainedCfg | None,
-        overlay: Mapping[str, Any] | None,
-        weights: Weights,
-) -> dict[str, Any]:
-    """What the caller, not the registry, says about data and classifier.
+def _find(variant: str, places: Mapping[str, Any], cache_dir: str | Path | None, names: tuple[str, ...]) -> Path | None:
+    """The artifact's folder, or None where the places are those of ordinary weights, or there are none."""
+    if own := _own_folder(variant, places):
+        return own
+    if places.get('state_dict'):  # timm's own way to pass a complete set of weights goes first
+        return None
+    if places.get('source') != 'hf-hub' and (file := places.get('file')):
+        path = Path(file)
+        folder = path.parent if path.name in (CONFIG_NAME, WEIGHTS_NAME) else path
+        if folder.is_dir() and (folder == path or _is_artifact(folder)):
+            return folder
+        if path.is_file():
+            return None
+        raise ArtifactError(f"'{file}' is neither a checkpoint nor a folder of a predictor ({CONFIG_NAME} and "
+                            f'{WEIGHTS_NAME}).')
+    return hub.download(places['hf_hub_id'], cache_dir, names) if places.get('hf_hub_id') else None
 
-    What timm has read from a config.json counts for fields only that the artifact's own description lacks: the
-    repository may have moved on, or the folder may have been written, since timm read it.
-    """
-    given = dict(pretrained_cfg) if isinstance(pretrained_cfg, Mapping) else {}
-    if given.get('source') in ('hf-hub', 'local-dir'):
-        given = {name: value for name, value in given.items() if name not in weights.pretrained_cfg}
-    fields = {**given, **(overlay or {}), 'architecture': variant}
-    return {name: value for name, value in fields.items() if name not in (*SOURCES, 'state_dict', 'custom_load')}
+
+def _is_artifact(folder: Path) -> bool:
+    try:
+        return b'"sbs"' in ArtifactFiles.of(folder).config
+    except ArtifactError:
+        return False
+
+
+def _found_again(places: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Where timm.models.load_pretrained finds the generated weights: it cannot read the artifact itself."""
+    file = weights_file(folder)
+    return {name: value for name, value in (('hf_hub_id', places.get('hf_hub_id')), ('file', file)) if value}

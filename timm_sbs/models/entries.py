@@ -7,6 +7,7 @@ from torch import nn
 
 import timm_sbs.models.resnet_cifar  # noqa: F401  (registers bases that entries describe)
 from timm_sbs.common.entries import ENTRIES, Entry
+from timm_sbs.common.timm_private import hidden_models
 
 __all__ = ['ENTRIES']  # and the entry points, which timm adds
 
@@ -15,10 +16,9 @@ def _default_cfg(name: str, entry: Entry) -> dict[str, Any]:
     """timm's description of the weights that the entry is fitted to."""
     described = get_pretrained_cfg(entry.weights or entry.base) or PretrainedCfg()
     cfg = filter_pretrained_cfg(described.to_dict(), remove_source=True)
-    cfg['license'] = entry.license or cfg.get('license')
-    for field in ('architecture', 'tag', 'custom_load', 'state_dict', 'origin_url', 'notes', 'paper_name'):
+    for field in ('architecture', 'tag', 'custom_load', 'state_dict', 'notes'):
         cfg.pop(field, None)
-    return {**cfg, 'hf_hub_id': f'timm-sbs/{name}', 'paper_ids': 'arXiv:2509.07373'}
+    return {**cfg, 'license': entry.license or cfg.get('license'), 'hf_hub_id': f'timm-sbs/{name}'}
 
 
 default_cfgs = generate_default_cfgs({
@@ -27,7 +27,7 @@ default_cfgs = generate_default_cfgs({
 })
 
 
-def _create(name: str, base: str | None, pretrained: bool, **kwargs: Any) -> nn.Module:
+def _create(name: str, base: str | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     from timm_sbs.models.create import create_generated  # registering needs none of what that imports
 
     return create_generated(name, base, pretrained, **kwargs)
@@ -36,7 +36,7 @@ def _create(name: str, base: str | None, pretrained: bool, **kwargs: Any) -> nn.
 def _entrypoint(name: str, entry: Entry) -> Callable[..., nn.Module]:
     """The function that timm calls to create an entry's model, under the entry's name."""
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return _create(name, entry.base, pretrained, **kwargs)
+        return _create(name, entry.base, pretrained, kwargs)
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f'{entry.text} Ships inside the package. Licence: {default_cfgs[name].default.license}.'
@@ -48,6 +48,10 @@ for _name, _entry in ENTRIES.items():
 
 
 @register_model
-def sbs(pretrained: bool = False, base: str | None = None, **kwargs: Any) -> nn.Module:
-    """The architecture of every predictor's config.json: ``base`` with weights from the predictor beside it."""
-    return _create('sbs', base, pretrained, **kwargs)
+def sbs(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """The architecture in every predictor's config.json, which names the base that timm builds. It is not listed, since
+    it stands for no network without one."""
+    return _create('sbs', None, pretrained, kwargs)
+
+
+hidden_models['sbs'] = None

@@ -1,24 +1,29 @@
 """CIFAR ResNets (He et al., arXiv 1512.03385, section 4.2) as timm models: three stages of 16, 32 and 64 channels.
 
-Shortcuts are of option A: subsampling and zero channels, no parameters. Parameter names are those of the published
-weights (conv1, bn1, layer1.0.conv1, ..., linear), so that their state dicts load as they are.
+They are timm's ResNet with a stem of one 3x3 convolution, and with shortcuts of option A: subsampling and zero
+channels, no parameters. Parameter names are those of the published weights (conv1, bn1, layer1.0.conv1, ..., linear),
+so that their state dicts load as they are.
 """
-from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import create_classifier
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.layers import get_device_dtype
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.timm_private import feature_take_indices
 
 __all__ = ['ResNetCifar']
 
+_FIXED = ('block', 'stem_type', 'stem_width', 'replace_stem_pool', 'avg_down', 'down_kernel_size')
+_OUTPUT_STRIDES = {2: 8, 4: 16, 8: 32, 16: 32, 32: 32}  # by timm's count, in which the stem has a stride of four
+
 
 class ShortcutA(nn.Module):
-    """Option A: every second row and column, and zero channels on both sides up to ``out_chs``."""
+    """Option A: every ``stride``-th row and column, and zero channels on both sides up to ``out_chs``."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int) -> None:
         super().__init__()
@@ -30,150 +35,101 @@ class ShortcutA(nn.Module):
         return F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
-class BasicBlock(nn.Module):
-    def __init__(self, in_chs: int, out_chs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_chs, out_chs, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_chs)
-        self.act1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(out_chs, out_chs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_chs)
-        self.act2 = nn.ReLU(inplace=True)
-        same = stride == 1 and in_chs == out_chs
-        self.shortcut = nn.Identity() if same else ShortcutA(in_chs, out_chs, stride)
+class BasicBlockA(BasicBlock):
+    """timm's block with a shortcut of option A."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = self.shortcut(x)
-        x = self.act1(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
-        return self.act2(x + shortcut)
+    def __init__(
+            self, inplanes: int, planes: int, stride: int = 1, downsample: nn.Module | None = None, **kwargs: Any,
+    ) -> None:
+        shortcut = None if downsample is None else ShortcutA(inplanes, planes, stride)
+        super().__init__(inplanes, planes, stride, shortcut, **kwargs)
 
 
-class ResNetCifar(nn.Module):
+class ResNetCifar(ResNet):
     """ResNet for small images, of 6n + 2 layers.
 
     Args:
         layers: Blocks in each of the three stages.
         num_classes: Classes of the classifier; 0 for none.
         in_chans: Channels of the image.
-        global_pool: Pooling before the classifier, as in timm.
-        drop_rate: Dropout rate before the classifier.
-        device: Where parameters are; default: torch's.
-        dtype: Of parameters; default: torch's.
-    """
+        output_stride: Of the last stage: 4, or 2 with dilated convolutions. Larger ones, as other networks have them,
+            change nothing.
+        channels: Of the stages; the stem has as many as the first one.
+        zero_init_last: As in timm's ResNet, but not unless asked for.
+        **kwargs: As of timm's ResNet, but for its stem and shortcuts.
 
-    layer1: nn.Sequential
-    layer2: nn.Sequential
-    layer3: nn.Sequential
+    Raises:
+        ConfigError: An argument is about a stem or shortcut that this network does not have, or out of range.
+    """
 
     def __init__(
             self,
             layers: tuple[int, int, int],
             num_classes: int = 10,
             in_chans: int = 3,
-            global_pool: str = 'avg',
-            drop_rate: float = 0.,
-            device: str | torch.device | None = None,
-            dtype: torch.dtype | None = None,
+            output_stride: int = 32,
+            channels: tuple[int, int, int] = (16, 32, 64),
+            zero_init_last: bool = False,
+            **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.drop_rate = drop_rate
-        self.grad_checkpointing = False
+        if fixed := [name for name in _FIXED if name in kwargs]:
+            raise ConfigError(
+                f"CIFAR ResNets take no '{fixed[0]}': their stem is one 3x3 convolution, and their basic blocks have "
+                f'shortcuts without parameters.')
+        if len(layers) != 3 or len(channels) != 3 or channels[0] % 2:
+            raise ConfigError(
+                f'CIFAR ResNets have three stages, the first of an even number of channels, but layers is {layers} and '
+                f'channels is {channels}.')
+        if output_stride not in _OUTPUT_STRIDES:
+            raise ConfigError(f'output_stride is {output_stride}, but CIFAR ResNets have 4, or 2 if dilated.')
+        # Of timm's stems, the deep one has as many channels as asked for.
+        super().__init__(
+            BasicBlockA,  # type: ignore[arg-type]  # the class, as timm's own networks give it
+            layers, num_classes, in_chans, _OUTPUT_STRIDES[output_stride], channels=channels,
+            stem_type='deep', stem_width=channels[0] // 2, zero_init_last=zero_init_last, **kwargs)
+        stem = nn.Conv2d(in_chans, channels[0], 3, padding=1, bias=False, **get_device_dtype(self))
+        nn.init.kaiming_normal_(stem.weight, mode='fan_out', nonlinearity='relu')
+        self.add_module('conv1', stem)
+        self.add_module('maxpool', nn.Identity())
+        self.layer4 = nn.Sequential()  # which computes nothing
+        for info in self.feature_info:
+            info['reduction'] = info['reduction'] // 4 or 1  # type: ignore[operator]  # an int
+        self._rename_classifier()
 
-        self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.act1 = nn.ReLU(inplace=True)
-        self.feature_info = [dict(num_chs=16, reduction=1, module='act1')]
-        chs = 16
-        for index, (depth, out_chs) in enumerate(zip(layers, (16, 32, 64))):
-            blocks = []
-            for block in range(depth):
-                blocks.append(BasicBlock(chs, out_chs, stride=2 if index and not block else 1))
-                chs = out_chs
-            name = f'layer{index + 1}'
-            self.add_module(name, nn.Sequential(*blocks))
-            self.feature_info.append(dict(num_chs=chs, reduction=2 ** index, module=name))
+    def _rename_classifier(self) -> None:
+        self.linear = self.fc
+        del self.fc
 
-        self.num_features = self.head_hidden_size = chs
-        self.global_pool, self.linear = create_classifier(chs, num_classes, pool_type=global_pool)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_normal_(module.weight)
-        if device is not None or dtype is not None:
-            self.to(device=device, dtype=dtype)
+    @torch.jit.ignore
+    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
+        return 'linear' if name_only else self.linear
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        return dict(stem=r'^conv1|bn1', blocks=r'^layer(\d+)' if coarse else r'^layer(\d+)\.(\d+)')
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    def get_classifier(self) -> nn.Module:
-        return self.linear
-
+    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        self.num_classes = num_classes
-        pool_type = self.global_pool.pool_type if global_pool is None else global_pool
-        self.global_pool, self.linear = create_classifier(self.num_features, num_classes, pool_type=pool_type)
-        self.linear.to(self.conv1.weight)
+        super().reset_classifier(num_classes, global_pool)
+        self._rename_classifier()
 
-    def _stage(self, stage: nn.Sequential, x: Tensor) -> Tensor:
-        if self.grad_checkpointing:
-            return checkpoint_seq(stage, x)
-        return stage(x)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        x = self.act1(self.bn1(self.conv1(x)))
-        x = self._stage(self.layer1, x)
-        x = self._stage(self.layer2, x)
-        return self._stage(self.layer3, x)
-
+    @torch.jit.ignore
     def forward_intermediates(
-            self,
-            x: Tensor,
-            indices: int | list[int] | None = None,
-            norm: bool = False,
-            stop_early: bool = False,
-            output_fmt: str = 'NCHW',
-            intermediates_only: bool = False,
+            self, x: Tensor, indices: int | list[int] | None = None, *args: Any, **kwargs: Any,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Feature maps of the stem (index 0) and of the three stages, as timm's models return them."""
-        if output_fmt != 'NCHW':
-            raise ValueError(f"output_fmt is '{output_fmt}', but only 'NCHW' is supported.")
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        stages = [self.layer1, self.layer2, self.layer3]
-        x = self.act1(self.bn1(self.conv1(x)))
-        intermediates = [x] if 0 in take else []
-        for index, stage in enumerate(stages[:last] if stop_early else stages, start=1):
-            x = self._stage(stage, x)
-            if index in take:
-                intermediates.append(x)
-        return intermediates if intermediates_only else (x, intermediates)
+        return super().forward_intermediates(x, feature_take_indices(4, indices)[0], *args, **kwargs)
 
+    @torch.jit.ignore
     def prune_intermediate_layers(
-            self,
-            indices: int | list[int] = 1,
-            prune_norm: bool = False,
-            prune_head: bool = True,
+            self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True,
     ) -> list[int]:
         """Drop the stages that the given features do not need, and the classifier."""
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        for index in range(last + 1, 4):
-            setattr(self, f'layer{index}', nn.Identity())
-        if prune_head:
-            self.reset_classifier(0, '')
+        take, last = feature_take_indices(4, indices)
+        super().prune_intermediate_layers([4] if last == 3 else take, prune_norm, prune_head)
         return take
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.global_pool(x)
         if self.drop_rate:
-            x = F.dropout(x, p=self.drop_rate, training=self.training)
+            x = F.dropout(x, p=float(self.drop_rate), training=self.training)
         return x if pre_logits else self.linear(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -208,11 +164,8 @@ default_cfgs = generate_default_cfgs({
 
 def _create_resnet_cifar(variant: str, blocks: int, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return build_model_with_cfg(
-        partial(ResNetCifar, (blocks, blocks, blocks)), variant, pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),
-        **kwargs,
-    )
+        ResNetCifar, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=dict(out_indices=(0, 1, 2, 3)), **{'layers': (blocks, blocks, blocks), **kwargs})
 
 
 @register_model

@@ -23,7 +23,7 @@ def describe_artifact(folder: Path) -> str:
             f"{files.weights} has {files.weights_bytes:,} bytes, but {CONFIG_NAME} says {sizes.file:,}: they do not "
             f"belong together. Download or copy the folder again.")
     total = sizes.file + len(files.config)
-    rows = [('base', config.base), ('licence', pretrained_cfg.get('license') or 'not recorded')]
+    rows = [('base', config.base), ('licence', pretrained_cfg.get('license') or 'unknown')]
     if config.generated:
         bits = 8 * sizes.predictor / max(1, sizes.predictor_parameters)
         rows += [

@@ -33,7 +33,6 @@ def load_original(
         name: str,
         checkpoint: str | None = None,
         model_args: Mapping[str, Any] | None = None,
-        license: str | None = None,
 ) -> nn.Module:
     """Create the original model with its trained weights, in eval mode.
 
@@ -41,8 +40,6 @@ def load_original(
         name: timm model name, with or without a tag, or a source such as 'hf-hub:user/name'.
         checkpoint: File with the weights; without it, timm's own pretrained weights are loaded.
         model_args: Further arguments of the architecture.
-        license: Of the weights, as the Hub names licences ('cc-by-nc-4.0'). None is that of timm's weights, and for a
-            checkpoint that nothing is known.
 
     Raises:
         TargetError: timm has no such model.
@@ -56,9 +53,6 @@ def load_original(
         model = _created(name, f"checkpoint '{checkpoint}'", checkpoint_path=checkpoint, **(model_args or {}))
     else:
         model = _pretrained(name, model_args or {})
-    if checkpoint or license:
-        # By setattr, for torch declares all attributes of a module to be tensors or modules.
-        setattr(model, 'pretrained_cfg', {**pretrained_cfg_of(model), 'license': license})  # noqa: B010
     return model.requires_grad_(False).eval()
 
 

@@ -75,7 +75,7 @@ def _export(args: argparse.Namespace) -> None:
 
     base, size, license = export_checkpoint(find_folder(args.model), args.output)
     print(f"wrote {args.output}, {size:,} bytes: timm.create_model('{base}', checkpoint_path='{args.output}')")
-    print(f"its licence is that of the artifact: {license or 'not recorded'}")
+    print(f"its licence is that of the artifact: {license or 'unknown'}")
 
 
 def _push(args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from timm_sbs.artifact.original import describe_original
 from timm_sbs.common.errors import TargetError, short_reason
 from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
 
-__all__ = ['adopted', 'unwrapped']
+__all__ = ['adopted', 'describe_as', 'unwrapped']
 
 BATCH = 2  # random images on which both networks are compared
 # Largest difference of their outputs, relative to these: the same operations in another memory layout differ by less.
@@ -54,9 +54,14 @@ def adopted(model: nn.Module, model_args: Mapping[str, Any] | None = None) -> nn
     original = _built(base)
     original.load_state_dict({name: tensor.detach().to(_stored_dtype(tensor)) for name, tensor in state.items()})
     _check_function(model, original, base)
-    # By setattr, for torch declares all attributes of a module to be tensors or modules.
-    setattr(original, 'pretrained_cfg', dict(pretrained_cfg_of(model)))  # noqa: B010
+    describe_as(original, dict(pretrained_cfg_of(model)))
     return original.requires_grad_(False)
+
+
+def describe_as(original: nn.Module, pretrained_cfg: dict[str, Any]) -> None:
+    """Give a network another pretrained_cfg."""
+    # By setattr, for torch declares all attributes of a module to be tensors or modules.
+    setattr(original, 'pretrained_cfg', pretrained_cfg)  # noqa: B010
 
 
 def _built(base: BaseModel) -> nn.Module:

@@ -86,7 +86,10 @@ def _add_original(parser: argparse.ArgumentParser) -> None:
         help="its trained weights (default: timm's pretrained weights)")
     add('--license', default=None, metavar='NAME',
         help="licence of these weights, which the artifact's card will say, such as cc-by-nc-4.0 (default: that of "
-             "timm's weights; unknown with --initial-checkpoint; with --start-from the artifact's, always)")
+             "timm's weights, if they are these; else unknown; with --start-from the artifact's, always)")
+    add('--base-model', default=None, metavar='USER/NAME',
+        help="repository of these weights on the Hub, which the card will name (default: that of timm's weights, if "
+             'they are these)')
     add('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE',
         help='further arguments of the architecture')
 

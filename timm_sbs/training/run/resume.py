@@ -17,7 +17,8 @@ ORIGINAL = 'weights_of_the_original'
 # Flags that may differ between a checkpoint and its resumption, because they change no result.
 MAY_CHANGE = {
     'output', 'resume', 'checkpointing_steps', 'checkpoints_total_limit', 'report_to', 'push_to_hub', 'hub_model_id',
-    'hub_private', 'hub_dataset', 'dry_run', 'config', 'recipe', 'workers', 'image_cache', 'dataset_download',
+    'hub_private', 'hub_dataset', 'base_model', 'dry_run', 'config', 'recipe', 'workers', 'image_cache',
+    'dataset_download',
 }
 
 

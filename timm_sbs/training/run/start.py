@@ -259,7 +259,7 @@ def _provenance(args: argparse.Namespace, original: nn.Module) -> dict[str, str]
     """What a card says of the original weights and of the images, where it is known."""
     known = {}
     hub_id = pretrained_cfg_of(original).get('hf_hub_id')
-    if hub_id and not args.initial_checkpoint:
+    if hub_id:
         known['original_hub_id'] = hub_id
     dataset = args.hub_dataset or args.dataset.partition('/')[2]
     if dataset:

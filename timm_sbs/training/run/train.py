@@ -11,11 +11,13 @@ from torch import nn
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import CONFIG_NAME, artifact_bytes, load_artifact, read_config, written_ledger
 from timm_sbs.artifact.original import load_original
+from timm_sbs.artifact.provenance import proved_description
 from timm_sbs.artifact.push import create_repository, push_to_hub
 from timm_sbs.common.distributed import decided_once, make_accelerator, processes
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
-from timm_sbs.training.design.original import adopted
+from timm_sbs.predictor.base_model import pretrained_cfg_of
+from timm_sbs.training.design.original import adopted, describe_as
 from timm_sbs.training.design.sizing import Design, continue_artifact
 from timm_sbs.training.options.parsing import args_yaml
 from timm_sbs.training.options.run_settings import settings_of
@@ -110,6 +112,8 @@ def _opened(args: argparse.Namespace, original: nn.Module | None, whole_program:
             if given is None:
                 given = load_original(args.model, args.initial_checkpoint, args.model_kwargs)
             own = adopted(given, source.base.args if source else args.model_kwargs)
+            by_name = args.model if original is None and not args.initial_checkpoint else None
+            describe_as(own, proved_description(given, by_name, args.license, args.base_model))
             if source:
                 source = continue_artifact(source, own)
             yield open_start(args, settings, accelerator, precision, threads, own, source)
@@ -194,6 +198,9 @@ def _describe_start(name: str, start: Start) -> None:
             'errors of weights count by their relative squares'
         say(start.accelerator, f'No images were given, so {so}. --data-dir, --dataset, --unlabelled-dir and '
                                f'--data-free give them.')
+    if not pretrained_cfg_of(start.original).get('license'):
+        say(start.accelerator, 'The licence of the weights is unknown: timm does not tell whether they are its own. '
+                               'Name it with --license, and where they come from with --base-model.')
     if start.settings.trains_on_images:
         say(start.accelerator, describe_choice(start.images, start.settings))
     if design.specs:

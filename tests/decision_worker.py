@@ -7,6 +7,7 @@ import json
 from accelerate.utils import gather_object
 
 from timm_sbs.common.distributed import decided_once, make_accelerator
+from timm_sbs.common.errors import SbsError
 
 
 def main() -> None:
@@ -17,8 +18,16 @@ def main() -> None:
         calls.append(1)
         return {'bits': (5., 4.), 'by': accelerator.process_index}
 
+    def refuse():
+        raise SbsError(f'process {accelerator.process_index} refuses')
+
     decided = decided_once(decide, accelerator)
-    printed = {'decided': gather_object([decided]), 'calls': gather_object([len(calls)])}
+    try:
+        refused = decided_once(refuse, accelerator)
+    except SbsError as e:
+        refused = str(e)
+    printed = {'decided': gather_object([decided]), 'calls': gather_object([len(calls)]),
+               'refused': gather_object([refused])}
     if accelerator.is_main_process:
         print(json.dumps(printed))
     accelerator.end_training()

@@ -87,6 +87,7 @@ def test_two_processes_do_what_the_main_one_decides():
     printed = json.loads(launch(2, REPOSITORY / 'tests' / 'decision_worker.py').splitlines()[-1])
     assert printed['calls'] == [1, 0]
     assert printed['decided'] == [{'bits': [5., 4.], 'by': 0}] * 2
+    assert printed['refused'] == ['process 0 refuses'] * 2
 
 
 def test_two_processes_reconstruct_what_one_does_with_half_of_the_work_each():

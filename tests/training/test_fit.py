@@ -63,8 +63,9 @@ def test_a_plan_as_text(model):
 
 
 def test_a_model_of_other_arguments_needs_them():
-    model = timm.create_model('resnet18', stem_type='deep', stem_width=32)
-    with pytest.raises(SbsError, match="not what timm builds as 'resnet18' .*'conv1.*' has.*model_kwargs"):
+    model = timm.create_model('test_resnet', stem_type='deep', stem_width=32)
+    model._model_args = {}  # as of a model that an older timm has made
+    with pytest.raises(SbsError, match="not what timm builds as 'test_resnet' .*'conv1.*' has.*model_kwargs"):
         fit(model, **QUICK)
     small = timm.create_model('test_resnet', num_classes=3, in_chans=1, block_args={})
     artifact = fit(small, pct=5, reconstruction_steps=1, mixed_precision='no', quiet=True)
@@ -110,9 +111,15 @@ def test_what_is_wrong_is_found_before_bytes_are_divided(model, tmp_path, image_
             fit(model, bytes='64k', **wrong)
 
 
-def test_a_licence_that_is_given_is_the_predictors(model):
-    assert fit(model, license='cc0-1.0', quiet=True, **QUICK).base.pretrained_cfg['license'] == 'cc0-1.0'
-    assert model.pretrained_cfg['license'] == 'bsd-2-clause'
+def test_licence_and_origin_are_what_the_user_says(model, capsys):
+    described = dict(model.pretrained_cfg)
+    artifact = fit(model, license='cc0-1.0', base_model='user/network', **QUICK)
+    assert artifact.base.pretrained_cfg['license'] == 'cc0-1.0'
+    assert artifact.results.original_hub_id == 'user/network' and model.pretrained_cfg == described
+    assert 'licence' not in capsys.readouterr().out
+    artifact = fit(model, **QUICK)
+    assert 'license' not in artifact.base.pretrained_cfg and artifact.results.original_hub_id is None
+    assert 'The licence of the weights is unknown' in capsys.readouterr().out
 
 
 def test_the_caller_s_random_numbers_and_processes_are_left_alone(model, monkeypatch):
@@ -129,9 +136,16 @@ def test_none_unsets_what_a_recipe_sets():
     assert args_of({'recipe': 'imagenet', 'model': 'resnet18', 'output': 'x', 'bits': None}).bits is None
 
 
-def test_strides_that_no_shape_tells(model):
-    with pytest.raises(SbsError, match="'layer4.0.conv1' is Conv2d.*model_kwargs"):
-        fit(timm.create_model('resnet18', output_stride=16), **QUICK)
+def test_what_timm_remembers_need_not_be_said(tmp_path):
+    """Also of a model that timm has saved and loaded, or of the folder itself."""
+    original = timm.create_model('resnet20_cifar10', act_layer='silu', global_pool='max', num_classes=4)
+    timm.models.save_for_hf(original, tmp_path)
+    for given in (original, timm.create_model(f'local-dir:{tmp_path}', pretrained=True), f'local-dir:{tmp_path}'):
+        artifact = fit(given, method='rounding', bits=8, quiet=True, mixed_precision='no')
+        assert artifact.base.args == {'act_layer': 'silu', 'global_pool': 'max'}
+        created = artifact.create_model()
+        assert isinstance(created.act1, torch.nn.SiLU) and created.global_pool.pool_type == 'max'
+        assert created.num_classes == 4
 
 
 @pytest.mark.parametrize('thing', [None, torch.nn.Linear(1, 1), 3])

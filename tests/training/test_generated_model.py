@@ -7,8 +7,8 @@ from conftest import student_of
 from torch.nn import functional
 
 from timm_sbs.codec.quantization import rounded_kept, stored_predictor
-from timm_sbs.common.config import QuantizationConfig, StorageConfig
-from timm_sbs.predictor.generator import split_weights
+from timm_sbs.common.config import GeneratorConfig, QuantizationConfig, StorageConfig
+from timm_sbs.predictor.generator import Generator, split_weights
 from timm_sbs.training.options.settings import KEPT_PARTS
 from timm_sbs.training.steps import two_stage
 from timm_sbs.training.steps.generated_model import GeneratedModel
@@ -17,6 +17,11 @@ from timm_sbs.training.steps.generated_model import GeneratedModel
 @pytest.fixture(scope='module')
 def accelerator():
     return Accelerator(cpu=True)
+
+
+def no_generator():
+    """Of a network whose weights are all rounded."""
+    return Generator.fresh(GeneratorConfig(), (), (), seed=0)
 
 
 @pytest.fixture()
@@ -129,3 +134,37 @@ def test_kept_parts_are_trained_as_asked(student, parts, trained):
     again.train()
     assert not again.model.bn1.training and again.model.training
     assert GeneratedModel(student.generator, student.model).train().model.bn1.training
+
+
+class Tied(torch.nn.Module):
+    """One module under two names, and one tensor in two modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.second = (torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 4))
+        self.again = self.norm
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.again(self.second(self.norm(self.first(x))))
+
+
+def test_modules_and_tensors_under_two_names_are_trained_once(accelerator):
+    torch.manual_seed(0)
+    model = Tied().eval()
+    rounded = {'first.weight': model.first.weight.detach().clone()}
+    steps = {'rounded.first.weight': torch.tensor(-64, dtype=torch.int32)}
+    student = GeneratedModel(
+        no_generator(), copy.deepcopy(model), StorageConfig(quantization=QuantizationConfig(kept_bits=12)),
+        rounded_weights=rounded, steps=steps)
+    student.train()
+    batch = torch.randn(8, 4)
+    for _ in range(2):  # what a pass has put in place must be gone in the next
+        student.zero_grad()
+        student(batch, {}).square().sum().backward()
+    assert student.model.first.weight is student.model.second.weight
+    assert student.model.norm.weight.is_leaf and student.model.first.weight.grad is not None
+    with torch.no_grad():  # both uses of a shared tensor are rounded
+        student.eval()
+        student.model.first.weight.add_(2. ** -6)
+        assert torch.equal(student(batch, {}), student.materialize()(batch))

@@ -41,7 +41,8 @@ def artifact_card(folder: str | Path, repo_id: str) -> str:
     dataset = entry.dataset if entry else results.dataset
     config_bytes = len(files.config)
     data = _metadata(
-        pretrained_cfg.get('license') or 'unknown', results.original_hub_id, dataset, **_model_index(name, dataset, results))
+        pretrained_cfg.get('license') or 'unknown', results.original_hub_id, dataset,
+        **_model_index(name, dataset, results))
     return _rendered(
         data, name=name, source=name if entry else f'hf-hub:{repo_id}', base=config.base,
         generates=bool(config.generated),

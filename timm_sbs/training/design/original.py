@@ -1,5 +1,6 @@
 """The original of a run: the network that timm will build from the artifact, with the tensors of the model that the
 user gave. It is compared with that model before any work, which stays as it is."""
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -98,10 +99,10 @@ def _check_shapes(state: Mapping[str, Tensor], base: BaseModel) -> None:
 @torch.no_grad()
 def _check_function(model: nn.Module, original: nn.Module, base: BaseModel) -> None:
     """Raises TargetError where both networks have other outputs on the same random images."""
-    parameter = next(iter(model.parameters()))
-    twin = original
-    if any(tensor.is_floating_point() and (tensor.dtype, tensor.device.type) != (torch.float32, 'cpu')
-           for tensor in model.state_dict().values()):
+    if len({tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}) > 1:
+        model = copy.deepcopy(model).float()  # torch cannot run all mixtures of precisions as they are
+    parameter, twin = next(iter(model.parameters())), original
+    if (parameter.dtype, parameter.device.type) != (torch.float32, 'cpu'):
         twin = _built(base).to(parameter.device, parameter.dtype)
         twin.load_state_dict(model.state_dict(), assign=True)
     size = canonical_args({}, base.pretrained_cfg)['in_chans'], *base.pretrained_cfg['input_size'][1:]

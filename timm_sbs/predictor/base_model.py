@@ -27,7 +27,7 @@ MAX_CLASSES = 1 << 20
 MAX_CHANNELS = 1 << 12
 MAX_NUMBER = 1 << 16  # of other arguments: a depth of a billion layers would be built for hours
 MAX_TEXT = 256  # characters
-MAX_LENGTH = 64  # entries of a list
+MAX_LENGTH = 64  # entries of a list or dict
 MAX_MODULES = 20_000  # of a base model; timm's largest ones have a few thousand
 
 
@@ -66,8 +66,8 @@ def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, An
         if name in _NOT_BASE_ARGS or not _is_small(value):
             raise TargetError(
                 f"Argument '{name}' of the base model is {str(value)[:MAX_TEXT]!r}, which an artifact cannot hold. It "
-                f"holds None, texts, numbers up to {MAX_NUMBER:,} and short lists of these; timm takes layers by their "
-                f"names, such as act_layer='silu'.")
+                f"holds None, texts, numbers up to {MAX_NUMBER:,} and short lists and dicts of these; timm takes layers "
+                f"by their names, such as act_layer='silu'.")
     num_classes = pretrained_cfg.get('num_classes')
     input_size = pretrained_cfg.get('input_size')
     if not _is_int(num_classes, 0, MAX_CLASSES):
@@ -78,15 +78,19 @@ def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, An
             'num_classes': num_classes, 'in_chans': input_size[0]}
 
 
-def _is_small(value: object, in_lists: int = 0) -> bool:
+def _is_small(value: object, depth: int = 0) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_small(key) for key in value) and _is_small(list(value.values()), depth)
     if isinstance(value, (list, tuple)):
-        return in_lists < 2 and len(value) <= MAX_LENGTH and all(_is_small(part, in_lists + 1) for part in value)
+        return depth < 2 and len(value) <= MAX_LENGTH and all(_is_small(part, depth + 1) for part in value)
     if isinstance(value, str):
         return len(value) <= MAX_TEXT
     return value is None or (isinstance(value, (int, float)) and abs(value) <= MAX_NUMBER)
 
 
 def _as_tuple(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_tuple(part) for key, part in value.items()}
     return tuple(map(_as_tuple, value)) if isinstance(value, (list, tuple)) else value
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.common.errors import SbsError
+from timm_sbs.data.outputs import ClassOutputs, FeatureOutputs
 from timm_sbs.predictor.tokens import WeightSpec
 from timm_sbs.training.losses import statistics, weight_uses
 from timm_sbs.training.losses.statistics import (
@@ -218,11 +219,14 @@ def test_importance_is_the_fisher_information_of_the_outputs():
     assert torch.allclose(drawn.mean(0), exact.detach(), rtol=0.1)
 
 
-def test_random_scores_have_the_covariance_of_the_fisher_matrix():
-    logits = torch.tensor([[2., 0., -1., 0.5]]).expand(100_000, 4)
-    score = _random_score(logits, torch.Generator().manual_seed(0))
-    p = torch.softmax(logits[0], 0)
-    assert torch.allclose(score.T @ score / len(score), torch.diag(p) - torch.outer(p, p), atol=5e-3)
+@pytest.mark.parametrize('kind, outputs', [
+    (ClassOutputs(4), [2., 0., -1., 0.5]), (ClassOutputs(1), [1.5]), (FeatureOutputs(), [2., 0., -1., 0.5])])
+def test_random_scores_have_the_covariance_of_the_fisher_matrix(kind, outputs):
+    """It is the second derivative of the divergence, whatever the outputs mean."""
+    expected = torch.tensor([outputs])
+    fisher = torch.autograd.functional.hessian(lambda found: kind.divergences(found, expected).sum(), expected)[0, :, 0]
+    score = _random_score(kind, expected.expand(100_000, -1), torch.Generator().manual_seed(0))
+    assert torch.allclose(score.T @ score / len(score), fisher, atol=5e-3)
 
 
 def test_sampled_positions_have_the_same_expectation(monkeypatch):

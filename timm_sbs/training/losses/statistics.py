@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import Progress
+from timm_sbs.data.outputs import ClassOutputs, FeatureOutputs, Outputs, outputs_of
 from timm_sbs.training.losses.weight_uses import Call, Use, WatchedCalls
 from timm_sbs.training.options.settings import FEWEST_IMAGES
 
@@ -151,16 +152,19 @@ class _Accumulator:
             each.lerp_(summed, correlation), inputs / self.use.positions, correlation, importance / self.use.positions)
 
 
-def _random_score(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Random derivatives by the logits [B, classes] whose covariance is the Fisher information diag(p) - p p^T.
+def _random_score(outputs: Outputs, logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Random derivatives by the outputs [B, ...] of a network, whose covariance is the Fisher information: the second
+    derivative of the divergence. Of logits it is diag(p) - p p^T, of features the identity by their squared norm.
 
-    Those of a class drawn from p have it too, but hang on the few images for which an unlikely class happened to be
-    drawn: on 500 training images, which the network is sure of, two draws differed by a factor of 6.
+    Derivatives of a class drawn from p have it too, but hang on the few images for which an unlikely class happened to
+    be drawn: on 500 training images, which the network is sure of, two draws differed by a factor of 6.
     """
-    p = torch.softmax(logits, 1)
+    p = torch.softmax(outputs.logits(logits), 1) if isinstance(outputs, ClassOutputs) else torch.ones_like(logits)
     signs = (torch.randint(2, p.shape, generator=generator) * 2. - 1.).to(p)
     root = p.sqrt() * signs
-    return root - p * root.sum(1, keepdim=True)
+    if isinstance(outputs, FeatureOutputs):
+        return root * (2 / outputs.power(logits)).sqrt()[:, None]
+    return (root - p * root.sum(1, keepdim=True))[:, -logits.shape[1]:]
 
 
 def collect_statistics(
@@ -193,6 +197,7 @@ def collect_statistics(
         SbsError: The network's outputs are not finite, or there are fewer than ``FEWEST_IMAGES``.
     """
     device = accelerator.device
+    outputs = outputs_of(model)
     names = {id(model.get_parameter(name)): name for name in uses}
     sums = {name: _Accumulator(use, model.get_parameter(name).shape[0], device) for name, use in uses.items()}
     generator = torch.Generator().manual_seed(seed * 1009 + accelerator.process_index)
@@ -215,7 +220,7 @@ def collect_statistics(
             if not torch.isfinite(logits).all():
                 raise SbsError('The original model has outputs that are not finite on the images of the statistics. '
                                'Are its weights complete?')
-            score = _random_score(logits.detach(), generator)
+            score = _random_score(outputs, logits.detach(), generator)
             torch.autograd.grad((score * logits).sum(), images)
             seen += len(images)
             progress.update(len(images))

@@ -39,7 +39,7 @@ class ReadingForecast:
         if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
             return Reading()
         kept = isinstance(dataset, ImagesInMemory)
-        images = cast(LabelledImages, dataset.files if isinstance(dataset, ImagesInMemory) else dataset)
+        images = cast(LabelledImages, dataset.dataset if isinstance(dataset, ImagesInMemory) else dataset)
         each = decided_once(lambda: _reading_seconds(images), self._accelerator)
         return Reading(once=len(images) * each / max(1, self._readers)) if kept else Reading(each=each)
 

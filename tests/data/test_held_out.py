@@ -61,7 +61,8 @@ def test_processes_share_them(image_folder):
 
 
 def test_folders_that_are_put_together_and_streams():
-    parts = Pictures([[(Image.new('L', (1, 1)), label) for label in labels] for labels in (range(60), range(60, 120))], 1)
+    labels = range(60), range(60, 120)
+    parts = Pictures([[(Image.new('L', (1, 1)), label) for label in some] for some in labels], 1)
     parts.transform = lambda image: torch.zeros(1)
     values = [{part[i][1] for i in range(len(part))} for part in (part_of(parts, None), part_of(parts, None, True))]
     assert [len(part) for part in values] == [108, 12] and values[0] | values[1] == set(range(120))

@@ -153,7 +153,7 @@ def _eval(args: argparse.Namespace) -> None:
     accuracy = evaluate(model, loader, args.model)
     print(f'{args.model}: top-1 {accuracy.top1:.2f} % ({accuracy.correct:,} of {accuracy.images:,} images)')
     for note in filter(None, [*getattr(pictures_of(loader), 'notes', []), describe_skipped([loader])]):
-        print(f'warning: {note}')
+        print(f'warning: {note}', file=sys.stderr)
 
 
 def _device(name: str | None) -> 'torch.device':

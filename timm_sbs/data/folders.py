@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from timm.data import create_dataset
+from timm.data import create_dataset, get_img_extensions
 from torch.utils.data import IterableDataset, Subset
 
 from timm_sbs.common.cores import reader_processes
@@ -17,6 +17,7 @@ __all__ = [
 
 TRAIN = 'train'
 VALIDATION = 'validation'
+MORE_EXTENSIONS = ('.avif', '.bmp', '.gif', '.jp2', '.pgm', '.ppm', '.tif', '.tiff', '.webp')  # that PIL reads
 # Names of splits that timm takes for each other, and one more that folders often have.
 _SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'), ('test',))
 
@@ -181,12 +182,15 @@ def open_split(
     if split:
         _check_split(settings, split)
     which = f"split '{split}' of '{where}'" if split else f"'{where}'"
+    is_folder = not settings.dataset and Path(settings.data_dir or '').is_dir()
+    # How timm's reader of folders takes more extensions than its own three; '' leaves PIL images as they are.
+    own: dict[str, Any] = {'input_key': ';'.join([*get_img_extensions(), *MORE_EXTENSIONS])} if is_folder else {}
     try:
         dataset = create_dataset(
             settings.dataset, root=settings.data_dir, split=split, is_training=is_training,
             search_split=bool(split), download=settings.dataset_download, batch_size=settings.batch_size,
             class_map=settings.class_map,  # type: ignore[arg-type]  # timm takes a file too
-            input_img_mode=mode if settings.dataset.lower().startswith('tfds/') else '')  # '': PIL images as they are
+            input_img_mode=mode if settings.dataset.lower().startswith('tfds/') else '', **own)
         if isinstance(dataset, IterableDataset):
             return PictureStream(dataset, channels)
         hidden = drop_hidden(getattr(dataset, 'reader', dataset), bool(settings.class_map))

@@ -55,8 +55,8 @@ def image_mode(channels: int) -> str:
         SbsError: Pictures do not have so many channels.
     """
     if channels not in MODES:
-        raise SbsError(f'The network takes images of {channels} channels, but pictures have 1 or 3. Fit it without '
-                       f'images, or with --data-free.')
+        raise SbsError(f'The network takes images of {channels} channels, but pictures have 1 or 3; --data-free draws '
+                       f'such as it takes.')
     return MODES[channels]
 
 
@@ -128,9 +128,9 @@ class _Files(Dataset[tuple[Image.Image, int]]):
 
     def name(self, index: int) -> str:
         if hasattr(self.reader, 'filename'):
-            return str(self.reader.filename(index, absolute=True))
+            return str(self.reader.filename(index, absolute=True) or index)
         samples = getattr(self.reader, 'samples', None)
-        return str(samples[index][0]) if samples else f'number {index}'
+        return str(samples[index][0] if samples else index)
 
 
 class Pictures(Dataset[Sample]):

@@ -74,8 +74,8 @@ class ClassOutputs(Outputs):
 
 class FeatureOutputs(Outputs):
     """Features [B, F] of a network without a classifier (``num_classes=0``)."""
-    told = 'The network has no classifier: its features are compared, by their relative squared error (divergence) ' \
-           'and cosine similarity (agreement).'
+    told = ('The network has no classifier: its features are compared, by their relative squared error (divergence) '
+            'and cosine similarity (agreement).')
 
     def power(self, features: Tensor) -> Tensor:
         """Squared norm of each image's features: [B]."""

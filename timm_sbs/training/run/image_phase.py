@@ -199,7 +199,7 @@ class ImagePhase:
             run, self.name, tensors=self._tensors, load=self._load,
             steps_before=self.task.settings.steps_before(self.name), measure=self._measure, adjust=self._adjust)
         mixer = ImageMixer(
-            data.mixup, data.cutmix, max(1, self._artifact.base.pretrained_cfg['num_classes']), self.task.seed,
+            data.mixup, data.cutmix, self._artifact.base.pretrained_cfg['num_classes'], self.task.seed,
             accelerator.process_index, labelled=any(self.settings.label_weight))
         distill(
             self.student, self.task.original, training.batches, self.settings, accelerator, monitor,

@@ -57,8 +57,8 @@ def main(folder: str) -> None:
     settings = DataSettings(folder, batch_size=BATCH, workers=0)
     steps = training_steps(settings, data_config)
     drawn = transforms.Compose([transforms.ToPILImage(), *steps.whole.transforms[1:]])  # after resizing
-    one = {'files': open_training_images(settings, True, steps.whole)}
-    many = {'files': open_training_images(settings, True, steps.fixed)}
+    one = {'files': open_training_images(settings, 3, True, steps.whole)}
+    many = {'files': open_training_images(settings, 3, True, steps.fixed)}
     many['memory'], one['memory'] = ImagesInMemory(many['files'], 0), ImagesInMemory(many['files'], 0, drawn)
     started, before, memory = time.perf_counter(), cpu_seconds(), psutil.Process().memory_info().rss
     images, _ = many['memory'].load()

@@ -1,12 +1,14 @@
 import pytest
 import timm
 import torch
-from torch.utils.data import ConcatDataset, IterableDataset, TensorDataset
+from PIL import Image
+from torch.utils.data import IterableDataset
 
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.held_out import part_of, split_places
 from timm_sbs.data.loaders import eval_loader, held_out_loader, sample_loader, train_batches
+from timm_sbs.data.pictures import Pictures
 
 CFG = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
 
@@ -59,8 +61,10 @@ def test_processes_share_them(image_folder):
 
 
 def test_folders_that_are_put_together_and_streams():
-    parts = ConcatDataset([TensorDataset(torch.arange(60)), TensorDataset(torch.arange(60, 120))])
-    values = [{int(value) for value, in part_of(parts, None, held_out)} for held_out in (False, True)]
+    labels = range(60), range(60, 120)
+    parts = Pictures([[(Image.new('L', (1, 1)), label) for label in some] for some in labels], 1)
+    parts.transform = lambda image: torch.zeros(1)
+    values = [{part[i][1] for i in range(len(part))} for part in (part_of(parts, None), part_of(parts, None, True))]
     assert [len(part) for part in values] == [108, 12] and values[0] | values[1] == set(range(120))
 
     class Stream(IterableDataset):
@@ -69,5 +73,5 @@ def test_folders_that_are_put_together_and_streams():
 
     stream = Stream()
     assert part_of(stream, None) is stream and part_of(stream, 50, held_out=True) is None
-    few = TensorDataset(torch.arange(20))
+    few = parts.part(range(20))
     assert part_of(few, None) is few and part_of(few, None, held_out=True) is None

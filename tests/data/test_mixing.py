@@ -45,3 +45,8 @@ def test_nothing_else_that_is_drawn_changes():
 def test_without_mixing_images_and_labels_stay():
     images, labels = ImageMixer(0., 0., num_classes=5)(*batch(), 0)
     assert torch.equal(images, batch()[0]) and torch.equal(labels, batch()[1])
+
+
+def test_images_of_a_network_without_a_classifier():
+    mixed, labels = ImageMixer(1., 0., num_classes=0, labelled=False)(*batch(), 0)
+    assert not torch.equal(mixed, batch()[0]) and torch.equal(labels, batch()[1])

@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 from timm_sbs.common.errors import SbsError
 from timm_sbs.data.batches import SampleBatches
-from timm_sbs.training.losses.distances import distillation_loss
+from timm_sbs.data.outputs import ClassOutputs
 from timm_sbs.training.options.settings import DistillationSettings
 from timm_sbs.training.steps import distillation
 from timm_sbs.training.steps.distillation import distill
@@ -46,7 +46,7 @@ def test_a_few_steps_bring_the_student_closer(student, resnet20, images, batches
 
     def loss_now():
         with torch.no_grad():
-            return float(distillation_loss(student.materialize().eval()(some), original(some), 2.))
+            return float(ClassOutputs(10).distillation_loss(student.materialize().eval()(some), original(some), 2.))
 
     before = loss_now()
     variance = student.model.bn1.running_var.clone()

@@ -10,7 +10,8 @@ from torch.utils.data import TensorDataset
 from timm_sbs.common.errors import SbsError
 from timm_sbs.data.accuracy import evaluate
 from timm_sbs.data.batches import SampleBatches
-from timm_sbs.training.losses.distances import distillation_loss, feature_loss
+from timm_sbs.data.outputs import ClassOutputs
+from timm_sbs.training.losses.distances import feature_loss
 from timm_sbs.training.losses.feature_maps import FeatureMaps, feature_modules
 from timm_sbs.training.options.settings import DistillationSettings
 from timm_sbs.training.steps.objective import Objective, original_outputs
@@ -36,7 +37,8 @@ def test_the_sum_of_its_parts(resnet20, batch, accelerator):
     features = feature_loss(*(m.take() for m in maps))
     for m in maps:
         m.close()
-    divergence, labels = distillation_loss(logits, original_logits, 3.), F.cross_entropy(logits, batch[1])
+    divergence = ClassOutputs(10).distillation_loss(logits, original_logits, 3.)
+    labels = F.cross_entropy(logits, batch[1])
     expected = 0.5 * divergence + 2 * features + 0.1 * labels
     settings = DistillationSettings(
         temperature=3., output_weight=(0.5, 0.), feature_weight=(2., 0.), label_weight=(0.1, 1e-9))

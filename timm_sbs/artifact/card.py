@@ -51,7 +51,7 @@ def artifact_card(folder: str | Path, repo_id: str) -> str:
         making=_making(config), validations=results.validations or 'several',
         last_top1=_percent(results.last_top1) if results.last_top1 is not None else None,
         license=pretrained_cfg.get('license'), own_license=files.license_text() is not None,
-        agreement=_percent(results.agreement) if results.agreement is not None else None)
+        agreement=_percent(results.agreement) if None not in (results.agreement, results.top1) else None)
 
 
 def _described(name: str) -> PretrainedCfg:
@@ -92,7 +92,8 @@ def _comparison(results: Results, sizes: Ledger, config_bytes: int) -> list[tupl
     if results.top1 is not None:
         rows.append((f'top-1{where}', _percent(results.original_top1), _percent(results.top1)))
     if results.agreement is not None:
-        rows.append((f'same class as the original{where}', '', _percent(results.agreement)))
+        same = 'same class as the original' if results.top1 is not None else 'cosine similarity of the features'
+        rows.append((f'{same}{where}', '', _percent(results.agreement)))
     rows.append(('bytes', f'{sizes.original:,} (float32 values)',
                  f'{total:,} (both files; {100 * total / sizes.original:.1f} %)'))
     if results.original_parameters is not None and sizes.predictor_parameters:

@@ -139,11 +139,11 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _eval(args: argparse.Namespace) -> None:
-    from timm_sbs.artifact.original import load_original
+    from timm_sbs.artifact.original import describe_original, load_original
     from timm_sbs.data.accuracy import evaluate
     from timm_sbs.data.folders import DataSettings
     from timm_sbs.data.loaders import eval_loader
-    from timm_sbs.predictor.base_model import pretrained_cfg_of
+    from timm_sbs.data.pictures import describe_skipped, pictures_of
 
     settings = DataSettings(
         args.data_dir, dataset=args.dataset, class_map=args.class_map, val_split=args.val_split,
@@ -152,8 +152,11 @@ def _eval(args: argparse.Namespace) -> None:
         raise SbsError('Say where the images are: --data-dir DIR, or --dataset NAME.')
     device = _device(args.device)
     model = load_original(args.model, args.checkpoint).to(device)
-    accuracy = evaluate(model, eval_loader(settings, pretrained_cfg_of(model)), args.model)
+    loader = eval_loader(settings, describe_original(model).pretrained_cfg)
+    accuracy = evaluate(model, loader, args.model)
     print(f'{args.model}: top-1 {accuracy.top1:.2f} % ({accuracy.correct:,} of {accuracy.images:,} images)')
+    for note in filter(None, [*getattr(pictures_of(loader), 'notes', []), describe_skipped([loader])]):
+        print(f'warning: {note}', file=sys.stderr)
 
 
 def _device(name: str | None) -> 'torch.device':

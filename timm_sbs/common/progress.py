@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-__all__ = ['INTERVAL', 'LOGGER_NAME', 'Progress', 'messages', 'silence', 'say']
+__all__ = ['INTERVAL', 'LOGGER_NAME', 'Progress', 'messages', 'silence', 'say', 'warn']
 
 LOGGER_NAME = 'timm_sbs'
 INTERVAL = 30.  # seconds between two lines
@@ -52,24 +52,30 @@ def silence() -> Iterator[None]:
     logger.setLevel(logging.WARNING)
     _silent = True
     try:
-        yield
+        with messages():
+            yield
     finally:
         logger.setLevel(level)
         _silent = before
 
 
-def _log(text: str, accelerator: Any) -> None:
+def _log(text: str, accelerator: Any, level: int = logging.INFO) -> None:
     if accelerator is None:
-        logging.getLogger(LOGGER_NAME).info(text)
+        logging.getLogger(LOGGER_NAME).log(level, text)
     else:
         from accelerate.logging import get_logger  # of the main process alone
 
-        get_logger(LOGGER_NAME).info(text)
+        get_logger(LOGGER_NAME).log(level, text)
 
 
 def say(accelerator: Any, text: str) -> None:
     """Tell something once for all processes, through accelerate's logging."""
     _log(text, accelerator)
+
+
+def warn(accelerator: Any, text: str) -> None:
+    """As :func:`say`, but also where a run is to be quiet."""
+    _log(f'warning: {text}', accelerator, logging.WARNING)
 
 
 class Progress:

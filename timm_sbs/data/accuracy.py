@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import Progress
+from timm_sbs.data.outputs import ClassOutputs, outputs_of
 
 __all__ = ['Accuracy', 'evaluate']
 
@@ -32,7 +34,13 @@ def evaluate(
 
     Shapes:
         batches of images [B, C, H, W] and class indices [B]
+
+    Raises:
+        SbsError: The model has no classifier.
     """
+    kind = outputs_of(model)
+    if not isinstance(kind, ClassOutputs):
+        raise SbsError(f'{type(model).__name__} has no classifier (num_classes=0), so there is no accuracy to measure.')
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -41,7 +49,7 @@ def evaluate(
     with Progress(count, description, 'batch', leave=False) as progress:
         for inputs, labels in batches:
             inputs = inputs.to(device, memory_format=torch.channels_last)
-            correct += int((model(inputs).argmax(dim=1).cpu() == labels.cpu()).sum())
+            correct += int((kind.predictions(model(inputs)) == labels.to(device)).sum())
             images += len(labels)
             progress.update()
     model.train(was_training)

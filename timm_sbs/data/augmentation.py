@@ -11,7 +11,8 @@ from torchvision.transforms import functional as F
 
 from timm_sbs.common.devices import moved
 from timm_sbs.common.timm_private import MaybeToTensor
-from timm_sbs.data.folders import DataSettings, Transform
+from timm_sbs.data.folders import DataSettings
+from timm_sbs.data.pictures import Transform
 
 __all__ = ['BatchTransform', 'Drawn', 'ImageSteps', 'plain_steps', 'training_steps']
 

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from timm_sbs.common.devices import moved
 from timm_sbs.common.errors import SbsError
 from timm_sbs.data.augmentation import BatchTransform
-from timm_sbs.data.folders import LabelledImages, Sample
+from timm_sbs.data.folders import LabelledImages
 from timm_sbs.data.in_memory import ImagesInMemory
+from timm_sbs.data.pictures import Sample
 
 __all__ = ['Batch', 'Batches', 'SampleBatches', 'StreamBatches', 'kept_random_states']
 

@@ -1,29 +1,25 @@
 """Folders and data sets of images, through timm.data: where they are, and which splits they have."""
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from PIL.Image import Image
-from timm.data import create_dataset
-from torch import Tensor
-from torch.utils.data import ConcatDataset, IterableDataset, Subset
+from timm.data import create_dataset, get_img_extensions
+from torch.utils.data import IterableDataset, Subset
 
 from timm_sbs.common.cores import reader_processes
 from timm_sbs.common.errors import ConfigError, SbsError, short_reason
+from timm_sbs.data.pictures import Pictures, PictureStream, Sample, Transform, drop_hidden, image_mode
 
 __all__ = [
-    'DataSettings', 'LabelledImages', 'Sample', 'Transform', 'open_split', 'open_training_images', 'set_transform',
-    'check_folders', 'check_classes',
+    'DataSettings', 'LabelledImages', 'open_split', 'open_training_images', 'set_transform', 'check_folders',
+    'check_classes',
 ]
 
 TRAIN = 'train'
 VALIDATION = 'validation'
+MORE_EXTENSIONS = ('.avif', '.bmp', '.gif', '.jp2', '.pgm', '.ppm', '.tif', '.tiff', '.webp')  # that PIL reads
 # Names of splits that timm takes for each other, and one more that folders often have.
 _SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'), ('test',))
-
-Transform = Callable[[Image], Tensor]
-Sample = tuple[Tensor, int]  # image [C, H, W], and class index
 
 
 class LabelledImages(Protocol):
@@ -168,54 +164,73 @@ def _has_split(settings: DataSettings, split: str) -> bool:
     return not _splits_in(folder) or any((folder / name).exists() for name in names)
 
 
-def open_split(settings: DataSettings, split: str, is_training: bool) -> Any:
-    """One split, or, if it is '', all images of a folder, whatever its subfolders are called."""
+def open_split(
+        settings: DataSettings, split: str, channels: int, is_training: bool = False) -> Pictures | PictureStream:
+    """One split, or, if it is '', all images of a folder, whatever its subfolders are called.
+
+    Args:
+        settings: Where the images are.
+        split: Its name.
+        channels: Of the network's images.
+        is_training: Whether a stream is shuffled.
+
+    Raises:
+        SbsError: There are no images, or most of them cannot be read, or all are the same.
+    """
+    mode = image_mode(channels)
     where = ' '.join(filter(None, [settings.dataset, settings.data_dir]))
     if split:
         _check_split(settings, split)
     which = f"split '{split}' of '{where}'" if split else f"'{where}'"
+    is_folder = not settings.dataset and Path(settings.data_dir or '').is_dir()
+    # How timm's reader of folders takes more extensions than its own three; '' leaves PIL images as they are.
+    own: dict[str, Any] = {'input_key': ';'.join([*get_img_extensions(), *MORE_EXTENSIONS])} if is_folder else {}
     try:
         dataset = create_dataset(
             settings.dataset, root=settings.data_dir, split=split, is_training=is_training,
             search_split=bool(split), download=settings.dataset_download, batch_size=settings.batch_size,
-            class_map=settings.class_map)  # type: ignore[arg-type]  # timm takes a file too
-        empty = not isinstance(dataset, IterableDataset) and not len(dataset)
+            class_map=settings.class_map,  # type: ignore[arg-type]  # timm takes a file too
+            input_img_mode=mode if settings.dataset.lower().startswith('tfds/') else '', **own)
+        if isinstance(dataset, IterableDataset):
+            return PictureStream(dataset, channels)
+        hidden = drop_hidden(getattr(dataset, 'reader', dataset), bool(settings.class_map))
     except (Exception, SystemExit) as e:
         reason = short_reason(e)
         if settings.data_dir and not settings.dataset and not Path(settings.data_dir).exists():
             reason = 'there is no such folder.'
         raise SbsError(f'No images could be read from {which}: {reason}') from e
-    if empty:
-        raise SbsError(f'{which[0].upper()}{which[1:]} holds no images.')
-    return dataset
+    notes = [f"{len(hidden):,} hidden file(s) in {which} were skipped, such as '{hidden[0]}'."] if hidden else []
+    if not len(dataset):
+        raise SbsError(' '.join([f'{which[0].upper()}{which[1:]} holds no images.', *notes]))
+    pictures = Pictures([dataset], channels, notes)
+    pictures.look(which)
+    return pictures
 
 
-def open_training_images(settings: DataSettings, is_training: bool, transform: Transform) -> Any:
+def open_training_images(settings: DataSettings, channels: int, is_training: bool, transform: Transform) -> Any:
     """Training images of all folders, with one transform.
 
     Raises:
-        SbsError: A folder holds no images.
+        SbsError: As of :func:`open_split`.
     """
     parts = [(DataSettings(folder), '') for folder in settings.unlabelled_dirs]
     labelled = bool(settings.data_dir or settings.dataset)
     # Beside unlabelled folders, the others may be for validation alone, unless a split was asked for.
     if not parts or (labelled and (_has_split(settings, settings.train_split) or settings.train_split != TRAIN)):
         parts.insert(0, (settings, settings.train_split))
-    datasets = [open_split(part, split, is_training) for part, split in parts]
+    datasets = [open_split(part, split, channels, is_training) for part, split in parts]
     if isinstance(datasets[0], IterableDataset) and len(datasets) > 1:
         raise SbsError('--unlabelled-dir does not go together with a --dataset that is streamed.')
-    dataset: Any = datasets[0] if len(datasets) == 1 else ConcatDataset(datasets)
-    set_transform(dataset, transform)
+    dataset = datasets[0] if len(datasets) == 1 else Pictures(datasets, channels)
+    dataset.transform = transform
     return dataset
 
 
 def set_transform(dataset: Any, transform: Transform) -> None:
-    """Let a data set, or all that it is put together from or a part of, transform its images like this."""
-    if isinstance(dataset, Subset):
+    """Let a data set, or that which it is a part of, transform its images like this."""
+    while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    parts: list[Any] = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
-    for part in parts:
-        part.transform = transform
+    dataset.transform = transform
 
 
 def check_folders(dataset: object, settings: DataSettings) -> None:
@@ -224,7 +239,9 @@ def check_folders(dataset: object, settings: DataSettings) -> None:
     root = Path(getattr(reader, 'root', None) or settings.data_dir or '')
     if reader is None or not settings.class_map or not root.is_dir():
         return
-    unknown = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name not in reader.class_to_idx)
+    unknown = sorted(
+        path.name for path in root.iterdir()
+        if path.is_dir() and path.name[0] != '.' and path.name not in reader.class_to_idx)
     if unknown:
         others = f' and {len(unknown) - 1} others' if len(unknown) > 1 else ''
         raise SbsError(f"--class-map '{settings.class_map}' does not name '{unknown[0]}'{others}, of the folders in "
@@ -234,6 +251,8 @@ def check_folders(dataset: object, settings: DataSettings) -> None:
 def check_classes(dataset: object, settings: DataSettings, num_classes: int | None, split: str) -> None:
     """Raises SbsError where labels cannot be the model's, for a class is missing or surplus."""
     classes = getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None)
+    if num_classes == 1:
+        num_classes = 2  # the one logit is that of the second
     if classes and num_classes and len(classes) != num_classes and settings.class_map:
         raise SbsError(
             f"--class-map '{settings.class_map}' names {len(classes)} classes, but the model has {num_classes}. It "

@@ -2,7 +2,7 @@
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset, Subset
+from torch.utils.data import IterableDataset
 
 from timm_sbs.common.errors import ConfigError
 
@@ -38,10 +38,10 @@ def split_places(count: int, holdout_images: int | None) -> tuple[list[int], lis
 
 
 def part_of(dataset: Any, holdout_images: int | None, held_out: bool = False) -> Any:
-    """The images of a data set to train on, or those that are held out. A stream is whole, and holds none out."""
+    """The :class:`Pictures` to train on, or those that are held out. A stream is whole, and holds none out."""
     if isinstance(dataset, IterableDataset):
         return None if held_out else dataset
     training, others = split_places(len(dataset), holdout_images)
     if held_out:
-        return Subset(dataset, others) if others else None
-    return Subset(dataset, training) if others else dataset
+        return dataset.part(others) if others else None
+    return dataset.part(training) if others else dataset

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from timm_sbs.common.progress import Progress
 from timm_sbs.data.augmentation import Drawn, ImageSteps
-from timm_sbs.data.folders import DataSettings, LabelledImages, Sample, set_transform
+from timm_sbs.data.folders import DataSettings, LabelledImages, set_transform
+from timm_sbs.data.pictures import Sample
 
 __all__ = ['ImagesInMemory', 'kept_in_memory']
 
@@ -26,11 +27,11 @@ class ImagesInMemory(Dataset[Sample]):
             workers: Processes that read them; 0 reads them in this one.
             each: What an item of this data set goes through at every look: uint8 -> float32 [C, H, W].
         """
-        self._dataset, self._workers, self._each = dataset, workers, each
+        self.dataset, self._workers, self._each = dataset, workers, each
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self.dataset)
 
     def load(self) -> tuple[Tensor, Tensor]:
         """All images [N, C, H, W] and class indices [N]. To be called before a process that shares them is started."""
@@ -49,7 +50,7 @@ class ImagesInMemory(Dataset[Sample]):
         return images[at], labels[at]
 
     def _read(self) -> tuple[Tensor, Tensor]:
-        dataset: Any = self._dataset
+        dataset: Any = self.dataset
         loader: DataLoader[Sample] = DataLoader(
             dataset, READ_AT_ONCE, num_workers=self._workers, generator=torch.Generator())
         images, labels, start = torch.empty(0), torch.empty(len(self), dtype=torch.long), 0

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.data import create_loader, resolve_data_config
+from timm.data import create_loader
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
@@ -14,7 +14,6 @@ from timm_sbs.data.augmentation import BatchTransform, ImageSteps, plain_steps, 
 from timm_sbs.data.batches import SampleBatches, StreamBatches
 from timm_sbs.data.folders import (
     DataSettings,
-    Sample,
     check_classes,
     check_folders,
     open_split,
@@ -23,6 +22,7 @@ from timm_sbs.data.folders import (
 )
 from timm_sbs.data.held_out import part_of
 from timm_sbs.data.in_memory import kept_in_memory
+from timm_sbs.data.pictures import Sample, data_config_of
 
 __all__ = ['HeldOutImages', 'train_batches', 'eval_loader', 'sample_loader', 'held_out_loader']
 
@@ -85,12 +85,12 @@ def train_batches(
         SbsError: No images are found, or fewer than one batch, or their classes are not as many as the model's; or timm
             cannot make the augmentation.
     """
-    data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
+    data_config = data_config_of(pretrained_cfg)
     try:
         steps = training_steps(settings, data_config)
     except (ValueError, AssertionError, KeyError, TypeError) as e:
         raise ConfigError(f'timm cannot make this augmentation of training images: {short_reason(e)}') from e
-    dataset = open_training_images(settings, True, steps.first)
+    dataset = open_training_images(settings, data_config['input_size'][0], True, steps.first)
     if labelled:
         check_folders(dataset, settings)
         check_classes(dataset, settings, pretrained_cfg.get('num_classes'), settings.train_split)
@@ -130,8 +130,9 @@ def sample_loader(
     Raises:
         SbsError: No images are found.
     """
-    data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    dataset = part_of(open_training_images(settings, False, plain_steps(data_config).whole), settings.holdout_images)
+    data_config = data_config_of(pretrained_cfg)
+    channels, steps = data_config['input_size'][0], plain_steps(data_config)
+    dataset = part_of(open_training_images(settings, channels, False, steps.whole), settings.holdout_images)
     if not isinstance(dataset, IterableDataset):
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
@@ -160,12 +161,13 @@ def held_out_loader(
     Raises:
         SbsError: No images are found, or none would be left to train on.
     """
-    data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    steps = plain_steps(data_config)
-    dataset = part_of(open_training_images(settings, False, steps.whole), settings.holdout_images, held_out=True)
+    data_config = data_config_of(pretrained_cfg)
+    channels, steps = data_config['input_size'][0], plain_steps(data_config)
+    dataset = part_of(
+        open_training_images(settings, channels, False, steps.whole), settings.holdout_images, held_out=True)
     if dataset is None:
         return None
-    mine = Subset(dataset.dataset, dataset.indices[process_index::num_processes])
+    mine = Subset(dataset, range(process_index, len(dataset), num_processes))
     return HeldOutImages(_plain_loader(mine, settings, steps, data_config), len(dataset))
 
 
@@ -175,8 +177,8 @@ def eval_loader(settings: DataSettings, pretrained_cfg: Mapping[str, Any]) -> Da
     Raises:
         SbsError: No images are found, or their classes are not as many as the model's.
     """
-    data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    dataset = open_split(settings, settings.validation, False)
+    data_config = data_config_of(pretrained_cfg)
+    dataset = open_split(settings, settings.validation, data_config['input_size'][0])
     check_folders(dataset, settings)
     check_classes(dataset, settings, pretrained_cfg.get('num_classes'), settings.validation)
     return _plain_loader(dataset, settings, plain_steps(data_config), data_config)

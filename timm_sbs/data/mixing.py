@@ -29,12 +29,13 @@ class ImageMixer:
         Args:
             mixup: Both shares of a mixture are drawn from Beta(mixup, mixup); 0 mixes none.
             cutmix: The same for pasted rectangles. If both are above 0, each batch takes one of them by chance.
-            num_classes: Of the labels, which are mixed too.
+            num_classes: Of the labels, which are mixed too; 0 of a network without a classifier.
             seed: Of all that is drawn.
             process_index: Of this process, which draws for itself.
             labelled: Whether labels are used. If not, they may be anything, and stay as they are.
         """
-        self._mix = Mixup(mixup, cutmix, num_classes=num_classes, label_smoothing=0.) if mixup or cutmix else None
+        classes = max(1, num_classes)  # timm mixes labels even where there are none
+        self._mix = Mixup(mixup, cutmix, num_classes=classes, label_smoothing=0.) if mixup or cutmix else None
         self._seeds = seed, process_index
         self._labelled = labelled
 

@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 from timm_sbs.common.distributed import share
 from timm_sbs.common.errors import ConfigError, SbsError
 from timm_sbs.common.progress import Progress
-from timm_sbs.data.folders import Sample
+from timm_sbs.data.outputs import ClassOutputs, outputs_of
+from timm_sbs.data.pictures import Sample
 
 __all__ = ['DATA_FREE', 'InversionSettings', 'NoiseImages', 'SyntheticImages', 'batch_norms', 'invert']
 
@@ -123,7 +124,7 @@ class _Teacher:
 
     def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
         self.model = model
-        self.num_classes = int(getattr(model, 'num_classes', 0) or 0)
+        self.outputs = outputs_of(model)
         self._precision = accelerator.autocast if accelerator.mixed_precision == 'bf16' else contextlib.nullcontext
         self._errors: list[Tensor] = []
         self._hooks = [
@@ -132,11 +133,11 @@ class _Teacher:
             for norm in batch_norms(model)]
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, classes] of images, and the mean error of the statistics."""
+        """Outputs [B, ...] on images, and the mean error of the statistics."""
         self._errors.clear()
         with self._precision():
-            logits = self.model(images)
-        return logits.float(), torch.stack(self._errors).mean()
+            outputs = self.model(images)
+        return outputs.float(), torch.stack(self._errors).mean()
 
     def close(self) -> None:
         for hook in self._hooks:
@@ -153,7 +154,7 @@ def _matched_batch(
     """One batch of images and the classes that they were drawn for, by Adam on the pixels."""
     low, high = (limit.to(device) for limit in _pixel_range(data_config))
     images = _noise(settings.batch_size, data_config).to(device, memory_format=torch.channels_last).requires_grad_()
-    labels = torch.randint(max(1, teacher.num_classes), (settings.batch_size,)).to(device)
+    labels = torch.randint(max(1, teacher.outputs.classes), (settings.batch_size,)).to(device)
     optimizer = torch.optim.Adam([images], lr=settings.lr, betas=(0.5, 0.9))
     shift = max(1, images.shape[-1] // 16)
     for step in range(settings.steps):
@@ -161,9 +162,9 @@ def _matched_batch(
         moved = torch.roll(images, torch.randint(-shift, shift + 1, (2,)).tolist(), dims=(2, 3))
         if torch.rand(()) < 0.5:
             moved = moved.flip(3)
-        logits, loss = teacher(moved)
-        if teacher.num_classes:
-            loss = loss + settings.label_weight * F.cross_entropy(logits, labels)
+        outputs, loss = teacher(moved)
+        if isinstance(teacher.outputs, ClassOutputs):
+            loss = loss + settings.label_weight * F.cross_entropy(teacher.outputs.logits(outputs), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

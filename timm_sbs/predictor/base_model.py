@@ -66,8 +66,8 @@ def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, An
         if name in _NOT_BASE_ARGS or not _is_small(value):
             raise TargetError(
                 f"Argument '{name}' of the base model is {str(value)[:MAX_TEXT]!r}, which an artifact cannot hold. It "
-                f"holds None, texts, numbers up to {MAX_NUMBER:,} and short lists and dicts of these; timm takes layers "
-                f"by their names, such as act_layer='silu'.")
+                f"holds None, texts, numbers up to {MAX_NUMBER:,}, and short lists and dicts of these. timm takes "
+                f"layers by their names, such as act_layer='silu'.")
     num_classes = pretrained_cfg.get('num_classes')
     input_size = pretrained_cfg.get('input_size')
     if not _is_int(num_classes, 0, MAX_CLASSES):

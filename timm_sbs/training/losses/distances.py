@@ -1,11 +1,11 @@
-"""Losses of reconstruction and distillation, named as in NeRN (arXiv 2212.13554)."""
+"""Losses of reconstruction and of feature maps, named as in NeRN (arXiv 2212.13554)."""
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ['reconstruction_loss', 'distillation_loss', 'feature_loss']
+__all__ = ['reconstruction_loss', 'feature_loss']
 
 
 def reconstruction_loss(kernels: Tensor, targets: Tensor, target_rms: Tensor) -> Tensor:
@@ -14,19 +14,6 @@ def reconstruction_loss(kernels: Tensor, targets: Tensor, target_rms: Tensor) ->
     Over all kernels this is the relative error: squared error over squared norm.
     """
     return F.mse_loss(kernels / target_rms, targets / target_rms)
-
-
-def distillation_loss(logits: Tensor, original_logits: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence from the original model's softened predictions (Hinton et al., arXiv 1503.02531).
-
-    The factor temperature^2 keeps the size of gradients independent of the temperature.
-
-    Shapes:
-        logits [B, classes], original_logits [B, classes] -> scalar, the mean over the batch
-    """
-    log_student = torch.log_softmax(logits.float() / temperature, dim=1)
-    log_original = torch.log_softmax(original_logits.float() / temperature, dim=1)
-    return F.kl_div(log_student, log_original, reduction='batchmean', log_target=True) * temperature ** 2
 
 
 def feature_loss(maps: Sequence[Tensor], original_maps: Sequence[Tensor]) -> Tensor:

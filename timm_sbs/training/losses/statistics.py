@@ -15,6 +15,7 @@ from timm_sbs.common.errors import SbsError
 from timm_sbs.common.float64 import as_float64
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import Progress
+from timm_sbs.data.outputs import ClassOutputs, FeatureOutputs, Outputs, outputs_of
 from timm_sbs.training.losses.weight_uses import Call, Use, WatchedCalls
 from timm_sbs.training.options.settings import FEWEST_IMAGES
 
@@ -181,16 +182,19 @@ class _Accumulator:
             moment.to(importance), mean.to(importance), correlation, importance / self.use.positions)
 
 
-def _random_score(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Random derivatives by the logits [B, classes] whose covariance is the Fisher information diag(p) - p p^T.
+def _random_score(outputs: Outputs, logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Random derivatives by the outputs [B, ...] of a network, whose covariance is the Fisher information: the second
+    derivative of the divergence. Of logits it is diag(p) - p p^T, of features the identity by their squared norm.
 
-    Those of a class drawn from p have it too, but hang on the few images for which an unlikely class happened to be
-    drawn: on 500 training images, which the network is sure of, two draws differed by a factor of 6.
+    Derivatives of a class drawn from p have it too, but hang on the few images for which an unlikely class happened to
+    be drawn: on 500 training images, which the network is sure of, two draws differed by a factor of 6.
     """
-    p = torch.softmax(logits, 1)
+    p = torch.softmax(outputs.logits(logits), 1) if isinstance(outputs, ClassOutputs) else torch.ones_like(logits)
     signs = (torch.randint(2, p.shape, generator=generator) * 2. - 1.).to(p)
     root = p.sqrt() * signs
-    return root - p * root.sum(1, keepdim=True)
+    if isinstance(outputs, FeatureOutputs):
+        return root * (2 / outputs.power(logits)).sqrt()[:, None]
+    return (root - p * root.sum(1, keepdim=True))[:, -logits.shape[1]:]
 
 
 def _temperature(logits: Tensor, accelerator: Accelerator) -> float:
@@ -202,8 +206,6 @@ def _temperature(logits: Tensor, accelerator: Accelerator) -> float:
     and 93.1 %.
     """
     temperatures = 2. ** (torch.arange(HALF_OCTAVES) / 2)
-    if logits.shape[1] == 1:
-        logits = torch.cat([torch.zeros_like(logits), logits], 1)
     doubts = [1 - (logits / t).softmax(1).square().sum(1) for t in temperatures.tolist()]
     sums = torch.stack([torch.stack([doubt.sum(), doubt.square().sum()]) for doubt in doubts])
     sums = accelerator.reduce(sums, reduction='sum')
@@ -243,6 +245,7 @@ def collect_statistics(
         SbsError: The network's outputs are not finite, or there are fewer than ``FEWEST_IMAGES``.
     """
     device = accelerator.device
+    outputs = outputs_of(model)
     names = {id(model.get_parameter(name)): name for name in uses}
     sums = {name: _Accumulator(use, model.get_parameter(name).shape[0], device) for name, use in uses.items()}
     generator = torch.Generator().manual_seed(seed * 1009 + accelerator.process_index)
@@ -256,7 +259,8 @@ def collect_statistics(
         call.outputs.register_hook(lambda gradient: sums[name].add_gradient(gradient, axis, count))
 
     lower = accelerator.autocast if accelerator.mixed_precision == 'bf16' else contextlib.nullcontext
-    def outputs(images: Tensor) -> Tensor:
+
+    def forward(images: Tensor) -> Tensor:
         with lower():
             found: Tensor = model(images.to(device, memory_format=torch.channels_last)).float()
         if not torch.isfinite(found).all():
@@ -266,16 +270,18 @@ def collect_statistics(
 
     batches = iter(batches)
     first = list(itertools.islice(batches, 1))
-    with torch.no_grad():
-        temperature = _temperature(
-            outputs(first[0]) if first else torch.zeros(0, 2, device=device), accelerator)
+    temperature = 1.
+    if isinstance(outputs, ClassOutputs):
+        with torch.no_grad():
+            seen_first = outputs.logits(forward(first[0])) if first else torch.zeros(0, 2, device=device)
+        temperature = _temperature(seen_first, accelerator)
     seen = 0
     with Progress(num_images // accelerator.num_processes, 'statistics', 'image', accelerator=accelerator) as progress:
         for images in itertools.chain(first, batches):
             images = images.to(device).detach().requires_grad_()
             with torch.enable_grad(), WatchedCalls(names, len(images), watch):
-                logits = outputs(images)
-            score = _random_score(logits.detach() / temperature, generator)
+                logits = forward(images)
+            score = _random_score(outputs, logits.detach() / temperature, generator)
             torch.autograd.grad((score * logits).sum(), images)
             seen += len(images)
             progress.update(len(images))

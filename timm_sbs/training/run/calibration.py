@@ -3,7 +3,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
@@ -11,6 +10,7 @@ from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.errors import SbsError, short_reason
 from timm_sbs.common.prefixes import with_prefix, without_prefix
 from timm_sbs.common.progress import say
+from timm_sbs.data.pictures import data_config_of
 from timm_sbs.predictor.base_model import named_state
 from timm_sbs.predictor.generator import relative_error
 from timm_sbs.predictor.tokens import WeightSpec
@@ -46,7 +46,7 @@ def trace_uses(
     Raises:
         SbsError: The original cannot be run on it.
     """
-    size = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))['input_size']
+    size = data_config_of(pretrained_cfg)['input_size']
     device = next(original.parameters()).device
     try:
         return find_uses(original, specs, torch.zeros(1, *size, device=device))

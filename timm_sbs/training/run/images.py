@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
-from timm.data import resolve_data_config
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from timm_sbs.common.errors import SbsError
+from timm_sbs.common.progress import warn
 from timm_sbs.data.batches import SampleBatches, StreamBatches
-from timm_sbs.data.folders import LabelledImages, Sample
+from timm_sbs.data.folders import LabelledImages
 from timm_sbs.data.loaders import HeldOutImages, eval_loader, held_out_loader, sample_loader, train_batches
+from timm_sbs.data.pictures import Sample, data_config_of, describe_skipped, pictures_of
 from timm_sbs.data.synthetic import NoiseImages, SyntheticImages, invert
 from timm_sbs.training.options.run_settings import Settings
 from timm_sbs.training.options.settings import FEWEST_IMAGES
@@ -35,6 +37,22 @@ class Images:
     validation: DataLoader[Sample] | None
     sample: tuple[Iterable[Sequence[Tensor]], int] | None = None
     held_out: HeldOutImages | None = None
+
+    @property
+    def _loaders(self) -> list[Any]:
+        return [self.train, self.validation, self.sample and self.sample[0], self.held_out and self.held_out.batches]
+
+    def tell_notes(self, accelerator: Accelerator) -> None:
+        """Tell what was noted when the images were opened."""
+        opened = [pictures for pictures in map(pictures_of, self._loaders) if pictures]
+        for note in dict.fromkeys(note for pictures in opened for note in pictures.notes):
+            warn(accelerator, note)
+
+    def tell_skipped(self, accelerator: Accelerator) -> None:
+        """Tell which files could not be read so far. All processes have to call this."""
+        skipped = describe_skipped(self._loaders, gather_object)
+        if skipped:
+            warn(accelerator, skipped)
 
 
 def open_images(
@@ -85,7 +103,7 @@ def synthetic_batches(
         seed: int,
 ) -> SampleBatches:
     """Training images for users who have none, as ``settings.data_free`` says."""
-    data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
+    data_config = data_config_of(pretrained_cfg)
     if settings.data_free == 'noise':
         dataset: LabelledImages = NoiseImages(data_config)
     else:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
@@ -19,8 +18,10 @@ from timm_sbs.common.config import ORDER_OVER
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import say
 from timm_sbs.data.image_size import check_sizes
+from timm_sbs.data.outputs import check_outputs
+from timm_sbs.data.pictures import data_config_of
 from timm_sbs.data.synthetic import batch_norms
-from timm_sbs.predictor.base_model import pretrained_cfg_of
+from timm_sbs.predictor.base_model import BaseModel, pretrained_cfg_of
 from timm_sbs.predictor.ordering import fold_of
 from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.training.design.budget import TRIAL_BITS, divide_budget, first_division
@@ -111,7 +112,7 @@ def open_start(
         SbsError: Something about the request is wrong.
     """
     base = source.base if source else describe_original(original)
-    _check_before_work(args, settings, original)
+    _check_before_work(args, settings, original, base)
     images = open_images(settings, base.pretrained_cfg, accelerator, args.seed)
     if not args.dry_run:
         prepare_output(args.output, 0, 0)
@@ -223,19 +224,24 @@ def _with_second_order(
     return settings
 
 
-def _check_before_work(args: argparse.Namespace, settings: Settings, original: nn.Module) -> None:
+def _check_before_work(args: argparse.Namespace, settings: Settings, original: nn.Module, base: BaseModel) -> None:
     """Raises SbsError for what would otherwise be found only when a later phase begins, or when a search has ended."""
     for name in args.report_to:
         if name not in {'all', *(str(getattr(tracker, 'value', tracker)) for tracker in get_available_trackers())}:
             raise SbsError(f'--report-to {name} needs a package that is not installed: pip install {name}')
     for phase in (settings.reconstruction, settings.second_order, settings.distillation, settings.quantization):
         make_optimizer([nn.Parameter(torch.zeros(1))], phase)
+    input_size = data_config_of(base.pretrained_cfg)['input_size']
+    if settings.has_images:
+        check_outputs(original, input_size)
+    classes = base.pretrained_cfg['num_classes']
+    if settings.trains_on_images and any(settings.distillation.label_weight) and classes < 2:
+        raise SbsError(f'--label-weight needs a network with 2 classes or more, and this one has {classes}.')
     if settings.trains_on_images and any(settings.distillation.feature_weight):
         feature_modules(original, settings.distillation.feature_modules)
     sizes = settings.distillation.train_size
     if settings.trains_on_images and sizes:
-        data_config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg_of(original)))
-        check_sizes(original, sizes, data_config['input_size'])
+        check_sizes(original, sizes, input_size)
     if settings.data_free == 'inversion':
         batch_norms(original)
 

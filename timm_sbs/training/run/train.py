@@ -16,6 +16,7 @@ from timm_sbs.artifact.push import create_repository, push_to_hub
 from timm_sbs.common.distributed import decided_once, make_accelerator, processes
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
+from timm_sbs.data.outputs import outputs_of
 from timm_sbs.predictor.base_model import pretrained_cfg_of
 from timm_sbs.training.design.original import adopted, describe_as
 from timm_sbs.training.design.sizing import Design, continue_artifact
@@ -138,6 +139,7 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
         write_text(output / 'args.yaml', args_yaml(args))
     say(accelerator, _told(start))
     _describe_start(args.model, start)
+    start.images.tell_notes(accelerator)
     run = Run(output, accelerator, start.checkpoints, first_results(args, start), start.checkpoint, start.choices)
     artifact = start.source or ordered_artifact(start, args.seed)
     artifact.generator.to(accelerator.device)
@@ -149,6 +151,7 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
         say(accelerator, f'lowest divergence on held-out images {run.best[MEASURE]:.4f}, after the last step '
                          f'{run.results[MEASURE]:.4f}')
     measure_on_validation(task)
+    start.images.tell_skipped(accelerator)
     if not settings.has_images and _error(run.results) > MUCH:
         say(accelerator, f'warning: with an error of {_error(run.results):.2f} few predictions are right. Look at some '
                          f'images (--data-dir, --data-free), or allow more bytes or parameters.')
@@ -198,6 +201,8 @@ def _describe_start(name: str, start: Start) -> None:
             'errors of weights count by their relative squares'
         say(start.accelerator, f'No images were given, so {so}. --data-dir, --dataset, --unlabelled-dir and '
                                f'--data-free give them.')
+    elif told := outputs_of(start.original).told:
+        say(start.accelerator, told)
     if not pretrained_cfg_of(start.original).get('license'):
         say(start.accelerator, 'The licence of the weights is unknown: timm does not tell whether they are its own. '
                                'Name it with --license, and where they come from with --base-model.')

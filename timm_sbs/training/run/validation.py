@@ -10,7 +10,8 @@ __all__ = ['measure_on_validation']
 
 
 def measure_on_validation(task: Task) -> None:
-    """Top-1 of the artifact that was kept, beside the original's, for its config.json; nothing without such images."""
+    """Top-1 of the artifact that was kept, beside the original's, for its config.json; without a classifier, agreement
+    alone; nothing without such images."""
     run, validation = task.run, task.images.validation
     if not validation:
         return
@@ -21,8 +22,8 @@ def measure_on_validation(task: Task) -> None:
     task.original.to(accelerator.device)
     seen = with_logits(task.original, validation)
     found = fidelity(model.to(accelerator.device), seen, accelerator, 'validation', len(validation))
-    measured = {'top1': found.top1, 'original_top1': found.original_top1, 'images': found.images,
-                'agreement': found.agreement}
+    top1 = {'top1': found.top1, 'original_top1': found.original_top1} if found.top1 is not None else {}
+    measured = {**top1, 'images': found.images, 'agreement': found.agreement}
     accelerator.wait_for_everyone()
     run.best.update(measured)
     if accelerator.is_main_process:
@@ -30,5 +31,5 @@ def measure_on_validation(task: Task) -> None:
     accelerator.log({f'validation/{name}': value for name, value in measured.items()},
                     step=task.settings.steps_before('end'))
     run.add_row({'phase': 'validation', 'step': 0, 'top1': found.top1})
-    say(accelerator, f'top-1 {found.top1:.2f} % of {found.images:,} validation images (original '
-                     f'{found.original_top1:.2f} %), agreement {found.agreement:.2f} %')
+    accuracy = f'top-1 {found.top1:.2f} % (original {found.original_top1:.2f} %), ' if top1 else ''
+    say(accelerator, f'{accuracy}agreement {found.agreement:.2f} % on {found.images:,} validation images')

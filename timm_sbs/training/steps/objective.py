@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from timm_sbs.common.progress import Progress
 from timm_sbs.data.batches import Batch
-from timm_sbs.training.losses.distances import distillation_loss, feature_loss
+from timm_sbs.data.outputs import outputs_of
+from timm_sbs.training.losses.distances import feature_loss
 from timm_sbs.training.losses.feature_maps import FeatureMaps, feature_modules
 from timm_sbs.training.options.settings import DistillationSettings
 from timm_sbs.training.steps.generated_model import GeneratedModel
@@ -24,7 +25,7 @@ class Objective:
         original: The original model, in eval mode, on the device.
         settings: Weights, temperature, feature modules.
         accelerator: Sets the precision.
-        cached: The original's logits [images, classes] of all training images, where augmentation allows it.
+        cached: The original's outputs [images, ...] of all training images, where augmentation allows it.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Objective:
         self.settings = settings
         self.accelerator = accelerator
         self.cached = cached
+        self.outputs = outputs_of(student.model)
         self._maps: tuple[FeatureMaps, FeatureMaps] | None = None
         if any(settings.feature_weight):
             names = feature_modules(original, settings.feature_modules)
@@ -50,19 +52,19 @@ class Objective:
         images, labels, indices = batch
         output_weight, feature_weight, label_weight = self.settings.weights_at(step)
         with self.accelerator.autocast():
-            original_logits = self._original_logits(images, indices) if self._maps or output_weight else None
-            logits = self.student(images, weights)
-        loss = torch.zeros((), device=logits.device)
-        if output_weight and original_logits is not None:
-            loss = loss + output_weight * distillation_loss(logits, original_logits, self.settings.temperature)
+            expected = self._original_outputs(images, indices) if self._maps or output_weight else None
+            found = self.student(images, weights)
+        loss = torch.zeros((), device=found.device)
+        if output_weight and expected is not None:
+            loss = loss + output_weight * self.outputs.distillation_loss(found, expected, self.settings.temperature)
         if self._maps:
             loss = loss + feature_weight * feature_loss(*(maps.take() for maps in self._maps))
         if label_weight:
-            loss = loss + label_weight * F.cross_entropy(logits.float(), labels)
+            loss = loss + label_weight * F.cross_entropy(found.float(), labels)
         return loss
 
     @torch.no_grad()
-    def _original_logits(self, images: Tensor, indices: Tensor) -> Tensor:
+    def _original_outputs(self, images: Tensor, indices: Tensor) -> Tensor:
         """Cached, or of the original now; for its feature maps it is run in any case."""
         if self.cached is None:
             return self.original(images)
@@ -83,7 +85,7 @@ def original_outputs(
         num_images: int,
         accelerator: Accelerator,
 ) -> Tensor:
-    """The original's logits of all training images, for augmentation that draws nothing: [images, classes].
+    """The original's outputs on all training images, for augmentation that draws nothing: [images, ...].
 
     Args:
         original: In eval mode, on the device.

@@ -63,7 +63,10 @@ def test_files_in_the_cache_are_found_offline(tmp_path, small_folder):
         path.rename(snapshot / path.name)
     assert hub.download('user/predictor', cache_dir=tmp_path) == snapshot
     model = timm.create_model('hf-hub:user/predictor', pretrained=True, cache_dir=tmp_path)
-    assert model.pretrained_cfg['hf_hub_id'] == 'user/predictor' and model.pretrained_cfg['source'] == 'hf-hub'
+    assert model.pretrained_cfg['hf_hub_id'] == 'user/predictor'
+    (snapshot / 'model.safetensors').unlink()
+    random = timm.create_model('hf-hub:user/predictor', cache_dir=tmp_path)  # for which config.json is enough
+    assert type(random) is type(model) and random.num_classes == 10
 
 
 def test_a_licence_is_fetched_where_there_is_one(tmp_path, small_folder):

@@ -107,11 +107,11 @@ def test_settings_that_would_do_harm(small_folder, change):
 
 @pytest.mark.parametrize('args', [
     {'checkpoint_path': '/etc/passwd'}, {'norm_layer': 'os.system'}, {'no_such_argument': 1},
-    {'base': 'no_such_model'}, {'base': 3}, {'base': None},
-    {'base': 'vit_tiny_patch16_224', 'depth': 1 << 16}, {'base': 'vit_tiny_patch16_224', 'depth': 10 ** 12}])
+    {'base': 'resnet20_cifar10'}, {'variant': 'sbs'}, {'name': 'sbs'}, {'device': 'meta'}, {'global_pool': 'max'},
+    {'depth': 1 << 16}, {'layers': [1 << 16] * 3}])
 @pytest.mark.parametrize('pretrained', [True, False])
 def test_model_args_that_would_do_harm(small_folder, args, pretrained, monkeypatch):
-    """timm hands them on as they stand in config.json."""
+    """timm hands them on as they stand in config.json, so that only the predictor's own are taken."""
     monkeypatch.setattr(base_model, 'MAX_MODULES', 1000)  # fewer than its own, which take long to build
     rewrite(small_folder, lambda root: root['model_args'].update(args))
     with pytest.raises(SbsError), few_modules():

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from conftest import RESNET20, write_demo_images
@@ -47,6 +49,17 @@ def test_run_gives_the_models_to_a_script_that_knows_only_timm(tmp_path):
     argv = [str(script), '--model', 'sbs_resnet20_cifar10_42pct']
     assert run('-m', 'timm_sbs', 'run', *argv).returncode == 17
     assert cli.main(['run', str(tmp_path / 'none.py')]) == 2
+
+
+def test_what_a_script_starts_knows_the_models_too(tmp_path):
+    """As timm's bulk_runner.py does; and what another sitecustomize does still happens, in all of them."""
+    (tmp_path / 'sitecustomize.py').write_text("print('customized')")
+    child = ("import importlib.util, sys; found = importlib.util.find_spec('timm'); print('torch' in sys.modules)\n"
+             'import timm; print(timm.is_model("sbs"))\n')
+    (tmp_path / 'script.py').write_text(
+        f'import subprocess, sys\nsubprocess.run([sys.executable, "-c", {child!r}], check=True)\n')
+    done = run('-m', 'timm_sbs', 'run', tmp_path / 'script.py', env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    assert not done.returncode and done.stdout.split() == ['customized', 'False', 'True']
 
 
 def test_eval_of_generated_and_original(image_folder, capsys):

@@ -2,6 +2,7 @@
 import ast
 from pathlib import Path
 
+import timm
 from conftest import REPOSITORY
 
 import timm_sbs
@@ -10,8 +11,9 @@ PACKAGE = Path(timm_sbs.__file__).parent
 
 
 def test_private_helpers_are_where_timm_had_them():
-    from timm_sbs.common.timm_private import feature_take_indices
+    from timm_sbs.common.timm_private import feature_take_indices, hidden_models
     assert feature_take_indices(4, [1, 3]) == ([1, 3], 3), 'timm changed feature_take_indices'
+    assert 'sbs' in hidden_models and 'sbs' not in timm.list_models(), 'timm changed how it hides names'
 
 
 def test_private_modules_of_timm_are_imported_in_one_place():

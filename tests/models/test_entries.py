@@ -41,8 +41,14 @@ def tensors_in(value):
 
 def test_listed_as_pretrained():
     assert SHIPPED in timm.list_models('sbs_*', pretrained=True)
-    assert 'sbs' in timm.list_models('sbs*') and 'sbs' not in timm.list_models('sbs*', pretrained=True)
     assert timm.is_model_pretrained(SHIPPED)
+
+
+def test_what_stands_for_no_network_is_known_but_not_listed():
+    assert timm.is_model('sbs') and 'sbs' not in timm.list_models() + timm.list_models(include_tags=True)
+    for pretrained in (False, True):
+        with pytest.raises(SbsError, match="'sbs' stands for no network"):
+            timm.create_model('sbs', pretrained=pretrained)
 
 
 def test_every_name_that_is_listed_as_pretrained_is_created_offline():
@@ -67,7 +73,7 @@ def test_entry_points_are_functions_of_their_own(name):
 
 
 def test_a_repository_that_is_not_there_is_told_as_it_is(monkeypatch):
-    def unreachable(repo, cache_dir=None):
+    def unreachable(repo, cache_dir=None, names=()):
         raise ArtifactError(f"'{repo}' is not there.")
 
     monkeypatch.setattr(hub, 'download', unreachable)
@@ -123,8 +129,8 @@ def test_weights_are_near_the_originals(shipped, resnet20):
 def test_pretrained_cfg_says_whence_and_holds_no_tensors(args):
     model = timm.create_model(SHIPPED, pretrained=True, **args)
     cfg = model.pretrained_cfg
-    assert cfg['architecture'] == SHIPPED and cfg['hf_hub_id'] == f'timm-sbs/{SHIPPED}' and 'file' not in cfg
-    assert cfg['first_conv'] == 'conv1' and list(cfg['input_size']) == [3, 32, 32] and cfg['crop_pct'] == 1.0
+    assert cfg['architecture'] == 'resnet20_cifar10' and cfg['hf_hub_id'] == f'timm-sbs/{SHIPPED}'
+    assert cfg['first_conv'] == 'conv1' and cfg['input_size'] == (3, 32, 32) and cfg['crop_pct'] == 1.0
     for module in model.modules():
         assert tensors_in(module.__dict__.get('pretrained_cfg')) == 0
         assert tensors_in(module.__dict__.get('default_cfg')) == 0
@@ -203,8 +209,11 @@ def test_a_config_can_not_pass_off_numbers_as_weights(small_folder):
     root = json.loads(path.read_text())
     root['pretrained_cfg']['state_dict'] = {'conv1.weight': [1.0]}
     path.write_text(json.dumps(root))
+    expected = load_artifact(small_folder).state_dict()
+    model = timm.create_model(f'local-dir:{small_folder}', pretrained=True)
+    assert torch.equal(model.conv1.weight, expected['conv1.weight'])
     with pytest.raises(SbsError, match='no tensor'):
-        timm.create_model(f'local-dir:{small_folder}', pretrained=True)
+        timm.create_model(SHIPPED, pretrained=True, pretrained_cfg=root['pretrained_cfg'])
 
 
 def test_deepcopy(shipped):
@@ -245,7 +254,7 @@ def test_overlay_file_loads_a_users_predictor(small_folder, small_artifact, file
     model = timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=overlay)
     expected = load_artifact(small_folder).state_dict()
     assert all(torch.equal(t, expected[n]) for n, t in model.state_dict().items())
-    assert model.pretrained_cfg['file'] == overlay['file']
+    assert 'hf_hub_id' not in model.pretrained_cfg  # which has other weights
 
 
 def test_local_dir_loads_a_users_predictor(small_folder):
@@ -253,7 +262,7 @@ def test_local_dir_loads_a_users_predictor(small_folder):
     model = timm.create_model(name, pretrained=True).eval()
     expected = load_artifact(small_folder).state_dict()
     assert all(torch.equal(t, expected[n]) for n, t in model.state_dict().items())
-    assert model.pretrained_cfg['architecture'] == 'sbs' and model.pretrained_cfg['source'] == 'local-dir'
+    assert model.pretrained_cfg['architecture'] == 'resnet20_cifar10'
     assert timm.create_model(name, pretrained=True, num_classes=3, in_chans=1)(IMAGES[:, :1]).shape == (4, 3)
     assert len(timm.create_model(name, pretrained=True, features_only=True)(IMAGES)) == 4
     random = timm.create_model(name).eval()
@@ -274,18 +283,6 @@ def test_predictor_of_another_class_count(resnet20, tmp_path):
     assert ten(IMAGES).shape == (4, 10)
 
 
-def test_generic_sbs():
-    model = timm.create_model('sbs', base='resnet32_cifar10')
-    assert model.num_classes == 10 and len(model.layer1) == 5
-    with pytest.raises(SbsError, match='base=NAME'):
-        timm.create_model('sbs')
-    with pytest.raises(SbsError, match='does not say where its predictor is'):
-        timm.create_model('sbs', base='resnet20_cifar10', pretrained=True)
-    for pretrained in (False, True):
-        with pytest.raises(SbsError, match="has no model 'nope'. List them"):
-            timm.create_model('sbs', base='nope', pretrained=pretrained)
-
-
 def test_predictor_of_another_base_is_refused(small_artifact, tmp_path):
     from conftest import fit_quickly
     save_artifact(tmp_path / 'other', fit_quickly(timm.create_model('resnet32_cifar10').eval(), steps=1))
@@ -295,18 +292,22 @@ def test_predictor_of_another_base_is_refused(small_artifact, tmp_path):
 
 @pytest.mark.parametrize('file', ['nowhere', 'small/nothing.safetensors'])
 def test_a_folder_that_is_none(small_folder, file):
-    with pytest.raises(SbsError, match='is no folder of a predictor|no predictor'):
+    with pytest.raises(SbsError, match='neither a checkpoint nor a folder of a predictor'):
         overlay = dict(file=str(small_folder.parent / file))
         timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=overlay)
 
 
-def test_unknown_pretrained_cfg_field_is_named(small_artifact, tmp_path):
+def test_what_a_later_timm_says_of_the_original_is_ignored(small_artifact, tmp_path):
     cfg = {**small_artifact.base.pretrained_cfg, 'surprise': 1}
     base = dataclasses.replace(small_artifact.base, pretrained_cfg=cfg)
-    save_artifact(tmp_path / 'a', dataclasses.replace(small_artifact, base=base))
-    with pytest.raises(SbsError, match="unknown pretrained_cfg field 'surprise'"):
-        overlay = dict(file=str(tmp_path / 'a'))
-        timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=overlay)
+    artifact = dataclasses.replace(small_artifact, base=base)
+    save_artifact(tmp_path / 'a', artifact)
+    overlay = dict(file=str(tmp_path / 'a'))
+    for model in (artifact.create_model(), timm.create_model(f'local-dir:{tmp_path / "a"}'),
+                  timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=overlay)):
+        assert 'surprise' not in model.pretrained_cfg
+    with pytest.raises(SbsError, match="'surprise'"):  # of the caller, it is a mistake
+        timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=dict(surprise=1))
 
 
 @pytest.mark.parametrize('name', CIFAR_ALL)

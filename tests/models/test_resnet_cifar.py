@@ -4,6 +4,8 @@ import torch
 from conftest import RESNET20
 from safetensors.torch import load_file
 
+from timm_sbs import SbsError
+
 NAMES = {'resnet20_cifar10': 0.27, 'resnet32_cifar10': 0.46, 'resnet44_cifar10': 0.66, 'resnet56_cifar10': 0.85,
          'resnet110_cifar10': 1.7}
 
@@ -41,7 +43,7 @@ def test_published_key_names_load(tmp_path):
 
 def test_option_a_shortcut(resnet20):
     x = images()[:, :1].repeat(1, 16, 1, 1)
-    y = resnet20.layer2[0].shortcut(x)
+    y = resnet20.layer2[0].downsample(x)
     assert y.shape == (2, 32, 16, 16)
     assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2]) and not y[:, :8].any() and not y[:, 24:].any()
 
@@ -64,9 +66,12 @@ def test_forward_intermediates_and_pruning(resnet20):
     torch.testing.assert_close(early[0], maps[0])
     model = timm.create_model('resnet20_cifar10')
     assert model.prune_intermediate_layers([2]) == [2]
-    assert isinstance(model.layer3, torch.nn.Identity) and isinstance(model.linear, torch.nn.Identity)
-    with pytest.raises(ValueError, match='NCHW'):
-        resnet20.forward_intermediates(images(), output_fmt='NLC')
+    assert not len(model.layer3) and isinstance(model.linear, torch.nn.Identity) and model.num_features == 32
+    assert model(images()).shape == (2, 32, 16, 16)
+    model = timm.create_model('resnet20_cifar10')
+    assert model.prune_intermediate_layers(1, prune_head=False) == [3] and model(images()).shape == (2, 10)
+    last, maps = resnet20.forward_intermediates(images(), indices=[-1])
+    assert len(maps) == 1 and torch.equal(maps[0], last)
 
 
 def test_classifier_conveniences():
@@ -78,6 +83,46 @@ def test_classifier_conveniences():
     assert model(images(1)).shape == (2, 64) == model.forward_head(model.forward_features(images(1))).shape
     model.reset_classifier(0, global_pool='')
     assert model(images(1)).shape == (2, 64, 8, 8)
+
+
+def test_a_new_classifier_is_in_the_mode_of_the_model():
+    for mode in (True, False):
+        model = timm.create_model('resnet20_cifar10').train(mode)
+        model.reset_classifier(5, 'max')
+        assert {module.training for module in model.modules()} == {mode}
+
+
+@pytest.mark.parametrize('args', [
+    dict(drop_path_rate=0.1, act_layer='silu'), dict(norm_layer='groupnorm1'), dict(global_pool='catavgmax'),
+    dict(layers=[1, 2, 3], channels=(8, 16, 32)), dict(block_args=dict(attn_layer='se'), zero_init_last=True),
+    dict(drop_block_rate=0.1, drop_rate=0.5), dict(aa_layer=torch.nn.AvgPool2d, output_stride=32)])
+def test_arguments_of_timms_resnet(args):
+    model = timm.create_model('resnet20_cifar10', **args)
+    assert model(images()).shape == (2, 10) and [m.shape[1] for m in model.forward_intermediates(images())[1]] == [
+        info['num_chs'] for info in model.feature_info]
+
+
+@pytest.mark.parametrize('output_stride, sizes', [(2, (32, 32, 16, 16)), (4, (32, 32, 16, 8)), (16, (32, 32, 16, 8))])
+def test_output_stride(output_stride, sizes):
+    model = timm.create_model('resnet20_cifar10', output_stride=output_stride)
+    assert tuple(m.shape[-1] for m in model.forward_intermediates(images())[1]) == sizes
+    assert tuple(32 // info['reduction'] for info in model.feature_info) == sizes
+
+
+@pytest.mark.parametrize('args, said', [
+    (dict(stem_type='deep'), 'stem_type'), (dict(avg_down=True), 'avg_down'), (dict(layers=(1, 1)), 'three stages'),
+    (dict(output_stride=1), 'output_stride is 1')])
+def test_arguments_of_what_it_does_not_have_are_refused(args, said):
+    with pytest.raises(SbsError, match=said):
+        timm.create_model('resnet20_cifar10', **args)
+
+
+@pytest.mark.parametrize('args', [{}, dict(features_only=True), dict(num_classes=0), dict(drop_path_rate=0.1)])
+@pytest.mark.filterwarnings('ignore:.*deprecated')
+def test_script(args):
+    model = timm.create_model('resnet20_cifar10', **args).eval()
+    for expected, found in zip(model(images()), torch.jit.script(model)(images())):
+        torch.testing.assert_close(found, expected)
 
 
 def test_gradient_checkpointing_changes_nothing():

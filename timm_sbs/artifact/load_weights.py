@@ -13,7 +13,7 @@ from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.common.cache import cache_folder, cached_file, content_key, load_cached, store_cached
 from timm_sbs.common.config import ArtifactConfig
 
-__all__ = ['Weights', 'load_weights', 'weights_file', 'are_cached', 'with_own_memory']
+__all__ = ['Weights', 'load_weights', 'are_cached', 'with_own_memory']
 
 KIND = 'weights'
 VERSION = 2  # of how weights follow from an artifact; to be raised when that changes them
@@ -27,10 +27,12 @@ class Weights:
         config: The sbs block of the artifact's config.json.
         pretrained_cfg: timm's description of the original weights.
         state_dict: The base model's, at the original's classes and channels, float32.
+        file: The same in the cache, a checkpoint as timm reads it, or None where nothing is kept.
     """
     config: ArtifactConfig
     pretrained_cfg: dict[str, Any]
     state_dict: dict[str, Tensor]
+    file: Path | None
 
 
 def load_weights(folder: str | Path, device: torch.device | None = None) -> Weights:
@@ -48,29 +50,16 @@ def load_weights(folder: str | Path, device: torch.device | None = None) -> Weig
 
 def _weights(files: ArtifactFiles, device: torch.device | None) -> Weights:
     key = _key(files)
-    cached = load_cached(KIND, key) if key else None
-    if cached is not None:
-        return Weights(*files.parsed(), cached)
-    artifact = load_artifact(files)
-    if device is not None and device.type != 'meta':
-        artifact.generator.to(device)
-    state_dict = artifact.state_dict()
-    if key:
-        store_cached(KIND, key, with_own_memory(state_dict), f'{artifact.base.name} of {files.folder}')
-    return Weights(*files.parsed(), state_dict)
-
-
-def weights_file(folder: str | Path) -> str | None:
-    """The cache's file of an artifact's weights, a checkpoint as timm reads it; None where nothing is kept.
-
-    Raises:
-        SbsError: As :func:`load_weights`, if the cache does not have the file yet.
-    """
-    key = _key(ArtifactFiles.of(folder))
-    if key and not are_cached(folder):
-        load_weights(folder)
-    path = cached_file(KIND, key) if key else None
-    return str(path) if path and path.is_file() else None
+    state_dict = load_cached(KIND, key) if key else None
+    if state_dict is None:
+        artifact = load_artifact(files)
+        if device is not None and device.type != 'meta':
+            artifact.generator.to(device)
+        state_dict = artifact.state_dict()
+        if key:
+            store_cached(KIND, key, with_own_memory(state_dict), f'{artifact.base.name} of {files.folder}')
+    file = cached_file(KIND, key) if key else None
+    return Weights(*files.parsed(), state_dict, file if file and file.is_file() else None)
 
 
 def are_cached(folder: str | Path) -> bool:

@@ -11,7 +11,8 @@ from timm_sbs.artifact import download as hub
 from timm_sbs.artifact.build import FIELDS, SOURCES, build_around
 from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, ArtifactFiles, read_config
 from timm_sbs.artifact.find import shipped_folder
-from timm_sbs.artifact.load_weights import load_weights, weights_file
+from timm_sbs.artifact.load_weights import load_weights
+from timm_sbs.common.cache import cache_folder
 from timm_sbs.common.errors import ArtifactError, ConfigError
 from timm_sbs.predictor.base_model import describe_base
 
@@ -56,8 +57,8 @@ def create_generated(
         raise ConfigError(f"pretrained_cfg_overlay has '{min(unknown)}', which is no field of timm's PretrainedCfg.")
     fields = {**given, **overlay}
     if base is not None and not pretrained:
-        own = _own_folder(variant, places)
-        places = _found_again(places, own) if own else places
+        if (own := _own_folder(variant, places)) and cache_folder():  # timm.models.load_pretrained needs a file
+            places = _sources(places, load_weights(own).file)
         return build_around(base, None, {**registered, **fields}, places, cache_dir, False, **kwargs)
     folder = _find(variant, places, cache_dir, (CONFIG_NAME, WEIGHTS_NAME) if pretrained else (CONFIG_NAME,))
     if folder is None and base is not None:
@@ -72,7 +73,7 @@ def create_generated(
     if pretrained:
         weights = load_weights(folder, _device(kwargs.get('device')))
         config, described, state_dict = weights.config, weights.pretrained_cfg, weights.state_dict
-        sources = _found_again(places, folder)
+        sources = _sources(places, weights.file)
     else:
         config, described = read_config(folder)
         describe_base(config.base, config.base_args, described)  # refuses what reading the weights would
@@ -152,7 +153,7 @@ def _is_artifact(folder: Path) -> bool:
         return False
 
 
-def _found_again(places: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Where timm.models.load_pretrained finds the generated weights: it cannot read the artifact itself."""
-    file = weights_file(folder)
-    return {name: value for name, value in (('hf_hub_id', places.get('hf_hub_id')), ('file', file)) if value}
+def _sources(places: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
+    """Where timm.models.load_pretrained finds generated weights again: in the cache, for it cannot read artifacts."""
+    hub_id = {'hf_hub_id': places['hf_hub_id']} if places.get('hf_hub_id') else {}
+    return {**hub_id, 'file': str(file)} if file else hub_id

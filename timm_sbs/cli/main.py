@@ -87,7 +87,9 @@ def _quantize(args: argparse.Namespace) -> None:
     from timm_sbs.artifact.describe import describe_artifact
     from timm_sbs.artifact.find import find_folder
     from timm_sbs.artifact.folder import artifact_bytes
+    from timm_sbs.artifact.lost import lost_function
     from timm_sbs.artifact.quantize import quantize_artifact
+    from timm_sbs.common.results import Results
 
     folder = find_folder(args.folder)
     before = artifact_bytes(folder)
@@ -98,6 +100,8 @@ def _quantize(args: argparse.Namespace) -> None:
         print(f'the copy is not smaller: it has {after:,} bytes, and the artifact had {before:,}; ask for fewer --bits')
     print(f"the generated weights change by {100 * results['quantization_error']:.3g} % of their squared norm; measure "
           f"the accuracy with: timm-sbs eval local-dir:{args.output} --data-dir DIR")
+    if warning := lost_function(Results.of(results)):
+        print(warning, file=sys.stderr)
 
 
 def _plot(args: argparse.Namespace) -> None:

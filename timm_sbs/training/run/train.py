@@ -1,6 +1,7 @@
 """One run of the trainer, from its flags to the artifact."""
 import argparse
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from torch import nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import CONFIG_NAME, artifact_bytes, load_artifact, read_config, written_ledger
+from timm_sbs.artifact.lost import lost_function
 from timm_sbs.artifact.original import load_original
 from timm_sbs.artifact.push import create_repository, push_to_hub
 from timm_sbs.common.distributed import make_accelerator, processes
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
+from timm_sbs.common.results import Results
 from timm_sbs.training.design.sizing import Design, continue_artifact
 from timm_sbs.training.options.parsing import args_yaml
 from timm_sbs.training.options.run_settings import settings_of
@@ -51,8 +54,6 @@ from timm_sbs.training.run.validation import measure_on_validation
 
 __all__ = ['train', 'dry_run', 'print_once']
 
-MUCH = 0.1  # error of the weights: ResNets with more, fitted without images, have lost many of their predictions
-
 
 def train(
         args: argparse.Namespace,
@@ -78,7 +79,8 @@ def train(
 
 def dry_run(args: argparse.Namespace, original: nn.Module | None = None) -> str:
     """What :func:`train` would do with these arguments, as text. It starts nothing."""
-    args = argparse.Namespace(**{**vars(args), 'dry_run': True})
+    args = copy.copy(args)
+    args.dry_run = True
     with _opened(args, original) as start:
         return describe_dry_run(args.model, start)
 
@@ -139,9 +141,8 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
         say(accelerator, f'lowest divergence on held-out images {run.best[MEASURE]:.4f}, after the last step '
                          f'{run.results[MEASURE]:.4f}')
     measure_on_validation(task)
-    if not settings.has_images and _error(run.results) > MUCH:
-        say(accelerator, f'warning: with an error of {_error(run.results):.2f} few predictions are right. Look at some '
-                         f'images (--data-dir, --data-free), or allow more bytes or parameters.')
+    if warning := lost_function(Results.of(run.best)):
+        say(accelerator, warning)
     if whole_program:
         say(accelerator, f"wrote {output}, {_size(output, start)}; load it with "
                          f"timm.create_model('local-dir:{output}', pretrained=True)")
@@ -149,12 +150,6 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
         say(accelerator, f'uploaded to {push_to_hub(output, args.hub_model_id, args.hub_private)}')
     accelerator.wait_for_everyone()
     return run.best
-
-
-def _error(results: Mapping[str, Any]) -> float:
-    """Of the weights, after the last phase that fitted them."""
-    names = ('quantization_error', 'reconstruction_error', 'rounding_error')
-    return next((float(results[name]) for name in names if results.get(name) is not None), 0.)
 
 
 def _size(output: Path, start: Start) -> str:

@@ -27,7 +27,8 @@ def _demo(args: argparse.Namespace) -> None:
          f'{result.accuracy.top1:.1f} %'),
         (f"accuracy, {recorded.images:,} images (recorded)", f"{recorded.original_top1:.2f} %",
          f'{recorded.top1:.2f} %'),
-        ('bytes of all files', f'{result.original_bytes:,}', f'{result.artifact_bytes:,} ({smaller:.1f} x smaller)'),
+        ('bytes of all files (original: its values)', f'{result.original_bytes:,}',
+         f'{result.artifact_bytes:,} ({smaller:.1f} x smaller)'),
         (f'time to create the model {origin(result.from_cache)}', '', f'{1000 * result.load_seconds:.0f} ms'),
     ]
     width = max(len(row[0]) for row in rows)
@@ -73,7 +74,8 @@ def _export(args: argparse.Namespace) -> None:
     from timm_sbs.artifact.find import find_folder
 
     base, size, license = export_checkpoint(find_folder(args.model), args.output)
-    print(f"wrote {args.output}, {size:,} bytes: timm.create_model('{base}', checkpoint_path='{args.output}')")
+    print(f"wrote {args.output}, a file of {size:,} bytes with names and shapes: "
+          f"timm.create_model('{base}', checkpoint_path='{args.output}')")
     print(f"its licence is that of the artifact: {license or 'not recorded'}")
 
 

@@ -10,7 +10,10 @@ from conftest import SHIPPED, fit_quickly
 
 import timm_sbs
 from timm_sbs import SbsError
+from timm_sbs.artifact.export import export_checkpoint
 from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.original import load_original
+from timm_sbs.artifact.quantize import quantize_artifact
 from timm_sbs.common.config import QuantizationConfig
 from timm_sbs.common.errors import ConfigError
 
@@ -115,3 +118,15 @@ def test_an_artifact_is_told_in_a_line(artifact):
     told = repr(artifact)
     assert len(told) < 200 and 'tensor(' not in told and artifact.base.name in told
     assert f'{len(artifact.generator.names)} weights generated' in told
+
+
+def test_a_tilde_is_the_home_folder(small_artifact, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    small_artifact.save('~/a')
+    assert timm_sbs.load('~/a').base.name == timm_sbs.load('local-dir:~/a').base.name == small_artifact.base.name
+    export_checkpoint('~/a', '~/a.safetensors')
+    load_original('local-dir:~/a')
+    quantize_artifact('~/a', '~/b')
+    assert {path.name for path in tmp_path.iterdir()} == {'a', 'a.safetensors', 'b'}

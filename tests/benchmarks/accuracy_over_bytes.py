@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from common import HERE, RESNET20, draw, rounded_by_channel, write_results
+from common import HERE, RESNET20, draw, rounded_by_channel, value_bytes, write_results
 from rounded_model import RoundedModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -196,7 +196,7 @@ def main() -> None:
         loader = eval_loader(DataSettings(args.data_dir, batch_size=250), original.pretrained_cfg)
         images = [(x, y) for x, y in loader]
         print(network)
-        entry: dict[str, Any] = {'original': point('original', 'float32', weights.stat().st_size, top1(
+        entry: dict[str, Any] = {'original': point('original', 'float32', value_bytes(load_file(weights)), top1(
             original, images, 'original'))}
         methods = {
             'ours': lambda: ours(network, images),

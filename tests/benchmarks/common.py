@@ -103,6 +103,11 @@ def rounded_by_channel(state: Mapping[str, Tensor], bits: int) -> tuple[dict[str
     return decoded, len(encode_integers(arrays)) + other
 
 
+def value_bytes(state: Mapping[str, Tensor]) -> int:
+    """Of all floating-point values, in float32: the size of an original, as in an artifact's ledger."""
+    return sum(4 * tensor.numel() for tensor in state.values() if tensor.is_floating_point())
+
+
 def resnet20_distillation(batch_size: int, seed: int) -> Callable[[int], None]:
     """Distils ResNet-20 into a predictor of 20 %, for some steps on one batch that is in memory, in float32."""
     accelerator = make_accelerator('no')

@@ -35,7 +35,7 @@ def fit(kind: str | None, seed: int, steps: int, data_dir: str) -> Results:
         status = train([
             '--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20), '--pct', '20', '--seed', str(seed),
             '--data-dir', data_dir, *drawn, '--second-order-steps', '0',
-            '--distillation-steps', str(steps if kind else 0), '--eval-interval', str(steps),
+            '--distillation-steps', str(steps if kind else 0), *(['--eval-interval', str(steps)] if kind else []),
             '--mixed-precision', 'bf16', '--output', folder])
         if status:
             raise SystemExit(status)

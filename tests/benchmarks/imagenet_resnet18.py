@@ -36,7 +36,7 @@ from typing import Any
 
 import safetensors.torch
 import timm
-from common import HERE, write_results
+from common import HERE, value_bytes, write_results
 from imagenet_photographs import Figures, Photographs, recipe_flags, with_state
 from rounded_model import RoundedModel
 from rounded_rows import rounded_rows, steps_of_entropy, steps_of_levels
@@ -195,8 +195,8 @@ def main() -> None:
     photographs = Photographs(args.images, original)
     results.update(
         command='python tests/benchmarks/imagenet_resnet18.py --images ROOT --weights FILE --statistics FILE '
-                'NAME=FOLDER ...', seed=0, original={'bytes': args.weights.stat().st_size, **photographs.original},
-        **environment())
+                'NAME=FOLDER ...', seed=0,
+        original={'bytes': value_bytes(original.state_dict()), **photographs.original}, **environment())
     artifacts = dict(pair.split('=', 1) for pair in args.artifacts)
 
     def note(part: str, rows: Iterator[dict[str, Any]]) -> None:

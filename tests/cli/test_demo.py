@@ -53,7 +53,7 @@ def test_demo_command_prints_both_networks(capsys):
     out = capsys.readouterr().out
     assert out.count('by generating its weights') == 2 and 'from weights in the cache' not in out
     recorded = read_config(shipped_folder(SHIPPED))[0].results
-    for text in ('these 500 images', '91.4 %', '1,092,552', 'x smaller', ' ms', f"{recorded['top1']:.2f} %", '91.73 %'):
+    for text in ('these 500 images', '91.4 %', '1,084,392', 'x smaller', ' ms', f"{recorded['top1']:.2f} %", '91.73 %'):
         assert text in out, text
     assert cli.main(['demo']) == 0
     out = capsys.readouterr().out

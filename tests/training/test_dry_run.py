@@ -3,6 +3,9 @@ import re
 import pytest
 from conftest import RESNET
 
+from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.folder import read_config
+from timm_sbs.cli import main as cli
 from timm_sbs.train import main
 
 
@@ -25,6 +28,15 @@ def test_says_what_is_generated_and_kept_and_how_large(capsys, tmp_path):
     assert '12 weights, 28,160 kernels at 11,264 places' in folded
     assert '53,921 parameters (20.0 %)' in text
     assert 'statistics:' not in text
+
+
+def test_the_original_has_the_size_that_artifacts_and_the_demo_say(capsys, tmp_path):
+    """That of its values in float32, whatever else its files hold, and in whatever numbers they hold them."""
+    size = f"{read_config(shipped_folder('sbs_resnet20_cifar10_20pct'))[0].ledger['original']:,}"
+    assert size == '1,084,392' and f"the original's values, {size}" in plan_of(capsys, tmp_path)
+    assert f"the original's values, {size}" in plan_of(capsys, tmp_path, '--method', 'rounding', '--bits', '3')
+    for argv in (['info', 'sbs_resnet20_cifar10_20pct'], ['demo']):
+        assert cli.main(argv) == 0 and size in capsys.readouterr().out
 
 
 def test_says_the_memory_of_statistics_and_takes_no_step(capsys, tmp_path, monkeypatch):

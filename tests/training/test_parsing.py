@@ -31,8 +31,8 @@ def test_flags_default_to_the_settings():
 
 def test_phases_have_optimizers_of_their_own():
     settings = settings_of(parsed(
-        '--opt', 'adamw', '--weight-decay', '0.1', '--opt-betas', '0.8', '0.9', '--reconstruction-opt', 'lion',
-        '--reconstruction-sched', 'constant', '--warmup', '0.2'))
+        '--data-free', 'noise', '--opt', 'adamw', '--weight-decay', '0.1', '--opt-betas', '0.8', '0.9',
+        '--reconstruction-opt', 'lion', '--reconstruction-sched', 'constant', '--warmup', '0.2'))
     first, second = settings.reconstruction, settings.distillation
     assert (first.opt, first.weight_decay, first.betas, first.sched, first.warmup) == (
         'lion', 0., (0.9, 0.99), 'constant', 0.05)
@@ -78,7 +78,8 @@ def test_the_second_order_phase_is_taken_where_there_are_images():
 
 
 def test_loss_weights_may_move():
-    settings = settings_of(parsed('--feature-weight', '1', '0', '--label-weight', '0.5')).distillation
+    weights = '--feature-weight', '1', '0', '--label-weight', '0.5'
+    settings = settings_of(parsed('--data-dir', 'x', *weights)).distillation
     assert settings.feature_weight == (1., 0.) and settings.label_weight == (0.5, 0.5)
     with pytest.raises(ConfigError, match='--feature-weight takes one value, or'):
         settings_of(parsed('--feature-weight', '1', '2', '3'))
@@ -134,7 +135,7 @@ def test_recipe_names():
 
 def test_args_yaml_is_read_back(tmp_path):
     args = parsed('--recipe', 'cifar10', '--pct', '7', '--keep', 'layer1.*', '--model-kwargs', 'drop_rate=0.1',
-                  '--no-aug', '--feature-weight', '1', '0', '--resume', 'latest')
+                  '--data-dir', 'x', '--no-aug', '--feature-weight', '1', '0', '--resume', 'latest')
     path = tmp_path / 'args.yaml'
     path.write_text(args_yaml(args))
     again = parse_args(build_parser(), ['--config', str(path)])
@@ -172,4 +173,4 @@ def test_help_names_every_default_that_has_one():
 @pytest.mark.parametrize('given, size', [((), 10 ** 9), (('--image-cache', '500M'), 500 * 10 ** 6),
                                          (('--image-cache', '0'), 0)])
 def test_memory_for_images(given, size):
-    assert settings_of(parsed(*given)).data.image_cache == size
+    assert settings_of(parsed('--data-dir', 'x', *given)).data.image_cache == size

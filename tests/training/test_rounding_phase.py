@@ -20,7 +20,8 @@ from timm_sbs.train import main
 from timm_sbs.training.fit import describe_fit, fit
 
 QUICK = dict(method='rounding', mixed_precision='no', quiet=True)
-STEPS = dict(statistics_images=50, distillation_steps=8, batch_size=10, workers=0, eval_interval=4, rounding_lr=0.3)
+TRAINED = dict(distillation_steps=8, batch_size=10, workers=0, eval_interval=4, rounding_lr=0.3)
+STEPS = dict(statistics_images=50, **TRAINED)
 BYTES = 20_000
 
 
@@ -85,7 +86,7 @@ def test_without_images_errors_count_by_their_squares(model, tmp_path):
 @pytest.mark.parametrize('wanted, warned', [(dict(bits=1), True), (dict(bits=6), False)])
 def test_a_network_that_predicts_nothing_any_more_is_told(model, tmp_path, capsys, wanted, warned):
     fit(model, output=tmp_path, method='rounding', mixed_precision='no', **wanted)
-    told = [line for line in capsys.readouterr().out.splitlines() if 'few predictions are right' in line]
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith('warning: ')]
     assert bool(told) == warned and all('--data-dir' in line for line in told)
 
 
@@ -126,7 +127,7 @@ def test_beside_and_on_top_of_generated_weights(model, image_folder, tmp_path):
     artifact = fit(
         model, bytes=44_000, bits=4, order_over='axes', images=image_folder / 'train', output=tmp_path,
         reconstruction_steps=20, second_order_steps=0, mixed_precision='no', quiet=True,
-        generate=['layer[23].*'], keep=['layer1.*'], round=['layer3.0.conv2.*'], **STEPS)
+        generate=['layer[23].*'], keep=['layer1.*'], round=['layer3.0.conv2.*'], **TRAINED)
     config = artifact.config
     assert set(config.rounded) & set(config.generated) == {'layer3.0.conv2.weight'}
     assert 'conv1.weight' in config.rounded and 'layer1.0.conv1.weight' in artifact.kept
@@ -147,7 +148,7 @@ def test_what_a_predictor_leaves_is_gone_on_from(model, image_folder, tmp_path):
         for other, tensor in artifact.rounded.items()})
     zeros.save(tmp_path / 'zeros')
     again = fit(model, start_from=str(tmp_path / 'zeros'), images=image_folder / 'train', lr=1e-9, **{
-        **STEPS, 'rounding_lr': 1e-9}, mixed_precision='no', quiet=True)
+        **TRAINED, 'rounding_lr': 1e-9}, mixed_precision='no', quiet=True)
     assert not again.rounded[name].any()
 
 
@@ -174,7 +175,7 @@ def test_a_predictor_that_is_fitted_again_leaves_something_else(model, tmp_path)
 def test_what_is_rounded_is_gone_on_from(model, trained, image_folder, tmp_path, with_images):
     """It stays rounded, in the same steps."""
     artifact, out = trained
-    more = dict(images=image_folder / 'train', **STEPS) if with_images else {}
+    more = dict(images=image_folder / 'train', **TRAINED) if with_images else {}
     again = fit(model, start_from=str(out), output=tmp_path, mixed_precision='no', quiet=True, **more)
     assert again.storage.quantization and again.config.rounded == (OTHERS,)
     assert again.steps.keys() == artifact.steps.keys()
@@ -186,7 +187,7 @@ def test_what_is_rounded_is_gone_on_from(model, trained, image_folder, tmp_path,
 
 
 def test_the_card_tells_of_no_rounding_where_the_phase_was_left_out(model, image_folder, tmp_path):
-    fit(model, bytes=BYTES, images=image_folder / 'train', output=tmp_path, second_order_steps=0, **STEPS, **QUICK)
+    fit(model, bytes=BYTES, images=image_folder / 'train', output=tmp_path, second_order_steps=0, **TRAINED, **QUICK)
     assert '- phases: 8 steps of distillation, rounded\n' in artifact_card(tmp_path / 'last', 'user/any')
 
 
@@ -194,14 +195,13 @@ def test_a_plan(model, image_folder):
     text = describe_fit(
         model, bytes=BYTES, images=image_folder / 'train', method='rounding', mixed_precision='no', **STEPS)
     assert '8 weights, 74,800 parameters (99.3 %)' in text and 'statistics: 50 images' in text
-    assert re.search(r'\n  rounding +\d+ s\n', text)
     for word in ('predictor', 'generated', 'ordering', 'reconstruction', 'second-order'):
         assert word not in text, word
 
 
 def test_a_plan_of_more_training_tells_the_size_that_there_is(model, trained, image_folder):
     out = trained[1]
-    text = describe_fit(model, start_from=str(out), images=image_folder / 'train', mixed_precision='no', **STEPS)
+    text = describe_fit(model, start_from=str(out), images=image_folder / 'train', mixed_precision='no', **TRAINED)
     told = int(re.search(r'files: ([\d,]+) bytes', text)[1].replace(',', ''))
     assert told == pytest.approx(size(out), rel=0.02) and 'at first' not in text
 

@@ -138,8 +138,10 @@ def run(flags, out, folder, *argv):
                  '--output', str(out), *argv])
 
 
-AXES = [*RESNET, *SHALLOW, '--order-over', 'axes', '--linear-layers', '4', '--reconstruction-steps', '100',
-        '--statistics-images', '100', '--second-order-steps', '20']
+SHAPE = [*SHALLOW, '--order-over', 'axes', '--linear-layers', '4']
+RECONSTRUCTED = [*RESNET, *SHAPE, '--reconstruction-steps', '100']
+SECOND = ['--statistics-images', '100', '--second-order-steps', '20']
+AXES = [*RECONSTRUCTED, *SECOND]
 
 
 @pytest.fixture(scope='module')
@@ -176,8 +178,7 @@ def rows_of(out):
 def test_what_held_out_images_say_is_told_after_each_phase(calibrated, tmp_path, image_folder):
     """Where rounding follows, too: the figures are those of runs that end with the phase."""
     assert run(AXES, tmp_path / 'a', image_folder, '--bits', '2', '--quantization-steps', '2') == 0
-    assert run(AXES, tmp_path / 'c', image_folder, '--second-order-steps', '0', '--distillation-steps', '1',
-               '--eval-interval', '1') == 0
+    assert run(RECONSTRUCTED, tmp_path / 'c', image_folder, '--distillation-steps', '1', '--eval-interval', '1') == 0
     figures = [float(row['holdout_divergence']) for row in (
         rows_of(tmp_path / 'a')['reconstruction'], rows_of(tmp_path / 'a')['second-order'])]
     with open(tmp_path / 'c' / 'summary.csv', newline='') as file:
@@ -190,7 +191,7 @@ def test_what_held_out_images_say_is_told_after_each_phase(calibrated, tmp_path,
 
 def test_going_on_from_an_artifact_with_the_phase_starts_from_the_originals_kept_tensors(
         calibrated, tmp_path, image_folder):
-    assert run(AXES, tmp_path, image_folder, '--start-from', str(calibrated[0]), '--reconstruction-steps', '0') == 0
+    assert run([*RESNET, *SECOND], tmp_path, image_folder, '--start-from', str(calibrated[0])) == 0
     first, second = (load_artifact(out).results for out in (calibrated[0], tmp_path))
     assert second['expected_divergence'] < first['expected_divergence']
     assert second['top1'] >= first['top1'] - 3

@@ -78,7 +78,7 @@ def test_orderings_and_checkpoints_of_other_weights_are_not_gone_on_from(argumen
 def test_labels_that_are_used_must_be_the_model_s(arguments, tmp_path, image_folder):
     shutil.copytree(image_folder / 'train' / 'cat', tmp_path / 'images' / 'train' / 'cat')
     argv = ('--data-dir', tmp_path / 'images', '--distillation-steps', 1, '--batch-size', 2, '--workers', 0,
-            '--statistics-images', 10, '--output', tmp_path / 'out')
+            '--output', tmp_path / 'out')
     with pytest.raises(SbsError, match="Split 'train' of .* holds 1 classes, but the model has 10"):
         train(arguments(*argv, '--label-weight', 1))
     train(arguments(*argv))  # without labels they may be any
@@ -97,7 +97,7 @@ def test_outputs_on_drawn_images_are_not_kept_for_others(arguments, tmp_path, mo
                     '--batch-size', 2, '--workers', 0))
 
 
-def test_what_a_run_starts_from_has_one_description(arguments, resnet8, tmp_path):
+def test_what_a_run_starts_from_has_one_description(resnet8, tmp_path):
     """Images are normalised as the artifact will say: as the original's own description does, not an older one."""
     save_artifact(tmp_path / 'a', fit_quickly(load_original(resnet8[1], resnet8[3]), steps=1))
     config = load_artifact(tmp_path / 'a')
@@ -112,7 +112,8 @@ def test_what_a_run_starts_from_has_one_description(arguments, resnet8, tmp_path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_module, 'open_start', watched)
-        train(arguments('--start-from', tmp_path / 'a', '--output', tmp_path / 'b'))
+        train(parse_args(build_parser(), [*resnet8, '--reconstruction-steps', '1', '--start-from', str(tmp_path / 'a'),
+                                          '--output', str(tmp_path / 'b')]))
     written = read_config(tmp_path / 'b')[1]
     expected = timm.create_model(resnet8[1]).pretrained_cfg['mean']
     assert seen[0].design.base is seen[0].source.base

@@ -186,7 +186,7 @@ def test_what_the_second_phase_would_refuse_is_refused_before_the_first(tmp_path
 def test_data_free_improves_on_reconstruction(tmp_path, reconstructed, image_folder):
     """Synthetic images, and a validation split that only measures."""
     shutil.rmtree(shutil.copytree(image_folder, tmp_path / 'images') / 'train')
-    run(*SHALLOW, '--start-from', reconstructed, '--reconstruction-steps', 0, '--data-dir', tmp_path / 'images',
+    run(*RESNET, '--start-from', reconstructed, '--reconstruction-steps', 0, '--data-dir', tmp_path / 'images',
         '--data-free', 'inversion', '--synthetic-images', 24, '--synthetic-steps', 20, '--distillation-steps', 8,
         '--eval-interval', 8, '--batch-size', 12, '--lr', '3e-4', '--workers', 0, '--output', tmp_path / 'out')
     artifact = load_artifact(tmp_path / 'out')
@@ -200,7 +200,7 @@ def test_data_free_improves_on_reconstruction(tmp_path, reconstructed, image_fol
 
 def test_going_on_from_an_artifact(tmp_path, reconstructed, image_folder):
     """With labels alone, which need no outputs of the original."""
-    run(*SHALLOW, '--start-from', reconstructed, '--reconstruction-steps', 0, '--data-dir', image_folder,
+    run(*RESNET, '--start-from', reconstructed, '--reconstruction-steps', 0, '--data-dir', image_folder,
         '--distillation-steps', 20, '--eval-interval', 20, '--output-weight', 0, '--label-weight', 1, '-b', 20,
         '--lr', '1e-3', '-j', 0, '--output', tmp_path)
     before, after = load_artifact(reconstructed), load_artifact(tmp_path)

@@ -1,4 +1,5 @@
 """The generated weights as an ordinary checkpoint."""
+from os.path import expanduser
 from pathlib import Path
 
 import safetensors.torch
@@ -32,13 +33,13 @@ def export_checkpoint(folder: str | Path, output: str | Path) -> tuple[str, int,
         ('resnet18', 46807446, 'apache-2.0')
         >>> timm.create_model('resnet18', checkpoint_path='resnet18.safetensors')  # doctest: +SKIP
     """
-    artifact = load_artifact(folder)
+    artifact, output = load_artifact(folder), Path(expanduser(output))
     license = artifact.base.pretrained_cfg.get('license')
     metadata = {'format': 'pt', 'license': license, 'license_text': artifact.license_text}
     data = safetensors.torch.save(
         with_own_memory(artifact.state_dict()), metadata={key: text for key, text in metadata.items() if text})
     try:
-        replace_files({Path(output): data})
+        replace_files({output: data})
     except OSError as e:
         raise ArtifactError(f"Cannot write '{output}': {e}.") from e
     return artifact.base.name, len(data), license

@@ -1,4 +1,5 @@
 """Where an artifact is: a folder, one inside the package, or one on the Hub."""
+from os.path import expanduser
 from pathlib import Path
 
 import timm
@@ -30,7 +31,7 @@ def find_folder(name: str, weights: bool = True) -> Path:
     beside = (LICENSE_NAME,) if weights else ()
     if name.startswith('hf-hub:'):
         return hub.download(name.removeprefix('hf-hub:'), names=files, optional=beside)
-    path = Path(name.removeprefix('local-dir:'))
+    path = Path(expanduser(name.removeprefix('local-dir:')))
     if path.is_file():
         path = path.parent
     if path.is_dir():

@@ -3,6 +3,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def save_artifact(folder: str | Path, artifact: Artifact, ordering: Tensor | Non
         ArtifactError: A tensor is not finite, or the folder cannot be written.
         OrderingError: An ordering is not a permutation of its layer's kernels.
     """
-    folder = Path(folder)
+    folder = Path(expanduser(folder))
     data, sizes = _file_bytes(artifact, ordering)
     config = dataclasses.replace(artifact.config, ledger=sizes, weights_sha256=hashlib.sha256(data).hexdigest())
     text = config_text(config, artifact.base.pretrained_cfg)
@@ -148,7 +149,7 @@ def load_artifact(source: str | Path | ArtifactFiles) -> Artifact:
         SbsError: Anything is missing, damaged, newer than this package, or does not fit the base model.
     """
     with torch.device('cpu'):  # whatever the default device is
-        return _load(source) if isinstance(source, ArtifactFiles) else consistently(_load, source)
+        return _load(source) if isinstance(source, ArtifactFiles) else consistently(_load, expanduser(source))
 
 
 def _load(files: ArtifactFiles) -> Artifact:

@@ -1,6 +1,7 @@
 """The original model: loading it, and what an artifact has to remember of it."""
 import functools
 from collections.abc import Mapping
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -45,6 +46,9 @@ def load_original(
         TargetError: timm has no such model.
         SbsError: The weights cannot be loaded.
     """
+    checkpoint = expanduser(checkpoint or '')
+    if name.startswith('local-dir:'):
+        name = f"local-dir:{expanduser(name.removeprefix('local-dir:'))}"
     if ':' not in name and not timm.is_model(split_model_name_tag(name)[0]):
         raise TargetError(f"timm {timm.__version__} has no model '{name}'. List them with timm.list_models().")
     if checkpoint and not Path(checkpoint).is_file():

@@ -2,6 +2,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os.path import expanduser
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
@@ -76,7 +77,7 @@ def push_to_hub(
         'https://huggingface.co/user/resnet18-sbs/commit/...'
         >>> model = timm.create_model('hf-hub:user/resnet18-sbs@v1', pretrained=True)  # doctest: +SKIP
     """
-    folder = Path(folder)
+    folder = Path(expanduser(folder))
     files = ArtifactFiles.of(folder)
     load_artifact(files)
     own_card = folder / CARD_NAME

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, read_config
 from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.folder import written_ledger
 from timm_sbs.artifact.load_weights import are_cached
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.results import Results
@@ -106,7 +107,7 @@ def run_demo() -> DemoResult:
         accuracy=evaluate(model, demo_batches(demo, pretrained_cfg_of(model)), 'classifying'),
         original=Accuracy(demo.original['correct'], len(demo.labels)),
         artifact_bytes=sum((folder / name).stat().st_size for name in (CONFIG_NAME, WEIGHTS_NAME)),
-        original_bytes=demo.original['bytes'],
+        original_bytes=written_ledger(config).original,
         load_seconds=seconds,
         from_cache=from_cache,
         recorded=config.results,

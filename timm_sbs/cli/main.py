@@ -28,7 +28,8 @@ def _demo(args: argparse.Namespace) -> None:
          f'{result.accuracy.top1:.1f} %'),
         (f"accuracy, {recorded.images:,} images (recorded)", f"{recorded.original_top1:.2f} %",
          f'{recorded.top1:.2f} %'),
-        ('bytes of all files', f'{result.original_bytes:,}', f'{result.artifact_bytes:,} ({smaller:.1f} x smaller)'),
+        ('bytes of all files (original: its values)', f'{result.original_bytes:,}',
+         f'{result.artifact_bytes:,} ({smaller:.1f} x smaller)'),
         (f'time to create the model {origin(result.from_cache)}', '', f'{1000 * result.load_seconds:.0f} ms'),
     ]
     width = max(len(row[0]) for row in rows)
@@ -74,7 +75,8 @@ def _export(args: argparse.Namespace) -> None:
     from timm_sbs.artifact.find import find_folder
 
     base, size, license = export_checkpoint(find_folder(args.model), args.output)
-    print(f"wrote {args.output}, {size:,} bytes: timm.create_model('{base}', checkpoint_path='{args.output}')")
+    print(f"wrote {args.output}, a file of {size:,} bytes with names and shapes: "
+          f"timm.create_model('{base}', checkpoint_path='{args.output}')")
     print(f"its licence is that of the artifact: {license or 'unknown'}")
 
 
@@ -88,7 +90,9 @@ def _quantize(args: argparse.Namespace) -> None:
     from timm_sbs.artifact.describe import describe_artifact
     from timm_sbs.artifact.find import find_folder
     from timm_sbs.artifact.folder import artifact_bytes
+    from timm_sbs.artifact.lost import lost_function
     from timm_sbs.artifact.quantize import quantize_artifact
+    from timm_sbs.common.results import Results
 
     folder = find_folder(args.folder)
     before = artifact_bytes(folder)
@@ -99,6 +103,8 @@ def _quantize(args: argparse.Namespace) -> None:
         print(f'the copy is not smaller: it has {after:,} bytes, and the artifact had {before:,}; ask for fewer --bits')
     print(f"the generated weights change by {100 * results['quantization_error']:.3g} % of their squared norm; measure "
           f"the accuracy with: timm-sbs eval local-dir:{args.output} --data-dir DIR")
+    if warning := lost_function(Results.of(results)):
+        print(warning, file=sys.stderr)
 
 
 def _plot(args: argparse.Namespace) -> None:

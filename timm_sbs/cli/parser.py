@@ -1,5 +1,6 @@
 """The flags of the ``timm-sbs`` command. Those of ``timm-sbs train`` are in :mod:`timm_sbs.training.options.flags`."""
 import argparse
+from os.path import expanduser
 from typing import TYPE_CHECKING
 
 from timm_sbs.common.config import byte_count
@@ -135,9 +136,10 @@ def _eval(commands: 'Commands') -> None:
         description='Top-1 accuracy of any timm model, generated or not, on labelled images.')
     parser.add_argument('model', help="timm model name, such as sbs_resnet20_cifar10_42pct or local-dir:FOLDER")
     parser.add_argument('--checkpoint', default='', metavar='FILE', help='weights, instead of the pretrained ones')
-    parser.add_argument('--data-dir', metavar='DIR', help='folder with SPLIT/CLASS, or the root of --dataset')
+    parser.add_argument('--data-dir', type=expanduser, metavar='DIR',
+                        help='folder with SPLIT/CLASS, or the root of --dataset')
     parser.add_argument('--dataset', default='', metavar='NAME', help="timm dataset name, such as 'torch/cifar10'")
-    parser.add_argument('--class-map', default='', metavar='FILE',
+    parser.add_argument('--class-map', type=expanduser, default='', metavar='FILE',
                         help="text file with the names of the class folders in the order of the model's classes")
     parser.add_argument('--val-split', default='validation', metavar='NAME', help='(default: %(default)s)')
     parser.add_argument('-b', '--batch-size', type=int, default=128, metavar='N', help='(default: %(default)s)')

@@ -1,5 +1,6 @@
 """One function for all pictures of an artifact or a training run."""
 from collections.abc import Callable
+from os.path import expanduser
 from pathlib import Path
 
 from timm_sbs.artifact.files import CONFIG_NAME
@@ -35,7 +36,7 @@ def plot(
     Raises:
         SbsError: The source has nothing for this kind, or the picture cannot be written.
     """
-    source = Path(source)
+    source, output = Path(expanduser(source)), Path(expanduser(output))
     suits = [name for name, (file, _) in KINDS.items() if current(source, file).is_file()]
     if kind and kind not in suits:
         raise SbsError(f"'{source}' has nothing for a picture of '{kind}'"
@@ -45,7 +46,7 @@ def plot(
     kind = kind or suits[0]
     with themed(theme):
         figure = KINDS[kind][1](source, original=original, layer=layer)
-        save(figure, Path(output))
+        save(figure, output)
     return kind
 
 

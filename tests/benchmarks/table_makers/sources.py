@@ -69,11 +69,8 @@ def bytes_now(name: str, measured: int) -> int:
 
 
 def original_bytes(name: str) -> int:
-    """Size of the file of a shipped predictor's original."""
-    key = sbs_of(name)['base'].partition('_')[0]
-    if key == 'resnet18':
-        return results_of('imagenet_resnet18')['original']['bytes']
-    return results_of('accuracy_over_bytes')['networks'][key]['original']['bytes']
+    """Of the floating-point values of a shipped predictor's original, in float32."""
+    return ledger_of(name)['original']
 
 
 def word(old: str) -> str:

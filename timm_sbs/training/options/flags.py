@@ -1,5 +1,6 @@
 """The trainer's command line."""
 import argparse
+from os.path import expanduser
 
 from timm.utils import ParseKwargs
 
@@ -15,7 +16,7 @@ from timm_sbs.common.config import (
 )
 from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.synthetic import DATA_FREE, InversionSettings
-from timm_sbs.training.options.parsing import recipe_names
+from timm_sbs.training.options.parsing import PCT, recipe_names
 from timm_sbs.training.options.phase_flags import (
     add_distillation,
     add_quantization,
@@ -64,8 +65,8 @@ def build_parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) 
     add = parser.add_argument
     add('--recipe', choices=recipe_names(),
         help='settings as a file. Other flags overrule them')
-    add('-c', '--config', metavar='FILE', help='YAML file of flags, such as the args.yaml of an earlier run; flags on '
-                                               'the command line overrule it')
+    add('-c', '--config', type=expanduser, metavar='FILE',
+        help='YAML file of flags, such as the args.yaml of an earlier run; flags on the command line overrule it')
     add('--dry-run', action='store_true', help='say what would become of each weight and how large the artifact '
                                                'would be, and stop')
     _add_original(parser)
@@ -82,7 +83,7 @@ def build_parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) 
 def _add_original(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group('original model').add_argument
     add('--model', required=True, metavar='NAME', help='timm model whose weights are to be generated or rounded')
-    add('--initial-checkpoint', default='', metavar='FILE',
+    add('--initial-checkpoint', type=expanduser, default='', metavar='FILE',
         help="its trained weights (default: timm's pretrained weights)")
     add('--license', default=None, metavar='NAME',
         help="licence of these weights, which the artifact's card will say, such as cc-by-nc-4.0 (default: that of "
@@ -96,8 +97,8 @@ def _add_original(parser: argparse.ArgumentParser) -> None:
 
 def _add_predictor(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group('predictor').add_argument
-    add('--pct', type=float, default=20., metavar='P',
-        help="size: per cent of the original model's parameters (default: %(default)s)")
+    add('--pct', type=float, default=None, metavar='P',
+        help=f"size: per cent of the original model's parameters (default: {PCT:g}, where nothing says --bytes)")
     add('--method', choices=METHODS, default=None,
         help='generation: a predictor generates the weights of convolutions and linear layers. rounding: all weights '
              'become integers, and nothing is generated, which needs --bytes or --bits (default: generation; with '
@@ -106,9 +107,9 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
         help="size of the artifact's two files, such as 64k, instead of --pct: quantizes everything. A trial decides "
              'between the methods; that of a predictor divides the bytes between ordering, width and bits, by a short '
              'search that it explains')
-    add('--start-from', metavar='DIR', help='go on from this artifact: its orderings, predictor and kept tensors, '
-                                            'whatever the flags of these groups say. A quantized one keeps its '
-                                            'rounding, unless --bits divides bits anew')
+    add('--start-from', type=expanduser, metavar='DIR',
+        help='go on from this artifact: its orderings, predictor and kept tensors, which flags of these groups then '
+             'cannot change. A quantized one keeps its rounding, unless --bits divides bits anew')
     add('--linear-layers', type=int, default=None, metavar='N',
         help=f'matrix products from features to kernel (default: {LINEAR_LAYERS}, or {QUANTIZED_LINEAR_LAYERS} if the '
              f'predictor is quantized)')
@@ -155,12 +156,12 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     add, d = parser.add_argument_group('images').add_argument, DataSettings
-    add('--data-dir', default=None, metavar='DIR',
+    add('--data-dir', type=expanduser, default=None, metavar='DIR',
         help='a folder with train/CLASS and validation/CLASS, one of images without labels, or the root of --dataset')
-    add('--unlabelled-dir', nargs='*', default=(), metavar='DIR',
+    add('--unlabelled-dir', type=expanduser, nargs='*', default=(), metavar='DIR',
         help='folders of more training images, without labels: all images in them and in their subfolders, whatever '
              'these are called; --data-dir then needs a validation split alone, or may be missing')
-    add('--class-map', default='', metavar='FILE',
+    add('--class-map', type=expanduser, default='', metavar='FILE',
         help="text file with the names of the class folders, one in a line, in the order of the model's classes, where "
              'there are not folders of all (as in timm). Images of other folders are left out')
     add('--dataset', default='', metavar='NAME',
@@ -217,7 +218,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group('run').add_argument
-    add('--output', required=True, metavar='DIR',
+    add('--output', type=expanduser, required=True, metavar='DIR',
         help='folder of the best artifact, and of all else that a run writes')
     add('--seed', type=int, default=0, metavar='N', help='(default: %(default)s)')
     add('--mixed-precision', choices=PRECISIONS, default='auto',
@@ -225,7 +226,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
              'measurement decides on a CPU, and a GPU takes bf16 if it has it, or fp16 (default: %(default)s)')
     add('--checkpointing-steps', type=int, default=None, metavar='N', help='steps between checkpoints (default: none)')
     add('--checkpoints-total-limit', type=int, default=None, metavar='N', help='keep only so many (default: all)')
-    add('--resume', default=None, metavar='latest|DIR',
+    add('--resume', type=expanduser, default=None, metavar='latest|DIR',
         help="go on from a checkpoint as if the run had never stopped; 'latest' starts anew where there is none")
     add('--report-to', nargs='*', default=(), metavar='TRACKER',
         help="accelerate's trackers: tensorboard, wandb, ... (summary.csv is always written)")

@@ -9,6 +9,7 @@ from timm_sbs.common.config import OrderingConfig, PredictorConfig, Quantization
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.synthetic import InversionSettings
+from timm_sbs.training.options.effects import refuse_without_effect
 from timm_sbs.training.options.settings import (
     ENCODING_DEFAULTS,
     FEWEST_ROUNDED_BITS,
@@ -239,13 +240,14 @@ def settings_of(args: argparse.Namespace, quantized: QuantizationConfig | None =
     if settings.has_images and args.start_from and args.reconstruction_steps is None:
         settings = replace(settings, reconstruction=replace(settings.reconstruction, steps=0))
     if settings.quantizes and on_images and args.quantization_steps is None:
-        return settings.rounded_from_the_first_image()
+        settings = settings.rounded_from_the_first_image()
+    refuse_without_effect(args, settings)
     return settings
 
 
 def _check_sizes(args: argparse.Namespace) -> None:
     """Raises ConfigError for sizes that no predictor can have, before any work."""
-    if not 0 < args.pct <= 100:
+    if args.pct is not None and not 0 < args.pct <= 100:
         raise ConfigError(f'--pct is {args.pct:g}, but must be larger than 0 and at most 100.')
     if args.bytes is not None and args.bytes < 1:
         raise ConfigError(f'--bytes is {args.bytes}, but must be 1 or more.')

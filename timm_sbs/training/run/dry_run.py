@@ -2,7 +2,6 @@
 from torch import nn
 
 from timm_sbs.artifact.folder import artifact_ledger
-from timm_sbs.artifact.ledger import num_bytes
 from timm_sbs.common.config import SelectionRule
 from timm_sbs.common.results import PARTS
 from timm_sbs.predictor.base_model import kept_names, named_state
@@ -33,7 +32,6 @@ def describe_dry_run(name: str, start: Start) -> str:
     size, quantization = design.num_parameters, design.storage.quantization
     as_it_is = start.source if not specs else None  # rounded weights keep their steps, and about their size
     ledger = artifact_ledger(as_it_is) if as_it_is else design.forecast(original)
-    original_bytes = num_bytes(original.state_dict())
     bits = f', {quantization.layer_bits[0]:g} bits a weight' if quantization and specs else ''
     lines.append('')
     if start.trials and not specs:
@@ -45,7 +43,8 @@ def describe_dry_run(name: str, start: Start) -> str:
         lines.append(f'predictor: width {design.generator.predictor.width}, {size:,} parameters '
                      f'({100 * size / parameters:.1f} %){bits}')
     lines += [
-        f"files: {ledger['total']:,} bytes ({original_bytes / ledger['total']:.1f} x smaller than {original_bytes:,})",
+        f"files: {ledger['total']:,} bytes ({ledger['original'] / ledger['total']:.1f} x smaller than the original's "
+        f"values, {ledger['original']:,})",
         '  ' + ', '.join(f'{part} {ledger[part]:,}' for part in PARTS if ledger[part])
         + f", config.json about {ledger['config']:,}",
         *_statistics_lines(start)]

@@ -1,7 +1,8 @@
 """One run of the trainer, from its flags to the artifact."""
 import argparse
+import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from torch import nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import CONFIG_NAME, artifact_bytes, load_artifact, read_config, written_ledger
+from timm_sbs.artifact.lost import lost_function
 from timm_sbs.artifact.original import load_original
 from timm_sbs.artifact.provenance import proved_description
 from timm_sbs.artifact.push import create_repository, push_to_hub
 from timm_sbs.common.distributed import decided_once, make_accelerator, processes
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
+from timm_sbs.common.results import Results
 from timm_sbs.data.outputs import outputs_of
 from timm_sbs.predictor.base_model import pretrained_cfg_of
 from timm_sbs.training.design.original import adopted, describe_as
@@ -56,8 +59,6 @@ from timm_sbs.training.run.validation import measure_on_validation
 
 __all__ = ['train', 'dry_run', 'print_once']
 
-MUCH = 0.1  # error of the weights: ResNets with more, fitted without images, have lost many of their predictions
-
 
 def train(
         args: argparse.Namespace,
@@ -83,7 +84,8 @@ def train(
 
 def dry_run(args: argparse.Namespace, original: nn.Module | None = None) -> str:
     """What :func:`train` would do with these arguments, as text. It starts nothing."""
-    args = argparse.Namespace(**{**vars(args), 'dry_run': True})
+    args = copy.copy(args)
+    args.dry_run = True
     with _opened(args, original) as start:
         return describe_dry_run(args.model, start)
 
@@ -152,9 +154,8 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
                          f'{run.results[MEASURE]:.4f}')
     measure_on_validation(task)
     start.images.tell_skipped(accelerator)
-    if not settings.has_images and _error(run.results) > MUCH:
-        say(accelerator, f'warning: with an error of {_error(run.results):.2f} few predictions are right. Look at some '
-                         f'images (--data-dir, --data-free), or allow more bytes or parameters.')
+    if warning := lost_function(Results.of(run.best)):
+        say(accelerator, warning)
     if whole_program:
         say(accelerator, f"wrote {output}, {_size(output, start)}; load it with "
                          f"timm.create_model('local-dir:{output}', pretrained=True)")
@@ -162,12 +163,6 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
         say(accelerator, f'uploaded to {push_to_hub(output, args.hub_model_id, args.hub_private)}')
     accelerator.wait_for_everyone()
     return run.best
-
-
-def _error(results: Mapping[str, Any]) -> float:
-    """Of the weights, after the last phase that fitted them."""
-    names = ('quantization_error', 'reconstruction_error', 'rounding_error')
-    return next((float(results[name]) for name in names if results.get(name) is not None), 0.)
 
 
 def _size(output: Path, start: Start) -> str:

@@ -11,7 +11,7 @@ from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.common.errors import ConfigError, TargetError
 from timm_sbs.common.progress import messages, silence
-from timm_sbs.training.design.original import unwrapped
+from timm_sbs.training.design.given_model import unwrapped
 from timm_sbs.training.options.parsing import args_of
 from timm_sbs.training.run.caller import undisturbed_caller
 from timm_sbs.training.run.train import dry_run, train

@@ -21,7 +21,7 @@ from timm_sbs.common.progress import say
 from timm_sbs.common.results import Results
 from timm_sbs.data.outputs import outputs_of
 from timm_sbs.predictor.base_model import pretrained_cfg_of
-from timm_sbs.training.design.original import adopted, describe_as
+from timm_sbs.training.design.given_model import adopted, describe_as
 from timm_sbs.training.design.sizing import Design, continue_artifact
 from timm_sbs.training.options.parsing import args_yaml
 from timm_sbs.training.options.run_settings import settings_of

@@ -8,7 +8,7 @@ from conftest import RESNET20
 from torch import nn
 
 from timm_sbs.common.errors import SbsError, TargetError
-from timm_sbs.training.design.original import adopted, unwrapped
+from timm_sbs.training.design.given_model import adopted, unwrapped
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 

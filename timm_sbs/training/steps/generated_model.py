@@ -8,11 +8,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from timm_sbs.codec.kept import stored_kept
 from timm_sbs.codec.quantization import (
     leaning_to_exact,
     leaning_to_zero,
     step_sizes,
-    stored_kept,
     stored_predictor,
     stored_rounded,
     with_rounded,
@@ -20,7 +20,7 @@ from timm_sbs.codec.quantization import (
 from timm_sbs.common.config import StorageConfig
 from timm_sbs.common.distributed import average, sum_gradients
 from timm_sbs.common.prefixes import without_prefix
-from timm_sbs.predictor.base_model import kept_names, named_state
+from timm_sbs.predictor.base_model import kept_names, named_state, norm_eps
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.training.losses.rate import Rate
 from timm_sbs.training.options.settings import KEPT_PARTS, DistillationSettings
@@ -71,6 +71,7 @@ class GeneratedModel(TwoStageGenerator):
         self.dtype = storage.dtype
         self.model = model.requires_grad_(False)
         self.train_kept = tuple(train_kept)
+        self._norm_eps = norm_eps(model)
         self._rounded: dict[str, nn.Parameter] = {}
         for index, (name, tensor) in enumerate((rounded_weights or {}).items()):
             if name in generator.names:
@@ -140,7 +141,7 @@ class GeneratedModel(TwoStageGenerator):
         if self.quantization:
             state, followed = named_state(self.model), followed_statistics(self.model)
             kept = {name: state[name] for name in kept_names(state, given) if name not in followed}
-            given.update(stored_kept(kept, self.storage))
+            given.update(stored_kept(kept, self.storage, self._norm_eps))
         return functional_call(self.model, given, (images,))
 
     def backward(self, weights: dict[str, Tensor], accelerator: Accelerator, progress: float = 1.) -> None:
@@ -193,7 +194,7 @@ class GeneratedModel(TwoStageGenerator):
         model = self.model
         if self.quantization:
             model = copy.deepcopy(model)
-            model.load_state_dict(stored_kept(self.kept_state(), self.storage), strict=False)
+            model.load_state_dict(stored_kept(self.kept_state(), self.storage, self._norm_eps), strict=False)
         weights = with_rounded(self.generator.with_predictor(stored)(), self._rounded_weights())
         for name, weight in weights.items():
             model.get_parameter(name).copy_(weight)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from timm_sbs.artifact.build import build_around
 from timm_sbs.artifact.stored import Stored
+from timm_sbs.codec.kept import stored_kept
 from timm_sbs.codec.quantization import (
     predictor_codes,
-    stored_kept,
     stored_predictor,
     stored_rounded,
     with_rounded,
@@ -130,7 +130,7 @@ class Artifact:
         """What its file holds."""
         generator = self.generator
         return Contents(generator.predictor.state_dict(), generator.frequencies, generator.permutations, self.kept,
-                        self.rounded, self.steps)
+                        self.rounded, self.steps, self.base.norm_eps if self.storage.quantization else {})
 
     @property
     def file_tensors(self) -> dict[str, Tensor] | None:
@@ -146,7 +146,8 @@ class Artifact:
         predictor = stored_predictor(
             self.generator.predictor, self.storage, without_prefix('predictor.', self.steps))
         return dataclasses.replace(
-            self, generator=self.generator.with_predictor(predictor), kept=stored_kept(self.kept, self.storage),
+            self, generator=self.generator.with_predictor(predictor),
+            kept=stored_kept(self.kept, self.storage, self.base.norm_eps if self.storage.quantization else {}),
             rounded=stored_rounded(self.rounded, without_prefix('rounded.', self.steps), self.storage))
 
     def weights(self) -> dict[str, Tensor]:

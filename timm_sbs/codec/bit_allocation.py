@@ -8,8 +8,7 @@ from torch import Tensor
 
 from timm_sbs.codec.quantization import layer_names, stored_predictor
 from timm_sbs.common.config import QuantizationConfig, StorageConfig
-from timm_sbs.common.float64 import as_float64
-from timm_sbs.predictor.generator import Generator
+from timm_sbs.predictor.generator import Generator, relative_error
 
 __all__ = ['FEWEST', 'MOST', 'GRID', 'Influence', 'measure_influence', 'divide_bits']
 
@@ -29,10 +28,6 @@ class Influence:
 Weights = Mapping[str, Tensor]
 
 
-def _squared_error(weights: Weights, others: Weights) -> float:
-    return sum(float(as_float64(others[name] - weight).square().sum()) for name, weight in weights.items())
-
-
 @torch.no_grad()
 def measure_influence(
         generator: Generator,
@@ -42,7 +37,7 @@ def measure_influence(
 
     Args:
         generator: With a trained predictor.
-        error: Of changes from some generated weights to others, quadratic in these; None: the squared error, which
+        error: Of changes from some generated weights to others, quadratic in these; None: the relative error, which
             needs no data.
 
     Returns:
@@ -55,7 +50,8 @@ def measure_influence(
     for index, name in enumerate(names):
         trial = tuple(TRIAL_BITS if i == index else EXACT_BITS for i in range(len(names)))
         rounded = stored_predictor(predictor, StorageConfig(quantization=QuantizationConfig(trial)))
-        change = (error or _squared_error)(exact, generator.with_predictor(rounded)())
+        weights = generator.with_predictor(rounded)()
+        change = error(exact, weights) if error else relative_error(weights, exact)
         found.append(Influence(predictor.get_parameter(f'{name}.weight').numel(), max(change, 1e-30)))
     return tuple(found)
 

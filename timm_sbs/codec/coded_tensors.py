@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from timm_sbs.codec.entropy import decode_integers, encode_integers
+from timm_sbs.codec.kept import NormEps, dequantize_kept, kept_kind, quantize_kept
 from timm_sbs.codec.matrices import decode_matrices, encode_matrices
 from timm_sbs.codec.quantization import (
+    OUTPUT_SCALE,
     ROUNDED_LIMIT,
     QuantizedTensor,
     StepCodes,
     dequantize,
-    kept_kind,
     layer_names,
     quantize,
-    quantize_kept,
     quantize_predictor,
 )
 from timm_sbs.common.config import QuantizationConfig
@@ -29,7 +29,7 @@ __all__ = [
     'decode_kept',
 ]
 
-_SCALE = 'output_scale'  # of the predictor: a number that is never trained, stored exactly
+_SCALE = np.dtype('<f4')  # of each of a predictor's output scales
 _LENGTH = np.dtype('<u4')  # of the first of two runs of bytes
 _DAMAGED = 'The coded {} is damaged: it is too short.'
 
@@ -100,16 +100,16 @@ def decode_rounded(
 
 
 def encode_predictor(state: Mapping[str, Tensor], quantization: QuantizationConfig, steps: StepCodes) -> Tensor:
-    """A predictor as bytes: its output scale, all biases and steps, and the weights of each layer."""
+    """A predictor as bytes: its output scales, all biases and steps, and the weights of each layer."""
     integers = quantize_predictor(state, quantization, steps)
     check_finite({f'predictor.{name}': dequantize(part) for name, part in integers.items()}, ' in integers')
     names = layer_names(state)
     numbers = encode_integers([
         _pooled([integers[f'{name}.bias'].integers for name in names]),
         _pooled([integers[f'{name}.{part}'].codes for name in names for part in ('weight', 'bias')])])
-    scale = state[_SCALE].detach().cpu().numpy().astype('<f4').reshape(1).view(np.uint8)
+    scales = state[OUTPUT_SCALE].detach().cpu().numpy().astype(_SCALE).view(np.uint8)
     weights = _encode_weights([integers[f'{name}.weight'].integers for name in names])
-    return torch.from_numpy(_joined(np.concatenate([scale, numbers]), weights))
+    return torch.from_numpy(_joined(np.concatenate([scales, numbers]), weights))
 
 
 def decode_predictor(
@@ -121,8 +121,9 @@ def decode_predictor(
     biases = [tuple(expected[f'{name}.bias'].shape) for name in names]
     codes = [shape for rows, _ in weights for shape in ((rows, 1), ())]
     first, coded_weights = _parted(data, 'predictor')
-    scale, numbers = first[:4], first[4:]
-    if len(scale) < 4:
+    size = _SCALE.itemsize * len(expected[OUTPUT_SCALE])
+    scales, numbers = first[:size], first[size:]
+    if len(scales) < size:
         raise ArtifactError(_DAMAGED.format('predictor'))
     bias_values, pooled = decode_integers(numbers, [sum(map(math.prod, biases)), sum(map(math.prod, codes))])
     step_codes = [code.int() for code in _split(pooled, codes)]
@@ -132,22 +133,23 @@ def decode_predictor(
         steps[f'{name}.weight'] = step_codes[2 * index]
         state[f'{name}.weight'] = dequantize(QuantizedTensor(values[index], step_codes[2 * index]))
         state[f'{name}.bias'] = dequantize(QuantizedTensor(bias, step_codes[2 * index + 1]))
-    state[_SCALE] = torch.tensor(scale.copy().view('<f4')[0].astype(np.float32))
+    state[OUTPUT_SCALE] = torch.from_numpy(scales.copy().view(_SCALE).astype(np.float32))
     return state, steps
 
 
-def encode_kept(kept: Mapping[str, Tensor], quantization: QuantizationConfig) -> Tensor:
+def encode_kept(kept: Mapping[str, Tensor], quantization: QuantizationConfig, norm_eps: NormEps) -> Tensor:
     """Kept tensors as bytes: all steps, then the integers of each tensor, or its logarithms."""
-    integers = {name: quantize_kept(name, tensor, quantization) for name, tensor in kept.items()}
-    read = {name: dequantize(part).to(kept[name].dtype) for name, part in integers.items()}
+    integers = quantize_kept(kept, quantization, norm_eps)
+    read = {name: dequantize_kept(part, quantization.kept_bits).to(kept[name].dtype)
+            for name, part in integers.items()}
     check_finite(with_prefix('kept.', read), ' in integers')
     steps = _pooled([part.codes for part in integers.values() if part.values is not None])
     numbers = [part.codes if part.values is None else part.values for part in integers.values()]
     return torch.from_numpy(_joined(encode_integers([steps]), _encode_weights(numbers)))
 
 
-def decode_kept(data: NDArray[np.uint8], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of :func:`encode_kept`, given tensors of the same names, shapes and types."""
+def decode_kept(data: NDArray[np.uint8], expected: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
+    """Inverse of :func:`encode_kept`, given ``kept_bits`` and tensors of the same names, shapes and types."""
     kinds = {name: kept_kind(name, tensor) for name, tensor in expected.items()}
     shapes = [_code_shape(kind, expected[name]) for name, kind in kinds.items() if kind != 'logarithm']
     coded_steps, coded_numbers = _parted(data, 'kept tensors')
@@ -157,7 +159,7 @@ def decode_kept(data: NDArray[np.uint8], expected: Mapping[str, Tensor]) -> dict
     for (name, kind), values in zip(kinds.items(), numbers):
         integers = QuantizedTensor(None, values) if kind == 'logarithm' \
             else QuantizedTensor(values, next(codes))
-        kept[name] = dequantize(integers).to(expected[name].dtype)
+        kept[name] = dequantize_kept(integers, bits).to(expected[name].dtype)
     return kept
 
 

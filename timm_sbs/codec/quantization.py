@@ -1,14 +1,13 @@
-"""Tensors to integers and back: predictor weights by row, kept tensors by row or as a whole.
+"""Tensors to integers and back: predictor weights by row, rounded weights as a whole.
 
 Steps are powers of 2^(1/16), so that a small integer stores each of them. Everything here is a pure function of the
-tensors: what training sees (:func:`rounded_predictor`, :func:`rounded_kept`, which let gradients pass through the
+tensors: what training sees (:func:`rounded_predictor`, :func:`stored_rounded`, which let gradients pass through the
 rounding) is what a reader of the artifact gets, bit by bit on the same machine.
 """
 import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,13 +19,14 @@ from timm_sbs.predictor.network import Predictor
 
 __all__ = [
     'QuantizedTensor', 'StepCodes', 'layer_names', 'predictor_codes', 'quantize_predictor', 'dequantize', 'quantize',
-    'quantize_kept', 'leaning_to_exact', 'leaning_to_zero', 'rounded', 'rounded_predictor', 'stored_predictor',
-    'rounded_kept', 'stored_kept', 'stored_rounded', 'with_rounded', 'is_quantized', 'kept_kind', 'code_for_bits',
-    'finest_code', 'step_sizes', 'ROUNDED_LIMIT',
+    'leaning_to_exact', 'leaning_to_zero', 'rounded', 'rounded_predictor', 'stored_predictor', 'predictor_floats',
+    'stored_rounded', 'with_rounded', 'code_for_bits', 'finest_code', 'step_codes', 'step_sizes', 'ROUNDED_LIMIT',
+    'OUTPUT_SCALE',
 ]
 
 StepCodes = Mapping[str, Tensor]  # of some weights by name, int32: steps are 2^(code / 16)
 NO_STEPS: StepCodes = {}
+OUTPUT_SCALE = 'output_scale'  # in a predictor's state dict: never trained, stored exactly
 
 STEPS_PER_OCTAVE = 16
 NORMAL_ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # bits of a normal distribution in steps of its deviation
@@ -65,7 +65,7 @@ def layer_names(state: Mapping[str, Tensor]) -> list[str]:
     return sorted(names, key=lambda name: (name.startswith('heads'), int(name.rsplit('.', 1)[1])))
 
 
-def _codes(steps: Tensor, up: bool = False) -> Tensor:
+def step_codes(steps: Tensor, up: bool = False) -> Tensor:
     """Sixteenths of an octave, rounded to the nearest, or up."""
     exact = STEPS_PER_OCTAVE * torch.log2(as_float64(steps))
     return (exact.ceil() if up else exact.round()).clamp(SMALLEST_CODE, LARGEST_CODE).int().to(steps.device)
@@ -79,14 +79,12 @@ def step_sizes(codes: Tensor) -> Tensor:
 def _row_codes(weight: Tensor, bits: float) -> Tensor:
     """Steps of a weight's rows [R, F], for an entropy of ``bits``: [R, 1]."""
     rms = as_float64(weight.detach()).square().mean(dim=1, keepdim=True).sqrt()
-    return _codes(rms * 2 ** (NORMAL_ENTROPY - bits)).to(weight.device)
+    return step_codes(rms * 2 ** (NORMAL_ENTROPY - bits)).to(weight.device)
 
 
-def _range_codes(tensor: Tensor, bits: int, rows: bool) -> Tensor:
-    """Steps with which ``bits`` reach to the largest value: of each row [R, 1, ...], or of all []."""
-    largest = tensor.detach().abs()
-    largest = largest.amax(dim=tuple(range(1, tensor.dim())), keepdim=True) if rows else largest.amax()
-    return _codes(largest / _limit(bits), up=True)
+def _range_codes(tensor: Tensor, bits: int) -> Tensor:
+    """Step with which ``bits`` reach to the largest value: []."""
+    return step_codes(tensor.detach().abs().amax() / _limit(bits), up=True)
 
 
 def _limit(bits: int) -> int:
@@ -114,7 +112,7 @@ def predictor_codes(
         weight = state[f'{name}.weight']
         known = steps.get(f'{name}.weight')
         codes[f'{name}.weight'] = _row_codes(weight, bits) if known is None else known.to(weight.device), LIMIT
-        codes[f'{name}.bias'] = _range_codes(state[f'{name}.bias'], config.bias_bits, False), _limit(config.bias_bits)
+        codes[f'{name}.bias'] = _range_codes(state[f'{name}.bias'], config.bias_bits), _limit(config.bias_bits)
     return codes
 
 
@@ -161,26 +159,32 @@ def stored_predictor(predictor: Predictor, storage: StorageConfig, steps: StepCo
     if storage.quantization:
         state.update(rounded_predictor(state, storage.quantization, steps))
     else:
-        state = {name: tensor.to(getattr(torch, storage.dtype)) for name, tensor in state.items()}
+        state = predictor_floats(state, storage.dtype)
     stored.load_state_dict(state)
     return stored.requires_grad_(False).eval()
+
+
+def predictor_floats(state: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """A predictor's state dict as floats of a type; output scales, which this could turn to zero, stay float32."""
+    return {name: tensor if name == OUTPUT_SCALE else tensor.to(getattr(torch, dtype))
+            for name, tensor in state.items()}
 
 
 def code_for_bits(weight: Tensor, bits: float) -> Tensor:
     """Step of a whole weight, for an entropy of about ``bits`` if it is normally distributed: a code []."""
     rms = as_float64(weight.detach()).square().mean().sqrt()
-    return torch.maximum(_codes(rms * 2 ** (NORMAL_ENTROPY - bits)).to(weight.device), finest_code(weight))
+    return torch.maximum(step_codes(rms * 2 ** (NORMAL_ENTROPY - bits)).to(weight.device), finest_code(weight))
 
 
 def finest_code(weight: Tensor) -> Tensor:
     """The smallest step with which all integers of a rounded weight are within the limit: a code []."""
-    return _codes(weight.detach().abs().amax() / ROUNDED_LIMIT, up=True)
+    return step_codes(weight.detach().abs().amax() / ROUNDED_LIMIT, up=True)
 
 
 def quantize(tensor: Tensor, codes: Tensor, limit: int = LIMIT) -> QuantizedTensor:
     """Integers of a tensor with steps [] or [R, 1, ...], up to ``limit``.
 
-    They are int32, for a kept tensor's own dtype, such as float16, could not hold them.
+    They are int32, for a weight's own dtype, such as float16, could not hold them.
     """
     return QuantizedTensor((tensor.detach().float() / step_sizes(codes)).clamp(-limit, limit).round().int(), codes)
 
@@ -193,66 +197,6 @@ def rounded(tensor: Tensor, codes: Tensor, limit: int = LIMIT) -> Tensor:
 def _rounded_by(tensor: Tensor, steps: Tensor, limit: int) -> Tensor:
     scaled = (tensor / steps).clamp(-limit, limit)
     return (scaled + (scaled.round() - scaled).detach()) * steps
-
-
-def is_quantized(tensor: Tensor) -> bool:
-    """Whether a kept tensor is rounded: all floating-point ones are."""
-    return tensor.is_floating_point()
-
-
-def kept_kind(name: str, tensor: Tensor) -> str:
-    """How a kept tensor is rounded.
-
-    'logarithm': variances, whose relative error counts. 'rows': a step for each output row. 'whole': one step.
-    """
-    if name.endswith('running_var'):
-        return 'logarithm'
-    return 'rows' if tensor.dim() > 1 else 'whole'
-
-
-def quantize_kept(name: str, tensor: Tensor, config: QuantizationConfig) -> QuantizedTensor:
-    """QuantizedTensor of a kept floating-point tensor."""
-    kind = kept_kind(name, tensor)
-    if kind == 'logarithm':
-        return QuantizedTensor(None, _codes(tensor.detach()))
-    codes = _range_codes(tensor, config.kept_bits, kind == 'rows')
-    return quantize(tensor, codes, _limit(config.kept_bits))
-
-
-def rounded_kept(name: str, tensor: Tensor, config: QuantizationConfig) -> Tensor:
-    """A kept tensor as it will be read from the artifact. Differentiable as if nothing were rounded."""
-    if not is_quantized(tensor):
-        return tensor
-    if kept_kind(name, tensor) == 'logarithm':
-        return step_sizes(_codes(tensor.detach())).to(tensor.dtype)
-    codes = _range_codes(tensor, config.kept_bits, kept_kind(name, tensor) == 'rows')
-    return rounded(tensor.float(), codes, _limit(config.kept_bits)).to(tensor.dtype)
-
-
-def stored_kept(kept: Mapping[str, Tensor], storage: StorageConfig) -> dict[str, Tensor]:
-    """Kept tensors as a reader of the artifact will have them. Differentiable as if nothing were rounded.
-
-    Those of one step are rounded all at once: a network has a hundred small ones, and a GPU counts calls.
-    """
-    config = storage.quantization
-    if config is None:
-        return dict(kept)
-    whole = {name: tensor for name, tensor in kept.items()
-             if tensor.dtype == torch.float32 and kept_kind(name, tensor) == 'whole'}
-    found = {name: rounded_kept(name, tensor, config) for name, tensor in kept.items() if name not in whole}
-    if whole:
-        limit, flat = _limit(config.kept_bits), torch.cat([tensor.flatten() for tensor in whole.values()])
-        owners = _owners(tuple(tensor.numel() for tensor in whole.values()), flat.device)
-        largest = flat.new_zeros(len(whole)).scatter_reduce(0, owners, flat.detach().abs(), 'amax')
-        steps = step_sizes(_codes(largest / limit, up=True))
-        found.update(_split_like(_rounded_by(flat, steps[owners], limit), whole))
-    return {name: found[name] for name in kept}
-
-
-@lru_cache(maxsize=64)
-def _owners(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """Which of some tensors each number of all of them belongs to."""
-    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
 
 
 def _split_like(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

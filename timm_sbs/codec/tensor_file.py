@@ -20,12 +20,13 @@ from timm_sbs.codec.coded_tensors import (
     encode_predictor,
     encode_rounded,
 )
+from timm_sbs.codec.kept import NormEps, is_quantized
 from timm_sbs.codec.permutations import (
     decode_permutations,
     encode_permutations,
     most_coded_bytes,
 )
-from timm_sbs.codec.quantization import LARGEST_CODE, SMALLEST_CODE, is_quantized
+from timm_sbs.codec.quantization import LARGEST_CODE, OUTPUT_SCALE, SMALLEST_CODE, predictor_floats
 from timm_sbs.common.config import ArtifactConfig, OrderingConfig
 from timm_sbs.common.errors import ArtifactError
 from timm_sbs.common.float64 import as_float64
@@ -59,6 +60,7 @@ class Contents:
     Attributes:
         rounded: Rounded weights, or what is added to generated ones.
         steps: Codes of the steps of predictor weights ('predictor.' and a name) and of rounded weights ('rounded.').
+        norm_eps: Of the base model's BatchNorms, see :func:`~timm_sbs.codec.kept.quantize_kept`. No file holds it.
         ordering: The permutations as :func:`encode_ordering` codes them, if that was done before.
     """
     predictor: dict[str, Tensor]
@@ -67,6 +69,7 @@ class Contents:
     kept: dict[str, Tensor]
     rounded: dict[str, Tensor] = field(default_factory=dict)
     steps: dict[str, Tensor] = field(default_factory=dict)
+    norm_eps: NormEps = field(default_factory=dict)
     ordering: Tensor | None = None
 
 
@@ -105,7 +108,8 @@ def slots(
         kept = {name: tensor for name, tensor in kept.items() if not is_quantized(tensor)}
     else:
         code = _DTYPE_CODES[getattr(torch, config.storage_dtype)]
-        found = {f'predictor.{name}': Slot(tuple(tensor.shape), code) for name, tensor in state.items()}
+        found = {f'predictor.{name}': Slot(tuple(tensor.shape), 'F32' if name == OUTPUT_SCALE else code)
+                 for name, tensor in state.items()}
     for part, tensors in (('kept', kept), ('rounded', {} if config.quantization else rounded)):
         for name, tensor in tensors.items():
             found[f'{part}.{name}'] = Slot(tuple(tensor.shape), _DTYPE_CODES.get(tensor.dtype, 'unknown'))
@@ -145,11 +149,10 @@ def to_tensors(contents: Contents, config: ArtifactConfig, specs: Sequence[Weigh
         if contents.rounded:
             tensors['rounded'] = encode_rounded(contents.rounded, without_prefix('rounded.', contents.steps))
         if floats := {name: tensor for name, tensor in kept.items() if is_quantized(tensor)}:
-            tensors['kept'] = encode_kept(floats, config.quantization)
+            tensors['kept'] = encode_kept(floats, config.quantization, contents.norm_eps)
         tensors.update(with_prefix('kept.', {k: v for k, v in kept.items() if not is_quantized(v)}))
     else:
-        dtype = getattr(torch, config.storage_dtype)
-        parts['predictor'] = {name: tensor.to(dtype) for name, tensor in predictor.items()}
+        parts['predictor'] = predictor_floats(predictor, config.storage_dtype)
         for part, state in parts.items():
             tensors.update(with_prefix(f'{part}.', state))
         check_finite(tensors, f" in {config.storage_dtype}")
@@ -216,7 +219,7 @@ def from_tensors(
             stored = (*config.generated, *rounded)
             expected = {
                 name: base_state[name] for name in kept_names(base_state, stored) if is_quantized(base_state[name])}
-            kept.update(decode_kept(tensors['kept'].numpy(), expected))
+            kept.update(decode_kept(tensors['kept'].numpy(), expected, config.quantization.kept_bits))
     else:
         state = {name: tensor.float() for name, tensor in without_prefix('predictor.', tensors).items()}
         if rounded:
@@ -234,7 +237,7 @@ def from_tensors(
         frequencies = tensors['frequencies'].float() / FREQUENCY_STEPS
         permutations = _permutations_of(tensors['ordering'], config, specs)
     else:
-        state = {'output_scale': torch.ones(())}
+        state = {OUTPUT_SCALE: torch.ones(0)}
     return Contents(state, frequencies, permutations, kept, rounded, steps)
 
 

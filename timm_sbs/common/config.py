@@ -15,7 +15,7 @@ __all__ = [
 ]
 
 # Version of config.json and model.safetensors. A reader refuses all others.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 # Input channels that form one token where kernels have a single value: 1x1 convolutions and linear layers.
 POINTWISE_SIZE = 8
 OTHERS = '*'  # for the names of rounded weights: all that are not generated
@@ -146,7 +146,7 @@ class QuantizationConfig:
     """
     layer_bits: tuple[float, ...] = ()  # of the predictor's layers: trunk, then heads from the smallest kernel size on
     bias_bits: int = 8  # the predictor's biases, rounded to 2^bits steps over the range of each layer's
-    kept_bits: int = 8  # kept tensors, rounded to 2^bits steps over the range of each row
+    kept_bits: int = 8  # kept vectors have 2^bits steps up to their typical numbers, other kept tensors over each row
 
     def __post_init__(self) -> None:
         for bits in self.layer_bits:
@@ -158,7 +158,7 @@ class QuantizationConfig:
 @dataclass(frozen=True)
 class StorageConfig:
     """How the numbers of an artifact are stored."""
-    dtype: str = 'float32'  # of the predictor, unless it is quantized
+    dtype: str = 'float32'  # of the predictor's parameters, unless it is quantized
     quantization: QuantizationConfig | None = None  # None: predictor and kept tensors are stored as floats
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from timm_sbs.common.errors import TargetError
 
 __all__ = [
     'BaseModel', 'is_counter', 'canonical_args', 'describe_base', 'named_state', 'first_names', 'kept_names',
-    'pretrained_cfg_of',
+    'norm_eps', 'pretrained_cfg_of',
 ]
 
 # Arguments of timm.create_model that say where weights come from or what is built around the model: they are the
@@ -48,6 +48,11 @@ class BaseModel:
     def state(self) -> dict[str, Tensor]:
         """Its state dict on the meta device, see :func:`describe_base`. Built once."""
         return describe_base(self.name, self.args, self.pretrained_cfg)
+
+    @cached_property
+    def norm_eps(self) -> dict[str, float]:
+        """See :func:`norm_eps`. The network is built once more for it."""
+        return norm_eps(_built(self.name, self.args, self.pretrained_cfg))
 
 
 def is_counter(name: str) -> bool:
@@ -134,6 +139,12 @@ def kept_names(state: Mapping[str, Tensor], generated: Iterable[str]) -> list[st
         if name == first and name not in generated and not is_counter(name)]
 
 
+def norm_eps(model: nn.Module) -> dict[str, float]:
+    """What each BatchNorm adds to its variances, by the prefix of its tensors' names, such as 'layer1.0.bn1.'."""
+    return {f'{name}.' if name else '': module.eps for name, module in model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+
+
 def describe_base(base: str, base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> dict[str, Tensor]:
     """The base model's state dict on the meta device: names, shapes and dtypes, without memory for values.
 
@@ -143,6 +154,17 @@ def describe_base(base: str, base_args: Mapping[str, Any], pretrained_cfg: Mappi
     Raises:
         TargetError: timm does not know the base, or cannot build it with these arguments.
     """
+    state = named_state(_built(base, base_args, pretrained_cfg))
+    first = first_names(state)
+    described: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        described[name] = tensor.detach().to('meta', dtype) if first[name] == name else described[first[name]]
+    return described
+
+
+def _built(base: str, base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> nn.Module:
+    """The base model, on the meta device if its constructor does not compute with tensors."""
     args = canonical_args(base_args, pretrained_cfg)
     if not timm.is_model(base) or base.startswith('sbs'):
         raise TargetError(
@@ -152,9 +174,9 @@ def describe_base(base: str, base_args: Mapping[str, Any], pretrained_cfg: Mappi
         with _limited_modules():
             try:
                 with torch.device('meta'):
-                    return _on_meta(timm.create_model(base, **args))
+                    return timm.create_model(base, **args)
             except (RuntimeError, NotImplementedError):  # some constructors compute with their tensors
-                return _on_meta(timm.create_model(base, **args))
+                return timm.create_model(base, **args)
     except Exception as e:
         raise TargetError(f"timm cannot build '{base}' with arguments {args}: {e}") from e
 
@@ -175,13 +197,3 @@ def _limited_modules() -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _on_meta(model: nn.Module) -> dict[str, Tensor]:
-    state = named_state(model)
-    first = first_names(state)
-    described: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-        described[name] = tensor.detach().to('meta', dtype) if first[name] == name else described[first[name]]
-    return described

@@ -136,11 +136,19 @@ class Generator(nn.Module):
             specs: Sequence[WeightSpec],
             permutations: Sequence[Permutations],
             seed: int,
+            weights: Mapping[str, Tensor] | None = None,
     ) -> 'Generator':
-        """One whose predictor is initialised from a seed. The frequencies have a seed of their own, in ``config``."""
+        """One whose predictor is initialised from a seed. The frequencies have a seed of their own, in ``config``.
+
+        ``weights`` are the originals: each layer is learned in its own scale, the root mean square of its weight.
+        """
         torch.manual_seed(seed)
         frequencies = draw_frequencies(config.encoding, config.num_coordinates)
-        return cls(config, specs, permutations, frequencies, build_predictor(config, specs))
+        predictor = build_predictor(config, specs)
+        if weights is not None and specs:
+            scales = [as_float64(weights[spec.name].detach()).square().mean().sqrt() for spec in specs]
+            predictor.output_scale.copy_(torch.stack(scales))
+        return cls(config, specs, permutations, frequencies, predictor)
 
     def with_predictor(self, predictor: Predictor) -> 'Generator':
         """The same generation by another predictor of the same shape."""
@@ -153,6 +161,11 @@ class Generator(nn.Module):
     def names(self) -> tuple[str, ...]:
         """Of the generated weights."""
         return tuple(spec.name for spec in self.specs)
+
+    @property
+    def scales(self) -> dict[str, Tensor]:
+        """What the predictor's kernels are multiplied by, of each generated weight: [] by name."""
+        return dict(zip(self.names, self.predictor.output_scale))
 
     @property
     def device(self) -> torch.device:
@@ -173,7 +186,7 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def kernels(self, group: TokenGroup, places: slice) -> Tensor:
-        """Kernels at some places of a group: [places, G * T].
+        """Kernels at some places of a group, before scaling: [places, G * T].
 
         They are on the generator's device, and so are all intermediate results. Their precision is the predictor's,
         whatever autocast, default dtype or precision of matrix products the caller has set.
@@ -197,7 +210,7 @@ class Generator(nn.Module):
             for group in self.groups:
                 for specs, places, rows in group.portions():
                     kernels = self.kernels(group, places)
-                    weights.update(split_weights(kernels, specs, rows.to(kernels.device)))
+                    weights.update(split_weights(kernels, specs, rows.to(kernels.device), self.scales))
                     progress.update(places.stop - places.start)
         return {name: weights[name] for name in self.names}
 
@@ -220,22 +233,31 @@ def _groups(
     return tuple(groups)
 
 
-def split_weights(kernels: Tensor, specs: Sequence[WeightSpec], place_of_kernel: Tensor) -> dict[str, Tensor]:
+def split_weights(
+        kernels: Tensor,
+        specs: Sequence[WeightSpec],
+        place_of_kernel: Tensor,
+        scales: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
     """Weights of some layers of a group, by name, from their kernels in place order [M, G * T]. Differentiable.
 
-    ``place_of_kernel`` is on the device of the kernels: the group's own for all its layers, or that of a portion. Each
-    weight has memory of its own: who copies one does not copy all.
+    ``scales`` are the generator's. ``place_of_kernel`` is on the device of the kernels: the group's own for all its
+    layers, or that of a portion. Each weight has memory of its own: who copies one does not copy all.
     """
     rows = kernels.reshape(-1, specs[0].token_size)
     parts = place_of_kernel.split([spec.num_kernels for spec in specs])
-    return {spec.name: from_kernels(rows[part], spec).contiguous() for part, spec in zip(parts, specs)}
+    return {spec.name: from_kernels(rows[part].mul_(scales[spec.name]), spec).contiguous()
+            for part, spec in zip(parts, specs)}
 
 
 def relative_error(weights: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> float:
-    """Squared error of all ``weights`` over the squared norm of the originals of the same names, summed in float64."""
-    squares = norm = 0.
+    """Squared error of each of ``weights`` over the squared norm of the original of the same name: the mean over all
+    values, so that no layer's scale matters. An error in a weight of zeros counts as 1."""
+    total, values = 0., 0
     for name, weight in weights.items():
-        original = originals[name].detach()
-        squares += float(as_float64(weight - original.to(weight.device)).square().sum())
-        norm += float(as_float64(original).square().sum())
-    return squares / norm if norm else 0.
+        exact = as_float64(weight)
+        original = as_float64(originals[name].detach()).to(exact.device)
+        error, norm = float((exact - original).square().sum()), float(original.square().sum())
+        total += weight.numel() * (error / norm if norm else error > 0)
+        values += weight.numel()
+    return total / max(values, 1)

@@ -27,28 +27,29 @@ class Predictor(nn.Module):
     Where nothing is generated there is no layer.
 
     Attributes:
-        output_scale: Standard deviation of the original kernels, by which outputs are multiplied, so that the
-            perceptron itself works with values of unit size. Not trained.
+        output_scale: Of each generated weight, in their order [W]: what its kernels are multiplied by when they become
+            the weight, so that the perceptron itself works with values of unit size. Not trained.
     """
     output_scale: Tensor
 
     def __init__(self, feature_width: int, output_sizes: Iterable[int], config: PredictorConfig) -> None:
         super().__init__()
         self.config = config
-        widths = [feature_width, *config.hidden_widths]
+        widths, output_sizes = [feature_width, *config.hidden_widths], list(output_sizes)
         sizes = sorted(set(output_sizes))
         self.trunk = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths) if sizes)
         self.heads = nn.ModuleDict({str(t): nn.Linear(widths[-1], t) for t in sizes})
-        self.register_buffer('output_scale', torch.ones(()))
+        self.register_buffer('output_scale', torch.ones(len(output_sizes)))
 
     def forward(self, features: Tensor, output_size: int, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Kernels, by ``parameters`` of these names where they are not the predictor's own, such as rounded ones."""
+        """Kernels before scaling, by ``parameters`` of these names where they are not the predictor's own, such as
+        rounded ones."""
         at = dict(self.named_parameters()) if parameters is None else parameters
         activation, _ = _ACTIVATIONS[self.config.activation]
         for index in range(len(self.trunk)):
             features = activation(F.linear(features, at[f'trunk.{index}.weight'], at[f'trunk.{index}.bias']))
         head = f'heads.{output_size}'
-        return F.linear(features, at[f'{head}.weight'], at[f'{head}.bias']) * self.output_scale
+        return F.linear(features, at[f'{head}.weight'], at[f'{head}.bias'])
 
     @torch.no_grad()
     def write(self, features: Tensor, kernels: Tensor) -> None:
@@ -58,7 +59,7 @@ class Predictor(nn.Module):
             features = activation(layer(features))
         head = self.heads[str(kernels.shape[1])]
         bias, weight = head.get_parameter('bias'), head.get_parameter('weight')
-        torch.addmm(bias, features, weight.T, out=kernels).mul_(self.output_scale)
+        torch.addmm(bias, features, weight.T, out=kernels)
 
 
 def num_predictor_parameters(feature_width: int, output_sizes: Iterable[int], config: PredictorConfig) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.common.config import ORDER_OVER
 from timm_sbs.common.errors import ConfigError, TargetError
+from timm_sbs.predictor.generator import relative_error
 from timm_sbs.training.design.budget import TRIAL_BITS, Choose, divide_budget, first_division, tried
 from timm_sbs.training.design.sizing import Design, design, start_artifact
 from timm_sbs.training.losses.curvature import curvatures
@@ -68,10 +69,10 @@ def choose_method(
         else:
             designs['mixture'] = mixture
             errors['mixture'] = _errors(tried(mixture, original, accelerator)[0], state, names)
-    norm = sum(float(state[name].double().square().sum()) for name in names)
-    for method, found in errors.items():
-        say(f'  {method:<10} error {sum(found.values()) / norm:.4f}')
-    best = min(errors, key=lambda method: sum(errors[method].values()))
+    totals = {method: sum(found[name] * state[name].numel() for name in names) for method, found in errors.items()}
+    for method, total in totals.items():
+        say(f'  {method:<10} error {total / sum(state[name].numel() for name in names):.4f}')
+    best = min(totals, key=totals.__getitem__)
     told = f' (by itself, {len(better)} of {len(names)} weights would be better generated)' if better else ''
     say(f'chosen: {best}{told}; --method, --generate and --round overrule this')
     if best == 'generation':
@@ -102,6 +103,6 @@ def _rounded(artifact: Artifact) -> Artifact:
 
 @torch.no_grad()
 def _errors(artifact: Artifact, state: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, float]:
-    """Squared error of some weights, as the artifact stores them."""
+    """Relative error of each of some weights, as the artifact stores them."""
     stored = artifact.stored_weights()
-    return {name: float((stored[name].cpu() - state[name]).double().square().sum()) for name in names}
+    return {name: relative_error({name: stored[name]}, state) for name in names}

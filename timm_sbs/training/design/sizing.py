@@ -243,7 +243,8 @@ def start_artifact(
         seed: int,
 ) -> Artifact:
     """A fresh predictor, initialised from a seed, beside the kept tensors of the original. It is to be trained."""
-    generator, state = Generator.fresh(design.generator, design.specs, permutations, seed), original.state_dict()
+    state = original.state_dict()
+    generator = Generator.fresh(design.generator, design.specs, permutations, seed, state)
     rounded = {
         name: torch.zeros_like(state[name]) if name in generator.names else state[name].detach().clone()
         for name in design.rounded}

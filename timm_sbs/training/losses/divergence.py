@@ -53,7 +53,7 @@ class ExpectedDivergence:
     diagonal is taken; the whole factor was measured to gain nothing. Where a bias or a BatchNorm can take up a constant
     error of the outputs (:meth:`corrections`), S is the covariance of the inputs, without their mean.
 
-    Weights without statistics count by their squared error, as much as the others do for their size.
+    Weights without statistics count by their relative squared error, as much as the others do for their size.
     """
 
     def __init__(
@@ -81,16 +81,17 @@ class ExpectedDivergence:
                 weights[name].detach().to(importance), _damped(statistics[name].second_moment, damping), importance)
         device = next(iter(statistics.values())).mean.device if statistics else torch.device('cpu')
         zeros = [self(name, torch.zeros_like(form.target))[0] for name, form in self._forms.items()]
-        size = sum(float(form.target.square().sum()) for form in self._forms.values())
-        average = float(torch.stack(zeros).sum()) * 2 / max(size, 1e-30) if zeros else 1.
+        values = sum(form.target.numel() for form in self._forms.values())
+        each = float(torch.stack(zeros).sum()) * 2 / values if zeros else 1.  # lost by forgetting one value
         for spec in specs:
             if spec.name not in self._forms:
                 target = weights[spec.name].detach().float().to(device)
-                self._forms[spec.name] = _Form(target, None, target.new_full((len(target),), average))
+                self._forms[spec.name] = _Form(target, None, target.new_full(
+                    (len(target),), each / max(float(target.square().mean()), 1e-30)))
 
     @property
     def without_statistics(self) -> list[str]:
-        """Weights that count by their squared error."""
+        """Weights that count by their relative squared error."""
         return [name for name, form in self._forms.items() if form.moment is None]
 
     def __call__(self, name: str, rows: Tensor, filters: Tensor | None = None) -> tuple[Tensor, Tensor]:

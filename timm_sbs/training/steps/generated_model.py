@@ -8,11 +8,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from timm_sbs.codec.kept import stored_kept
 from timm_sbs.codec.quantization import (
     leaning_to_exact,
     leaning_to_zero,
     step_sizes,
-    stored_kept,
     stored_predictor,
     stored_rounded,
     with_rounded,
@@ -20,7 +20,7 @@ from timm_sbs.codec.quantization import (
 from timm_sbs.common.config import StorageConfig
 from timm_sbs.common.distributed import average, sum_gradients
 from timm_sbs.common.prefixes import without_prefix
-from timm_sbs.predictor.base_model import first_names, kept_names, named_state
+from timm_sbs.predictor.base_model import first_names, kept_names, named_state, norm_eps
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.training.losses.rate import Rate
 from timm_sbs.training.options.settings import KEPT_PARTS, DistillationSettings
@@ -71,6 +71,7 @@ class GeneratedModel(TwoStageGenerator):
         self.dtype = storage.dtype
         self.model = model.requires_grad_(False)
         self.train_kept = tuple(train_kept)
+        self._norm_eps = norm_eps(model)
         self._rounded: dict[str, nn.Parameter] = {}
         for index, (name, tensor) in enumerate((rounded_weights or {}).items()):
             if name in generator.names:
@@ -141,7 +142,7 @@ class GeneratedModel(TwoStageGenerator):
         if self.quantization:
             state, followed = named_state(self.model), followed_statistics(self.model)
             kept = {name: state[name] for name in kept_names(state, given) if name not in followed}
-            given.update(stored_kept(kept, self.storage))
+            given.update(stored_kept(kept, self.storage, self._norm_eps))
         given.update({name: given[first] for name, first in self._second_names.items() if first in given})
         return functional_call(self.model, given, (images,), tie_weights=False)
 
@@ -195,7 +196,7 @@ class GeneratedModel(TwoStageGenerator):
         model = self.model
         if self.quantization:
             model = copy.deepcopy(model)
-            model.load_state_dict(stored_kept(self.kept_state(), self.storage), strict=False)
+            model.load_state_dict(stored_kept(self.kept_state(), self.storage, self._norm_eps), strict=False)
         weights = with_rounded(self.generator.with_predictor(stored)(), self._rounded_weights())
         for name, weight in weights.items():
             model.get_parameter(name).copy_(weight)

@@ -12,13 +12,12 @@ from timm_sbs.common.distributed import make_accelerator, share, sum_gradients
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import Progress
 from timm_sbs.predictor.generator import Generator, TokenGroup, relative_error
-from timm_sbs.training.losses.distances import reconstruction_loss
 from timm_sbs.training.options.settings import ReconstructionSettings
 from timm_sbs.training.steps.features import kernel_features
 from timm_sbs.training.steps.monitor import Monitor
 from timm_sbs.training.steps.optimizer import make_optimizer, set_lr
 
-__all__ = ['group_targets', 'targets_rms', 'reconstruct']
+__all__ = ['group_targets', 'reconstruct']
 
 # Widest predictor that stands the full learning rate. Wider ones get less in proportion (arXiv 2203.03466): with 2e-2 a
 # width of 227 is at an error of 0.81 after 500 steps on ResNet-56, with 1e-2 at 0.44.
@@ -27,15 +26,20 @@ LOG_INTERVAL = 50  # steps between looks at the loss, each of which waits for th
 
 
 def group_targets(generator: Generator, weights: Mapping[str, Tensor]) -> list[Tensor]:
-    """Kernels of the original model in place order, for each token group: [N, T]."""
-    originals = {name: weights[name].detach().cpu() for name in generator.names}
+    """What the predictor is to generate, in place order, for each token group: original kernels over their layer's
+    scale [N, T]."""
+    originals = {name: weights[name].detach().cpu() / scale.cpu().clamp(min=torch.finfo(scale.dtype).tiny)
+                 for name, scale in generator.scales.items()}
     return [group.in_place_order(originals) for group in generator.groups]
 
 
-def targets_rms(targets: list[Tensor]) -> Tensor:
-    """Root mean square over all target values: the one scale of all layers (it beats a scale for each layer)."""
-    total = torch.stack([t.double().square().sum() for t in targets]).sum()
-    return (total / sum(t.numel() for t in targets)).sqrt().float()
+def _emphases(generator: Generator) -> list[Tensor]:
+    """What the squared errors at each place of a token group count: [N, 1]. A layer counts by the square root of its
+    values, for those of small layers do more; their mean over all values is 1."""
+    sizes = [spec.num_weights for spec in generator.specs]
+    mean = sum(math.sqrt(size) for size in sizes) / max(sum(sizes), 1)
+    return [torch.cat([torch.full((places, 1), 1 / (mean * math.sqrt(spec.num_weights)))
+                       for spec, places in zip(group.specs, group.places)]) for group in generator.groups]
 
 
 class _ShuffledKernels:
@@ -82,7 +86,7 @@ def reconstruct(
     Several processes share out the kernels of each batch, so that their number changes nothing but the time.
 
     Args:
-        generator: Trained in place, on the accelerator's device; its output scale is set to that of the weights.
+        generator: Trained in place, on the accelerator's device.
         weights: Original weights by name.
         settings: Steps, batch size, optimizer. Predictors wider than 128 get a learning rate of lr * 128 / width.
         storage: How the predictor will be stored. With a quantization, training rounds it in each step.
@@ -92,7 +96,8 @@ def reconstruct(
         name: Of the phase, for what is told.
 
     Returns:
-        The error: squared error over squared norm, over all generated weights, as they are stored.
+        The relative error of the generated weights (:func:`~timm_sbs.predictor.generator.relative_error`), as they are
+        stored.
 
     Raises:
         SbsError: The loss is no longer finite.
@@ -101,10 +106,8 @@ def reconstruct(
     device = accelerator.device
     generator.to(device)
     predictor, quantization = generator.predictor, storage.quantization
-    targets = group_targets(generator, weights)
-    rms = targets_rms(targets).to(device)
-    predictor.output_scale.copy_(rms)
-    targets = [t.to(device) for t in targets]
+    targets = [targets.to(device) for targets in group_targets(generator, weights)]
+    emphases = [emphasis.to(device) for emphasis in _emphases(generator)]
     features = kernel_features(generator)
     values = sum(t.numel() for t in targets)
 
@@ -123,14 +126,14 @@ def reconstruct(
             parameters: dict[str, Tensor] = dict(predictor.named_parameters())
             if quantization:
                 parameters = rounded_predictor(parameters, quantization)
-            for group, x, y, stream in zip(generator.groups, features, targets, streams):
+            for group, x, y, emphasis, stream in zip(generator.groups, features, targets, emphases, streams):
                 batch = next(stream)
                 rows = batch[share(len(batch), accelerator)]
                 if len(rows):
                     part = (y.numel() / values) * (len(rows) / len(batch))
                     with accelerator.autocast():
                         kernels = predictor(x(rows), group.output_size, parameters).float()
-                    loss = loss + part * reconstruction_loss(kernels, y[rows], rms)
+                    loss = loss + part * (emphasis[rows] * (kernels - y[rows]).square()).mean()
             optimizer.zero_grad()
             if loss.requires_grad:  # a process may have no kernel of a small batch
                 accelerator.backward(loss)
@@ -140,7 +143,7 @@ def reconstruct(
             done = step + 1
             if done % LOG_INTERVAL == 0 or done == settings.steps:
                 value = float(accelerator.reduce(loss.detach(), reduction='sum'))
-                progress.show(error=f'{value:.4f}')
+                progress.show(loss=f'{value:.4f}')
                 monitor.log(done, {'loss': value, 'lr': settings.lr_at(step) * rate})
                 if not math.isfinite(value):
                     raise SbsError(f'The loss of {name} is {value} at step {done}. Lower its learning rate.')

@@ -75,7 +75,7 @@ def _batch_step(
     parameters, features = two_stage.predictor_parameters(), two_stage.kernel_features()
     total = torch.zeros((), device=accelerator.device)
     outputs, gradients = [], []
-    layers = iter(batch)
+    layers, scales = iter(batch), two_stage.generator.scales
     for index, group, places in _groups(two_stage):
         mine = [(spec, rows[f], f) for spec, rows, f in (
             (spec, rows, chosen[share(len(chosen), accelerator)])
@@ -89,9 +89,10 @@ def _batch_step(
         derivative = []
         for (spec, _, filters), part in zip(mine, kernels.detach().split([rows.numel() for _, rows, _ in mine])):
             some = dataclasses.replace(spec, shape=(len(filters), *spec.shape[1:]))
-            loss, gradient = divergence(spec.name, from_kernels(part, some), filters)
+            scale = scales[spec.name]
+            loss, gradient = divergence(spec.name, from_kernels(part * scale, some), filters)
             total += loss * parts
-            derivative.append(to_kernels(_scaled(gradient * parts, accelerator), some))
+            derivative.append(to_kernels(_scaled(gradient * scale * parts, accelerator), some))
         outputs.append(kernels)
         gradients.append(torch.cat(derivative))
     if outputs:  # a process may have no filter of a small batch

@@ -102,7 +102,7 @@ class TwoStageGenerator(nn.Module):
         self._parts = parts if keeps else []
         for index, (group, part) in enumerate(zip(self.generator.groups, parts)):
             kernels = gather_shares(part.detach(), group.num_places, accelerator)
-            weights.update(split_weights(kernels, group.specs, self.place_of_kernel(index)))
+            weights.update(split_weights(kernels, group.specs, self.place_of_kernel(index), self.generator.scales))
         return {name: weight.requires_grad_() for name, weight in weights.items()}
 
     def backward(self, weights: dict[str, Tensor], accelerator: Accelerator) -> None:
@@ -111,10 +111,12 @@ class TwoStageGenerator(nn.Module):
         Afterwards every process holds the same gradients: the mean over the processes' own.
         """
         parts, self._parts = self._parts, []
+        scales = self.generator.scales
         gradients = []
         for index, group in enumerate(self.generator.groups):
             gradient = group.in_place_order(
-                {spec.name: _gradient(weights[spec.name]) for spec in group.specs}, self.place_of_kernel(index))
+                {spec.name: _gradient(weights[spec.name]) * scales[spec.name] for spec in group.specs},
+                self.place_of_kernel(index))
             gradient = accelerator.reduce(gradient, reduction='mean')
             gradients.append(gradient[share(group.num_places, accelerator)])
         if parts:

@@ -25,23 +25,27 @@ def _effects(args: argparse.Namespace, settings: 'Settings') -> list[tuple[bool,
     data, quantization = settings.data, settings.quantization
     fresh = not args.start_from
     generates = not fresh or args.method != 'rounding' or bool(args.generate)
-    images, training, noisy = settings.has_images, settings.trains_on_images, settings.data_free
-    rounds = settings.quantizes and bool(quantization.steps) and (generates or training)
+    images, noisy = settings.has_images, settings.data_free
+    # Who switches a phase off, and says how it would be, knows what has no effect.
+    training = settings.trains_on_images or args.distillation_steps == 0
+    statistics = settings.takes_statistics or args.second_order_steps == 0
+    rounds = (settings.quantizes and bool(quantization.steps) and (generates or training)) \
+        or args.quantization_steps == 0
     reads = data.given
     return [
         (fresh, f'{_PREDICTOR} method storage_dtype generate round keep license',
          'the artifact of --start-from decides it'),
         (generates, _PREDICTOR, 'with --method rounding nothing is generated'),
         (args.encoding == 'random_fourier', _ENCODING, f'--encoding {args.encoding} draws no frequencies'),
-        (generates and bool(settings.reconstruction.steps),
+        (generates and bool(settings.reconstruction.steps or args.reconstruction_steps == 0),
          f'reconstruction_steps reconstruction_batch_size {_phase("reconstruction_")}', 'there is no reconstruction'),
         (not settings.quantizes, 'storage_dtype', 'a quantized artifact stores integers'),
         (settings.quantizes, 'kept_bits', 'an artifact of floats rounds nothing; --bits or --bytes quantize it'),
         (rounds, f'quantization_steps {_phase("quantization_")}', 'no step is taken with rounded weights'),
         (images, 'batch_size workers distillation_steps second_order_steps statistics_images second_order_damping',
          'there are no images; --data-dir, --dataset, --unlabelled-dir and --data-free give them'),
-        (settings.takes_statistics, 'statistics_images second_order_damping', 'there is no second-order phase'),
-        (settings.takes_statistics and generates, f'second_order_batch_size {_phase("second_order_")}',
+        (statistics, 'statistics_images second_order_damping', 'there is no second-order phase'),
+        (statistics and generates, f'second_order_batch_size {_phase("second_order_")}',
          'no step is taken by second order'),
         (training, 'output_weight feature_weight label_weight feature_modules temperature train_kept clip_grad '
                    f'grad_accum_steps eval_interval no_aug mixup cutmix train_size {_AUGMENTATION}',

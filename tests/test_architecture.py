@@ -19,7 +19,7 @@ TRAINING = ('options', 'losses', 'steps', 'design', 'run', 'fit')  # folders of 
 ONLY_IN = {
     'accelerate': ('common.distributed', 'common.progress', 'data', 'training', 'train'),
     'constriction': ('codec.entropy', 'codec.streams'), 'matplotlib': ('plots',),
-    'numba': ('training.design.two_opt',), 'psutil': ('training.run.threads',), 'scipy': ('training.design.paths',),
+    'numba': ('training.design.two_opt',), 'scipy': ('training.design.paths',),
     'torchvision': ('data.augmentation',), 'yaml': ('plots.artifacts', 'training.options.parsing'),
 }
 

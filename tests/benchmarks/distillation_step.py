@@ -42,7 +42,7 @@ from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
 from timm_sbs.training.options.settings import DistillationSettings
 from timm_sbs.training.run.environment import environment
-from timm_sbs.training.run.precision import DTYPES, settle_precision
+from timm_sbs.training.run.precision import NAMES, settle_precision
 from timm_sbs.training.steps.distillation import distill
 from timm_sbs.training.steps.generated_model import GeneratedModel
 from timm_sbs.training.steps.monitor import Monitor
@@ -100,7 +100,7 @@ def prepared(name: str, entry: str, device: torch.device) -> tuple[nn.Module, Ar
 
 def product_seconds(accelerator: Accelerator) -> float:
     """Of a square product in the precision of the run, after a first one."""
-    kind = DTYPES.get(accelerator.mixed_precision, torch.float32)
+    kind = getattr(torch, NAMES[accelerator.mixed_precision])
     a, b = (torch.randn(PRODUCT, PRODUCT, device=accelerator.device).to(kind) for _ in range(2))
 
     def product() -> None:

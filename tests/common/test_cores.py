@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from timm_sbs.common import cores
-from timm_sbs.common.cores import reader_processes, usable_cores
+from timm_sbs.common.cores import reader_processes, threads_for_cores, usable_cores
 
 
 @pytest.fixture()
@@ -45,3 +45,28 @@ def test_quota_of_an_older_container(tmp_path, monkeypatch):
 def test_readers_leave_cores_to_a_network_on_the_cpu(machine, bound, processes, accelerated, readers):
     machine(bound, processes, accelerated=accelerated)
     assert reader_processes() == readers
+
+
+@pytest.fixture()
+def free_threads(monkeypatch):
+    """No environment variable sets them, and torch has four."""
+    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+        monkeypatch.delenv(name, raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('bound, processes, recorded, variable, threads', [
+    (8, 1, None, None, 4), (2, 1, None, None, 2), (8, 4, None, None, 2), (2, 4, None, None, 1), (8, 1, 3, None, 3),
+    (8, 1, 6, None, 6), (2, 1, 3, None, 2), (2, 1, 3, 'OMP_NUM_THREADS', 4), (2, 4, None, 'MKL_NUM_THREADS', 4)])
+def test_no_more_threads_than_cores_unless_the_user_says_so(
+        machine, free_threads, monkeypatch, bound, processes, recorded, variable, threads):
+    machine(bound, processes)
+    if variable:
+        monkeypatch.setenv(variable, '4')
+    with pytest.raises(RuntimeError, match='stop'), threads_for_cores(recorded):
+        assert torch.get_num_threads() == threads
+        raise RuntimeError('stop')
+    assert torch.get_num_threads() == 4

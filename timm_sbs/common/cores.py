@@ -1,11 +1,15 @@
-"""Processor cores: how many this process may use, and how many of them its readers of images take."""
+"""Processor cores: how many this process may use, and how many threads and readers of images take them."""
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from timm_sbs.common.devices import uses_accelerator
 
-__all__ = ['local_processes', 'reader_processes', 'usable_cores']
+__all__ = ['local_processes', 'reader_processes', 'threads_for_cores', 'usable_cores']
 
 MOST_READERS = 8  # for each process of a run
 CORES_FOR_A_READER = 4  # where the network computes on the cores that are left
@@ -36,6 +40,23 @@ def _quota() -> float:
         except (OSError, ValueError, ZeroDivisionError):  # ValueError: 'max'
             continue
     return math.inf
+
+
+@contextmanager
+def threads_for_cores(recorded: int | None = None) -> Iterator[None]:
+    """Within the block torch computes on no more threads than this process has cores for, unless the user has set their
+    number; then on as many as before.
+
+    Args:
+        recorded: Threads of a run before it was stopped, if it is resumed, for the last bits of results depend on them.
+    """
+    before = torch.get_num_threads()
+    if not (os.environ.get('OMP_NUM_THREADS') or os.environ.get('MKL_NUM_THREADS')):
+        torch.set_num_threads(max(1, min(recorded or before, usable_cores() // local_processes())))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def reader_processes() -> int:

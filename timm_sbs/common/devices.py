@@ -1,11 +1,10 @@
 """Where a run computes, and how tensors get there."""
 import os
-import time
 
 import torch
 from torch import Tensor
 
-__all__ = ['moved', 'now', 'uses_accelerator']
+__all__ = ['moved', 'uses_accelerator']
 
 
 def uses_accelerator() -> bool:
@@ -18,10 +17,3 @@ def moved(tensor: Tensor, device: torch.device, memory_format: torch.memory_form
     """A tensor on a device. Only CUDA goes on before it has arrived: elsewhere memory that is not pinned could be
     reused meanwhile."""
     return tensor.to(device, non_blocking=device.type == 'cuda', memory_format=memory_format)
-
-
-def now(device: torch.device) -> float:
-    """Seconds, when a device has done what it was told."""
-    if device.type != 'cpu':
-        torch.accelerator.synchronize()
-    return time.perf_counter()

@@ -222,8 +222,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help='folder of the best artifact, and of all else that a run writes')
     add('--seed', type=int, default=0, metavar='N', help='(default: %(default)s)')
     add('--mixed-precision', choices=PRECISIONS, default='auto',
-        help="'auto' is bf16 or fp16 if 'accelerate launch' says so ('no' counts as not said); else a quick "
-             'measurement decides on a CPU, and a GPU takes bf16 if it has it, or fp16 (default: %(default)s)')
+        help="'auto' is bf16 or fp16 if 'accelerate launch' says so ('no' counts as not said); else bf16 on a device "
+             'with units for it, fp16 on other GPUs, and no on other CPUs (default: %(default)s)')
     add('--checkpointing-steps', type=int, default=None, metavar='N', help='steps between checkpoints (default: none)')
     add('--checkpoints-total-limit', type=int, default=None, metavar='N', help='keep only so many (default: all)')
     add('--resume', type=expanduser, default=None, metavar='latest|DIR',

@@ -37,9 +37,7 @@ from timm_sbs.training.run.checkpoints import Checkpoint, Checkpoints
 from timm_sbs.training.run.environment import environment
 from timm_sbs.training.run.images import Images, open_images
 from timm_sbs.training.run.output import prepare_output
-from timm_sbs.training.run.precision import Choice
 from timm_sbs.training.run.resume import folder_name, unchanging_settings
-from timm_sbs.training.run.threads import Threads
 from timm_sbs.training.steps.optimizer import make_optimizer
 
 __all__ = ['Start', 'open_start', 'first_results', 'start_trackers', 'ordered_artifact']
@@ -52,8 +50,7 @@ class Start:
     Attributes:
         settings: All settings, with what was left to the network filled in.
         accelerator: Devices, processes, precision.
-        precision: That precision, and why it was chosen.
-        threads: Of the CPU, and why they are so many.
+        told: That precision, and why it was chosen, in a sentence for the user.
         original: The original model.
         source: The artifact to start from, if there is one.
         design: What is generated, and by which predictor.
@@ -66,8 +63,7 @@ class Start:
     """
     settings: Settings
     accelerator: Accelerator
-    precision: Choice
-    threads: Threads
+    told: str
     original: nn.Module
     source: Artifact | None
     design: Design
@@ -94,15 +90,14 @@ class Start:
         """What a resumed run keeps: how a budget of bytes was divided, and threads, for last bits depend on them."""
         design = self.design
         return {'order_over': design.generator.ordering.order_over, 'bits': self.bits, 'method': design.method,
-                'generate': [spec.name for spec in design.specs], 'threads': self.threads.count}
+                'generate': [spec.name for spec in design.specs], 'threads': torch.get_num_threads()}
 
 
 def open_start(
         args: argparse.Namespace,
         settings: Settings,
         accelerator: Accelerator,
-        precision: Choice,
-        threads: Threads,
+        told: str,
         original: nn.Module,
         source: Artifact | None,
 ) -> Start:
@@ -141,7 +136,7 @@ def open_start(
         weights = chosen.specs or specs_from_names(chosen.rounded, base.state, base.name)
         uses = trace_uses(original, chosen.base.pretrained_cfg, weights)
         settings = _with_second_order(args, settings, chosen, uses, accelerator)
-    return Start(settings, accelerator, precision, threads, original, source, chosen, bits, trials, uses, images,
+    return Start(settings, accelerator, told, original, source, chosen, bits, trials, uses, images,
                  checkpoints, checkpoint)
 
 

@@ -15,6 +15,7 @@ from timm_sbs.artifact.lost import lost_function
 from timm_sbs.artifact.original import load_original
 from timm_sbs.artifact.provenance import proved_description
 from timm_sbs.artifact.push import create_repository, push_to_hub
+from timm_sbs.common.cores import threads_for_cores
 from timm_sbs.common.distributed import decided_once, make_accelerator, processes
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
@@ -54,7 +55,6 @@ from timm_sbs.training.run.start import (
     start_trackers,
 )
 from timm_sbs.training.run.task import Task
-from timm_sbs.training.run.threads import settle_threads, used_threads
 from timm_sbs.training.run.validation import measure_on_validation
 
 __all__ = ['train', 'dry_run', 'print_once']
@@ -103,9 +103,8 @@ def _opened(args: argparse.Namespace, original: nn.Module | None, whole_program:
     settings = settings_of(args, source.storage.quantization if source and args.bits is None else None)
     output = Path(args.output)
     state = processes()  # accelerate may set threads when it starts
-    threads = settle_threads(decided_once(
-        lambda: recorded_setting(output, args.resume, 'threads', 'choices'), state))
-    with used_threads(threads), float32_products('tf32'):
+    threads = decided_once(lambda: recorded_setting(output, args.resume, 'threads', 'choices'), state)
+    with threads_for_cores(threads), float32_products('tf32'):
         precision = settle_precision(
             args.mixed_precision, recorded_setting(output, args.resume, 'mixed_precision'))
         accelerator = make_accelerator(
@@ -119,7 +118,7 @@ def _opened(args: argparse.Namespace, original: nn.Module | None, whole_program:
             describe_as(own, proved_description(given, by_name, args.license, args.base_model))
             if source:
                 source = continue_artifact(source, own)
-            yield open_start(args, settings, accelerator, precision, threads, own, source)
+            yield open_start(args, settings, accelerator, precision.told, own, source)
         finally:
             if whole_program:
                 accelerator.end_training()
@@ -139,7 +138,7 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
         say(accelerator, f'{output} holds an artifact, which this run replaces')
     if accelerator.is_main_process:
         write_text(output / 'args.yaml', args_yaml(args))
-    say(accelerator, _told(start))
+    say(accelerator, start.told)
     _describe_start(args.model, start)
     start.images.tell_notes(accelerator)
     run = Run(output, accelerator, start.checkpoints, first_results(args, start), start.checkpoint, start.choices)
@@ -172,11 +171,6 @@ def _size(output: Path, start: Start) -> str:
     size = artifact_bytes(output)
     original = written_ledger(read_config(output)[0]).original
     return f"{size:,} bytes, {original / size:.1f} times smaller than the original's values"
-
-
-def _told(start: Start) -> str:
-    told = f'{start.precision}, {start.threads}'
-    return f'{told}\n{start.precision.warning}' if start.precision.warning else told
 
 
 def _open_output(args: argparse.Namespace, start: Start) -> Path:

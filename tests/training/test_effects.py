@@ -27,8 +27,7 @@ def settings(**flags):
     ('quantization_steps', dict(quantization_steps=7)), ('quantization_steps', dict(quantization_steps=7, **ROUNDING)),
     ('distillation_steps', dict(distillation_steps=9)), ('lr', dict(lr=1.)), ('mixup', dict(mixup=1.)),
     ('statistics_images', dict(statistics_images=50)), ('holdout_images', dict(holdout_images=50)),
-    ('statistics_images', dict(statistics_images=50, second_order_steps=0, **NOISE)),
-    ('temperature', dict(temperature=9., distillation_steps=0, **NOISE)), ('hflip', dict(hflip=0.1, **NOISE)),
+    ('hflip', dict(hflip=0.1, **NOISE)),
     ('vflip', dict(vflip=0.1, no_aug=True, data_dir='x')),
     ('scale', dict(scale=[0.5, 1.], crop_padding=3, data_dir='x')),
     ('synthetic_images', dict(synthetic_images=9)), ('synthetic_steps', dict(synthetic_steps=9, **NOISE)),
@@ -47,7 +46,8 @@ def test_what_has_no_effect_is_refused(name, flags):
     dict(linear_layers=3, generate=['layer3.*'], **ROUNDING), dict(lr=1., bits=4), dict(kept_bits=5, bits=4),
     dict(reconstruction_steps=0, **ROUNDING), dict(distillation_steps=0), dict(mixup=0, workers=0), dict(hflip=0.5),
     dict(storage_dtype='float16', bits=4), dict(rounding_lr=1., bits=4, **NOISE),
-    dict(synthetic_images=9, data_free='inversion'),
+    dict(synthetic_images=9, data_free='inversion'), dict(statistics_images=50, second_order_steps=0, **NOISE),
+    dict(temperature=9., distillation_steps=0, **NOISE),
     dict(recipe='cifar10', method='rounding', bits=3), dict(recipe='quick')])
 def test_what_has_one_or_switches_off_what_there_is_not_is_taken(flags):
     settings(**flags)

@@ -24,7 +24,10 @@ from timm_sbs.common.errors import SbsError, TargetError, short_reason
 from timm_sbs.common.fields import require_json
 from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
 
-__all__ = ['load_original', 'describe_original']
+__all__ = ['ASKED_ARGS', 'load_original', 'describe_original']
+
+# Attribute of a network that a run has built: arguments that its user asked for. timm leaves some out, as drop rates.
+ASKED_ARGS = 'asked_args'
 
 # Fields of timm's pretrained_cfg that name places or names of the original, which are not the predictor's.
 _NOT_KEPT = ('architecture', 'state_dict', 'custom_load', 'notes')
@@ -123,7 +126,8 @@ def describe_original(
     pretrained_cfg['num_classes'] = get_model_traits(model).get('num_classes', pretrained_cfg.get('num_classes', 0))
     pretrained_cfg['input_size'] = list(get_model_input_config(model)['input_size'])
     require_json('pretrained_cfg of the model', pretrained_cfg)
-    args = _own_args(model, dict(model_args or {}), name, canonical_args({}, pretrained_cfg))
+    asked = {**getattr(model, ASKED_ARGS, {}), **(model_args or {})}
+    args = _own_args(model, asked, name, canonical_args({}, pretrained_cfg))
     canonical_args(args, pretrained_cfg)
     return BaseModel(name, args, pretrained_cfg)
 

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from timm_sbs.artifact.original import describe_original
+from timm_sbs.artifact.original import ASKED_ARGS, describe_original
 from timm_sbs.common.errors import TargetError, short_reason
 from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
 
@@ -55,6 +55,7 @@ def adopted(model: nn.Module, model_args: Mapping[str, Any] | None = None) -> nn
     original = _built(base)
     original.load_state_dict({name: tensor.detach().to(_stored_dtype(tensor)) for name, tensor in state.items()})
     _check_function(model, original, base)
+    setattr(original, ASKED_ARGS, dict(model_args or {}))
     describe_as(original, dict(pretrained_cfg_of(model)))
     return original.requires_grad_(False)
 

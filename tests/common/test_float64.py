@@ -7,11 +7,13 @@ import torch
 
 import timm_sbs
 from timm_sbs.codec.bit_allocation import measure_influence
-from timm_sbs.codec.quantization import rounded_kept, rounded_predictor
+from timm_sbs.codec.kept import stored_kept
+from timm_sbs.codec.quantization import rounded_predictor
 from timm_sbs.codec.tensor_file import Contents, to_tensors
 from timm_sbs.common import float64
-from timm_sbs.common.config import QuantizationConfig
+from timm_sbs.common.config import QuantizationConfig, StorageConfig
 from timm_sbs.common.float64 import as_float64, float64_device, has_float64
+from timm_sbs.common.prefixes import with_prefix
 from timm_sbs.predictor.generator import relative_error
 
 PACKAGE = Path(timm_sbs.__file__).parent
@@ -38,7 +40,8 @@ def results(small_artifact):
         return {
             **rounded_predictor(state, quantization), **weights,
             'frequencies': to_tensors(contents, config, generator.specs)['frequencies'],
-            **{f'kept.{name}': rounded_kept(name, kept, quantization) for name, kept in small_artifact.kept.items()},
+            **with_prefix('kept.', stored_kept(
+                small_artifact.kept, StorageConfig(quantization=quantization), small_artifact.base.norm_eps)),
             'numbers': torch.tensor([
                 relative_error({name: w + 1 for name, w in weights.items()}, weights),
                 *(layer.error for layer in measure_influence(generator))], dtype=torch.float64)}

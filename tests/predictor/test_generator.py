@@ -9,7 +9,7 @@ import torch
 from timm_sbs.common.config import EncodingConfig, GeneratorConfig, OrderingConfig, PredictorConfig
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.predictor import generator as generator_module
-from timm_sbs.predictor.generator import Generator, split_weights
+from timm_sbs.predictor.generator import Generator, relative_error, split_weights
 from timm_sbs.predictor.network import Predictor
 from timm_sbs.predictor.ordering import fold_of, kernel_at_place, permutation_shapes
 from timm_sbs.predictor.tokens import WeightSpec, to_kernels
@@ -100,7 +100,7 @@ def test_rounding_of_float32_is_far_below_the_weights():
         turns = group.coordinates @ generator.frequencies.double().T
         angles = 2 * torch.pi * turns
         kernels = exact(torch.cat([angles.sin(), angles.cos()], dim=1), group.token_size)
-        for name, weight in split_weights(kernels, group.specs, group.place_of_kernel).items():
+        for name, weight in split_weights(kernels, group.specs, group.place_of_kernel, generator.scales).items():
             torch.testing.assert_close(weights[name].double(), weight, atol=1e-5, rtol=0)
 
 
@@ -114,7 +114,8 @@ def test_each_weight_has_memory_of_its_own():
 def test_gradients_reach_the_predictor_through_the_weights():
     generator = make()
     group = generator.groups[0]
-    weights = split_weights(generator.predictor(generator.features(group), 9), group.specs, group.place_of_kernel)
+    kernels = generator.predictor(generator.features(group), 9)
+    weights = split_weights(kernels, group.specs, group.place_of_kernel, generator.scales)
     weights['b'].square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in generator.predictor.trunk.parameters())
     assert generator.predictor.heads['25'].weight.grad is None
@@ -175,3 +176,25 @@ def test_writing_in_place_is_what_forward_returns(activation):
     predictor.write(features, written)
     torch.testing.assert_close(written, predictor(features, 9))
     assert torch.equal(features, kept) and not written.requires_grad
+
+
+def test_the_relative_error_is_the_mean_over_values_of_each_weights_own():
+    originals = {'a': torch.randn(10, 9), 'b': 1e3 * torch.randn(30, 9), 'zero': torch.zeros(10, 9)}
+    weights = {'a': originals['a'] * 1.1, 'b': originals['b'] * 0.8, 'zero': torch.zeros(10, 9)}
+    expected = (10 * 0.1 ** 2 + 30 * 0.2 ** 2) / 50
+    assert relative_error(weights, originals) == pytest.approx(expected, rel=1e-4)
+    scaled = [{**tensors, 'a': tensors['a'] * 1e-18} for tensors in (weights, originals)]
+    assert relative_error(*scaled) == pytest.approx(expected, rel=1e-4)
+    assert relative_error({'zero': torch.full((10, 9), 1e-9)}, originals) == 1
+    assert relative_error(originals, originals) == relative_error({}, originals) == 0
+
+
+@pytest.mark.parametrize('scale', [0, 1e-30, 30])
+def test_a_layer_is_generated_in_its_own_scale(scale):
+    generator, weights = make(), make()()
+    weights['a'] = weights['a'] * scale
+    scaled = Generator.fresh(generator.config, SPECS, generator.permutations, 0, weights)
+    plain = Generator.fresh(generator.config, SPECS, generator.permutations, 0, make()())
+    found, expected = scaled(), plain()
+    torch.testing.assert_close(found['a'], expected['a'] * scale, rtol=1e-5, atol=0)
+    assert torch.equal(found['b'], expected['b'])

@@ -37,12 +37,9 @@ def test_too_small_a_budget_names_the_smallest_predictor():
         predictor_for_budget(100, 128, [9], PredictorConfig())
 
 
-def test_outputs_are_scaled():
-    predictor = Predictor(4, [9], PredictorConfig(8, 2))
-    features = torch.randn(5, 4)
-    once = predictor(features, 9)
-    predictor.output_scale.fill_(3.)
-    torch.testing.assert_close(predictor(features, 9), 3 * once)
+def test_each_weight_has_a_scale_that_is_not_trained():
+    predictor = Predictor(4, [9, 9, 25], PredictorConfig(8, 2))
+    assert predictor.output_scale.tolist() == [1, 1, 1]
     assert 'output_scale' not in dict(predictor.named_parameters())
 
 

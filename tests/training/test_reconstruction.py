@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from conftest import fit_quickly, started
@@ -8,7 +10,7 @@ from timm_sbs.predictor.generator import Generator, relative_error
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design
 from timm_sbs.training.options.settings import ReconstructionSettings
-from timm_sbs.training.steps.reconstruction import _ShuffledKernels, group_targets, reconstruct, targets_rms
+from timm_sbs.training.steps.reconstruction import _ShuffledKernels, group_targets, reconstruct
 
 NERN = dict(
     ordering=OrderingConfig('layer', 'grid'), encoding=EncodingConfig(kind='positional'), activation='relu')
@@ -22,9 +24,8 @@ def test_targets_are_the_kernels_in_place_order(resnet20):
     generator = started(resnet20, pct=5.).generator
     targets, = group_targets(generator, resnet20.state_dict())
     kernels = targets[generator.groups[0].place_of_kernel]
-    expected = torch.cat([resnet20.get_parameter(s.name).reshape(-1, 9) for s in generator.specs])
-    assert torch.equal(kernels, expected)
-    assert float(targets_rms([targets])) == pytest.approx(float(expected.square().mean().sqrt()), rel=1e-5)
+    weights = [resnet20.get_parameter(s.name).detach().reshape(-1, 9) for s in generator.specs]
+    torch.testing.assert_close(kernels, torch.cat([w / w.square().mean().sqrt() for w in weights]))
     # along the path, real kernels are close to their predecessors
     last = targets[-generator.specs[-1].num_kernels:]
     assert (last[1:] - last[:-1]).square().sum() < 0.7 * 2 * last.square().sum()
@@ -68,7 +69,8 @@ def test_kernels_of_two_sizes_share_a_predictor():
     model.num_classes = 0
     chosen = design(model, pct=60.)
     orderings = find_orderings(model, chosen.specs, chosen.generator.ordering)
-    generator = Generator.fresh(chosen.generator, chosen.specs, orderings, seed=0)  # timm cannot build the network
+    generator = Generator.fresh(  # timm cannot build the network
+        chosen.generator, chosen.specs, orderings, seed=0, weights=model.state_dict())
     assert set(generator.predictor.heads) == {'9', '25'}
     start = relative_error(generator(), model.state_dict())
     error = reconstruct(generator, model.state_dict(), ReconstructionSettings(steps=300, batch_size=100))
@@ -109,3 +111,45 @@ def test_divergence_is_one_sentence(resnet20):
     with pytest.raises(SbsError, match='loss of reconstruction is .* at step .* Lower its learning rate'):
         weights = {k: v * (float('nan') if k.endswith('conv1.weight') else 1) for k, v in resnet20.state_dict().items()}
         reconstruct(started(resnet20).generator, weights, ReconstructionSettings(steps=3))
+
+
+def scaled(model, names, factor):
+    """The same function: convolutions times a factor, and with them the statistics of the BatchNorm that follows."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for name in names:
+            block, conv = name.rsplit('.', 1)
+            norm = model.get_submodule(f'{block}.{conv.replace("conv", "bn")}')
+            model.get_submodule(name).weight.mul_(factor)
+            norm.running_mean.mul_(factor)
+            norm.running_var.mul_(factor ** 2)
+    return model
+
+
+@pytest.mark.parametrize('bits', [None, 5.])
+@pytest.mark.parametrize('names, factor', [
+    (['layer1.0.conv1'], 32.), (['layer2.0.conv2', 'layer3.1.conv1'], 2. ** -10)])
+def test_scales_of_layers_change_nothing(resnet20, names, factor, bits):
+    """Factors are powers of two: all that is computed is the same, bit by bit."""
+    plain = fit_quickly(resnet20, steps=20, bits=bits, storage_dtype='float32')
+    other = fit_quickly(scaled(resnet20, names, factor), steps=20, bits=bits, storage_dtype='float32')
+    assert error_of(plain) == pytest.approx(error_of(other), rel=1e-6)
+    found, expected = other.stored_weights(), plain.stored_weights()
+    for name, weight in expected.items():
+        changed = name.removesuffix('.weight') in names
+        torch.testing.assert_close(found[name], weight * factor if changed else weight, rtol=1e-4, atol=1e-7 * factor)
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'float32'])
+def test_a_layer_of_zeros_and_one_of_tiny_numbers(resnet20, dtype, tmp_path):
+    from timm_sbs.artifact.folder import load_artifact, save_artifact
+    model = copy.deepcopy(resnet20)
+    with torch.no_grad():
+        model.layer2[1].conv1.weight.zero_()
+        model.layer1[1].conv1.weight.mul_(1e-20)
+    artifact = fit_quickly(model, steps=60, storage_dtype=dtype)
+    save_artifact(tmp_path, artifact)
+    weights = load_artifact(tmp_path).weights()
+    assert not weights['layer2.1.conv1.weight'].any() and all(w.isfinite().all() for w in weights.values())
+    name = 'layer1.1.conv1.weight'
+    assert relative_error({name: weights[name]}, model.state_dict()) < 0.8

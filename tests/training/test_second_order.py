@@ -1,6 +1,7 @@
 """The second-order phase on real weights, and what it does to predictions, through timm_sbs.train.main(argv) too."""
 import copy
 import csv
+import dataclasses
 import io
 import shutil
 from contextlib import redirect_stdout
@@ -81,6 +82,22 @@ def test_a_few_steps_bring_predictions_back(resnet20, images, accelerator, measu
     # of a grid nothing is left after so few steps of reconstruction
     if artifact.generator.config.ordering.coordinates == 'path':
         assert top1[2] > max(top1[:2]) + 3
+
+
+@pytest.mark.parametrize('settings', [dict(), dict(ordering=OrderingConfig(max_places=256))])
+def test_the_scale_of_a_layer_changes_nothing(resnet20, accelerator, measured, settings):
+    name, losses = 'layer1.0.conv1.weight', []
+    uses, statistics = measured
+    for factor in (1, 32):
+        model = copy.deepcopy(resnet20)
+        layer = dataclasses.replace(statistics[name], importance=statistics[name].importance / factor ** 2)
+        with torch.no_grad():
+            model.get_parameter(name).mul_(factor)
+        artifact = reconstructed(model, accelerator, steps=5, **settings)
+        divergence = divergence_of(artifact, model, (uses, {**statistics, name: layer}))
+        second_order(TwoStageGenerator(artifact.generator), divergence, SecondOrderSettings(5, lr=3e-3), accelerator)
+        losses.append(divergence.total(artifact.stored_weights()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_gradients_of_filters_add_up_to_those_of_everything(resnet20, accelerator, measured):

@@ -17,7 +17,7 @@ from timm_sbs.predictor.generator import relative_error
 
 __all__ = ['DEFAULT_BITS', 'quantize_artifact', 'ByteBudget']
 
-DEFAULT_BITS = 7.  # generated weights change by less than a per cent of their squared norm on the networks measured
+DEFAULT_BITS = 7.  # generated weights change by less than a per cent of their squared size on the networks measured
 RATE_MARGIN = 0.004  # by which training aims below a budget, for the last steps cannot follow it exactly
 RESERVE = 64  # bytes for the error, which is known only when everything else is
 
@@ -42,8 +42,9 @@ def quantize_artifact(
         max_bytes: Largest size of both files.
 
     Returns:
-        The results that the copy records: ``quantization_error`` (squared error of all generated weights over their
-        squared norm), and under ``before_quantization`` what was measured with the artifact as it was.
+        The results that the copy records: ``quantization_error`` (relative, of the generated weights:
+        :func:`~timm_sbs.predictor.generator.relative_error`), and under ``before_quantization`` what was measured with
+        the artifact as it was.
 
     Raises:
         SbsError: Bits are out of range, the artifact cannot be read, or even the fewest bits are too many.

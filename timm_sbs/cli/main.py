@@ -101,7 +101,7 @@ def _quantize(args: argparse.Namespace) -> None:
     after = artifact_bytes(find_folder(args.output))
     if after >= before:
         print(f'the copy is not smaller: it has {after:,} bytes, and the artifact had {before:,}; ask for fewer --bits')
-    print(f"the generated weights change by {100 * results['quantization_error']:.3g} % of their squared norm; measure "
+    print(f"the generated weights change by {100 * results['quantization_error']:.3g} % of their squared size; measure "
           f"the accuracy with: timm-sbs eval local-dir:{args.output} --data-dir DIR")
     if warning := lost_function(Results.of(results)):
         print(warning, file=sys.stderr)

@@ -22,6 +22,7 @@ NormEps = Mapping[str, float]  # of a network's BatchNorms, by the prefix of the
 NO_NORMS: NormEps = {}
 
 MEAN_STEP = 64  # of a BatchNorm's means, in steps of other vectors
+FINEST_RATIO = 1023  # so that integers reach far enough: 10^12 times the limit at 12 bits
 ROW_RANGE = 8  # times the typical size of a row's numbers, up to which ``kept_bits`` reach, as to the largest one
 
 _Rounded = dict[str, tuple[QuantizedTensor, Tensor]]  # integers, and what they stand for, in float32
@@ -43,8 +44,13 @@ def kept_kind(name: str, tensor: Tensor) -> str:
 
 
 def _limit(bits: int) -> int:
-    """The largest integer that counts steps. Beyond it the relative precision stays what it is there."""
+    """The largest integer that counts steps."""
     return (1 << bits) - 1
+
+
+def _per_e(bits: int) -> int:
+    """Integers from a number to e times that, beyond the limit: the relative precision is about what it is there."""
+    return min(_limit(bits), FINEST_RATIO)
 
 
 def _typical(magnitudes: Tensor) -> Tensor:
@@ -59,11 +65,11 @@ def _typical(magnitudes: Tensor) -> Tensor:
 
 def _integers(rows: Tensor, steps: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Integers and step codes of numbers [R, n], with the next larger steps that codes can say: [R, n], [R, 1]."""
-    limit, exact = _limit(bits), as_float64(rows)
-    finest = exact.abs().amax(dim=1, keepdim=True) / limit * math.exp(1 - ROUNDED_LIMIT / limit)
+    limit, per_e, exact = _limit(bits), _per_e(bits), as_float64(rows)
+    finest = exact.abs().amax(dim=1, keepdim=True) / limit * math.exp((limit - ROUNDED_LIMIT) / per_e)
     codes = step_codes(torch.maximum(as_float64(steps), finest), up=True)
     scaled = exact.abs() / as_float64(step_sizes(codes))
-    integers = torch.where(scaled <= limit, scaled, limit * (1 + (scaled / limit).clamp(min=1).log()))
+    integers = torch.where(scaled <= limit, scaled, limit + per_e * (scaled / limit).clamp(min=1).log())
     return (integers.round().clamp(max=ROUNDED_LIMIT) * exact.sign()).int().to(rows.device), codes.to(rows.device)
 
 
@@ -72,7 +78,7 @@ def dequantize_kept(integers: QuantizedTensor, bits: int) -> Tensor:
     if integers.values is None:
         return step_sizes(integers.codes)
     limit, values = _limit(bits), as_float64(integers.values)
-    beyond = limit * ((values.abs() - limit).clamp(min=0) / limit).exp() * values.sign()
+    beyond = limit * ((values.abs() - limit).clamp(min=0) / _per_e(bits)).exp() * values.sign()
     numbers = torch.where(values.abs() <= limit, values, beyond) * as_float64(step_sizes(integers.codes))
     return numbers.float().to(integers.values.device)
 

@@ -39,7 +39,7 @@ def reconstruction_phase(
         name: str = 'reconstruction',
         steps_before: int = 0,
 ) -> None:
-    """Fit the weights themselves. Without steps, a fresh predictor still learns the scale of the weights."""
+    """Fit the weights themselves. Without steps its error is told."""
     run, accelerator = task.run, task.run.accelerator
     predictor = artifact.generator.predictor
     monitor = PhaseMonitor(

@@ -61,7 +61,7 @@ def test_a_saved_model_needs_timm_alone(tmp_path):
 
 def own_arguments(tmp_path):
     original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20, global_pool='max').eval()
-    artifact = fit_quickly(original, steps=2, model_args=dict(global_pool='max'))
+    artifact = fit_quickly(original, steps=2)
     save_artifact(tmp_path / 'a', artifact)
     return artifact
 
@@ -87,7 +87,7 @@ def test_the_callers_arguments_go_before_the_artifacts(tmp_path):
 
 def test_positions_follow_another_image_size(tmp_path):
     original = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=2).eval()
-    save_artifact(tmp_path / 'a', fit_quickly(original, steps=1, model_args=dict(img_size=32, depth=2)))
+    save_artifact(tmp_path / 'a', fit_quickly(original, steps=1))
     model = loaded(tmp_path / 'a', img_size=64)
     assert model.pos_embed.shape[1] == 17 and len(model.blocks) == 2
     save_for_hf(model, tmp_path / 'b')

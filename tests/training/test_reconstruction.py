@@ -65,7 +65,7 @@ def test_same_seed_same_predictor(resnet20):
 def test_kernels_of_two_sizes_share_a_predictor():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.Conv2d(16, 16, 3), torch.nn.Conv2d(16, 16, 5))
-    model.pretrained_cfg = dict(architecture='two_sizes', first_conv='0', num_classes=0, input_size=(3, 32, 32))
+    model.pretrained_cfg = dict(architecture='resnet18', first_conv='0', num_classes=0, input_size=(3, 32, 32))
     model.num_classes = 0
     chosen = design(model, pct=60.)
     orderings = find_orderings(model, chosen.specs, chosen.generator.ordering)

@@ -24,14 +24,14 @@ def _effects(args: argparse.Namespace, settings: 'Settings') -> list[tuple[bool,
     """Flags, what they need to have an effect, and the reason where they have none."""
     data, quantization = settings.data, settings.quantization
     fresh = not args.start_from
-    generates = not fresh or args.method != 'rounding' or bool(args.generate)
+    generates = not fresh or settings.predictor.rule.method == 'generation'
     images, training, noisy = settings.has_images, settings.trains_on_images, settings.data_free
     rounds = settings.quantizes and bool(quantization.steps) and (generates or training)
     reads = data.given
     return [
-        (fresh, f'{_PREDICTOR} method storage_dtype generate round keep license',
+        (fresh, f'{_PREDICTOR} method storage_dtype generate keep license',
          'the artifact of --start-from decides it'),
-        (generates, _PREDICTOR, 'with --method rounding nothing is generated'),
+        (generates, _PREDICTOR, 'weights are rounded, and nothing is generated; --method generation makes a predictor'),
         (args.encoding == 'random_fourier', _ENCODING, f'--encoding {args.encoding} draws no frequencies'),
         (generates and bool(settings.reconstruction.steps),
          f'reconstruction_steps reconstruction_batch_size {_phase("reconstruction_")}', 'there is no reconstruction'),

@@ -21,7 +21,8 @@ def settings(**flags):
 @pytest.mark.parametrize('name, flags', [
     ('pct', dict(method='rounding', bits=3, pct=90)), ('order_over', dict(order_over='axes', **ROUNDING)),
     ('linear_layers', dict(linear_layers=3, **ROUNDING)), ('encoding', dict(encoding='positional', **ROUNDING)),
-    ('reconstruction_steps', dict(reconstruction_steps=9, **ROUNDING)), ('linear_layers', dict(linear_layers=3, bytes='60k')),
+    ('reconstruction_steps', dict(reconstruction_steps=9, **ROUNDING)),
+    ('linear_layers', dict(linear_layers=3, bytes='60k')),
     ('storage_dtype', dict(storage_dtype='float32', bits=4)),
     ('second_order_lr', dict(second_order_lr=1., **ROUNDING, **NOISE)), ('kept_bits', dict(kept_bits=5)),
     ('quantization_steps', dict(quantization_steps=7)), ('quantization_steps', dict(quantization_steps=7, **ROUNDING)),

@@ -108,7 +108,7 @@ def test_what_is_wrong_is_found_before_a_phase_begins(model, tmp_path, image_fol
             (dict(opt='nonsense'), "no optimizer 'nonsense'"), (dict(report_to=['comet_ml']), 'not installed'),
             (dict(images=image_folder / 'train', aa='foo'), 'cannot make this augmentation')):
         with pytest.raises(SbsError, match=says):
-            fit(model, bytes='64k', **wrong)
+            fit(model, bytes='64k', method='generation', **wrong)
 
 
 def test_licence_and_origin_are_what_the_user_says(model, capsys):

@@ -26,7 +26,7 @@ def describe_dry_run(name: str, start: Start) -> str:
     specs = design.specs
     lines = [f'{name}: {parameters:,} parameters', '', *_generated_lines(design, parameters),
               *_rounded_lines(original, design, parameters, bool(start.source))]
-    lines += ['', 'kept, and why (--generate and --keep overrule this)',
+    lines += ['', 'kept, and why' + (' (--generate and --keep overrule this)' if specs else ''),
               *_kept_lines(original, design, start.settings.predictor.rule)]
 
     size, quantization = design.num_parameters, design.storage.quantization

@@ -75,7 +75,7 @@ def test_snippets_run(page, tmp_path, monkeypatch):
     fit, quick = timm_sbs.fit, {'reconstruction_steps': 5, 'mixed_precision': 'no'}
     rounding = {'mixed_precision': 'no'}  # without a predictor there is nothing to reconstruct
     monkeypatch.setattr(timm_sbs, 'fit', lambda *args, **flags: fit(
-        *args, **{**flags, **(rounding if flags.get('method') == 'rounding' else quick)}))
+        *args, **{**flags, **(rounding if 'bytes' in flags else quick)}))
     scope, ran = {}, 0
     for block in blocks('python', page):
         for node in ast.walk(ast.parse(block)):

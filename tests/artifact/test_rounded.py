@@ -1,4 +1,4 @@
-"""Artifacts whose weights are rounded: alone, or beside and on top of what a predictor generates."""
+"""Artifacts whose weights are rounded: alone, or beside what a predictor generates."""
 import dataclasses
 import hashlib
 import json
@@ -38,13 +38,8 @@ def folder(rounded, tmp_path):
 
 @pytest.fixture(scope='module')
 def mixed(resnet20):
-    """The first stage generated, the second rounded, the third generated and rounded, its last weight kept."""
-    artifact = fit_quickly(resnet20, bits=5., rule=SelectionRule(
-        round=('layer[23].*',), generate=('layer3.*',), keep=('layer3.2.conv2.weight', 'linear.weight')))
-    change = {name: 0.1 * tensor for name, tensor in resnet20.state_dict().items() if name in artifact.rounded}
-    return dataclasses.replace(artifact, rounded={
-        name: change[name] if name in artifact.generator.names else tensor
-        for name, tensor in artifact.rounded.items()})
+    """Small weights rounded beside a predictor, one of them kept."""
+    return fit_quickly(resnet20, bits=5., rule=SelectionRule(min_weights=9216, keep=('linear.weight',)))
 
 
 def rewritten(folder, change):
@@ -98,7 +93,7 @@ def test_rounding_what_is_rounded_changes_nothing(which, request):
 
 
 def test_all_weights_need_no_names(rounded, resnet20, tmp_path):
-    """Those of a mixture that are not generated neither; some have to be named."""
+    """Nor do those that are not generated; some have to be named."""
     assert rounded.config.rounded == (OTHERS,)
     rule = SelectionRule('rounding', keep=('linear.*',))
     beside = start_artifact(design(resnet20, rule=rule, bits=3.), (), resnet20, seed=0)
@@ -112,20 +107,16 @@ def test_all_weights_need_no_names(rounded, resnet20, tmp_path):
         assert list(loaded.kept) == list(artifact.kept)
 
 
-def test_generated_and_rounded_weights_add_up(mixed, tmp_path):
-    both = set(mixed.rounded) & set(mixed.generator.names)
-    assert len(both) == 6 - 1 and len(set(mixed.rounded) - both) == 6 + 1  # of the third stage; the second and the stem
-    assert OTHERS not in mixed.config.rounded
+@pytest.mark.parametrize('name', ['layer2.0.conv2.weight', 'layer3.2.conv1.weight'])
+def test_a_weight_that_is_generated_and_rounded_is_refused(mixed, tmp_path, name):
     save_artifact(tmp_path, mixed)
-    loaded = load_artifact(tmp_path)
-    generated, state = loaded.generator(), loaded.state_dict()
-    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
-    for name in both:
-        assert loaded.rounded[name].any()
-        assert torch.equal(state[name], generated[name] + loaded.rounded[name])
-        assert torch.equal(model.get_parameter(name), state[name])
-    assert torch.equal(state['layer1.0.conv1.weight'], generated['layer1.0.conv1.weight'])
-    assert torch.equal(state['layer2.0.conv1.weight'], loaded.rounded['layer2.0.conv1.weight'])
+    with pytest.raises(SbsError, match=f"'{name}' is generated and rounded, but a weight can be only one of these"):
+        rewritten(tmp_path, lambda tensors, config: config['rounded'].append(name))
+        load_artifact(tmp_path)
+    with pytest.raises(ConfigError, match='is generated and rounded'):
+        save_artifact(tmp_path / 'out', dataclasses.replace(
+            mixed, rounded={**mixed.rounded, name: mixed.weights()[name]}))
+    assert not (tmp_path / 'out').exists()
 
 
 def test_floats_of_rounded_weights(rounded, tmp_path):
@@ -175,6 +166,7 @@ def test_damaged_integers_are_refused_or_give_a_complete_model(folder, described
     lambda tensors, config: config.update(rounded=['conv1.weight', 'conv1.weight']),
     lambda tensors, config: config.update(rounded=['**']),
     lambda tensors, config: config.update(generated=['layer1.0.conv1.weight']),
+    lambda tensors, config: config.update(generated=['conv1.weight'], rounded=['conv1.weight']),
     lambda tensors, config: config.pop('quantization'),
     lambda tensors, config: config.update(quantization={'layer_bits': [4.] * 5, 'kept_bits': 30}),
 ])
@@ -209,18 +201,18 @@ def test_nothing_tells_of_a_predictor_where_there_is_none(rounded, folder, tmp_p
         assert Image.open(tmp_path / f'{kind}.png').size
 
 
-def test_a_mixture_tells_of_both(mixed, tmp_path):
+def test_weights_beside_a_predictor_are_told_too(mixed, tmp_path):
     save_artifact(tmp_path / 'mixed', mixed)
     text, card = describe_artifact(tmp_path / 'mixed'), artifact_card(tmp_path / 'mixed', 'user/any')
     for told in (text, card):
-        assert '12 weights, of which 5 are added to generated ones' in told and 'predictor' in told
-    assert 'generated  11 weights' in text
-    for layer in ('layer2.0.conv1.weight', 'layer1.0.conv1.weight', 'layer3.0.conv1.weight'):
+        assert f'{len(mixed.rounded)} weights' in told and 'predictor' in told
+    assert f'generated  {len(mixed.config.generated)} weights' in text
+    for layer in ('layer1.0.conv1.weight', 'layer3.0.conv2.weight'):
         assert plot(tmp_path / 'mixed', tmp_path / 'a.png', 'kernels', original=RESNET20, layer=layer) == 'kernels'
 
 
 def test_only_a_predictors_bits_can_be_chosen_later(folder, tmp_path):
-    with pytest.raises(ConfigError, match='has no predictor.*--method rounding'):
+    with pytest.raises(ConfigError, match='has no predictor.*timm-sbs train --bytes'):
         quantize_artifact(folder, tmp_path / 'copy', bits=3)
     assert not (tmp_path / 'copy').exists()
 

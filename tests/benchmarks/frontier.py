@@ -1,4 +1,4 @@
-"""Accuracy over bytes of whole files: predictors, rounded weights, and mixtures, trained with the same losses.
+"""Accuracy over bytes of whole files: predictors and rounded weights, trained with the same losses.
 
     pip install '.[train,benchmarks]'
     python tests/benchmarks/frontier.py --data-dir CIFAR10 --weights-56 FILE --runs RUNS
@@ -38,8 +38,6 @@ NAME = 'frontier'
 ROUNDED = ['--recipe', 'cifar10_rounding']
 GENERATED = ['--method', 'generation', '--order-over', 'axes', '--bits', '3', '--kept-bits', '6',
              '--second-order-steps', '0', '--temperature', '4', '--lr', '3e-4']
-MIXED = ['--method', 'rounding', '--generate', 'layer3.*.weight', '--order-over', 'axes', '--bits', '2',
-         '--kept-bits', '6', '--second-order-steps', '0', '--temperature', '4', '--lr', '3e-4']
 UNTRAINED = [*ROUNDED, '--distillation-steps', '0']
 FLAGS = ('distillation_steps', 'batch_size', 'lr', 'rounding_lr', 'second_order_steps', 'temperature')
 # What others report. Bytes are those of the weights: one or two bits each, and 16 for all that is not rounded.
@@ -48,7 +46,7 @@ ANCHORS = (
      'source': 'about what IR-Net (arXiv 1909.10788) and SLB (arXiv 2009.08695) report, for other originals'},
     {'network': 'resnet56', 'label': 'ternary weights', 'bytes': 150_000, 'top1': 93.56,
      'source': 'TTQ (arXiv 1612.01064), for another original'})
-METHODS = {'rounding': ROUNDED, 'generation': GENERATED, 'mixture': MIXED, 'rounding, untrained': UNTRAINED}
+METHODS = {'rounding': ROUNDED, 'generation': GENERATED, 'rounding, untrained': UNTRAINED}
 SIZES = {'resnet20': (30, 40, 50, 60, 80), 'resnet56': (80, 110, 120, 150)}
 STEPS = {'resnet20': ['--distillation-steps', '8500', '-b', '256'], 'resnet56': ['--distillation-steps', '3500']}
 LOW_STEPS = {'resnet20': ['--distillation-steps', '5000'], 'resnet56': ['--distillation-steps', '2400']}
@@ -68,7 +66,7 @@ def points() -> Iterator[tuple[str, str, str, list[str]]]:
                    [*ROUNDED, '--rounding-lr', LOW_RATES.get((network, size), '2e-3'), '--bytes', f'{size}k',
                     *LOW_STEPS[network]])
         for method, flags in METHODS.items():
-            for size in sizes if method != 'mixture' else sizes[1:2]:
+            for size in sizes:
                 name = f"{network}_{method.replace(', ', '_')}_{size}k"
                 trained = [] if 'untrained' in method else STEPS[network]
                 yield name, network, method, [*flags, '--bytes', f'{size}k', *trained]

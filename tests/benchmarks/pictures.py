@@ -33,8 +33,7 @@ __all__ = [
 Results = Mapping[str, Any]
 FRONTIER = {  # methods of the frontier: words and lines
     'rounding': ('rounded, trained', 'o-'), 'rounding, untrained': ('rounded by second order', 'o--'),
-    'generation': ('generated, 3 bits, with a rate', 's-'), 'shipped': ('generated, 5 bits', 's--'),
-    'mixture': ('some of each', 'D')}
+    'generation': ('generated, 3 bits, with a rate', 's-'), 'shipped': ('generated, 5 bits', 's--')}
 
 
 def draw_results(source: str | Path, output: str | Path, theme: str = 'light') -> str:

@@ -75,7 +75,7 @@ def test_rule_can_be_overruled_by_name(resnet20):
     assert not any(name.endswith('.bias') for name in names_of(hybrid, generate=('*.qkv.*',)))
 
 
-@pytest.mark.parametrize('option', ['generate', 'round', 'keep'])
+@pytest.mark.parametrize('option', ['generate', 'keep'])
 @pytest.mark.parametrize('pattern', ['layer9.*', '*.bias'])
 def test_a_pattern_that_names_nothing_is_refused(resnet20, option, pattern):
     with pytest.raises(TargetError, match=re.escape(f"--{option} '{pattern}' matches no weight of ResNet")):

@@ -22,6 +22,7 @@ def settings(**flags):
     ('pct', dict(method='rounding', bits=3, pct=90)), ('order_over', dict(order_over='axes', **ROUNDING)),
     ('linear_layers', dict(linear_layers=3, **ROUNDING)), ('encoding', dict(encoding='positional', **ROUNDING)),
     ('reconstruction_steps', dict(reconstruction_steps=9, **ROUNDING)),
+    ('linear_layers', dict(linear_layers=3, bytes='60k')),
     ('storage_dtype', dict(storage_dtype='float32', bits=4)),
     ('second_order_lr', dict(second_order_lr=1., **ROUNDING, **NOISE)), ('kept_bits', dict(kept_bits=5)),
     ('quantization_steps', dict(quantization_steps=7)), ('quantization_steps', dict(quantization_steps=7, **ROUNDING)),
@@ -42,8 +43,8 @@ def test_what_has_no_effect_is_refused(name, flags):
 
 
 @pytest.mark.parametrize('flags', [
-    dict(linear_layers=3, reconstruction_steps=9, bytes='60k'),  # a trial chooses the method
-    dict(linear_layers=3, generate=['layer3.*'], **ROUNDING), dict(lr=1., bits=4), dict(kept_bits=5, bits=4),
+    dict(linear_layers=3, reconstruction_steps=9, bytes='60k', method='generation'),
+    dict(linear_layers=3, generate=['layer3.*'], bytes='60k'), dict(lr=1., bits=4), dict(kept_bits=5, bits=4),
     dict(reconstruction_steps=0, **ROUNDING), dict(distillation_steps=0), dict(mixup=0, workers=0), dict(hflip=0.5),
     dict(storage_dtype='float16', bits=4), dict(rounding_lr=1., bits=4, **NOISE),
     dict(synthetic_images=9, data_free='inversion'), dict(statistics_images=50, second_order_steps=0, **NOISE),

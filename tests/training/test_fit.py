@@ -74,7 +74,7 @@ def test_a_model_of_other_arguments_needs_them():
 
 @pytest.mark.parametrize('wrong, says', [
     (dict(bits=0), '--bits is 0, but must be from 2 to 8'), (dict(bits=1.5), 'must be from 2 to 8'),
-    (dict(bits=1.5, method='rounding', generate=['layer3.*']), '--bits is 1.5, but must be from 2 to 8'),
+    (dict(bits=3, method='rounding', generate=['layer3.*']), '--generate names weights for a predictor'),
     (dict(bits=12), 'must be from 2 to 8'), (dict(bytes=0), "'0' is no number of bytes"), (dict(pct=0), '--pct is 0'),
     (dict(pct=float('nan')), '--pct is nan'), (dict(pct=101), '--pct is 101'),
     (dict(kept_bits=99), '--kept-bits: .*99, but must be from 4 to 12'),
@@ -99,8 +99,8 @@ def test_more_that_cannot_be(model, wrong, says, monkeypatch):
         fit(model, **wrong)
 
 
-def test_what_is_wrong_is_found_before_bytes_are_divided(model, tmp_path, image_folder, monkeypatch):
-    monkeypatch.setattr('timm_sbs.training.run.start.divide_budget', lambda *_, **__: pytest.fail('the search began'))
+def test_what_is_wrong_is_found_before_a_phase_begins(model, tmp_path, image_folder, monkeypatch):
+    monkeypatch.setattr('timm_sbs.training.run.train.Run', lambda *_, **__: pytest.fail('the run began'))
     (tmp_path / 'file').write_text('')
     for wrong, says in (
             (dict(data_dir='/nowhere'), 'No images could be read'),
@@ -108,7 +108,7 @@ def test_what_is_wrong_is_found_before_bytes_are_divided(model, tmp_path, image_
             (dict(opt='nonsense'), "no optimizer 'nonsense'"), (dict(report_to=['comet_ml']), 'not installed'),
             (dict(images=image_folder / 'train', aa='foo'), 'cannot make this augmentation')):
         with pytest.raises(SbsError, match=says):
-            fit(model, bytes='64k', **wrong)
+            fit(model, bytes='64k', method='generation', **wrong)
 
 
 def test_licence_and_origin_are_what_the_user_says(model, capsys):

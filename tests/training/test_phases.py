@@ -1,6 +1,5 @@
 """The third phase, through timm_sbs.train.main(argv): everything rounded as the packed artifact rounds it."""
 import csv
-import json
 import shutil
 
 import timm
@@ -11,8 +10,6 @@ from timm_sbs.data.accuracy import evaluate
 from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.loaders import eval_loader
 from timm_sbs.train import main
-from timm_sbs.training.design import budget
-from timm_sbs.training.run import start
 
 
 def test_a_budget_of_bytes_gives_a_packed_artifact_of_that_size(tmp_path, resnet8, image_folder, capsys):
@@ -78,25 +75,3 @@ def test_rounded_training_on_images_can_be_resumed(tmp_path, resnet8, image_fold
     assert [file.read_bytes() for file in files] == uninterrupted
     again, timed = load_artifact(tmp_path).results, {'reconstruction_seconds'}
     assert {**again, **dict.fromkeys(timed)} == {**results, **dict.fromkeys(timed)} and again['holdout_images'] == 40
-
-
-def test_a_resumed_run_keeps_the_division_of_its_budget(tmp_path, resnet8, monkeypatch):
-    """It stands in the checkpoint, not in the results, and nothing is tried again."""
-    monkeypatch.setattr(budget, 'TRIAL_STEPS', 5)
-    argv = [*resnet8, '--method', 'generation', '--bytes', '20k', '--reconstruction-steps', '10',
-            '--quantization-steps', '10', '--checkpointing-steps', '5', '--output', str(tmp_path)]
-    assert main(argv) == 0
-    uninterrupted = (tmp_path / 'model.safetensors').read_bytes()
-    artifact = load_artifact(tmp_path)
-    progress = json.loads((tmp_path / 'checkpoints' / 'checkpoint-0000015' / 'progress.json').read_text())
-    order_over = artifact.generator.config.ordering.order_over
-    threads = int(artifact.results['hardware'].split()[0])
-    assert progress['choices'] == {
-        'order_over': order_over, 'bits': artifact.results['bits'], 'method': 'generation',
-        'generate': list(artifact.generator.names), 'threads': threads}
-    assert not {'order_over', 'granularity'} & set(artifact.results)
-    shutil.rmtree(tmp_path / 'checkpoints' / 'checkpoint-0000020')
-    (tmp_path / 'model.safetensors').unlink()
-    monkeypatch.setattr(start, 'divide_budget', None)
-    assert main([*argv, '--resume', 'latest']) == 0
-    assert (tmp_path / 'model.safetensors').read_bytes() == uninterrupted

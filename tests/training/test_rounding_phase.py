@@ -1,6 +1,5 @@
 """Rounding as a method of its own, from the trainer's arguments to the file: with images, without, resumed, shared."""
 import csv
-import dataclasses
 import re
 from pathlib import Path
 
@@ -122,53 +121,15 @@ def test_what_distillation_taught_is_rounded(model, image_folder, tmp_path):
     assert moved > 4 * step  # the last step alone goes 3
 
 
-def test_beside_and_on_top_of_generated_weights(model, image_folder, tmp_path):
-    """The rate of both meets the budget."""
+def test_beside_generated_weights(model, image_folder, tmp_path):
+    """The rate of both meets the budget, and nothing is both."""
     artifact = fit(
         model, bytes=44_000, bits=4, order_over='axes', images=image_folder / 'train', output=tmp_path,
         reconstruction_steps=20, second_order_steps=0, mixed_precision='no', quiet=True,
-        generate=['layer[23].*'], keep=['layer1.*'], round=['layer3.0.conv2.*'], **TRAINED)
-    config = artifact.config
-    assert set(config.rounded) & set(config.generated) == {'layer3.0.conv2.weight'}
-    assert 'conv1.weight' in config.rounded and 'layer1.0.conv1.weight' in artifact.kept
+        generate=['linear.*'], keep=['layer1.*'], **TRAINED)
+    assert list(artifact.rounded) == ['conv1.weight'] and 'linear.weight' in artifact.config.generated
+    assert 'layer1.0.conv1.weight' in artifact.kept
     assert size(tmp_path) <= 44_000 and size(tmp_path / 'last') <= 44_000
-    generated, state = artifact.generator(), artifact.state_dict()
-    assert torch.equal(state['layer3.0.conv2.weight'],
-                       generated['layer3.0.conv2.weight'] + artifact.rounded['layer3.0.conv2.weight'])
-
-
-def test_what_a_predictor_leaves_is_gone_on_from(model, image_folder, tmp_path):
-    """The integers that an artifact adds to generated weights are its own, not what its predictor leaves today."""
-    both = dict(generate=['layer3.*'], round=['layer3.*'], bits=4, order_over='axes')
-    artifact = fit(model, output=tmp_path / 'start', reconstruction_steps=5, quantization_steps=0, **both, **QUICK)
-    name = 'layer3.0.conv2.weight'
-    assert artifact.rounded[name].abs().sum() > 0
-    zeros = dataclasses.replace(artifact, rounded={
-        other: torch.zeros_like(tensor) if other in artifact.config.generated else tensor
-        for other, tensor in artifact.rounded.items()})
-    zeros.save(tmp_path / 'zeros')
-    again = fit(model, start_from=str(tmp_path / 'zeros'), images=image_folder / 'train', lr=1e-9, **{
-        **TRAINED, 'rounding_lr': 1e-9}, mixed_precision='no', quiet=True)
-    assert not again.rounded[name].any()
-
-
-def test_what_a_predictor_leaves_of_a_weight_is_rounded_without_images_too(model):
-    artifact = fit(model, bits=4, order_over='axes', generate=['layer3.*'], round=['layer3.0.conv2.*'],
-                   reconstruction_steps=20, quantization_steps=0, mixed_precision='no', quiet=True)
-    name = 'layer3.0.conv2.weight'
-    original, generated = model.state_dict()[name], artifact.generator()[name]
-    assert artifact.rounded[name].count_nonzero() > 0.5 * original.numel()
-    left, before = ((weight - original).square().sum() for weight in (artifact.weights()[name], generated))
-    assert left < 0.1 * before
-
-
-def test_a_predictor_that_is_fitted_again_leaves_something_else(model, tmp_path):
-    both = dict(generate=['layer3.*'], round=['layer3.*'], bits=4, order_over='axes')
-    fit(model, output=tmp_path, reconstruction_steps=5, quantization_steps=0, **both, **QUICK)
-    again = fit(model, start_from=str(tmp_path), reconstruction_steps=20, quantization_steps=0, mixed_precision='no',
-                quiet=True)
-    name = 'layer3.0.conv2.weight'
-    assert relative_error({name: again.weights()[name]}, model.state_dict()) < 0.05
 
 
 @pytest.mark.parametrize('with_images', [False, True])
@@ -206,16 +167,27 @@ def test_a_plan_of_more_training_tells_the_size_that_there_is(model, trained, im
     assert told == pytest.approx(size(out), rel=0.02) and 'at first' not in text
 
 
-def test_a_plan_of_bytes_alone_makes_no_search(model, capsys):
-    text = describe_fit(model, bytes=BYTES, mixed_precision='no')
-    assert 'A trial would choose between rounding and a predictor' in text and '8 weights' in text
-    assert 'choosing' not in capsys.readouterr().out
+@pytest.mark.parametrize('wish, rounds', [
+    (dict(), True), (dict(recipe='cifar10'), True), (dict(recipe='cifar10_rounding'), True),
+    (dict(method='generation'), False), (dict(order_over='axes'), False), (dict(bits=6), False),
+    (dict(generate=['linear.*']), False), (dict(recipe='imagenet'), False)])
+def test_bytes_round_unless_a_predictor_is_wished_for(model, wish, rounds):
+    text = describe_fit(model, bytes='40k', mixed_precision='no', **wish)
+    assert ('predictor: width' in text, '8 weights, 74,800 parameters (99.3 %)' in text) == (not rounds, rounds)
+    files = int(re.search(r'files: ([\d,]+) bytes', text)[1].replace(',', ''))
+    assert 37_000 < files <= 40_000
+
+
+def test_per_cent_makes_a_predictor(model):
+    for size in ({}, dict(pct=10)):
+        assert 'predictor: width' in describe_fit(model, mixed_precision='no', **size)
 
 
 @pytest.mark.parametrize('wrong, says', [
     (dict(), 'needs to know how small'), (dict(bytes=1500), '1,500 bytes are too few'),
     (dict(bits=0.2), '--bits is 0.2, but must be from 0.5'), (dict(bytes=BYTES, keep=['nothing.*']), "--keep 'nothing"),
-    (dict(bytes=BYTES, method='both'), "invalid choice: 'both'")])
+    (dict(bytes=BYTES, method='both'), "invalid choice: 'both'"),
+    (dict(bytes=BYTES, generate=['layer3.*']), '--generate names weights for a predictor, and --method rounding')])
 def test_what_cannot_be_rounded(model, tmp_path, wrong, says):
     with pytest.raises(SbsError, match=says):
         fit(model, output=tmp_path / 'out', **{**QUICK, **wrong})
@@ -241,9 +213,9 @@ def argv_of(resnet8, image_folder, *more):
 
 
 @pytest.mark.parametrize('more', [
-    (), ('--generate', 'layer3.*', '--order-over', 'axes', '--bits', '4', '--reconstruction-steps', '3',
+    (), ('--method', 'generation', '--order-over', 'axes', '--bits', '4', '--reconstruction-steps', '3',
          '--second-order-steps', '3')],
-    ids=['rounded', 'mixed'])
+    ids=['rounded', 'beside a predictor'])
 def test_a_killed_run_ends_with_the_artifacts_of_an_uninterrupted_one(tmp_path, resnet8, image_folder, more):
     """It dies two steps after a checkpoint, while the weight of the rate moves."""
     argv = argv_of(resnet8, image_folder, *more, '--checkpointing-steps', '3')

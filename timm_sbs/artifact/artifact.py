@@ -16,7 +16,6 @@ from timm_sbs.codec.quantization import (
     predictor_codes,
     stored_predictor,
     stored_rounded,
-    with_rounded,
 )
 from timm_sbs.codec.tensor_file import Contents
 from timm_sbs.common.config import OTHERS, POINTWISE_SIZE, ArtifactConfig, QuantizationConfig, StorageConfig
@@ -42,7 +41,7 @@ class Artifact:
         kept: The state dict entries of the base model that are neither generated nor rounded.
         base: The base model, and timm's description of the original weights.
         storage: How the numbers are stored.
-        rounded: Weights that are stored as integers of few bits; of a generated weight, what is added to it.
+        rounded: Weights that are stored as integers of few bits.
         steps: Codes of the steps of these ('rounded.' and a name), and of those predictor weights ('predictor.') whose
             steps do not follow from their bits: they were fixed before training, or read from a file.
         results: Measured figures, and how they were measured.
@@ -152,8 +151,7 @@ class Artifact:
 
     def weights(self) -> dict[str, Tensor]:
         """Generated and rounded weights by name, float32, with memory of their own."""
-        return with_rounded(
-            self.generator(), {name: tensor.detach().clone() for name, tensor in self.rounded.items()})
+        return {**self.generator(), **{name: tensor.detach().clone() for name, tensor in self.rounded.items()}}
 
     def stored_weights(self) -> dict[str, Tensor]:
         """Generated and rounded weights as a reader of the written artifact will have them."""

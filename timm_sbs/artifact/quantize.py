@@ -63,7 +63,7 @@ def quantize_artifact(
     if not artifact.generator.names:
         raise ConfigError(
             f"'{folder}' has no predictor whose bits could be chosen: all its weights are rounded already. Round the "
-            f'original to fewer bytes with: timm-sbs train --method rounding --bytes.')
+            f'original to fewer bytes with: timm-sbs train --bytes.')
     influence = measure_influence(artifact.generator)
     ordering = coded_ordering(artifact)
     results: dict[str, Any] = {'before_quantization': dict(artifact.results)}
@@ -96,7 +96,7 @@ def _most_bits_within(
     if smallest > max_bytes:
         raise ConfigError(
             f'{max_bytes + RESERVE:,} bytes are too few: with {FEWEST:g} bits a weight both files take '
-            f'{smallest + RESERVE:,}. Fit a smaller predictor with: timm-sbs train --bytes.')
+            f'{smallest + RESERVE:,}. Fit a smaller one with: timm-sbs train --method generation --bytes.')
     low, high = FEWEST, most
     if artifact_ledger(quantized(most), ordering)['total'] <= max_bytes:
         return quantized(most)

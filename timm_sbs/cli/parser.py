@@ -17,7 +17,7 @@ DESCRIPTION = """CNNs whose weights are generated, on load, by a small predictor
     import timm, timm_sbs
     model = timm.create_model('sbs_resnet18_15pct', pretrained=True)
 
-One of your own is made, and then loaded or shared. --pct asks for a predictor, --bytes for the smallest file:
+One of your own is made, and then loaded or shared. --pct makes a predictor, --bytes rounds the weights:
 
     timm-sbs train --model resnet18 --pct 15 --output out/resnet18
     timm-sbs train --model resnet18 --bytes 3M --output out/resnet18

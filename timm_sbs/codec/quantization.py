@@ -20,7 +20,7 @@ from timm_sbs.predictor.network import Predictor
 __all__ = [
     'QuantizedTensor', 'StepCodes', 'layer_names', 'predictor_codes', 'quantize_predictor', 'dequantize', 'quantize',
     'leaning_to_exact', 'leaning_to_zero', 'rounded', 'rounded_predictor', 'stored_predictor', 'predictor_floats',
-    'stored_rounded', 'with_rounded', 'code_for_bits', 'finest_code', 'step_codes', 'step_sizes', 'ROUNDED_LIMIT',
+    'stored_rounded', 'code_for_bits', 'finest_code', 'step_codes', 'step_sizes', 'ROUNDED_LIMIT',
     'OUTPUT_SCALE',
 ]
 
@@ -220,13 +220,6 @@ def stored_rounded(
     each = torch.cat([size.expand(tensor.numel()) for size, tensor in zip(sizes, tensors)])
     parts = _split_like(_rounded_by(flat, each, ROUNDED_LIMIT), rounded_weights)
     return {name: part.to(rounded_weights[name].dtype) for name, part in parts.items()}
-
-
-def with_rounded(generated: Mapping[str, Tensor], rounded_weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Generated and rounded weights by name; of a weight that is both, the sum."""
-    return {**generated, **{
-        name: generated[name] + tensor.to(generated[name]) if name in generated else tensor
-        for name, tensor in rounded_weights.items()}}
 
 
 def dequantize(integers: QuantizedTensor) -> Tensor:

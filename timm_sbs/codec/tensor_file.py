@@ -58,7 +58,6 @@ class Contents:
     """What a file holds, decoded. ``predictor``, ``rounded`` and ``kept`` are state dicts.
 
     Attributes:
-        rounded: Rounded weights, or what is added to generated ones.
         steps: Codes of the steps of predictor weights ('predictor.' and a name) and of rounded weights ('rounded.').
         norm_eps: Of the base model's BatchNorms, see :func:`~timm_sbs.codec.kept.quantize_kept`. No file holds it.
         ordering: The permutations as :func:`encode_ordering` codes them, if that was done before.

@@ -120,18 +120,19 @@ class PredictorConfig:
 class SelectionRule:
     """Which weights are generated and which are rounded, and what a token is. Every other tensor is kept.
 
-    Patterns are globs over names of weights. A weight that ``generate`` and ``round`` both match is generated, and
-    integers are added to it. Where nothing is quantized, nothing is rounded.
+    Patterns are globs over names of weights. Beside a predictor, weights are rounded only where it is quantized.
     """
     method: str = 'generation'  # 'generation': of convolutions and linear layers; 'rounding': of all weights
     min_weights: int = 1024  # smaller weights are not generated
     generate: tuple[str, ...] = ()  # weights that are generated, whatever the rule says
-    round: tuple[str, ...] = ()  # weights that are rounded, whatever the rule says
     keep: tuple[str, ...] = ()  # weights that are neither
     pointwise_size: int = POINTWISE_SIZE  # input channels in a token of 1x1 convolutions and linear layers
 
     def __post_init__(self) -> None:
         require_choice('method', self.method, METHODS)
+        if self.generate and self.method == 'rounding':
+            raise ConfigError('--generate names weights for a predictor, and --method rounding makes none. Leave one '
+                              'of them out.')
         require_range('targets.pointwise_size', self.pointwise_size, 1, LARGEST_TOKEN)
         require_range('targets.min_weights', self.min_weights, 0, 1 << 62)
 
@@ -191,7 +192,7 @@ class ArtifactConfig:
     """The 'sbs' block of config.json: what an artifact says of itself, beside timm's description of the original."""
     base: str  # timm name of the architecture whose weights are generated
     generated: tuple[str, ...] = ()  # names of the generated weights, in the order of the layer coordinate
-    rounded: tuple[str, ...] = ()  # names of rounded weights, or OTHERS; to generated ones their integers are added
+    rounded: tuple[str, ...] = ()  # names of rounded weights, or OTHERS
     base_args: dict[str, Any] = field(default_factory=dict)  # arguments of the base architecture
     ordering: OrderingConfig = field(default_factory=OrderingConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
@@ -213,6 +214,8 @@ class ArtifactConfig:
         for kind in ('generated', 'rounded'):
             if len(set(getattr(self, kind))) != len(getattr(self, kind)):
                 raise ConfigError(f'{kind} names a weight twice.')
+        if both := set(self.generated) & set(self.rounded):
+            raise ConfigError(f"'{min(both)}' is generated and rounded, but a weight can be only one of these.")
         require_range('pointwise_size', self.pointwise_size, 1, LARGEST_TOKEN)
         require_choice('storage_dtype', self.storage_dtype, STORAGE_DTYPES)
         if self.quantization and self.generated and len(self.quantization.layer_bits) < self.predictor.linear_layers:
@@ -233,8 +236,7 @@ class ArtifactConfig:
         """Which weights are rounded, for people."""
         if OTHERS in self.rounded:
             return 'all weights that are not generated' if self.generated else 'all weights'
-        added = len(set(self.rounded) & set(self.generated))
-        return f'{len(self.rounded)} weights' + (f', of which {added} are added to generated ones' if added else '')
+        return f'{len(self.rounded)} weights'
 
     @property
     def storage_words(self) -> str:

@@ -67,7 +67,7 @@ def draw_kernels(
 ) -> Figure:
     """Kernels of a layer in the order in which they are generated: original, generated, and their difference.
 
-    Those of a weight that is only rounded are in the order of its filters.
+    Those of a rounded weight are in the order of its filters.
     """
     artifact = load_artifact(source)
     generator = artifact.generator

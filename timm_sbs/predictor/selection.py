@@ -44,8 +44,8 @@ def explain_selection(model: nn.Module, rule: SelectionRule = SelectionRule()) -
 
     Generated are the weights of convolutions and linear layers, whatever their kernels and groups, apart from stem,
     classifier, small ones, and linear layers of networks of convolutions with some attention. With the method
-    'rounding', and of what ``rule.round`` names, nothing is. ``rule.generate`` names further tensors of two or more
-    dimensions, ``rule.keep`` wins over all else. A weight that modules share has the first of its names.
+    'rounding' nothing is. ``rule.generate`` names further tensors of two or more dimensions, ``rule.keep`` wins over
+    all else. A weight that modules share has the first of its names.
 
     Args:
         model: A timm model; its ``pretrained_cfg`` names stem ('first_conv') and classifier.
@@ -70,7 +70,7 @@ def explain_selection(model: nn.Module, rule: SelectionRule = SelectionRule()) -
         else:
             reasons[name] = ''
     for name, parameter in parameters.items():
-        if not reasons[name] and (rule.method == 'rounding' or _matches(name, rule.round)):
+        if not reasons[name] and rule.method == 'rounding':
             reasons[name] = 'rounded'
         if _matches(name, rule.generate) and parameter.dim() >= 2:
             reasons[name] = ''
@@ -87,7 +87,7 @@ def select_weights(model: nn.Module, rule: SelectionRule = SelectionRule()) -> l
     """
     reasons = explain_selection(model, rule)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    for option, patterns in (('generate', rule.generate), ('round', rule.round), ('keep', rule.keep)):
+    for option, patterns in (('generate', rule.generate), ('keep', rule.keep)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) and len(shape) > 1 for name, shape in shapes.items()):
                 raise TargetError(
@@ -104,13 +104,10 @@ def select_weights(model: nn.Module, rule: SelectionRule = SelectionRule()) -> l
 def select_rounded(model: nn.Module, rule: SelectionRule, generated: Collection[str]) -> list[str]:
     """Names of the weights that a quantized artifact rounds.
 
-    They are all of two or more dimensions that are not generated, but for those that ``rule.keep`` names; and generated
-    ones that ``rule.round`` names, to which integers are added.
+    They are all of two or more dimensions that are not generated, but for those that ``rule.keep`` names.
     """
-    return [
-        name for name, parameter in model.named_parameters()
-        if parameter.dim() > 1 and not _matches(name, rule.keep)
-        and (name not in generated or _matches(name, rule.round))]
+    return [name for name, parameter in model.named_parameters()
+            if parameter.dim() > 1 and name not in generated and not _matches(name, rule.keep)]
 
 
 def specs_from_names(

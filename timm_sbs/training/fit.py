@@ -36,9 +36,9 @@ def fit(
     Args:
         model: A timm model with its trained weights, in any floating-point precision, which stays as it is; or the name
             of one, whose pretrained weights timm then loads. An artifact stores float32.
-        pct: Parameters of the predictor, as per cent of the model's; default: 20.
-        bytes: Size of both files of the artifact instead, such as 64_000 or '1.6M'. Everything is then quantized, and a
-            trial decides whether weights are generated or rounded, unless ``method`` says so.
+        pct: Makes a predictor, with parameters of so many per cent of the model's; default: 20.
+        bytes: Rounds all weights instead, so that both files of the artifact have this size, such as 64_000 or '1.6M'.
+            With ``method='generation'`` it makes a predictor that fits.
         images: Folder or folders of images. Labels are not needed: all images in all subfolders are used. With images
             weights are fitted, or rounded, by second order and by distillation too, without by themselves alone.
         output: Folder of the best artifact and of all else that a run writes, such as checkpoints; default: a temporary

@@ -1,4 +1,4 @@
-"""The table of accuracy over bytes: predictors, rounded weights and mixtures, trained with the same losses."""
+"""The table of accuracy over bytes: predictors and rounded weights, trained with the same losses."""
 from collections.abc import Mapping
 from typing import Any
 
@@ -6,7 +6,7 @@ from table_makers.sources import markdown, network_name, results_of
 
 WORDS = {  # in the order of the table
     'shipped': 'a predictor of 5 bits', 'generation': 'a predictor of 3 bits',
-    'mixture': 'layer3 generated, all else rounded', 'rounding': 'rounded, trained',
+    'rounding': 'rounded, trained',
     'rounding, low rate': 'rounded, trained less', 'rounding, untrained': 'rounded by second order',
     'floats': 'a predictor of floats'}
 

@@ -48,7 +48,6 @@ class Design:
         storage: How its numbers will be stored.
         rounded: Names of the rounded weights of a quantized artifact.
         rounded_bits: Of each of these at first, which their steps follow from.
-        method: Of the rule by which weights were selected.
     """
     base: BaseModel
     specs: tuple[WeightSpec, ...]
@@ -56,7 +55,6 @@ class Design:
     storage: StorageConfig
     rounded: tuple[str, ...] = ()
     rounded_bits: float = ROUNDED_BITS
-    method: str = 'generation'
 
     @property
     def num_parameters(self) -> int:
@@ -145,9 +143,7 @@ def design(
         layers = linear_layers - 1 + len(set(outputs))
         quantization = QuantizationConfig((float(bits),) * layers, kept_bits=kept_bits)
     rounded = select_rounded(original, rule, {spec.name for spec in specs}) if quantization else []
-    rounded_bits = bits if bits is not None and rule.method == 'rounding' else ROUNDED_BITS
-    found = Design(base, specs, generator, StorageConfig(storage_dtype, quantization), tuple(rounded), rounded_bits,
-                   rule.method)
+    found = Design(base, specs, generator, StorageConfig(storage_dtype, quantization), tuple(rounded))
     if max_bytes is None:
         budget = int(pct / 100 * sum(p.numel() for p in original.parameters()))
         found = found.with_predictor(
@@ -178,7 +174,7 @@ def _widest_within(max_bytes: int, found: Design, original: nn.Module) -> Design
     if ledger['total'] > usable:
         rounded = f"rounded weights ({ledger['rounded']:,}), " if ledger['rounded'] else ''
         advice = ('A coarser --order-over makes the ordering smaller.' if ledger['ordering'] > ledger['rounded']
-                  else 'Fewer --bits make rounded weights smaller.')
+                  else '--bytes alone rounds all weights, which takes less.')
         raise ConfigError(
             f"{max_bytes:,} bytes are too few: ordering ({ledger['ordering']:,}), {rounded}kept tensors "
             f"({ledger['kept']:,}), headers and settings alone take {rest:,}. {advice}")
@@ -213,7 +209,7 @@ def rounding_design(
     """
     rounded = tuple(select_rounded(original, rule, ()))
     found = Design(base, (), GeneratorConfig(), StorageConfig('float32', QuantizationConfig((), kept_bits=kept_bits)),
-                   rounded, method=rule.method)
+                   rounded)
     low, high = FEWEST_FORECAST_BITS, MOST_ROUNDED_BITS
 
     def with_bits(bits: float) -> tuple[Design, int]:
@@ -245,9 +241,7 @@ def start_artifact(
     """A fresh predictor, initialised from a seed, beside the kept tensors of the original. It is to be trained."""
     state = original.state_dict()
     generator = Generator.fresh(design.generator, design.specs, permutations, seed, state)
-    rounded = {
-        name: torch.zeros_like(state[name]) if name in generator.names else state[name].detach().clone()
-        for name in design.rounded}
+    rounded = {name: state[name].detach().clone() for name in design.rounded}
     steps = design.rounded_steps(state)
     return Artifact(generator, {}, design.base, design.storage, rounded, steps).with_kept(original)
 

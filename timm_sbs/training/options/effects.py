@@ -24,7 +24,7 @@ def _effects(args: argparse.Namespace, settings: 'Settings') -> list[tuple[bool,
     """Flags, what they need to have an effect, and the reason where they have none."""
     data, quantization = settings.data, settings.quantization
     fresh = not args.start_from
-    generates = not fresh or args.method != 'rounding' or bool(args.generate)
+    generates = not fresh or settings.predictor.rule.method == 'generation'
     images, noisy = settings.has_images, settings.data_free
     # Who switches a phase off, and says how it would be, knows what has no effect.
     training = settings.trains_on_images or args.distillation_steps == 0
@@ -33,9 +33,9 @@ def _effects(args: argparse.Namespace, settings: 'Settings') -> list[tuple[bool,
         or args.quantization_steps == 0
     reads = data.given
     return [
-        (fresh, f'{_PREDICTOR} method storage_dtype generate round keep license',
+        (fresh, f'{_PREDICTOR} method storage_dtype generate keep license',
          'the artifact of --start-from decides it'),
-        (generates, _PREDICTOR, 'with --method rounding nothing is generated'),
+        (generates, _PREDICTOR, 'weights are rounded, and nothing is generated; --method generation makes a predictor'),
         (args.encoding == 'random_fourier', _ENCODING, f'--encoding {args.encoding} draws no frequencies'),
         (generates and bool(settings.reconstruction.steps or args.reconstruction_steps == 0),
          f'reconstruction_steps reconstruction_batch_size {_phase("reconstruction_")}', 'there is no reconstruction'),

@@ -42,8 +42,8 @@ Without images the predictor is fitted to the weights alone (reconstruction). Wi
 then fitted so that errors of the weights change predictions least (second order), and trained so that the generated
 model predicts what the original predicts (distillation); --data-free draws the images itself.
 
-With --method rounding there is no predictor: all weights are rounded to small integers, by second order if there are
-images, and then trained on these. With --bytes alone a trial says whether weights are generated or rounded.
+With --bytes there is no predictor: all weights are rounded to small integers, by second order if there are images, and
+then trained on these.
 
     timm-sbs train --model resnet18 --pct 15 --output out/resnet18
     timm-sbs train --model resnet18 --bytes 3M --output out/resnet18
@@ -98,15 +98,15 @@ def _add_original(parser: argparse.ArgumentParser) -> None:
 def _add_predictor(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group('predictor').add_argument
     add('--pct', type=float, default=None, metavar='P',
-        help=f"size: per cent of the original model's parameters (default: {PCT:g}, where nothing says --bytes)")
+        help=f"make a predictor with so many per cent of the original model's parameters (default: {PCT:g}, where "
+             f'nothing says --bytes)')
     add('--method', choices=METHODS, default=None,
         help='generation: a predictor generates the weights of convolutions and linear layers. rounding: all weights '
              'become integers, and nothing is generated, which needs --bytes or --bits (default: generation; with '
-             '--bytes and none of --bits, --order-over, --generate and --round: chosen by a trial)')
+             '--bytes and none of --bits, --order-over and --generate: rounding)')
     add('--bytes', type=byte_count, metavar='SIZE',
-        help="size of the artifact's two files, such as 64k, instead of --pct: quantizes everything. A trial decides "
-             'between the methods; that of a predictor divides the bytes between ordering, width and bits, by a short '
-             'search that it explains')
+        help="round all weights, so that the artifact's two files have this size, such as 64k; with --method "
+             'generation: make the widest quantized predictor that fits')
     add('--start-from', type=expanduser, metavar='DIR',
         help='go on from this artifact: its orderings, predictor and kept tensors, which flags of these groups then '
              'cannot change. A quantized one keeps its rounding, unless --bits divides bits anew')
@@ -124,9 +124,7 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
     add('--min-weights', type=int, default=SelectionRule.min_weights, metavar='N',
         help='do not generate weights smaller than this (default: %(default)s)')
     add('--generate', nargs='*', default=(), metavar='PATTERN',
-        help="generate tensors of these names although the rule keeps them, such as 'blocks.*.mlp.*'")
-    add('--round', nargs='*', default=(), metavar='PATTERN',
-        help='round weights of these names instead; of names that --generate has too, round what the predictor leaves')
+        help="generate tensors of these names too, although the rule does not, such as 'blocks.*.mlp.*'")
     add('--keep', nargs='*', default=(), metavar='PATTERN',
         help='neither generate nor round weights of these names, but store them with --kept-bits')
     add('--pointwise-size', type=int, default=SelectionRule.pointwise_size, metavar='N',
@@ -136,7 +134,7 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
                                     'grid --encoding positional --activation relu.').add_argument
     add('--order-over', choices=ORDER_OVER, default=None,
         help='what one kernel path runs over: all kernels of a layer, those of each filter, the two axes of a layer, '
-             'nothing; the finer, the more bytes it takes (default: layer; with --bytes: chosen by the search)')
+             'nothing; the finer, the more bytes it takes (default: layer)')
     add('--coordinates', choices=COORDINATES, default=None,
         help="place on the path, or row and column of a grid (default: path for 'layer', else grid)")
     add('--max-places', type=int, default=None, metavar='N',

@@ -4,6 +4,7 @@ from typing import Any
 
 from timm_sbs.training.options.settings import (
     KEPT_PARTS,
+    PREDICTOR_BITS,
     SCHEDULES,
     WHOLE_STEPS,
     DistillationSettings,
@@ -105,7 +106,7 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     add('--bits', type=float, default=None, metavar='B',
         help='quantize with so many bits for a weight of the predictor, the mean over its layers, which get more the '
              'more errors in them matter; with --method rounding, for each weight (default: do not quantize; with '
-             '--bytes: as many as they have room for)')
+             f'--bytes: {PREDICTOR_BITS:g}, or for rounded weights as many as these have room for)')
     add('--kept-bits', type=int, default=q.kept_bits, metavar='B',
         help='bits of kept tensors in a quantized artifact (default: %(default)s)')
     add('--quantization-steps', type=int, default=None, metavar='N',

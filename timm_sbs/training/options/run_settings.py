@@ -15,6 +15,7 @@ from timm_sbs.training.options.settings import (
     FEWEST_ROUNDED_BITS,
     KEPT_PARTS,
     LINEAR_LAYERS,
+    PREDICTOR_BITS,
     QUANTIZED_LINEAR_LAYERS,
     DistillationSettings,
     QuantizationSettings,
@@ -45,12 +46,13 @@ class PredictorOptions:
     linear_layers: int | None = None
     max_places: int | None = None
 
-    def arguments(self, order_over: str, bits: float | None) -> dict[str, Any]:
-        """Arguments of :func:`timm_sbs.training.design.sizing.design`, apart from the size.
+    def arguments(self, bits: float | None) -> dict[str, Any]:
+        """Arguments of :func:`timm_sbs.training.design.sizing.design`, apart from the size, for bits of a weight.
 
         Raises:
             ConfigError: A value is out of range, or two do not go together.
         """
+        order_over = self.order_over or 'layer'
         coordinates = self.coordinates or ('path' if order_over == 'layer' else 'grid')
         ordering = OrderingConfig(order_over, coordinates)
         given = {
@@ -93,12 +95,6 @@ class Settings:
         return bool(self.second_order.steps and self.has_images)
 
     @property
-    def fits_without_images(self) -> bool:
-        """Whether a phase takes steps that need no image: on the weights alone, or by second order."""
-        rounding = self.quantizes and self.quantization.steps and not self.rounds_on_images
-        return bool(self.generates and (self.reconstruction.steps or self.takes_statistics or rounding))
-
-    @property
     def distils(self) -> bool:
         """Whether distillation is a phase of its own: there are images, and steps."""
         return bool(self.distillation.steps and self.has_images)
@@ -109,8 +105,8 @@ class Settings:
         q = self.quantization
         return q.bits is not None or q.max_bytes is not None or q.layer_bits is not None
 
-    def with_bits(self, bits: float) -> 'Settings':
-        """The same settings with the bits that a search has chosen."""
+    def with_bits(self, bits: float | None) -> 'Settings':
+        """The same settings with the bits of a design."""
         return replace(self, quantization=replace(self.quantization, bits=bits))
 
     def with_second_order_steps(self, steps: int) -> 'Settings':
@@ -197,20 +193,19 @@ def settings_of(args: argparse.Namespace, quantized: QuantizationConfig | None =
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more.")
     _check_sizes(args)
-    if args.round and args.bits is None and args.bytes is None and not quantized:
-        raise ConfigError('--round needs --bits or --bytes: an artifact of floats rounds nothing.')
     if args.start_from and args.bytes is not None and args.bits is None and not quantized:
         raise ConfigError(
-            '--start-from keeps the width of its predictor, so --bytes alone leaves nothing to search. Say --bits; '
+            '--start-from keeps the width of its predictor, so --bytes alone leaves nothing to choose. Say --bits; '
             '--bytes then lowers them as far as it must.')
-    rule = SelectionRule(
-        args.method or 'generation', args.min_weights, tuple(args.generate), tuple(args.round), tuple(args.keep),
-        args.pointwise_size)
+    method, bits = _method(args), args.bits
+    if bits is None and args.bytes is not None and method == 'generation' and not args.start_from:
+        bits = PREDICTOR_BITS
+    rule = SelectionRule(method, args.min_weights, tuple(args.generate), tuple(args.keep), args.pointwise_size)
     predictor = PredictorOptions(
         rule, args.encoding, args.seed, args.activation, args.storage_dtype, args.kept_bits, args.order_over,
         args.coordinates, args.num_frequencies, args.layer_bandwidth, args.bandwidth, args.bandwidth_exponent,
         args.linear_layers, args.max_places)
-    predictor.arguments(args.order_over or 'layer', args.bits)  # checks
+    predictor.arguments(bits)  # checks
     distillation = DistillationSettings(
         steps=args.distillation_steps, output_weight=_pair(args.output_weight, '--output-weight'),
         feature_weight=_pair(args.feature_weight, '--feature-weight'),
@@ -221,7 +216,7 @@ def settings_of(args: argparse.Namespace, quantized: QuantizationConfig | None =
         eval_interval=args.eval_interval, **_phase(args, ''))
     quantization = QuantizationSettings(
         steps=QuantizationSettings.steps if args.quantization_steps is None else args.quantization_steps,
-        bits=args.bits, layer_bits=quantized.layer_bits if quantized else None,
+        bits=bits, layer_bits=quantized.layer_bits if quantized else None,
         kept_bits=quantized.kept_bits if quantized else args.kept_bits, max_bytes=args.bytes,
         **_phase(args, 'quantization_'))
     settings = Settings(
@@ -245,13 +240,19 @@ def settings_of(args: argparse.Namespace, quantized: QuantizationConfig | None =
     return settings
 
 
+def _method(args: argparse.Namespace) -> str:
+    """--bytes rounds, and all else makes a predictor; so do --bytes with what only a predictor has, or --method."""
+    of_predictor = args.bytes is None or args.bits is not None or args.order_over or args.generate
+    return args.method or ('generation' if of_predictor else 'rounding')
+
+
 def _check_sizes(args: argparse.Namespace) -> None:
     """Raises ConfigError for sizes that no predictor can have, before any work."""
     if args.pct is not None and not 0 < args.pct <= 100:
         raise ConfigError(f'--pct is {args.pct:g}, but must be larger than 0 and at most 100.')
     if args.bytes is not None and args.bytes < 1:
         raise ConfigError(f'--bytes is {args.bytes}, but must be 1 or more.')
-    fewest = FEWEST_ROUNDED_BITS if args.method == 'rounding' and not args.generate else FEWEST
+    fewest = FEWEST_ROUNDED_BITS if args.method == 'rounding' else FEWEST
     if args.bits is not None and not fewest <= args.bits <= MOST:
         hint = '' if args.method == 'rounding' else f' With --method rounding, from {FEWEST_ROUNDED_BITS:g}.'
         raise ConfigError(f'--bits is {args.bits:g}, but must be from {fewest:g} to {MOST:g}.{hint}')

@@ -8,8 +8,9 @@ from timm_sbs.common.errors import ConfigError
 
 __all__ = [
     'PRECISIONS', 'SCHEDULES', 'KEPT_PARTS', 'ENCODING_DEFAULTS', 'FOLD_FROM', 'MAX_PLACES', 'LINEAR_LAYERS',
-    'QUANTIZED_LINEAR_LAYERS', 'FEWEST_ROUNDED_BITS', 'MOST_ROUNDED_BITS', 'WHOLE_STEPS', 'FEWEST_IMAGES',
-    'PhaseSettings', 'ReconstructionSettings', 'SecondOrderSettings', 'DistillationSettings', 'QuantizationSettings',
+    'QUANTIZED_LINEAR_LAYERS', 'PREDICTOR_BITS', 'FEWEST_ROUNDED_BITS', 'MOST_ROUNDED_BITS', 'WHOLE_STEPS',
+    'FEWEST_IMAGES', 'PhaseSettings', 'ReconstructionSettings', 'SecondOrderSettings', 'DistillationSettings',
+    'QuantizationSettings',
 ]
 
 PRECISIONS = ('auto', 'no', 'bf16', 'fp16')  # 'auto' and accelerate's words
@@ -48,6 +49,7 @@ FEWEST_ROUNDED_BITS, MOST_ROUNDED_BITS = 0.5, 10.  # of a weight: what more byte
 FEWEST_IMAGES = 10  # of the statistics
 # Matrix products of a predictor: rounding errors grow from one to the next.
 LINEAR_LAYERS, QUANTIZED_LINEAR_LAYERS = 5, 4
+PREDICTOR_BITS = 5.  # of a weight, where bytes alone are given
 
 
 @dataclass(frozen=True)

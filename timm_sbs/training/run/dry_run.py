@@ -26,7 +26,7 @@ def describe_dry_run(name: str, start: Start) -> str:
     specs = design.specs
     lines = [f'{name}: {parameters:,} parameters', '', *_generated_lines(design, parameters),
               *_rounded_lines(original, design, parameters, bool(start.source))]
-    lines += ['', 'kept, and why (--generate and --keep overrule this)',
+    lines += ['', 'kept, and why' + (' (--generate and --keep overrule this)' if specs else ''),
               *_kept_lines(original, design, start.settings.predictor.rule)]
 
     size, quantization = design.num_parameters, design.storage.quantization
@@ -34,11 +34,6 @@ def describe_dry_run(name: str, start: Start) -> str:
     ledger = artifact_ledger(as_it_is) if as_it_is else design.forecast(original)
     bits = f', {quantization.layer_bits[0]:g} bits a weight' if quantization and specs else ''
     lines.append('')
-    if start.trials and not specs:
-        lines.append('A trial would choose between rounding and a predictor. What follows is --method rounding')
-    elif start.trials:
-        lines.append(f'{start.trials} divisions of the bytes would be tried. What follows is the first of them: '
-                     f'--order-over {design.generator.ordering.order_over} --bits {start.bits:g}')
     if specs:
         lines.append(f'predictor: width {design.generator.predictor.width}, {size:,} parameters '
                      f'({100 * size / parameters:.1f} %){bits}')

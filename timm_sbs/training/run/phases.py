@@ -97,18 +97,6 @@ def _with_fixed_steps(task: Task, artifact: Artifact) -> Artifact:
     return dataclasses.replace(artifact, steps=steps)
 
 
-def _with_rests(task: Task, artifact: Artifact, source: Artifact | None) -> Artifact:
-    """The artifact with what its predictor leaves of the generated weights that are rounded too, unless that was
-    trained: in this run, or in that of the artifact to start from, if its predictor is as it was."""
-    both = [name for name in artifact.rounded if name in artifact.generator.names]
-    trained = task.settings.distils or (source and not task.settings.fits_without_images)
-    if not both or trained:
-        return artifact
-    weights, state = artifact.as_stored().generator(), task.original.state_dict()
-    rests = {name: state[name].detach() - weights[name].to(state[name].device) for name in both}
-    return dataclasses.replace(artifact, rounded={**artifact.rounded, **rests})
-
-
 def _within_budget(task: Task, artifact: Artifact) -> Artifact:
     """The same predictor with as many bits less as both files need, before training and corrections rely on them."""
     run, budget = task.run, byte_budget(task, artifact)
@@ -180,10 +168,7 @@ def quantization_phase(
             reconstruction_phase(
                 task, artifact, with_phase(settings.reconstruction, settings.quantization), name,
                 settings.steps_before(name))
-    if not settings.rounds_on_images:
-        artifact = _with_rests(task, _within_budget(task, _with_rests(task, artifact, source)), source)
-    elif not resumed:  # else a checkpoint brings them
-        artifact = _with_rests(task, artifact, source)
+    artifact = _within_budget(task, artifact)
     if settings.rounds_on_images and settings.quantization.steps:
         artifact = _with_fixed_steps(task, artifact)
     if divergence and not settings.distils:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import read_config
 from timm_sbs.artifact.original import describe_original
-from timm_sbs.common.config import ORDER_OVER
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import say
 from timm_sbs.data.image_size import check_sizes
@@ -24,8 +23,6 @@ from timm_sbs.data.synthetic import batch_norms
 from timm_sbs.predictor.base_model import BaseModel, pretrained_cfg_of
 from timm_sbs.predictor.ordering import fold_of
 from timm_sbs.predictor.selection import specs_from_names
-from timm_sbs.training.design.budget import TRIAL_BITS, divide_budget, first_division
-from timm_sbs.training.design.method import MIXTURE_BITS, choose_method, with_rule
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import Design, design, start_artifact
 from timm_sbs.training.losses.feature_maps import feature_modules
@@ -54,8 +51,6 @@ class Start:
         original: The original model.
         source: The artifact to start from, if there is one.
         design: What is generated, and by which predictor.
-        bits: Of a weight of the predictor, if it is to be quantized.
-        trials: Of a search for ordering and bits, which a dry run leaves out. Its design is the first of them.
         uses: How the network uses the generated weights, or the rounded ones, if there are statistics to take.
         images: Read, or to be drawn.
         checkpoints: Of the run.
@@ -67,8 +62,6 @@ class Start:
     original: nn.Module
     source: Artifact | None
     design: Design
-    bits: float | None
-    trials: int
     uses: Mapping[str, Use]
     images: Images
     checkpoints: Checkpoints
@@ -87,10 +80,8 @@ class Start:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """What a resumed run keeps: how a budget of bytes was divided, and threads, for last bits depend on them."""
-        design = self.design
-        return {'order_over': design.generator.ordering.order_over, 'bits': self.bits, 'method': design.method,
-                'generate': [spec.name for spec in design.specs], 'threads': torch.get_num_threads()}
+        """What a resumed run keeps: threads, for last bits depend on them."""
+        return {'threads': torch.get_num_threads()}
 
 
 def open_start(
@@ -113,16 +104,13 @@ def open_start(
         prepare_output(args.output, 0, 0)
     checkpoints = _open_checkpoints(args, accelerator, original)
     checkpoint = checkpoints.open(args.resume) if args.resume else None
-    trials = 0
     if source:
         config = source.generator.config
-        chosen, bits = Design(base, source.generator.specs, config, source.storage, tuple(source.rounded)), args.bits
+        chosen = Design(base, source.generator.specs, config, source.storage, tuple(source.rounded))
     else:
-        chosen, bits, trials = _choose_design(args, settings, original, accelerator, checkpoint)
-    if bits is None and not chosen.specs and not source:
-        bits = chosen.rounded_bits
-    if bits is not None:
-        settings = settings.with_bits(bits)
+        bits = settings.quantization.bits
+        chosen = design(original, args.pct, bits=bits, max_bytes=args.bytes, **settings.predictor.arguments(bits))
+        settings = settings.with_bits(chosen.bits)
     if not chosen.specs:
         settings = settings.without_predictor()
     if source and not chosen.specs:
@@ -130,14 +118,13 @@ def open_start(
         if not settings.trains_on_images and (args.bits is not None or args.bytes is not None):
             raise SbsError(
                 'All weights of the artifact to start from are rounded; without images they cannot take fewer bits. '
-                'Give images, or round the original anew with --method rounding and without --start-from.')
+                'Give images, or round the original anew, without --start-from.')
     uses: Mapping[str, Use] = {}
     if settings.takes_statistics:
         weights = chosen.specs or specs_from_names(chosen.rounded, base.state, base.name)
         uses = trace_uses(original, chosen.base.pretrained_cfg, weights)
         settings = _with_second_order(args, settings, chosen, uses, accelerator)
-    return Start(settings, accelerator, told, original, source, chosen, bits, trials, uses, images,
-                 checkpoints, checkpoint)
+    return Start(settings, accelerator, told, original, source, chosen, uses, images, checkpoints, checkpoint)
 
 
 def _open_checkpoints(args: argparse.Namespace, accelerator: Accelerator, original: nn.Module) -> Checkpoints:
@@ -150,50 +137,6 @@ def _open_checkpoints(args: argparse.Namespace, accelerator: Accelerator, origin
     if not args.resume:
         checkpoints.refuse_those_of_another_run()
     return checkpoints
-
-
-def _choose_design(
-        args: argparse.Namespace,
-        settings: Settings,
-        original: nn.Module,
-        accelerator: Accelerator,
-        checkpoint: Checkpoint | None,
-) -> tuple[Design, float | None, int]:
-    """The design, bits of a quantized predictor, and trials of a search that a dry run leaves out. A resumed run keeps
-    the division of the budget that it began with."""
-    order_over, bits, method, generate = args.order_over, args.bits, args.method, tuple(args.generate)
-    if checkpoint and args.bytes is not None:
-        kept = checkpoint.progress['choices']
-        order_over, bits, method, generate = (kept[name] for name in ('order_over', 'bits', 'method', 'generate'))
-    images_follow, trials = settings.trains_on_images and not order_over, 0
-    if args.bytes is not None and not (method or order_over or bits or generate or args.round):
-        if args.dry_run:
-            method, trials = 'rounding', 1
-        else:
-            found = choose_method(
-                original, args.bytes, settings.predictor.arguments, accelerator, lambda text: say(accelerator, text),
-                images_follow)
-            if found.specs:
-                return found, found.bits, trials
-            method = 'rounding'
-    chosen = with_rule(settings.predictor.arguments, method=method or 'generation', generate=tuple(generate))
-    if method == 'rounding' and generate and bits is None and args.bytes is not None:
-        bits = MIXTURE_BITS
-    if method == 'rounding' and not generate:
-        return design(original, bits=bits, max_bytes=args.bytes, **chosen('layer', bits)), bits, trials
-    if args.bytes is not None and (order_over is None or bits is None):
-        order_overs = [order_over] if order_over else ORDER_OVER
-        some_bits = [bits] if bits is not None else TRIAL_BITS
-        if args.dry_run:
-            found, trials = first_division(original, args.bytes, chosen, order_overs, some_bits, images_follow)
-        else:
-            found = divide_budget(
-                original, args.bytes, chosen, order_overs, some_bits, accelerator,
-                say=lambda text: say(accelerator, text), images_follow=images_follow)
-        return found, found.bits, trials
-    order_over = order_over or 'layer'
-    return design(
-        original, pct=args.pct, bits=bits, max_bytes=args.bytes, **chosen(order_over, bits)), bits, 0
 
 
 def _with_second_order(
@@ -220,7 +163,7 @@ def _with_second_order(
 
 
 def _check_before_work(args: argparse.Namespace, settings: Settings, original: nn.Module, base: BaseModel) -> None:
-    """Raises SbsError for what would otherwise be found only when a later phase begins, or when a search has ended."""
+    """Raises SbsError for what would otherwise be found only when a later phase begins."""
     for name in args.report_to:
         if name not in {'all', *(str(getattr(tracker, 'value', tracker)) for tracker in get_available_trackers())}:
             raise SbsError(f'--report-to {name} needs a package that is not installed: pip install {name}')
@@ -243,10 +186,10 @@ def _check_before_work(args: argparse.Namespace, settings: Settings, original: n
 
 def first_results(args: argparse.Namespace, start: Start) -> dict[str, Any]:
     """How the results of a run come about, as they will stand in config.json before anything is measured."""
-    accelerator = start.accelerator
+    accelerator, bits = start.accelerator, start.settings.quantization.bits
     return {
         'seed': args.seed, 'reconstruction_steps': start.settings.reconstruction.steps,
-        **({'bits': start.bits} if start.bits is not None and (start.design.specs or args.bytes is None) else {}),
+        **({'bits': bits} if bits is not None and (start.design.specs or args.bytes is None) else {}),
         **({'max_bytes': args.bytes} if args.bytes is not None else {}),
         'mixed_precision': accelerator.mixed_precision, 'predictor_parameters': start.design.num_parameters,
         'original_parameters': sum(p.numel() for p in start.original.parameters()),

@@ -15,7 +15,6 @@ from timm_sbs.codec.quantization import (
     step_sizes,
     stored_predictor,
     stored_rounded,
-    with_rounded,
 )
 from timm_sbs.common.config import StorageConfig
 from timm_sbs.common.distributed import average, sum_gradients
@@ -43,7 +42,7 @@ class GeneratedModel(TwoStageGenerator):
     as one likes. With a quantization its rounded weights and kept tensors are rounded too.
 
     The base model's own copies of generated weights get no gradient; they are what :meth:`materialize` writes to. Its
-    copies of rounded weights are what is trained; to generated weights that are rounded too, a tensor is added.
+    copies of rounded weights are what is trained.
 
     Attributes:
         rate: The bits of all integers whose steps are fixed, as a part of the loss; None where there are none.
@@ -73,15 +72,11 @@ class GeneratedModel(TwoStageGenerator):
         self.train_kept = tuple(train_kept)
         self._norm_eps = norm_eps(model)
         self._rounded: dict[str, nn.Parameter] = {}
-        for index, (name, tensor) in enumerate((rounded_weights or {}).items()):
-            if name in generator.names:
-                self._rounded[name] = nn.Parameter(tensor.detach().clone())
-                self.register_parameter(f'added_{index}', self._rounded[name])
-            else:
-                self._rounded[name] = model.get_parameter(name)
-                exact = self._rounded[name].detach()
-                self._rounded[name].requires_grad_(True).data.copy_(
-                    leaning_to_exact(tensor.to(exact), exact, (steps or {}).get(f'rounded.{name}')))
+        for name, tensor in (rounded_weights or {}).items():
+            self._rounded[name] = model.get_parameter(name)
+            exact = self._rounded[name].detach()
+            self._rounded[name].requires_grad_(True).data.copy_(
+                leaning_to_exact(tensor.to(exact), exact, (steps or {}).get(f'rounded.{name}')))
         for parameter in kept_parameters(model, (*generator.names, *self._rounded), train_kept).values():
             parameter.requires_grad_(True)
         self._second_names = _names_in_other_modules(model)
@@ -124,7 +119,7 @@ class GeneratedModel(TwoStageGenerator):
         return {name: state[name].detach() for name in kept_names(state, (*self.generator.names, *self._rounded))}
 
     def rounded_state(self) -> dict[str, Tensor]:
-        """Rounded weights, or what is added to generated ones, before rounding."""
+        """Rounded weights, before rounding."""
         return {name: parameter.detach() for name, parameter in self._rounded.items()}
 
     @torch.no_grad()
@@ -138,7 +133,7 @@ class GeneratedModel(TwoStageGenerator):
 
         Statistics that BatchNorm follows stay as they are: it reads those of the batch, and writes these.
         """
-        given = with_rounded(weights, self._rounded_weights())
+        given = {**weights, **self._rounded_weights()}
         if self.quantization:
             state, followed = named_state(self.model), followed_statistics(self.model)
             kept = {name: state[name] for name in kept_names(state, given) if name not in followed}
@@ -197,7 +192,7 @@ class GeneratedModel(TwoStageGenerator):
         if self.quantization:
             model = copy.deepcopy(model)
             model.load_state_dict(stored_kept(self.kept_state(), self.storage, self._norm_eps), strict=False)
-        weights = with_rounded(self.generator.with_predictor(stored)(), self._rounded_weights())
+        weights = {**self.generator.with_predictor(stored)(), **self._rounded_weights()}
         for name, weight in weights.items():
             model.get_parameter(name).copy_(weight)
         return model

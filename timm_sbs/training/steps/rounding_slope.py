@@ -1,6 +1,6 @@
 """Rounding of all weights of a network into a wanted number of bits, by one slope of divergence for a bit."""
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -148,8 +148,6 @@ def round_to_bits(
         weights: Mapping[str, Tensor],
         curvatures: Mapping[str, Curvature],
         bits: float,
-        quiet: bool = False,
-        thoroughness: Sequence[Passes] = (QUICK, THOROUGH),
 ) -> RoundedWeights:
     """All weights in ``curvatures``, rounded by the slope with which they take at most so many bits.
 
@@ -160,17 +158,15 @@ def round_to_bits(
         weights: Of these names.
         curvatures: What their errors do.
         bits: Of all integers, by a table for each weight.
-        quiet: Without progress.
-        thoroughness: How values are settled in each part of the search. Results are those of the last.
 
     Raises:
         ConfigError: With so few bits they would all be zeros.
     """
     plain, wanted, ratio = _PlainBits(weights, curvatures), bits * (1 - SLACK), 1.
     best: RoundedWeights | None = None
-    with Progress(None, 'rounding', 'weight', quiet=quiet) as progress:
-        for passes in thoroughness:
-            last = passes is thoroughness[-1]
+    with Progress(None, 'rounding', 'weight') as progress:
+        for passes in (QUICK, THOROUGH):
+            last = passes is THOROUGH
             slopes = _Slopes(plain, wanted, ratio)
             for _ in range(TRIALS):
                 found = round_weights(weights, curvatures, slopes.next(), passes, progress)

@@ -236,3 +236,53 @@ def test_folder_that_cannot_be_made(small_artifact, tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(ArtifactError, match='Cannot write'):
         save_artifact(tmp_path / 'file' / 'out', small_artifact)
+
+
+def test_a_save_that_fails_leaves_the_old_artifact(small_artifact, small_folder, tmp_path, monkeypatch):
+    before = {path.name: path.read_bytes() for path in small_folder.iterdir()}
+    changed = dataclasses.replace(small_artifact, kept={name: t + 1 for name, t in small_artifact.kept.items()})
+
+    def full(handle):
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr('os.fsync', full)
+    for folder in (small_folder, tmp_path / 'new' / 'folder'):
+        with pytest.raises(ArtifactError, match='Cannot write .*No space left'):
+            save_artifact(folder, changed)
+    assert {path.name: path.read_bytes() for path in small_folder.iterdir()} == before
+    assert not (tmp_path / 'new').exists()
+
+
+def test_files_of_two_saves_are_never_loaded_together(small_artifact, small_folder, monkeypatch):
+    """As after a kill between two names."""
+    changed = dataclasses.replace(small_artifact, kept={name: t + 1 for name, t in small_artifact.kept.items()})
+    names, replace = [], os.replace
+
+    def killed(source, target):
+        names.append(target)
+        if len(names) > 1:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr('os.replace', killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_artifact(small_folder, changed)
+    with pytest.raises(ArtifactError, match='checksum is not the recorded one'):
+        load_artifact(small_folder)
+    monkeypatch.undo()
+    save_artifact(small_folder, changed)
+    assert torch.equal(load_artifact(small_folder).kept['bn1.bias'], changed.kept['bn1.bias'])
+
+
+def test_what_a_name_points_to_is_not_written(small_artifact, small_folder, tmp_path):
+    """Also of hidden folders that somebody has put beside the files."""
+    thesis = tmp_path / 'thesis'
+    thesis.mkdir()
+    (thesis / 'config.json').write_text('mine')
+    (small_folder / 'LICENSE').symlink_to(thesis / 'config.json')
+    (small_folder / '.sbs_saved').symlink_to(thesis)
+    save_artifact(small_folder, dataclasses.replace(small_artifact, license_text='Ours.'))
+    assert load_artifact(small_folder).license_text == 'Ours.'
+    save_artifact(small_folder, small_artifact)
+    assert load_artifact(small_folder).license_text is None
+    assert [path.name for path in thesis.iterdir()] == ['config.json'] and (thesis / 'config.json').read_text() == 'mine'

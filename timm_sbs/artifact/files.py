@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from timm_sbs.artifact.swap import current
 from timm_sbs.common.config import FORMAT_VERSION, ArtifactConfig, from_dict
 from timm_sbs.common.errors import ArtifactError, UnknownFieldError
 from timm_sbs.common.fields import require_json, require_text
@@ -54,14 +53,14 @@ class ArtifactFiles:
             ArtifactError: There is no config.json, or it cannot be read.
         """
         folder = Path(folder)
-        path = current(folder, CONFIG_NAME)
+        path = folder / CONFIG_NAME
         if not path.is_file():
             raise ArtifactError(f"'{folder}' is no predictor: it has no {CONFIG_NAME}.")
-        weights = current(folder, WEIGHTS_NAME)
+        weights = folder / WEIGHTS_NAME
         try:
             if path.stat().st_size > MAX_CONFIG_BYTES:
                 raise ArtifactError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes, so it cannot be a predictor's.")
-            return cls(folder, path.read_bytes(), weights, current(folder, LICENSE_NAME), _identity(weights))
+            return cls(folder, path.read_bytes(), weights, folder / LICENSE_NAME, _identity(weights))
         except OSError as e:
             raise ArtifactError(f'{path} cannot be read: {e}.') from e
 

@@ -16,10 +16,10 @@ from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, ArtifactFiles, consistently, read_config
 from timm_sbs.artifact.ledger import ledger
 from timm_sbs.artifact.stored import Stored
-from timm_sbs.artifact.swap import swap_files
 from timm_sbs.codec.tensor_file import Slot, encode_ordering, from_tensors, slots, to_tensors
 from timm_sbs.common.config import ArtifactConfig, to_dict
 from timm_sbs.common.errors import ArtifactError, OrderingError
+from timm_sbs.common.files import made_folder, replace_files
 from timm_sbs.common.results import Ledger, Results
 from timm_sbs.predictor.base_model import BaseModel
 from timm_sbs.predictor.generator import Generator, build_predictor
@@ -78,9 +78,10 @@ def artifact_bytes(folder: str | Path) -> int:
 def save_artifact(folder: str | Path, artifact: Artifact, ordering: Tensor | None = None) -> ArtifactConfig:
     """Write an artifact in place of the one that may be in a folder. Other files in it stay.
 
-    config.json, model.safetensors and LICENSE change together: whatever fails, be it by a kill, readers find either all
-    old files or all new ones (:mod:`timm_sbs.artifact.swap`). Where the new artifact has no licence text, the old
-    LICENSE goes. ``ordering`` is as for :func:`artifact_ledger`.
+    All files are written under other names, reach the disk, and are then renamed one by one: what fails before leaves
+    the old ones. Two files that do not belong together, after a kill between two names, are found by their checksum
+    and never loaded. Where the new artifact has no licence text, the old LICENSE goes. ``ordering`` is as for
+    :func:`artifact_ledger`.
 
     Returns:
         The configuration as written, with the checksum of the tensors and the size ledger.
@@ -93,9 +94,14 @@ def save_artifact(folder: str | Path, artifact: Artifact, ordering: Tensor | Non
     data, sizes = _file_bytes(artifact, ordering)
     config = dataclasses.replace(artifact.config, ledger=sizes, weights_sha256=hashlib.sha256(data).hexdigest())
     text = config_text(config, artifact.base.pretrained_cfg)
-    license = artifact.license_text.encode() if artifact.license_text else None
+    contents = {WEIGHTS_NAME: data, CONFIG_NAME: text.encode()}
+    if artifact.license_text:
+        contents[LICENSE_NAME] = artifact.license_text.encode()
     try:
-        swap_files(folder, {WEIGHTS_NAME: data, CONFIG_NAME: text.encode(), LICENSE_NAME: license})
+        with made_folder(folder):
+            replace_files({folder / name: content for name, content in contents.items()})
+            if LICENSE_NAME not in contents:
+                (folder / LICENSE_NAME).unlink(missing_ok=True)
     except OSError as e:
         raise ArtifactError(f'Cannot write the artifact to {folder}: {e}.') from e
     return config
@@ -111,7 +117,7 @@ def record_results(folder: str | Path, results: Mapping[str, Any]) -> None:
     config, pretrained_cfg = read_config(folder)
     config = dataclasses.replace(config, results=Results.of({**config.results, **results}))
     try:
-        swap_files(Path(folder), {CONFIG_NAME: config_text(config, pretrained_cfg).encode()})
+        replace_files({Path(folder) / CONFIG_NAME: config_text(config, pretrained_cfg).encode()})
     except OSError as e:
         raise ArtifactError(f'Cannot write {Path(folder) / CONFIG_NAME}: {e}.') from e
 

@@ -4,7 +4,6 @@ from os.path import expanduser
 from pathlib import Path
 
 from timm_sbs.artifact.files import CONFIG_NAME
-from timm_sbs.artifact.swap import current
 from timm_sbs.common.errors import SbsError
 from timm_sbs.plots.artifacts import draw_curves, draw_kernels, draw_ledger
 from timm_sbs.plots.style import Figure, save, themed
@@ -37,7 +36,7 @@ def plot(
         SbsError: The source has nothing for this kind, or the picture cannot be written.
     """
     source, output = Path(expanduser(source)), Path(expanduser(output))
-    suits = [name for name, (file, _) in KINDS.items() if current(source, file).is_file()]
+    suits = [name for name, (file, _) in KINDS.items() if (source / file).is_file()]
     if kind and kind not in suits:
         raise SbsError(f"'{source}' has nothing for a picture of '{kind}'"
                        + (f", but for: {', '.join(suits)}." if suits else '.'))

@@ -285,4 +285,5 @@ def test_what_a_name_points_to_is_not_written(small_artifact, small_folder, tmp_
     assert load_artifact(small_folder).license_text == 'Ours.'
     save_artifact(small_folder, small_artifact)
     assert load_artifact(small_folder).license_text is None
-    assert [path.name for path in thesis.iterdir()] == ['config.json'] and (thesis / 'config.json').read_text() == 'mine'
+    assert [path.name for path in thesis.iterdir()] == ['config.json']
+    assert (thesis / 'config.json').read_text() == 'mine'

@@ -89,7 +89,7 @@ def test_what_cannot_be_is_refused_before_any_work(model, wrong, says, monkeypat
 
 @pytest.mark.parametrize('wrong, says', [
     (dict(hflip=7), '--hflip is 7'), (dict(scale=[2, 3]), '--scale is'), (dict(ratio=[2, 1]), '--ratio is'),
-    (dict(crop_padding=-40), '0 or more'), (dict(color_jitter=-1), '0 or more'), (dict(opt_betas=[0.9]), 'betas of'),
+    (dict(crop_padding=-40), '0 or more'), (dict(color_jitter=-1), '0 or more'),
     (dict(output_weight=[1, 0]), 'at the first or the last step'), (dict(images=[]), 'images is empty'),
     (dict(dry_run=True), 'describe_fit'), (dict(recipe=True), 'expected one argument'),
     (dict(initial_checkpoint='x'), 'has its weights already')])
@@ -105,7 +105,7 @@ def test_what_is_wrong_is_found_before_a_phase_begins(model, tmp_path, image_fol
     for wrong, says in (
             (dict(data_dir='/nowhere'), 'No images could be read'),
             (dict(output=tmp_path / 'file' / 'x'), 'Cannot write'),
-            (dict(opt='nonsense'), "no optimizer 'nonsense'"), (dict(report_to=['comet_ml']), 'not installed'),
+            (dict(report_to=['comet_ml']), 'not installed'),
             (dict(images=image_folder / 'train', aa='foo'), 'cannot make this augmentation')):
         with pytest.raises(SbsError, match=says):
             fit(model, bytes='64k', method='generation', **wrong)

@@ -29,25 +29,23 @@ def test_flags_default_to_the_settings():
     assert settings_of(parsed('--data-free', 'noise')).distils
 
 
-def test_phases_have_optimizers_of_their_own():
+def test_phases_have_learning_rates_of_their_own():
     settings = settings_of(parsed(
-        '--data-free', 'noise', '--opt', 'adamw', '--weight-decay', '0.1', '--opt-betas', '0.8', '0.9',
-        '--reconstruction-opt', 'lion', '--reconstruction-sched', 'constant', '--warmup', '0.2'))
-    first, second = settings.reconstruction, settings.distillation
-    assert (first.opt, first.weight_decay, first.betas, first.sched, first.warmup) == (
-        'lion', 0., (0.9, 0.99), 'constant', 0.05)
-    assert (second.opt, second.weight_decay, second.betas, second.sched, second.warmup) == (
-        'adamw', 0.1, (0.8, 0.9), 'one-cycle', 0.2)
+        '--data-free', 'noise', '--lr', '3', '--reconstruction-lr', '1', '--second-order-lr', '2', '--bits', '4'))
+    assert [phase.lr for phase in (settings.reconstruction, settings.second_order, settings.distillation,
+                                   settings.quantization)] == [1., 2., 3., 3.]
+    again = settings_of(parsed('--data-free', 'noise', '--lr', '3', '--quantization-lr', '4', '--bits', '4'))
+    assert again.quantization.lr == 4.
 
 
 def test_a_packed_predictor_is_rounded_from_the_first_image_unless_told():
-    images = ['--data-dir', 'x', '--distillation-steps', '700', '--lr', '3e-4', '--opt', 'adamw']
+    images = ['--data-dir', 'x', '--distillation-steps', '700', '--lr', '3e-4']
     packed = ['--bits', '5']
     floats = settings_of(parsed(*images))
     assert (floats.distillation.steps, floats.quantizes) == (700, False)
     for rounded in (settings_of(parsed(*images, *packed)), settings_of(parsed(*images, '--bytes', '64k'))):
         assert not rounded.distils and rounded.trains_on_images
-        assert (rounded.quantization.steps, rounded.quantization.lr, rounded.quantization.opt) == (700, 3e-4, 'adamw')
+        assert (rounded.quantization.steps, rounded.quantization.lr) == (700, 3e-4)
         assert rounded.steps_before('quantization') == rounded.reconstruction.steps + rounded.second_order.steps
     both = settings_of(parsed(*images, *packed, '--quantization-steps', '50', '--quantization-lr', '1e-4'))
     assert (both.distillation.steps, both.quantization.steps, both.quantization.lr) == (700, 50, 1e-4)
@@ -99,7 +97,7 @@ def test_byte_counts(text, count):
 
 
 @pytest.mark.parametrize('argv', [['--bytes', 'many'], ['--bytes', '3x'], ['--pct', 'a'], ['--recipe', 'imagenet22k'],
-                                  ['--train-kept', 'all'], ['--reconstruction', '3'], ['--sched', 'cyclic']])
+                                  ['--train-kept', 'all'], ['--reconstruction', '3']])
 def test_bad_flags_are_named(argv, capsys):
     with pytest.raises(SystemExit):
         parsed(*argv)

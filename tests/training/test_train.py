@@ -149,7 +149,6 @@ def test_settings_reach_the_artifact(tmp_path):
     ([*RESNET, '--reconstruction-steps', '-1'], 'must be 0 or more'),
     ([*RESNET, '--start-from', 'nowhere'], "'nowhere' is no predictor"),
     ([*RESNET, '--resume', 'nowhere'], "'nowhere' is no checkpoint"),
-    ([*RESNET, '--opt', 'adman', '--data-free', 'noise', '--reconstruction-steps', '1'], "no optimizer 'adman'"),
     ([*RESNET, '--report-to', 'clearml'], '--report-to clearml'),
     ([*RESNET, '--report-to', 'nothing'], 'Unsupported logging capability: nothing'),
     ([*RESNET, '--data-dir', 'nowhere'], 'No images could be read'),

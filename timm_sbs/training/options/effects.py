@@ -16,10 +16,6 @@ _CROPS = 'scale ratio'
 _AUGMENTATION = f'crop_padding hflip vflip {_CROPS} color_jitter aa reprob'
 
 
-def _phase(prefix: str) -> str:
-    return ' '.join(prefix + name for name in ('lr', 'opt', 'opt_betas', 'weight_decay', 'sched', 'warmup'))
-
-
 def _effects(args: argparse.Namespace, settings: 'Settings') -> list[tuple[bool, str, str]]:
     """Flags, what they need to have an effect, and the reason where they have none."""
     data, quantization = settings.data, settings.quantization
@@ -38,19 +34,19 @@ def _effects(args: argparse.Namespace, settings: 'Settings') -> list[tuple[bool,
         (generates, _PREDICTOR, 'weights are rounded, and nothing is generated; --method generation makes a predictor'),
         (args.encoding == 'random_fourier', _ENCODING, f'--encoding {args.encoding} draws no frequencies'),
         (generates and bool(settings.reconstruction.steps or args.reconstruction_steps == 0),
-         f'reconstruction_steps reconstruction_batch_size {_phase("reconstruction_")}', 'there is no reconstruction'),
+         'reconstruction_steps reconstruction_batch_size reconstruction_lr', 'there is no reconstruction'),
         (not settings.quantizes, 'storage_dtype', 'a quantized artifact stores integers'),
         (settings.quantizes, 'kept_bits', 'an artifact of floats rounds nothing; --bits or --bytes quantize it'),
-        (rounds, f'quantization_steps {_phase("quantization_")}', 'no step is taken with rounded weights'),
+        (rounds, 'quantization_steps quantization_lr', 'no step is taken with rounded weights'),
         (images, 'batch_size workers distillation_steps second_order_steps statistics_images second_order_damping',
          'there are no images; --data-dir, --dataset, --unlabelled-dir and --data-free give them'),
         (statistics, 'statistics_images second_order_damping', 'there is no second-order phase'),
-        (statistics and generates, f'second_order_batch_size {_phase("second_order_")}',
+        (statistics and generates, 'second_order_batch_size second_order_lr',
          'no step is taken by second order'),
         (training, 'output_weight feature_weight label_weight feature_modules temperature train_kept clip_grad '
                    f'grad_accum_steps eval_interval no_aug mixup cutmix train_size {_AUGMENTATION}',
          'no step is taken on images'),
-        (training or rounds, _phase(''), 'no step is taken on images'),
+        (training or rounds, 'lr', 'no step is taken on images'),
         (training and settings.quantizes, 'rounding_lr', 'no rounded weights are trained on images'),
         (any(settings.distillation.feature_weight), 'feature_modules', '--feature-weight compares none'),
         (any(settings.distillation.output_weight), 'temperature', '--output-weight compares no predictions'),

@@ -1,14 +1,11 @@
 """The flags of the training phases."""
 import argparse
-from typing import Any
 
 from timm_sbs.training.options.settings import (
     KEPT_PARTS,
     PREDICTOR_BITS,
-    SCHEDULES,
     WHOLE_STEPS,
     DistillationSettings,
-    PhaseSettings,
     QuantizationSettings,
     ReconstructionSettings,
     SecondOrderSettings,
@@ -17,23 +14,13 @@ from timm_sbs.training.options.settings import (
 __all__ = ['add_reconstruction', 'add_second_order', 'add_distillation', 'add_quantization']
 
 
-def _add_phase(group: argparse._ArgumentGroup, prefix: str, defaults: type[PhaseSettings] | None) -> None:
-    """Optimizer flags of a phase; without defaults, those of distillation hold."""
-    name = f'--{prefix}'
+def _add_lr(group: argparse._ArgumentGroup, prefix: str, default: float | None) -> None:
+    """The learning rate of a phase; without a default, that of distillation holds."""
     narrower = ', of predictors up to a width of 128; wider ones get less in proportion' \
         if prefix in ('reconstruction-', 'second-order-') else ''
-
-    def add(flag: str, field: str, text: str, **kwargs: Any) -> None:
-        default = getattr(defaults, field) if defaults else None
-        shown = '%(default)s' if defaults else f"distillation's --{flag}"
-        group.add_argument(f'{name}{flag}', default=default, help=f'{text} (default: {shown})'.lstrip(), **kwargs)
-
-    add('lr', 'lr', f'peak learning rate{narrower}', type=float, metavar='LR')
-    add('opt', 'opt', 'optimizer, by its name in timm', metavar='NAME')
-    add('opt-betas', 'betas', "its betas; None are the optimizer's own", type=float, nargs='+', metavar='BETA')
-    add('weight-decay', 'weight_decay', '', type=float, metavar='W')
-    add('sched', 'sched', '', choices=SCHEDULES)
-    add('warmup', 'warmup', 'part of the steps over which the learning rate rises', type=float, metavar='PART')
+    shown = '%(default)s' if default else "distillation's --lr"
+    group.add_argument(f'--{prefix}lr', type=float, default=default, metavar='LR',
+                       help=f'peak learning rate{narrower} (default: {shown})')
 
 
 def add_reconstruction(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +30,7 @@ def add_reconstruction(parser: argparse.ArgumentParser) -> None:
                             f'images 0, for the phase would undo what was trained on images)')
     group.add_argument('--reconstruction-batch-size', type=int, default=ReconstructionSettings.batch_size, metavar='N',
                        help='kernels of one step, over all processes (default: %(default)s)')
-    _add_phase(group, 'reconstruction-', ReconstructionSettings)
+    _add_lr(group, 'reconstruction-', ReconstructionSettings.lr)
 
 
 def add_second_order(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +50,7 @@ def add_second_order(parser: argparse.ArgumentParser) -> None:
     add('--second-order-damping', type=float, default=s.damping, metavar='D',
         help="part of their mean that is added to the statistics' diagonals; more if there are few images (default: "
              '%(default)s)')
-    _add_phase(group, 'second-order-', s)
+    _add_lr(group, 'second-order-', s.lr)
 
 
 def add_distillation(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +61,7 @@ def add_distillation(parser: argparse.ArgumentParser) -> None:
     add('--distillation-steps', type=int, default=d.steps, metavar='N',
         help='0 leaves the phase out. A quantized artifact takes these steps in the last phase, unless that has steps '
              'of its own (default: %(default)s)')
-    _add_phase(group, '', d)
+    _add_lr(group, '', d.lr)
     for name, default, text in (
             ('output', d.output_weight, 'Kullback-Leibler divergence of the predictions'),
             ('feature', d.feature_weight, 'relative squared error of feature maps'),
@@ -112,4 +99,4 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     add('--quantization-steps', type=int, default=None, metavar='N',
         help='0 rounds without training. Given a number, distillation comes first, as if nothing were to be rounded '
              f'(default: all steps of distillation, which is better; if it has none {q.steps})')
-    _add_phase(group, 'quantization-', None)
+    _add_lr(group, 'quantization-', None)

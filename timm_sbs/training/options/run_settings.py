@@ -154,18 +154,6 @@ def _pair(values: Sequence[T], flag: str) -> tuple[T, T]:
     return values[0], values[-1]
 
 
-def _phase(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
-    """Optimizer and schedule of a phase. Those of quantization are distillation's where they are not given."""
-    def value(name: str) -> Any:
-        given = getattr(args, prefix + name)
-        return getattr(args, name) if given is None and prefix == 'quantization_' else given
-
-    betas = value('opt_betas')
-    return dict(
-        lr=value('lr'), opt=value('opt'), betas=None if betas is None else tuple(betas),
-        weight_decay=value('weight_decay'), sched=value('sched'), warmup=value('warmup'))
-
-
 def settings_of(args: argparse.Namespace, quantized: QuantizationConfig | None = None) -> Settings:
     """Checked settings from arguments.
 
@@ -213,12 +201,12 @@ def settings_of(args: argparse.Namespace, quantized: QuantizationConfig | None =
         temperature=args.temperature, rounding_lr=args.rounding_lr, train_kept=tuple(train_kept),
         clip_grad=args.clip_grad, grad_accum_steps=args.grad_accum_steps,
         train_size=_pair(args.train_size, '--train-size') if args.train_size else None,
-        eval_interval=args.eval_interval, **_phase(args, ''))
+        eval_interval=args.eval_interval, lr=args.lr)
     quantization = QuantizationSettings(
         steps=QuantizationSettings.steps if args.quantization_steps is None else args.quantization_steps,
         bits=bits, layer_bits=quantized.layer_bits if quantized else None,
         kept_bits=quantized.kept_bits if quantized else args.kept_bits, max_bytes=args.bytes,
-        **_phase(args, 'quantization_'))
+        lr=args.lr if args.quantization_lr is None else args.quantization_lr)
     settings = Settings(
         predictor=predictor,
         reconstruction=_reconstruction(args),
@@ -276,7 +264,7 @@ def _reconstruction(args: argparse.Namespace) -> ReconstructionSettings:
     steps = args.reconstruction_steps
     return ReconstructionSettings(
         steps=ReconstructionSettings.steps if steps is None else steps, batch_size=args.reconstruction_batch_size,
-        **_phase(args, 'reconstruction_'))
+        lr=args.reconstruction_lr)
 
 
 def _second_order(args: argparse.Namespace) -> SecondOrderSettings:
@@ -285,4 +273,4 @@ def _second_order(args: argparse.Namespace) -> SecondOrderSettings:
         steps = 0 if args.start_from else SecondOrderSettings.steps
     return SecondOrderSettings(
         steps=steps, batch_size=args.second_order_batch_size, images=args.statistics_images,
-        damping=args.second_order_damping, **_phase(args, 'second_order_'))
+        damping=args.second_order_damping, lr=args.second_order_lr)

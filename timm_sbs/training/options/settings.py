@@ -7,14 +7,14 @@ from timm_sbs.common.config import EncodingConfig
 from timm_sbs.common.errors import ConfigError
 
 __all__ = [
-    'PRECISIONS', 'SCHEDULES', 'KEPT_PARTS', 'ENCODING_DEFAULTS', 'FOLD_FROM', 'MAX_PLACES', 'LINEAR_LAYERS',
+    'PRECISIONS', 'WARMUP', 'KEPT_PARTS', 'ENCODING_DEFAULTS', 'FOLD_FROM', 'MAX_PLACES', 'LINEAR_LAYERS',
     'QUANTIZED_LINEAR_LAYERS', 'PREDICTOR_BITS', 'FEWEST_ROUNDED_BITS', 'MOST_ROUNDED_BITS', 'WHOLE_STEPS',
     'FEWEST_IMAGES', 'PhaseSettings', 'ReconstructionSettings', 'SecondOrderSettings', 'DistillationSettings',
     'QuantizationSettings',
 ]
 
 PRECISIONS = ('auto', 'no', 'bf16', 'fp16')  # 'auto' and accelerate's words
-SCHEDULES = ('one-cycle', 'cosine', 'constant')
+WARMUP = 0.05  # part of the steps over which the learning rate rises
 # What an artifact stores beside the predictor, and what may be trained with it.
 KEPT_PARTS = ('norm', 'statistics', 'stem', 'classifier', 'other')
 
@@ -54,44 +54,26 @@ PREDICTOR_BITS = 5.  # of a weight, where bytes alone are given
 
 @dataclass(frozen=True)
 class PhaseSettings:
-    """What all phases have: a number of steps and an optimizer with its schedule."""
+    """What all phases have: a number of steps of Adam, and its learning rate."""
     steps: int  # optimizer steps; 0 skips the phase
     lr: float  # peak of the schedule
-    opt: str = 'adam'  # timm's name of the optimizer
-    betas: tuple[float, ...] | None = None  # of the optimizer; None: its own
-    weight_decay: float = 0.
-    sched: str = 'one-cycle'  # see lr_factor
-    warmup: float = 0.05  # part of the steps over which the learning rate rises
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam
 
     def __post_init__(self) -> None:
         _require_positive(self, 'lr')
         if self.steps < 0:
             raise ConfigError(f"{_called(self, 'steps')} is {self.steps}, but must be 0 or more.")
-        if self.sched not in SCHEDULES:
-            raise ConfigError(
-                f"{_called(self, 'sched')} is '{self.sched}', but must be one of: {', '.join(SCHEDULES)}.")
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"{_called(self, 'warmup')} is {self.warmup}, but must be from 0 to below 1.")
-        if self.betas is not None and not (len(self.betas) > 1 and all(0 <= beta < 1 for beta in self.betas)):
-            raise ConfigError(
-                f"{_called(self, 'betas')} are {self.betas}, but must be two or more numbers from 0 to below 1.")
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"{_called(self, 'weight_decay')} is {self.weight_decay}, but must be 0 or more.")
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step, counted from 0: warm-up, then the schedule.
+        """Learning rate of a step, counted from 0, of one cycle (Smith and Topin, arXiv 1708.07120): it rises from 1/25
+        of the peak along a cosine and falls along another to 4e-6 of it.
 
-        'one-cycle' (Smith and Topin, arXiv 1708.07120) rises from 1/25 of the peak along a cosine and falls along
-        another to 4e-6 of it. 'cosine' rises and falls likewise, but from and to 0. 'constant' stays at the peak.
         It depends on nothing but the step, so it is right after a resume and on any number of processes.
         """
-        low, end = (1 / 25, 1 / 25e4) if self.sched == 'one-cycle' else (0., 0.)
-        peak_at = self.warmup * (self.steps + 1) - 1  # torch's OneCycleLR with total_steps = steps + 1
+        peak_at = WARMUP * (self.steps + 1) - 1  # torch's OneCycleLR with total_steps = steps + 1
         if step < peak_at:
-            return self.lr * _cosine_between(low, 1., step / peak_at)
-        if self.sched == 'constant':
-            return self.lr
-        return self.lr * _cosine_between(1., end, (step - peak_at) / (self.steps - peak_at))
+            return self.lr * _cosine_between(1 / 25, 1., step / peak_at)
+        return self.lr * _cosine_between(1., 1 / 25e4, (step - peak_at) / (self.steps - peak_at))
 
 
 def _cosine_between(start: float, end: float, progress: float) -> float:
@@ -103,7 +85,7 @@ class ReconstructionSettings(PhaseSettings):
     """Fitting the kernels themselves, without data."""
     steps: int = 4000
     lr: float = 2e-2
-    betas: tuple[float, ...] | None = (0.9, 0.99)
+    betas: tuple[float, float] = (0.9, 0.99)
     batch_size: int = 4096  # kernels of one step, over all processes
 
     def __post_init__(self) -> None:
@@ -116,7 +98,7 @@ class SecondOrderSettings(PhaseSettings):
     """Fitting the kernels so that predictions change least, by statistics of some images (see ExpectedDivergence)."""
     steps: int = 3000
     lr: float = 4e-3
-    betas: tuple[float, ...] | None = (0.9, 0.99)
+    betas: tuple[float, float] = (0.9, 0.99)
     batch_size: int = 8192  # kernels of one step, in whole filters, over all processes; a folded network takes all
     images: int = 2000  # that are looked at once, for the statistics; labels do not matter
     damping: float = 1e-3  # part of the mean that is added to the statistics' diagonals

@@ -35,7 +35,6 @@ from timm_sbs.training.run.environment import environment
 from timm_sbs.training.run.images import Images, open_images
 from timm_sbs.training.run.output import prepare_output
 from timm_sbs.training.run.resume import folder_name, unchanging_settings
-from timm_sbs.training.steps.optimizer import make_optimizer
 
 __all__ = ['Start', 'open_start', 'first_results', 'start_trackers', 'ordered_artifact']
 
@@ -167,8 +166,6 @@ def _check_before_work(args: argparse.Namespace, settings: Settings, original: n
     for name in args.report_to:
         if name not in {'all', *(str(getattr(tracker, 'value', tracker)) for tracker in get_available_trackers())}:
             raise SbsError(f'--report-to {name} needs a package that is not installed: pip install {name}')
-    for phase in (settings.reconstruction, settings.second_order, settings.distillation, settings.quantization):
-        make_optimizer([nn.Parameter(torch.zeros(1))], phase)
     input_size = data_config_of(base.pretrained_cfg)['input_size']
     if settings.has_images:
         check_outputs(original, input_size)

@@ -37,7 +37,7 @@ def test_files_of_two_artifacts(small_folder):
 def test_quantize_prints_the_new_ledger(small_folder, tmp_path, capsys):
     assert main(['quantize', str(small_folder), str(tmp_path / 'out'), '--bits', '6']) == 0
     printed = capsys.readouterr().out
-    assert 'kept tensors of 8 bits' in printed and 'of their squared norm' in printed
+    assert 'kept tensors of 8 bits' in printed and 'of their squared size' in printed
     assert main(['quantize', str(small_folder), str(tmp_path / 'out'), '--bytes', '1k']) == 2
     assert 'too few' in capsys.readouterr().err
 

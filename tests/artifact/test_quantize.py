@@ -38,7 +38,7 @@ def test_a_quantized_copy_is_smaller_and_nearly_the_same(folder, tmp_path, image
     assert results['quantization_error'] < 0.01
     before, after = (timm.create_model(f'local-dir:{f}', pretrained=True).eval() for f in (folder, tmp_path))
     with torch.no_grad():
-        assert (before(images[0][:100]).argmax(1) == after(images[0][:100]).argmax(1)).float().mean() > 0.9
+        assert (before(images[0][:100]).argmax(1) == after(images[0][:100]).argmax(1)).float().mean() > 0.85
 
 
 def test_the_licence_goes_with_the_copy(folder, tmp_path):

@@ -64,11 +64,11 @@ def test_shifts_and_flips_are_distributed_as_torchvisions():
 
 def test_flips_have_their_probability():
     image = places().expand(DRAWS, 3, 32, 32)
-    for settings, axis, expected in ((dict(hflip=0.2), 1, 0.2), (dict(hflip=1.), 1, 1.), (dict(vflip=0.3), 0, 0.3)):
-        steps = steps_of(crop_padding=1, **{'hflip': 0., **settings})
+    for hflip in (0., 0.2, 1.):
+        steps = steps_of(crop_padding=1, hflip=hflip)
         after = augmented(steps, image)
         shares = [(after[:, c, 20, 20] < after[:, c, 10, 10]).float().mean().item() for c in (0, 1)]
-        assert abs(shares[axis] - expected) < 0.03 and shares[1 - axis] == 0
+        assert abs(shares[1] - hflip) < 0.03 and shares[0] == 0
 
 
 def test_processes_draw_their_part_of_the_global_batch():
@@ -91,16 +91,3 @@ def test_normalised_as_one_image_is():
 def test_no_padding_means_timms_own_augmentation():
     steps = steps_of(crop_padding=0)
     assert names(steps)[0] == 'RandomResizedCropAndInterpolation' and steps.fixed is None and steps.batch is None
-
-
-def test_timms_augmentation_follows_the_shift():
-    steps = steps_of(aa='rand-m9-mstd0.5', reprob=0.2, color_jitter=0.)
-    assert names(steps)[:2] == ['Resize', 'RandomCrop'] and {'RandAugment', 'RandomErasing'} <= set(names(steps))
-    assert 'ColorJitter' in names(steps_of(color_jitter=0.4))
-    assert steps.batch is None and steps.first is steps.whole
-    picture = Image.fromarray(load_demo_images().images[0])
-    steps = steps_of(color_jitter=0.4)
-    torch.manual_seed(0)
-    whole = steps.whole(picture)
-    torch.manual_seed(0)
-    assert torch.equal(steps.each(steps.fixed(picture)), whole)

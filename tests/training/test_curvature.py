@@ -6,7 +6,7 @@ from torch import nn
 
 from timm_sbs.predictor.tokens import WeightSpec
 from timm_sbs.training.losses import statistics as losses_statistics
-from timm_sbs.training.losses.curvature import Curvature, curvatures, importances
+from timm_sbs.training.losses.curvature import Curvature, curvatures
 from timm_sbs.training.losses.divergence import ExpectedDivergence
 from timm_sbs.training.losses.statistics import LayerStatistics
 from timm_sbs.training.losses.weight_uses import Use
@@ -124,8 +124,8 @@ def test_a_layer_without_useful_curvature_counts_by_its_activations(useless):
     found = {name: random_statistics(use, shape[0]) for name in weights}
     found['unseen'] = LayerStatistics(
         found['unseen'].second_moment, found['unseen'].mean, torch.tensor(0.), torch.full((shape[0],), useless))
-    chosen = importances(weights, found, 1e-3)
     curved = curvatures(weights, found, 1e-3)
+    chosen = {name: curvature.importance for name, curvature in curved.items()}
     assert torch.equal(chosen['seen'], found['seen'].importance + 1e-3 * found['seen'].importance.mean())
     assert chosen['unseen'].min() == chosen['unseen'].max() > 0
     costs = {name: curved[name].loss(weights[name]) for name in weights}

@@ -29,7 +29,7 @@ def settings(**flags):
     ('distillation_steps', dict(distillation_steps=9)), ('lr', dict(lr=1.)), ('mixup', dict(mixup=1.)),
     ('statistics_images', dict(statistics_images=50)), ('holdout_images', dict(holdout_images=50)),
     ('hflip', dict(hflip=0.1, **NOISE)),
-    ('vflip', dict(vflip=0.1, no_aug=True, data_dir='x')),
+    ('hflip', dict(hflip=0.1, no_aug=True, data_dir='x')),
     ('scale', dict(scale=[0.5, 1.], crop_padding=3, data_dir='x')),
     ('synthetic_images', dict(synthetic_images=9)), ('synthetic_steps', dict(synthetic_steps=9, **NOISE)),
     ('feature_modules', dict(feature_modules=['layer1'], **NOISE)), ('rounding_lr', dict(rounding_lr=1., **NOISE)),

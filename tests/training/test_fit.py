@@ -88,8 +88,8 @@ def test_what_cannot_be_is_refused_before_any_work(model, wrong, says, monkeypat
 
 
 @pytest.mark.parametrize('wrong, says', [
-    (dict(hflip=7), '--hflip is 7'), (dict(scale=[2, 3]), '--scale is'), (dict(ratio=[2, 1]), '--ratio is'),
-    (dict(crop_padding=-40), '0 or more'), (dict(color_jitter=-1), '0 or more'),
+    (dict(hflip=7), '--hflip is 7'), (dict(scale=[2, 3]), '--scale is'),
+    (dict(crop_padding=-40), '0 or more'),
     (dict(output_weight=[1, 0]), 'at the first or the last step'), (dict(images=[]), 'images is empty'),
     (dict(dry_run=True), 'describe_fit'), (dict(recipe=True), 'expected one argument'),
     (dict(initial_checkpoint='x'), 'has its weights already')])
@@ -99,14 +99,13 @@ def test_more_that_cannot_be(model, wrong, says, monkeypatch):
         fit(model, **wrong)
 
 
-def test_what_is_wrong_is_found_before_a_phase_begins(model, tmp_path, image_folder, monkeypatch):
+def test_what_is_wrong_is_found_before_a_phase_begins(model, tmp_path, monkeypatch):
     monkeypatch.setattr('timm_sbs.training.run.train.Run', lambda *_, **__: pytest.fail('the run began'))
     (tmp_path / 'file').write_text('')
     for wrong, says in (
             (dict(data_dir='/nowhere'), 'No images could be read'),
             (dict(output=tmp_path / 'file' / 'x'), 'Cannot write'),
-            (dict(report_to=['comet_ml']), 'not installed'),
-            (dict(images=image_folder / 'train', aa='foo'), 'cannot make this augmentation')):
+            (dict(report_to=['comet_ml']), 'not installed')):
         with pytest.raises(SbsError, match=says):
             fit(model, bytes='64k', method='generation', **wrong)
 

@@ -105,7 +105,7 @@ def test_more_bytes_than_can_be_used(model, image_folder, tmp_path, with_images)
     artifact = fit(model, bytes=400_000, output=tmp_path, distillation_steps=0, **images, **QUICK)
     originals = {name: model.state_dict()[name] for name in artifact.rounded}
     error = relative_error(load_artifact(tmp_path).weights(), originals)
-    assert error < 1e-5 and artifact.results['rounding_error'] == pytest.approx(error, rel=1e-2)
+    assert error < 2e-5 and artifact.results['rounding_error'] == pytest.approx(error, rel=1e-2)
     assert size(tmp_path) < 150_000
 
 

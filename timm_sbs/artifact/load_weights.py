@@ -13,7 +13,7 @@ from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.common.cache import cache_folder, cached_file, content_key, load_cached, store_cached
 from timm_sbs.common.config import ArtifactConfig
 
-__all__ = ['Weights', 'load_weights', 'are_cached', 'with_own_memory']
+__all__ = ['Weights', 'load_weights', 'with_own_memory']
 
 KIND = 'weights'
 VERSION = 2  # of how weights follow from an artifact; to be raised when that changes them
@@ -60,12 +60,6 @@ def _weights(files: ArtifactFiles, device: torch.device | None) -> Weights:
             store_cached(KIND, key, with_own_memory(state_dict), f'{artifact.base.name} of {files.folder}')
     file = cached_file(KIND, key) if key else None
     return Weights(*files.parsed(), state_dict, file if file and file.is_file() else None)
-
-
-def are_cached(folder: str | Path) -> bool:
-    """Whether :func:`load_weights` would find an artifact's weights in the cache."""
-    key = _key(ArtifactFiles.of(folder))
-    return key is not None and load_cached(KIND, key) is not None
 
 
 def _key(files: ArtifactFiles) -> str | None:

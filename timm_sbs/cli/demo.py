@@ -16,15 +16,13 @@ from torch import Tensor
 from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, read_config
 from timm_sbs.artifact.find import shipped_folder
 from timm_sbs.artifact.folder import written_ledger
-from timm_sbs.artifact.load_weights import are_cached
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.results import Results
 from timm_sbs.data.accuracy import Accuracy, evaluate
 from timm_sbs.predictor.base_model import pretrained_cfg_of
 
 __all__ = [
-    'FOLDER', 'DemoImages', 'DemoResult', 'images_missing', 'load_demo_images', 'demo_batches', 'origin',
-    'run_demo',
+    'FOLDER', 'DemoImages', 'DemoResult', 'images_missing', 'load_demo_images', 'demo_batches', 'run_demo',
 ]
 
 FOLDER = Path(__file__).parent / 'demo_data'
@@ -53,13 +51,7 @@ class DemoResult:
     artifact_bytes: int
     original_bytes: int
     load_seconds: float
-    from_cache: bool  # whether the weights had been generated before
     recorded: Results  # the artifact's results on all 10,000 test images
-
-
-def origin(from_cache: bool) -> str:
-    """Where the weights of a model came from, in words."""
-    return 'from weights in the cache' if from_cache else 'by generating its weights'
 
 
 def images_missing(reason: OSError) -> SbsError:
@@ -98,7 +90,6 @@ def run_demo() -> DemoResult:
     folder = shipped_folder(MODEL)
     if folder is None:
         raise SbsError(f"The predictor '{MODEL}' is missing from this installation. Install timm_sbs again.")
-    from_cache = are_cached(folder)
     started = time.perf_counter()
     model = timm.create_model(MODEL, pretrained=True)
     seconds = time.perf_counter() - started
@@ -109,6 +100,5 @@ def run_demo() -> DemoResult:
         artifact_bytes=sum((folder / name).stat().st_size for name in (CONFIG_NAME, WEIGHTS_NAME)),
         original_bytes=written_ledger(config).original,
         load_seconds=seconds,
-        from_cache=from_cache,
         recorded=config.results,
     )

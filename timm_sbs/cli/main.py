@@ -16,7 +16,7 @@ __all__ = ['build_parser', 'main']
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from timm_sbs.cli.demo import MODEL, origin, run_demo
+    from timm_sbs.cli.demo import MODEL, run_demo
 
     result = run_demo()
     recorded = result.recorded
@@ -30,7 +30,7 @@ def _demo(args: argparse.Namespace) -> None:
          f'{recorded.top1:.2f} %'),
         ('bytes of all files (original: its values)', f'{result.original_bytes:,}',
          f'{result.artifact_bytes:,} ({smaller:.1f} x smaller)'),
-        (f'time to create the model {origin(result.from_cache)}', '', f'{1000 * result.load_seconds:.0f} ms'),
+        ('time to create the model', '', f'{1000 * result.load_seconds:.0f} ms'),
     ]
     width = max(len(row[0]) for row in rows)
     for label, original, generated in rows:
@@ -41,15 +41,12 @@ def _demo(args: argparse.Namespace) -> None:
 def _show_photographs(picture: str | None, theme: str) -> None:
     from timm_sbs.artifact.find import shipped_folder
     from timm_sbs.artifact.folder import read_config
-    from timm_sbs.artifact.load_weights import are_cached
-    from timm_sbs.cli.demo import origin
     from timm_sbs.cli.demo_photographs import MODEL, classify_photographs
 
     folder = shipped_folder(MODEL)
-    from_cache = folder is not None and are_cached(folder)
     photographs, seconds = classify_photographs()
     license = read_config(folder)[1].get('license') if folder else None
-    print(f'\n{MODEL}, created from the predictor inside the package, {origin(from_cache)}, in {1000 * seconds:.0f} ms '
+    print(f'\n{MODEL}, created from the predictor inside the package in {1000 * seconds:.0f} ms '
           f'(licence: {license})')
     for photograph in photographs:
         print(f'  {photograph.title} ({photograph.source})')

@@ -1,5 +1,5 @@
-"""What images go through, in parts: what is the same at every look, and what is drawn for each image or each batch."""
-from collections.abc import Callable, Mapping
+"""What images go through, in parts: what is the same at every look, and what is drawn for each batch."""
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,9 @@ from timm_sbs.common.timm_private import MaybeToTensor
 from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.pictures import Transform
 
-__all__ = ['BatchTransform', 'Drawn', 'ImageSteps', 'plain_steps', 'training_steps']
-
-Drawn = Callable[[Tensor], Tensor]  # uint8 [C, H, W] -> float32 [C, H, W], by chance
+__all__ = ['BatchTransform', 'ImageSteps', 'plain_steps', 'training_steps']
 
 SMALL_IMAGE = 64  # pixels; below, training images are shifted instead of being cropped and resized
-_FOR_BATCHES = (transforms.RandomCrop, transforms.RandomHorizontalFlip, transforms.RandomVerticalFlip, MaybeToTensor,
-                transforms.Normalize)
 
 
 class BatchTransform:
@@ -32,9 +28,9 @@ class BatchTransform:
     def __init__(self, steps: list[Any]) -> None:
         """
         Args:
-            steps: Transforms of one image, of the types in ``_FOR_BATCHES``, from which parameters are taken.
+            steps: Transforms of one image, from which parameters are taken.
         """
-        self.padding, self.hflip, self.vflip = 0, 0., 0.
+        self.padding, self.hflip = 0, 0.
         self.mean: list[float] = [0.]
         self.std: list[float] = [1.]
         for step in steps:
@@ -42,8 +38,6 @@ class BatchTransform:
                 self.padding = step.padding
             elif isinstance(step, transforms.RandomHorizontalFlip):
                 self.hflip = step.p
-            elif isinstance(step, transforms.RandomVerticalFlip):
-                self.vflip = step.p
             elif isinstance(step, transforms.Normalize):
                 self.mean, self.std = (torch.as_tensor(values).tolist() for values in (step.mean, step.std))
 
@@ -71,10 +65,9 @@ class BatchTransform:
             padded = torch.nn.functional.pad(images, 4 * [self.padding])
             windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: [B, C, tops, lefts, H, W]
             images = windows[torch.arange(count, device=device), :, top, left]
-        for probability, axis in ((self.hflip, 3), (self.vflip, 2)):
-            if probability:
-                flips = mine(torch.rand(total, generator=generator) < probability)
-                images = torch.where(flips[:, None, None, None], images.flip(axis), images)
+        if self.hflip:
+            flips = mine(torch.rand(total, generator=generator) < self.hflip)
+            images = torch.where(flips[:, None, None, None], images.flip(3), images)
         return images
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -90,19 +83,16 @@ class ImageSteps:
         whole: All steps, for one image: PIL image -> float32 [C, H, W].
         fixed: What is the same at every look: PIL image -> uint8 [C, H, W] of the model's size. None if the first step
             is drawn already.
-        each: What is drawn for each image after ``fixed``: uint8 [C, H, W] -> float32 [C, H, W]. None if ``batch`` does
-            it.
-        batch: What can be done for a whole batch after ``fixed``, instead of ``each``.
+        batch: What is done for a whole batch after ``fixed``.
     """
     whole: Transform
     fixed: Transform | None = None
-    each: Drawn | None = None
     batch: BatchTransform | None = None
 
     @property
     def first(self) -> Transform:
         """What a data set does when it reads an image, if no image is kept in memory."""
-        return self.fixed if self.batch and self.fixed else self.whole
+        return self.fixed or self.whole
 
 
 def _split(steps: list[Any], fixed: int) -> ImageSteps:
@@ -111,9 +101,7 @@ def _split(steps: list[Any], fixed: int) -> ImageSteps:
     if not fixed:
         return ImageSteps(whole)
     first = transforms.Compose([*steps[:fixed], transforms.PILToTensor()])
-    if all(type(step) in _FOR_BATCHES for step in rest):
-        return ImageSteps(whole, first, batch=BatchTransform(rest))
-    return ImageSteps(whole, first, each=transforms.Compose([transforms.ToPILImage(), *rest]))
+    return ImageSteps(whole, first, BatchTransform(rest))
 
 
 def plain_steps(data_config: Mapping[str, Any]) -> ImageSteps:
@@ -130,13 +118,11 @@ def training_steps(settings: DataSettings, data_config: Mapping[str, Any]) -> Im
         return plain_steps(data_config)
     size = tuple(data_config['input_size'])
     steps = create_transform(
-        size, is_training=True, scale=settings.scale, ratio=settings.ratio, hflip=settings.hflip, vflip=settings.vflip,
-        color_jitter=settings.color_jitter or None,  # type: ignore[arg-type]  # None: timm's way to have none
-        auto_augment=settings.aa, re_prob=settings.reprob,
+        size, is_training=True, scale=settings.scale, hflip=settings.hflip,
+        color_jitter=None,  # type: ignore[arg-type]  # timm's way to have none
         interpolation=data_config['interpolation'], mean=data_config['mean'], std=data_config['std']).transforms
-    padding = settings.crop_padding
-    if padding is None:
-        padding = 4 if max(size[1:]) < SMALL_IMAGE else 0
+    usual = 4 if max(size[1:]) < SMALL_IMAGE else 0
+    padding = usual if settings.crop_padding is None else settings.crop_padding
     if not padding:
         return _split(steps, 0)
     shift = [transforms.Resize(size[1:]), transforms.RandomCrop(size[1:], padding=padding)]

@@ -46,12 +46,7 @@ class DataSettings:
     no_aug: bool = False  # training images as validation images are: then the original's outputs are computed once
     crop_padding: int | None = None  # pixels by which training images are shifted; None: 4 below 64 pixels
     hflip: float = 0.5  # probability of a horizontal flip in training
-    vflip: float = 0.  # probability of a vertical flip
     scale: tuple[float, float] = (0.08, 1.)  # part of the area that a random crop keeps
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height of a random crop
-    color_jitter: float = 0.
-    aa: str | None = None  # timm's AutoAugment policy, such as 'rand-m9-mstd0.5'
-    reprob: float = 0.  # probability of random erasing
     mixup: float = 0.  # shares of two mixed training images are drawn from Beta(mixup, mixup); 0 mixes none
     cutmix: float = 0.  # the same for pasted rectangles
     dataset_download: bool = False  # let torch/, hfds/ and tfds/ datasets download themselves
@@ -63,15 +58,12 @@ class DataSettings:
             raise ConfigError(f'--holdout-images is {self.holdout_images}, but must be 0 or more.')
         if self.image_cache < 0:
             raise ConfigError(f'--image-cache is {self.image_cache}, but must be 0 or more bytes.')
-        for name in ('hflip', 'vflip', 'reprob'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f'--{name} is {getattr(self, name)}, but must be from 0 to 1.')
+        if not 0 <= self.hflip <= 1:
+            raise ConfigError(f'--hflip is {self.hflip}, but must be from 0 to 1.')
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ConfigError(f'--scale is {self.scale}, but must be two parts of an area, from above 0 to 1.')
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ConfigError(f'--ratio is {self.ratio}, but must be two numbers above 0, the smaller one first.')
-        if self.color_jitter < 0 or (self.crop_padding or 0) < 0:
-            raise ConfigError('--color-jitter and --crop-padding must be 0 or more.')
+        if (self.crop_padding or 0) < 0:
+            raise ConfigError(f'--crop-padding is {self.crop_padding}, but must be 0 or more.')
         if min(self.mixup, self.cutmix) < 0:
             raise ConfigError('--mixup and --cutmix must be 0 or more.')
         if self.mixes and self.batch_size % 2:

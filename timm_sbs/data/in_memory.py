@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from timm_sbs.common.progress import Progress
-from timm_sbs.data.augmentation import Drawn, ImageSteps
+from timm_sbs.data.augmentation import ImageSteps
 from timm_sbs.data.folders import DataSettings, LabelledImages, set_transform
 from timm_sbs.data.pictures import Sample
 
@@ -20,14 +20,13 @@ READ_AT_ONCE = 256  # images
 class ImagesInMemory(Dataset[Sample]):
     """A data set whose images are read at the first look, and then kept as uint8 [C, H, W]."""
 
-    def __init__(self, dataset: LabelledImages, workers: int, each: Drawn | None = None) -> None:
+    def __init__(self, dataset: LabelledImages, workers: int) -> None:
         """
         Args:
             dataset: Items are (uint8 [C, H, W], class index), the same at every look.
             workers: Processes that read them; 0 reads them in this one.
-            each: What an item of this data set goes through at every look: uint8 -> float32 [C, H, W].
         """
-        self.dataset, self._workers, self._each = dataset, workers, each
+        self.dataset, self._workers = dataset, workers
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -41,10 +40,10 @@ class ImagesInMemory(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         images, labels = self.load()
-        return self._each(images[index]) if self._each else images[index], int(labels[index])
+        return images[index], int(labels[index])
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """What torch's loaders ask for, a batch at once: uint8 [B, C, H, W] and class indices [B], without ``each``."""
+        """What torch's loaders ask for, a batch at once: uint8 [B, C, H, W] and class indices [B]."""
         images, labels = self.load()
         at = torch.as_tensor(indices)
         return images[at], labels[at]
@@ -77,4 +76,4 @@ def kept_in_memory(
     if len(dataset) * math.prod(size) > settings.image_cache:
         return None
     set_transform(dataset, steps.fixed)
-    return ImagesInMemory(dataset, settings.readers, steps.each)
+    return ImagesInMemory(dataset, settings.readers)

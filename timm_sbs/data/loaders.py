@@ -9,7 +9,6 @@ from timm.data import create_loader
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from timm_sbs.common.errors import ConfigError, short_reason
 from timm_sbs.data.augmentation import BatchTransform, ImageSteps, plain_steps, training_steps
 from timm_sbs.data.batches import SampleBatches, StreamBatches
 from timm_sbs.data.folders import (
@@ -82,14 +81,10 @@ def train_batches(
         device: That the batches are for.
 
     Raises:
-        SbsError: No images are found, or fewer than one batch, or their classes are not as many as the model's; or timm
-            cannot make the augmentation.
+        SbsError: No images are found, or fewer than one batch, or their classes are not as many as the model's.
     """
     data_config = data_config_of(pretrained_cfg)
-    try:
-        steps = training_steps(settings, data_config)
-    except (ValueError, AssertionError, KeyError, TypeError) as e:
-        raise ConfigError(f'timm cannot make this augmentation of training images: {short_reason(e)}') from e
+    steps = training_steps(settings, data_config)
     dataset = open_training_images(settings, data_config['input_size'][0], True, steps.first)
     if labelled:
         check_folders(dataset, settings)

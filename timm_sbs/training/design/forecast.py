@@ -10,25 +10,16 @@ from torch import Tensor
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import artifact_ledger
 from timm_sbs.codec.permutations import usual_coded_bytes
-from timm_sbs.common.config import GeneratorConfig, OrderingConfig, StorageConfig
+from timm_sbs.common.config import GeneratorConfig, StorageConfig
 from timm_sbs.common.results import Results
 from timm_sbs.predictor.base_model import BaseModel, kept_names
 from timm_sbs.predictor.generator import Generator
-from timm_sbs.predictor.ordering import Permutations, permutation_shapes
+from timm_sbs.predictor.ordering import permutation_shapes
 from timm_sbs.predictor.tokens import WeightSpec
 
-__all__ = ['RESULTS_BYTES', 'random_orderings', 'forecast_ledger']
+__all__ = ['RESULTS_BYTES', 'forecast_ledger']
 
 RESULTS_BYTES = 1024  # allowed for in config.json, for results that are not known yet
-
-
-def random_orderings(specs: Sequence[WeightSpec], config: OrderingConfig) -> tuple[Permutations, ...]:
-    """Orderings at random, for what does not depend on them."""
-    rng = np.random.default_rng(0)
-    return tuple(
-        tuple(rng.permuted(np.tile(np.arange(n), (rows, 1)), axis=1)
-              for rows, n in permutation_shapes(spec, config))
-        for spec in specs)
 
 
 def forecast_ledger(

@@ -17,8 +17,7 @@ __all__ = ['adopted', 'describe_as', 'unwrapped']
 
 BATCH = 2  # random images on which both networks are compared
 # Largest difference of their outputs, relative to these: the same operations in another memory layout differ by less.
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
-LOW_PRECISION_TOLERANCE = 2e-2
+TOLERANCE, LOW_PRECISION_TOLERANCE = 1e-4, 2e-2
 _ADVICE = 'Pass the arguments that it was created with as model_kwargs (--model-kwargs).'
 
 
@@ -118,7 +117,7 @@ def _check_function(model: nn.Module, original: nn.Module, base: BaseModel) -> N
     if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
         raise TargetError(f'The output of the model is of type {type(found).__name__}, but must be one tensor.')
     difference = _difference(found, expected)
-    if not difference <= TOLERANCE.get(parameter.dtype, LOW_PRECISION_TOLERANCE):
+    if not difference <= (TOLERANCE if torch.finfo(parameter.dtype).bits >= 32 else LOW_PRECISION_TOLERANCE):
         raise TargetError(
             f"The model is not what timm builds as '{base.name}' with arguments {base.args}: with the same tensors, "
             f'outputs differ by {100 * difference:.3g} %{_first_other_module(model, twin)}. {_ADVICE}')

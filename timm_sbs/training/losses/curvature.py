@@ -13,7 +13,7 @@ from timm_sbs.training.losses.statistics import LayerStatistics
 USELESS = 1e-6  # of the usual cost of an error: it comes from rounding errors of the gradients
 MOST_DAMPINGS = 32  # each four times the last: more than any finite matrix needs
 
-__all__ = ['Curvature', 'Factor', 'curvatures', 'importances']
+__all__ = ['Curvature', 'Factor', 'curvatures']
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ class Curvature:
         return float((self.per_part(self.importance)[..., None] * parts * moved).sum() / 2)
 
 
-def importances(
+def _importances(
         weights: Mapping[str, Tensor],
         statistics: Mapping[str, LayerStatistics],
         damping: float,
@@ -123,7 +123,8 @@ def importances(
     for name, importance in found.items():
         if costs[name] < USELESS * usual:
             alone = cost(name, torch.ones_like(importance))
-            found[name] = torch.full_like(importance, usual / alone if alone > 0 else 1.)
+            if alone > 0 or not importance.any():
+                found[name] = torch.full_like(importance, usual / alone if alone > 0 else 1.)
     return found
 
 
@@ -141,10 +142,9 @@ def curvatures(
         damping: Part of the mean that is added to diagonals, for the statistics are those of a few images.
     """
     found = {name: Curvature(importance, statistics[name].second_moment, damping)
-             for name, importance in importances(weights, statistics, damping).items()}
-    lost = sum(found[name].loss(weights[name].detach().to(found[name].importance)) for name in found)
-    count = sum(weights[name].numel() for name in found)
-    each = 2 * lost / count if count else 1.  # lost by forgetting one value
+             for name, importance in _importances(weights, statistics, damping).items()}
+    lost = sum(curvature.loss(weights[name].detach().to(curvature.importance)) for name, curvature in found.items())
+    each = 2 * lost / sum(weights[name].numel() for name in found) if found else 1.  # by forgetting one value
     for name, weight in weights.items():
         if name not in found:
             square = weight.detach().float().square().mean() + 1e-30

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from timm_sbs.predictor.tokens import WeightSpec
-from timm_sbs.training.losses.curvature import importances
+from timm_sbs.training.losses.curvature import Curvature, curvatures
 from timm_sbs.training.losses.statistics import LayerStatistics
 from timm_sbs.training.losses.weight_uses import Use
 
@@ -16,10 +16,12 @@ __all__ = ['ExpectedDivergence']
 class _Form:
     """The quadratic form of one weight. Its error is seen as [G, O / G, B, d], as in :class:`LayerStatistics`."""
 
-    def __init__(self, target: Tensor, moment: Tensor | None, importance: Tensor) -> None:
+    def __init__(self, target: Tensor, curvature: Curvature) -> None:
         self.target = target.flatten(1)  # [O, G inputs]
-        self.moment = moment  # [G, B, d, d]; None: the identity
-        self.importance = importance[:, None]  # [O, 1]
+        self.moment: Tensor | None = None  # [G, B, d, d]; None: the identity
+        if curvature.moment is not None:
+            self.moment = curvature.damped().to(target).view_as(curvature.moment)
+        self.importance = curvature.importance.to(target)[:, None]  # [O, 1]
 
     def __call__(self, rows: Tensor, filters: Tensor | None) -> tuple[Tensor, Tensor]:
         target, importance = self.target, self.importance
@@ -75,19 +77,10 @@ class ExpectedDivergence:
         """
         self._uses = uses
         self._means = {name: layer.mean for name, layer in statistics.items()}
-        self._forms: dict[str, _Form] = {}
-        for name, importance in importances(weights, statistics, damping).items():
-            self._forms[name] = _Form(
-                weights[name].detach().to(importance), _damped(statistics[name].second_moment, damping), importance)
         device = next(iter(statistics.values())).mean.device if statistics else torch.device('cpu')
-        zeros = [self(name, torch.zeros_like(form.target))[0] for name, form in self._forms.items()]
-        values = sum(form.target.numel() for form in self._forms.values())
-        each = float(torch.stack(zeros).sum()) * 2 / values if zeros else 1.  # lost by forgetting one value
-        for spec in specs:
-            if spec.name not in self._forms:
-                target = weights[spec.name].detach().float().to(device)
-                self._forms[spec.name] = _Form(target, None, target.new_full(
-                    (len(target),), each / max(float(target.square().mean()), 1e-30)))
+        targets = {spec.name: weights[spec.name].detach().float().to(device) for spec in specs}
+        self._forms = {name: _Form(targets[name], curvature)
+                       for name, curvature in curvatures(targets, statistics, damping).items()}
 
     @property
     def without_statistics(self) -> list[str]:
@@ -129,9 +122,3 @@ class ExpectedDivergence:
             error = (weights[name].detach().to(target).flatten(1) - target).view(use.groups, -1, mean[0].numel())
             found[use.corrector] = use.sign * torch.bmm(error, mean.flatten(1)[..., None]).flatten()
         return found
-
-
-def _damped(moment: Tensor, damping: float) -> Tensor:
-    diagonal = moment.diagonal(dim1=-2, dim2=-1)
-    floor = damping * diagonal.mean(-1, keepdim=True) + 1e-12
-    return moment + torch.diag_embed(floor.expand_as(diagonal))

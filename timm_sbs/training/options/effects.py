@@ -12,8 +12,7 @@ __all__ = ['refuse_without_effect']
 _ENCODING = 'num_frequencies layer_bandwidth bandwidth bandwidth_exponent'
 _PREDICTOR = ('pct linear_layers activation min_weights pointwise_size order_over coordinates max_places encoding '
               + _ENCODING)
-_CROPS = 'scale ratio'
-_AUGMENTATION = f'crop_padding hflip vflip {_CROPS} color_jitter aa reprob'
+_AUGMENTATION = 'crop_padding hflip scale'
 
 
 def _effects(args: argparse.Namespace, settings: 'Settings') -> list[tuple[bool, str, str]]:
@@ -53,7 +52,7 @@ def _effects(args: argparse.Namespace, settings: 'Settings') -> list[tuple[bool,
         (reads, 'image_cache holdout_images train_split val_split class_map', 'no images are read'),
         (not noisy, f'holdout_images train_split {_AUGMENTATION}', '--data-free draws the training images'),
         (not data.no_aug, _AUGMENTATION, '--no-aug leaves it out'),
-        (not data.crop_padding, _CROPS, '--crop-padding shifts images instead of cropping them'),
+        (not data.crop_padding, 'scale', '--crop-padding shifts images instead of cropping them'),
         (noisy == 'inversion', 'synthetic_images synthetic_steps', '--data-free inversion draws none'),
         (bool(data.dataset), 'dataset_download', '--dataset names nothing'),
         (args.checkpointing_steps is not None, 'checkpoints_total_limit', '--checkpointing-steps writes none'),

@@ -196,13 +196,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help='shift training images by up to PX pixels (default: 4 below 64 pixels, else 0: random resized crops)')
     add('--hflip', type=float, default=d.hflip, metavar='P',
         help='probability of a horizontal flip (default: %(default)s)')
-    add('--vflip', type=float, default=d.vflip, metavar='P', help='of a vertical flip (default: %(default)s)')
     add('--scale', type=float, nargs=2, default=d.scale, metavar='PART',
         help='smallest and largest area of a random crop (default: %(default)s)')
-    add('--ratio', type=float, nargs=2, default=d.ratio, metavar='R', help='width over height of a random crop')
-    add('--color-jitter', type=float, default=d.color_jitter, metavar='F', help='(default: %(default)s)')
-    add('--aa', default=None, metavar='NAME', help="timm's AutoAugment policy, such as 'rand-m9-mstd0.5'")
-    add('--reprob', type=float, default=d.reprob, metavar='P', help='of random erasing (default: %(default)s)')
     add('--mixup', type=float, default=d.mixup, metavar='A',
         help='mix images of a batch in shares drawn from Beta(A, A); original and generated model see the same mixture '
              '(default: %(default)s, not at all)')

@@ -254,9 +254,8 @@ def _data(args: argparse.Namespace) -> DataSettings:
     return DataSettings(
         data_dir=args.data_dir, unlabelled_dirs=tuple(args.unlabelled_dir), class_map=args.class_map,
         dataset=args.dataset, train_split=args.train_split, val_split=args.val_split, batch_size=args.batch_size,
-        workers=args.workers, no_aug=args.no_aug, crop_padding=args.crop_padding, hflip=args.hflip, vflip=args.vflip,
-        scale=tuple(args.scale), ratio=tuple(args.ratio), color_jitter=args.color_jitter, aa=args.aa,
-        reprob=args.reprob, mixup=args.mixup, cutmix=args.cutmix, dataset_download=args.dataset_download,
+        workers=args.workers, no_aug=args.no_aug, crop_padding=args.crop_padding, hflip=args.hflip,
+        scale=tuple(args.scale), mixup=args.mixup, cutmix=args.cutmix, dataset_download=args.dataset_download,
         image_cache=args.image_cache, holdout_images=args.holdout_images)
 
 

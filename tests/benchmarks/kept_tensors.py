@@ -31,7 +31,9 @@ from timm_sbs.artifact.folder import artifact_ledger
 from timm_sbs.codec.kept import stored_kept
 from timm_sbs.common.config import SelectionRule
 from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.run.environment import environment
 
+COMMAND = 'python tests/benchmarks/kept_tensors.py --cifar10 ROOT --weights FOLDER --imagenet ROOT'
 ARTIFACT_BITS = {'resnet20_cifar10': (1, 2, 4), 'resnet56_cifar10': (1, 2, 4), 'resnet18': (1.3, 3), LITE0: (2.5, 4)}
 
 
@@ -88,13 +90,13 @@ def main() -> None:
         'resnet18': resnet18, LITE0: lite0,
         **{name: lambda name=name: cifar(name) for name in ('resnet20_cifar10', 'resnet56_cifar10')}}
     runs, file = [], HERE / 'results' / 'kept_tensors.json'
-    written = json.loads(file.read_text()) if file.exists() else {}
+    written = {'before': json.loads(file.read_text())['before']} if file.exists() else {}
     for name in args.networks:
         model, images = networks[name]()
         for bits in args.kept_bits:
             runs.append(measure(name, model, images, bits))
             print(runs[-1], flush=True)
-            write_results('kept_tensors', {**written, 'runs': runs})
+            write_results('kept_tensors', {'command': COMMAND, 'seed': 0, **environment(), **written, 'runs': runs})
 
 
 if __name__ == '__main__':

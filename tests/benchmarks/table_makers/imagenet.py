@@ -56,6 +56,19 @@ def imagenet_kept() -> list[str]:
     return markdown(['bits of kept tensors', 'their bytes', 'top-1', 'top-5', 'agreement'], rows)
 
 
+def kept_tensors() -> list[str]:
+    """What rounding of the kept tensors alone does: by one step for a vector, and as it is done."""
+    results = results_of('kept_tensors')
+    before = {row['network']: row for row in results['before']}
+    rows = []
+    for row in results['runs']:
+        then = before[row['network']] if row['kept_bits'] == 8 else {}
+        rows.append((f"`{row['network']}`", str(row['kept_bits']), f"{row['kept_bytes']:,}", f"{row['changed']:.2f} %",
+                     f"{then['kept_bytes']:,}" if then else '', f"{then['changed']:.2f} %" if then else ''))
+    return markdown(['network', 'bits', 'bytes', 'predictions changed', 'with one step for a vector: bytes',
+                     'predictions changed'], rows)
+
+
 def imagenet_variants() -> list[str]:
     """Top-1 after each phase, and what the last artifact does."""
     rows = []
@@ -100,4 +113,5 @@ def imagenet_paper() -> list[str]:
 
 MAKERS = {
     'imagenet': imagenet, 'imagenet_blocks': imagenet_blocks, 'imagenet_kept': imagenet_kept,
-    'imagenet_variants': imagenet_variants, 'imagenet_times': imagenet_times, 'imagenet_paper': imagenet_paper}
+    'kept_tensors': kept_tensors, 'imagenet_variants': imagenet_variants, 'imagenet_times': imagenet_times,
+    'imagenet_paper': imagenet_paper}

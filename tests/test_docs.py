@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import README, REPOSITORY, RESULTS
+from conftest import REPOSITORY, RESULTS
 
 sys.path.insert(0, str(RESULTS.parent))
 from table_makers import MAKERS
@@ -72,10 +72,6 @@ def test_no_table_is_typed_by_hand_and_none_is_left_out():
     for path in PAGES:
         if path.name != 'architecture.md':
             assert not re.search(r'^\|', MADE.sub('', text_of(path)), flags=re.MULTILINE), path.name
-
-
-def test_the_readme_is_short():
-    assert len(README.splitlines()) <= 160
 
 
 @pytest.mark.parametrize('path', PAGES + CARDS, ids=lambda path: path.name)

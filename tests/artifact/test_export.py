@@ -30,6 +30,8 @@ def test_the_licence_of_the_weights_goes_with_them(tmp_path, capsys):
 def test_nothing_is_left_where_writing_fails(small_folder, tmp_path):
     with pytest.raises(SbsError, match='Cannot write'):
         export_checkpoint(small_folder, tmp_path / 'nowhere' / 'a.safetensors')
+    with pytest.raises(SbsError, match='must end in .safetensors'):
+        export_checkpoint(small_folder, tmp_path / 'a.pth')
     (small_folder / 'model.safetensors').write_bytes(b'')
     with pytest.raises(SbsError):
         export_checkpoint(small_folder, tmp_path / 'a.safetensors')

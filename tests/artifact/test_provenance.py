@@ -41,6 +41,18 @@ def test_weights_that_equal_the_entrys_are_the_entrys(cached):
     assert claims(timm.create_model('resnet20_cifar10', pretrained=True, num_classes=0))['license'] == 'bsd-2-clause'
 
 
+def test_weights_in_the_hubs_cache_are_looked_at_without_the_hub(monkeypatch, tmp_path):
+    model = timm.create_model('resnet18')
+    file = tmp_path / 'model.safetensors'
+    safetensors.torch.save_file(model.state_dict(), file)
+    asked = []
+    monkeypatch.setattr('timm_sbs.artifact.provenance.try_to_load_from_cache', lambda repository, name, **_: (
+        asked.append(repository), str(file) if name == 'model.safetensors' else None)[1])
+    assert claims(model)['hf_hub_id'] == 'timm/resnet18.a1_in1k' == asked[0]
+    model.fc.bias.data[0] += 1
+    assert claims(model) == {}
+
+
 def test_a_created_model_that_was_not_trained_is_the_artifacts():
     model = timm.create_model(SHIPPED, pretrained=True)
     assert claims(model)['license'] == 'bsd-2-clause' and claims(model)['hf_hub_id'] == f'timm-sbs/{SHIPPED}'

@@ -61,6 +61,12 @@ def test_grey_of_any_depth(values, tmp_path):
     assert np.array_equal(in_mode(Image.open(tmp_path / 'a.tiff'), 'RGB'), np.stack(3 * [GREY], 2))
 
 
+def test_numbers_of_32_bits_that_may_be_of_8_are_not_guessed(tmp_path):
+    Image.fromarray(GREY.astype(np.int32)).save(tmp_path / 'a.tiff')
+    with pytest.raises(ValueError, match='must have 16 bits'):
+        in_mode(Image.open(tmp_path / 'a.tiff'), 'L')
+
+
 def test_files_of_sixteen_bits(tmp_path):
     """Greyscale, big-endian too, and the colours of a TIFF file."""
     deep = GREY.astype(np.uint16) * 257

@@ -25,6 +25,7 @@ def test_describe_base_takes_no_memory_and_matches_the_model():
     ('resnet18', {}, {'num_classes': -1}, 'num_classes'),
     ('resnet18', {}, {'num_classes': 10 ** 9}, 'num_classes'),
     ('resnet18', {}, {'input_size': [3]}, 'input_size'),
+    ('resnet18', {}, {'input_size': [3, 16_000, 16_000]}, 'the sides up to 4,096'),
 ])
 def test_bases_that_cannot_be_built(base, args, cfg, says):
     with pytest.raises(TargetError, match=says):

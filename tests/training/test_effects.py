@@ -35,7 +35,9 @@ def settings(**flags):
     ('feature_modules', dict(feature_modules=['layer1'], **NOISE)), ('rounding_lr', dict(rounding_lr=1., **NOISE)),
     ('bandwidth', dict(bandwidth=1., encoding='positional')), ('hub_private', dict(hub_private=True)),
     ('checkpoints_total_limit', dict(checkpoints_total_limit=2)), ('pct', dict(pct=9, start_from='x')),
-    ('license', dict(license='mit', start_from='x')), ('dataset_download', dict(dataset_download=True, data_dir='x'))])
+    ('license', dict(license='mit', start_from='x')),
+    ('model_kwargs', dict(model_kwargs={'act_layer': 'silu'}, start_from='x')),
+    ('dataset_download', dict(dataset_download=True, data_dir='x'))])
 def test_what_has_no_effect_is_refused(name, flags):
     with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} has no effect here: .*"):
         settings(**flags)

@@ -90,7 +90,8 @@ def test_what_cannot_be_is_refused_before_any_work(model, wrong, says, monkeypat
 @pytest.mark.parametrize('wrong, says', [
     (dict(hflip=7), '--hflip is 7'), (dict(scale=[2, 3]), '--scale is'),
     (dict(crop_padding=-40), '0 or more'),
-    (dict(output_weight=[1, 0]), 'at the first or the last step'), (dict(images=[]), 'images is empty'),
+    (dict(output_weight=[1, 0]), 'at the first or the last step'),
+    (dict(images=[]), r'images is \[\], but must be a folder'), (dict(images=3), 'images is 3, but must be a folder'),
     (dict(dry_run=True), 'describe_fit'), (dict(recipe=True), 'expected one argument'),
     (dict(initial_checkpoint='x'), 'has its weights already')])
 def test_more_that_cannot_be(model, wrong, says, monkeypatch):

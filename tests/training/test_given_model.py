@@ -50,6 +50,16 @@ def test_any_precision_becomes_float32(dtype):
                for name, tensor in original.state_dict().items())
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_no_precision_hides_another_function(dtype):
+    given = resnet20()
+    for module in given.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+    with pytest.raises(TargetError, match='outputs differ by'):
+        adopted(given.to(dtype))
+
+
 def test_one_tensor_may_be_of_another_precision():
     given = resnet20()
     given.bn1.running_var, given.bn1.running_mean = given.bn1.running_var.double(), given.bn1.running_mean.double()

@@ -90,3 +90,10 @@ def test_files_that_were_skipped_are_told_even_where_a_run_is_quiet(network, ima
     hidden, skipped = capsys.readouterr().out.splitlines()
     assert hidden.startswith('warning: 1 hidden file(s)') and "such as '._001.png'" in hidden
     assert skipped.startswith('warning: 1 file was skipped:') and '003.png' in skipped
+
+
+def test_a_lost_function_is_told_where_images_were_drawn(resnet20, capsys):
+    few = dict(pct=8, reconstruction_steps=2, second_order_steps=1, distillation_steps=0)
+    drawn = dict(data_free='inversion', synthetic_images=20, synthetic_steps=2)
+    fit(resnet20, **few, **DRAWN, **drawn, workers=0, mixed_precision='no')
+    assert 'warning: only ' in capsys.readouterr().out

@@ -233,6 +233,14 @@ def test_images_that_are_drawn_will_do(train, tmp_path, image_folder):
     assert results['data_free'] == 'inversion' and results['statistics_images'] == 40 and results['images'] == 100
 
 
+def test_its_steps_are_judged_with_the_means_that_are_stored(train, tmp_path, image_folder, monkeypatch):
+    seen, look_at = [], calibration.look_at
+    monkeypatch.setattr(calibration, 'look_at', lambda task, tensors: (
+        seen.append([name for name in tensors if name.endswith('running_mean')]), look_at(task, tensors))[1])
+    assert train(tmp_path / 'out', image_folder) == 0
+    assert seen and all(seen)
+
+
 def test_packed_without_distillation_is_rounded_by_second_order(train, tmp_path, image_folder, capsys):
     argv = ['--bytes', '20k', '--bits', '5', '--order-over', 'axes', '--quantization-steps', '10']
     assert train(tmp_path, image_folder, *argv) == 0

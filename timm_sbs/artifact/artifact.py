@@ -120,7 +120,7 @@ class Artifact:
         """The same artifact with other results: :class:`~timm_sbs.common.results.Results`, or a mapping of them.
 
         Raises:
-            ConfigError: One is unknown, of the wrong type or out of range.
+            ConfigError: One is of the wrong type or out of range.
         """
         return dataclasses.replace(self, results=Results.of(results))
 

@@ -34,6 +34,8 @@ def export_checkpoint(folder: str | Path, output: str | Path) -> tuple[str, int,
         >>> timm.create_model('resnet18', checkpoint_path='resnet18.safetensors')  # doctest: +SKIP
     """
     artifact, output = load_artifact(folder), Path(expanduser(output))
+    if output.suffix != '.safetensors':
+        raise ArtifactError(f"'{output}' must end in .safetensors, by which timm knows how to read the file.")
     license = artifact.base.pretrained_cfg.get('license')
     metadata = {'format': 'pt', 'license': license, 'license_text': artifact.license_text}
     data = safetensors.torch.save(

@@ -141,7 +141,7 @@ def read_config(folder: str | Path) -> tuple[ArtifactConfig, dict[str, Any]]:
 
     Raises:
         ArtifactError: The file is missing, no JSON, not an artifact's, or of a newer format.
-        ConfigError: The sbs block holds an unknown or wrong setting, size or result.
+        ConfigError: The sbs block holds an unknown setting, or a wrong setting, size or result.
     """
     return consistently(ArtifactFiles.parsed, folder)
 

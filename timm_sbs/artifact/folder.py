@@ -112,7 +112,7 @@ def record_results(folder: str | Path, results: Mapping[str, Any]) -> None:
 
     Raises:
         ArtifactError: There is none, or its config.json cannot be written; it is as it was then.
-        ConfigError: A result is unknown, of the wrong type or out of range.
+        ConfigError: A result is of the wrong type or out of range.
     """
     config, pretrained_cfg = read_config(folder)
     config = dataclasses.replace(config, results=Results.of({**config.results, **results}))

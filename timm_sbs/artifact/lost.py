@@ -15,7 +15,7 @@ def lost_function(results: Results) -> str | None:
     What was measured on images decides. Without any, it is the errors of the weights, which add up where an artifact
     was quantized after it had been fitted.
     """
-    agreement = _agreement(results)
+    agreement = results.holdout_agreement if results.agreement is None else results.agreement
     if agreement is not None:
         if agreement >= AGREEMENT:
             return None
@@ -28,15 +28,11 @@ def lost_function(results: Results) -> str | None:
             '--data-dir, --data-free); timm-sbs eval tells its accuracy.')
 
 
-def _agreement(results: Results) -> float | None:
-    return results.holdout_agreement if results.agreement is None else results.agreement
-
-
 def _share(results: Results) -> float:
     """Errors of the weights, as parts of those with which the function is lost."""
     before, quantization = results.before_quantization, (results.quantization_error or 0.) / GENERATED
     if before:
-        return quantization + (0. if _agreement(before) is not None else _share(before))
+        return quantization + (_share(before) if before.agreement is before.holdout_agreement is None else 0.)
     if results.statistics_images or results.data_free or results.distillation_steps or results.unlabelled:
         return 0.  # these bring errors to where predictions do not change
     error = results.reconstruction_error or 0.

@@ -6,9 +6,9 @@ from urllib.parse import urlparse
 
 import timm
 import torch
-from huggingface_hub import constants
+from huggingface_hub import try_to_load_from_cache
 from timm.models import PretrainedCfg
-from torch import Tensor, nn
+from torch import nn
 
 from timm_sbs.artifact.original import describe_original
 from timm_sbs.common.entries import ENTRIES
@@ -56,28 +56,30 @@ def _are_registered(model: nn.Module, described: dict[str, Any]) -> bool:
     if name not in ENTRIES:
         name = '.'.join(filter(None, [described.get('architecture'), described.get('tag')]))
     registered = timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
-    if registered is None or not _is_local(registered):
+    file = _local_file(registered) if registered and name not in ENTRIES else None
+    if file is None and name not in ENTRIES:
         return False
     base = describe_original(model)
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
         expected = timm.create_model(
-            name, pretrained=True, **canonical_args(base.args, base.pretrained_cfg)).state_dict()
-    except Exception:  # whatever timm and the Hub's client raise where a file is not in the cache
+            name, pretrained=True, pretrained_cfg_overlay={'file': file} if file else None,
+            **canonical_args(base.args, base.pretrained_cfg)).state_dict()
+    except Exception:  # whatever timm raises where a file is not what the entry describes
         return False
-    finally:
-        constants.HF_HUB_OFFLINE = before
     state = model.state_dict()
     return state.keys() == expected.keys() and all(
-        _equal(state[name], tensor) for name, tensor in expected.items() if tensor.is_floating_point())
+        torch.equal(state[name].cpu(), tensor.to(state[name].dtype))
+        for name, tensor in expected.items() if tensor.is_floating_point())
 
 
-def _is_local(registered: PretrainedCfg) -> bool:
-    """Whether weights can be looked for without a download: the Hub's client can be told so, torch's cannot."""
+def _local_file(registered: PretrainedCfg) -> str | None:
+    """The file of an entry's weights, where timm would download it to. Nothing is downloaded."""
+    if registered.file:
+        return str(registered.file)
+    repository, _, revision = (registered.hf_hub_id or '').partition('@')
+    for name in [registered.hf_hub_filename or 'model.safetensors', 'pytorch_model.bin'] if repository else ():
+        if isinstance(path := try_to_load_from_cache(repository, name, revision=revision or None), str):
+            return path
     url = registered.url if isinstance(registered.url, str) else ''
-    return bool(registered.hf_hub_id or registered.file) or Path(
-        torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name).is_file()
-
-
-def _equal(tensor: Tensor, expected: Tensor) -> bool:
-    return torch.equal(tensor.detach().cpu(), expected.to(tensor.dtype))
+    file = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name)
+    return str(file) if url and file.is_file() else None

@@ -252,4 +252,4 @@ def check_classes(dataset: object, settings: DataSettings, num_classes: int | No
     if classes and num_classes and len(classes) != num_classes:
         raise SbsError(
             f"Split '{split}' of '{settings.data_dir}' holds {len(classes)} classes, but the model has "
-            f'{num_classes}. There must be a folder for every class.')
+            f'{num_classes}. Without a folder for every class, --class-map must name all classes, in their order.')

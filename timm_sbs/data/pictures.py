@@ -77,7 +77,8 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
         image = Image.fromarray((values * 255).round().astype(np.uint8))
     elif image.mode.startswith('I'):
         values = np.asarray(image)
-        if values.min() < 0 or values.max() > 0xFFFF:
+        unsure = 0x100 if (image.mode, image.format) == ('I', 'TIFF') else 0  # 32 bits, whose range nothing tells
+        if values.min() < 0 or not unsure <= values.max() <= 0xFFFF:
             raise ValueError(f'its values are from {values.min()} to {values.max()}, but must have 16 bits')
         image = Image.fromarray((values >> 8).astype(np.uint8))
     return image.convert(mode)

@@ -24,7 +24,7 @@ _NOT_BASE_ARGS = {
     'out_indices', 'num_classes', 'in_chans', 'base', 'model_name', 'device', 'dtype',
 }
 MAX_CLASSES = 1 << 20
-MAX_CHANNELS = 1 << 12
+MAX_CHANNELS = MAX_SIDE = 1 << 12
 MAX_NUMBER = 1 << 16  # of other arguments: a depth of a billion layers would be built for hours
 MAX_TEXT = 256  # characters
 MAX_LENGTH = 64  # entries of a list or dict
@@ -77,8 +77,10 @@ def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, An
     input_size = pretrained_cfg.get('input_size')
     if not _is_int(num_classes, 0, MAX_CLASSES):
         raise TargetError(f'pretrained_cfg.num_classes is {num_classes!r}, but must be from 0 to {MAX_CLASSES}.')
-    if not (isinstance(input_size, (list, tuple)) and len(input_size) == 3 and _is_int(input_size[0], 1, MAX_CHANNELS)):
-        raise TargetError(f'pretrained_cfg.input_size is {input_size!r}, but must be [channels, height, width].')
+    if not (isinstance(input_size, (list, tuple)) and len(input_size) == 3 and _is_int(input_size[0], 1, MAX_CHANNELS)
+            and all(_is_int(side, 1, MAX_SIDE) for side in input_size[1:])):
+        raise TargetError(f'pretrained_cfg.input_size is {input_size!r}, but must be [channels, height, width], the '
+                          f'sides up to {MAX_SIDE:,}.')
     return {**{name: _as_tuple(value) for name, value in base_args.items()},
             'num_classes': num_classes, 'in_chans': input_size[0]}
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.common.distributed import processes
 from timm_sbs.common.errors import ConfigError, TargetError
 from timm_sbs.common.progress import messages, silence
 from timm_sbs.training.design.given_model import unwrapped
@@ -61,8 +62,8 @@ def fit(
     """
     with tempfile.TemporaryDirectory() as folder, silence() if quiet else messages(), undisturbed_caller():
         args, original = _request(model, pct, bytes, images, folder if output is None else output, flags)
-        if output is None:
-            _refuse_several_processes()
+        if output is None and processes().num_processes > 1:
+            raise ConfigError('Several processes need one folder to write to: say fit(..., output=FOLDER).')
         train(args, original, whole_program=False)
         return load_artifact(args.output)
 
@@ -99,9 +100,9 @@ def _request(
     if flags.get('dry_run'):
         raise ConfigError('fit() trains. For what it would do, call timm_sbs.training.fit.describe_fit().')
     if images is not None:
-        folders = [images] if isinstance(images, (str, Path)) else list(images)
-        if not folders:
-            raise ConfigError('images is empty, but must name at least one folder of images.')
+        folders = images if isinstance(images, (list, tuple)) else [images]
+        if not folders or not all(isinstance(folder, (str, Path)) for folder in folders):
+            raise ConfigError(f'images is {images!r}, but must be a folder of images, or a list of them.')
         given['unlabelled_dir'] = [str(folder) for folder in folders]
     if isinstance(model, str):
         return args_of({**given, 'model': model}), None
@@ -113,10 +114,3 @@ def _request(
         raise ConfigError('initial_checkpoint does not go together with a model, which has its weights already.')
     given['model'] = description.get('architecture', '')
     return args_of(given), original
-
-
-def _refuse_several_processes() -> None:
-    from timm_sbs.common.distributed import processes
-
-    if processes().num_processes > 1:
-        raise ConfigError('Several processes need one folder to write to: say fit(..., output=FOLDER).')

@@ -17,7 +17,7 @@ __all__ = ['adopted', 'describe_as', 'unwrapped']
 
 BATCH = 2  # random images on which both networks are compared
 # Largest difference of their outputs, relative to these: the same operations in another memory layout differ by less.
-TOLERANCE, LOW_PRECISION_TOLERANCE = 1e-4, 2e-2
+TOLERANCE = 1e-4
 _ADVICE = 'Pass the arguments that it was created with as model_kwargs (--model-kwargs).'
 
 
@@ -52,7 +52,8 @@ def adopted(model: nn.Module, model_args: Mapping[str, Any] | None = None) -> nn
     base = describe_original(model, model_args)
     _check_shapes(state, base)
     original = _built(base)
-    original.load_state_dict({name: tensor.detach().to(_stored_dtype(tensor)) for name, tensor in state.items()})
+    original.load_state_dict(
+        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()})
     _check_function(model, original, base)
     setattr(original, ASKED_ARGS, dict(model_args or {}))
     describe_as(original, dict(pretrained_cfg_of(model)))
@@ -67,10 +68,6 @@ def describe_as(original: nn.Module, pretrained_cfg: dict[str, Any]) -> None:
 
 def _built(base: BaseModel) -> nn.Module:
     return timm.create_model(base.name, **canonical_args(base.args, base.pretrained_cfg)).eval()
-
-
-def _stored_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.is_floating_point() else tensor.dtype
 
 
 def _check_tensors(state: Mapping[str, Tensor]) -> None:
@@ -99,15 +96,14 @@ def _check_shapes(state: Mapping[str, Tensor], base: BaseModel) -> None:
 @torch.no_grad()
 def _check_function(model: nn.Module, original: nn.Module, base: BaseModel) -> None:
     """Raises TargetError where both networks have other outputs on the same random images."""
-    if len({tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}) > 1:
-        model = copy.deepcopy(model).float()  # torch cannot run all mixtures of precisions as they are
-    parameter, twin = next(iter(model.parameters())), original
-    if (parameter.dtype, parameter.device.type) != (torch.float32, 'cpu'):
-        twin = _built(base).to(parameter.device, parameter.dtype)
+    if {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()} != {torch.float32}:
+        model = copy.deepcopy(model).float()  # other precisions hide small differences, or cannot be mixed
+    device, twin = next(iter(model.parameters())).device, original
+    if device.type != 'cpu':
+        twin = _built(base).to(device)
         twin.load_state_dict(model.state_dict(), assign=True)
     size = canonical_args({}, base.pretrained_cfg)['in_chans'], *base.pretrained_cfg['input_size'][1:]
-    images = torch.randn(BATCH, *size, generator=torch.Generator().manual_seed(0))
-    images = images.to(parameter.device, parameter.dtype)
+    images = torch.randn(BATCH, *size, generator=torch.Generator().manual_seed(0)).to(device)
     try:
         with _in_eval_mode(model), torch.compiler.set_stance('force_eager'):
             found = model(images)
@@ -117,7 +113,7 @@ def _check_function(model: nn.Module, original: nn.Module, base: BaseModel) -> N
     if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
         raise TargetError(f'The output of the model is of type {type(found).__name__}, but must be one tensor.')
     difference = _difference(found, expected)
-    if not difference <= (TOLERANCE if torch.finfo(parameter.dtype).bits >= 32 else LOW_PRECISION_TOLERANCE):
+    if not difference <= TOLERANCE:
         raise TargetError(
             f"The model is not what timm builds as '{base.name}' with arguments {base.args}: with the same tensors, "
             f'outputs differ by {100 * difference:.3g} %{_first_other_module(model, twin)}. {_ADVICE}')
@@ -127,7 +123,7 @@ def _difference(found: Tensor, expected: Tensor) -> float:
     """Norm of a difference, relative to that of what was expected. Equal infinities do not differ."""
     if found.shape != expected.shape:
         return float('inf')
-    found, expected = found.double().nan_to_num(), expected.double().nan_to_num()
+    found, expected = (outputs.double().nan_to_num(nan=float('nan')) for outputs in (found, expected))
     return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
 
 

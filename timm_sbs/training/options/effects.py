@@ -21,14 +21,13 @@ def _effects(args: argparse.Namespace, settings: 'Settings') -> list[tuple[bool,
     fresh = not args.start_from
     generates = not fresh or settings.predictor.rule.method == 'generation'
     images, noisy = settings.has_images, settings.data_free
-    # Who switches a phase off, and says how it would be, knows what has no effect.
     training = settings.trains_on_images or args.distillation_steps == 0
     statistics = settings.takes_statistics or args.second_order_steps == 0
     rounds = (settings.quantizes and bool(quantization.steps) and (generates or training)) \
         or args.quantization_steps == 0
     reads = data.given
     return [
-        (fresh, f'{_PREDICTOR} method storage_dtype generate keep license',
+        (fresh, f'{_PREDICTOR} method storage_dtype generate keep license model_kwargs',
          'the artifact of --start-from decides it'),
         (generates, _PREDICTOR, 'weights are rounded, and nothing is generated; --method generation makes a predictor'),
         (args.encoding == 'random_fourier', _ENCODING, f'--encoding {args.encoding} draws no frequencies'),

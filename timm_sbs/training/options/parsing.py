@@ -168,6 +168,7 @@ def args_of(flags: Mapping[str, Any]) -> Arguments:
     args = parse_args(parser, _as_argv(flags, _known_flags(parser), 'The call of fit()'), unset)
     if isinstance(kwargs := flags.get(KWARGS), Mapping):
         setattr(args, KWARGS, dict(kwargs))
+        args.given |= {KWARGS} if kwargs else set()
     return args
 
 

@@ -122,6 +122,9 @@ def second_order_phase(
         for key, tensor in without_prefix('start.', tensors).items():
             start[key].copy_(tensor)
 
+    def corrected(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**weights, **corrected_kept(task.original, divergence, weights)}
+
     monitor = PhaseMonitor(
         run, name,
         tensors=lambda: {**with_prefix('predictor.', predictor.state_dict()), **with_prefix('start.', start)},
@@ -138,8 +141,8 @@ def second_order_phase(
         say(accelerator, f'{name}: the loss rose from {before:.4g} to {after:.4g}, so its steps are undone. Lower '
                          f'--second-order-lr.')
     else:
-        seen = look_at(task, weights)
-        alone = look_at(task, start_weights) if seen.agreement < DOUBTFUL else seen
+        seen = look_at(task, corrected(weights))
+        alone = look_at(task, corrected(start_weights)) if seen.agreement < DOUBTFUL else seen
         if alone.agreement > seen.agreement + WORSE:
             better = False
             say(accelerator, f'{name}: agreement fell from {alone.agreement:.1f} to {seen.agreement:.1f} %, so its '
@@ -157,8 +160,6 @@ def second_order_phase(
         say(accelerator, f'{name}: expected divergence {before:.4f} before, {after:.4f} after, {run.seconds:.1f} s in '
                          f'all')
     accelerator.free_memory()  # the optimizer
-    measured: dict[str, float] = {}
-    if name == 'second-order' and task.settings.quantizes and not task.settings.distils:  # else measured by the next
-        measured = measure_tensors(
-            task, {**weights, **corrected_kept(task.original, divergence, weights)}, name)
+    last = name == 'second-order' and task.settings.quantizes and not task.settings.distils  # else the next measures
+    measured = measure_tensors(task, corrected(weights), name) if last else {}
     run.add_row({'phase': name, 'step': settings.steps, **(monitor.last if better else {}), **measured})

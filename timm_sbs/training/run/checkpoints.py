@@ -221,13 +221,16 @@ class Checkpoints:
         if decided_once(lambda: path.is_file() and _metadata(path).get('settings') == settings, self.accelerator):
             return _tensors(path)
         tensors = compute()
-        if self.every and self.accelerator.is_main_process:
+
+        def write() -> None:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 replace_files({path: safetensors.torch.save(tensors, {'settings': settings})})
             except OSError as e:
                 raise SbsError(f'Cannot write {path}: {e}.') from e
-        self.accelerator.wait_for_everyone()
+
+        if self.every:
+            decided_once(write, self.accelerator)
         return tensors
 
     def _remove_old(self) -> None:

@@ -54,7 +54,7 @@ from timm_sbs.training.run.start import (
     ordered_artifact,
     start_trackers,
 )
-from timm_sbs.training.run.task import Task
+from timm_sbs.training.run.task import Task, look_at
 from timm_sbs.training.run.validation import measure_on_validation
 
 __all__ = ['train', 'dry_run', 'print_once']
@@ -131,8 +131,8 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
     """All phases, and the upload."""
     settings, accelerator, original = start.settings, start.accelerator, start.original
     output = _open_output(args, start)
-    if args.push_to_hub and accelerator.is_main_process:
-        create_repository(args.hub_model_id, args.hub_private)
+    if args.push_to_hub:
+        decided_once(lambda: create_repository(args.hub_model_id, args.hub_private), accelerator)
     start_trackers(args, accelerator)
     if not start.checkpoint and (output / CONFIG_NAME).exists():
         say(accelerator, f'{output} holds an artifact, which this run replaces')
@@ -147,20 +147,25 @@ def _fit(args: argparse.Namespace, start: Start, whole_program: bool) -> dict[st
     chosen_from = start.images.held_out
     held_out = HeldOut(chosen_from, original, accelerator) if chosen_from else None
     task = Task(run, original, start.images, settings, args.seed, held_out)
-    _run_phases(task, artifact.quantized(None), start)
+    task = _run_phases(task, artifact.quantized(None), start)
     if settings.trains_on_images and held_out:
         say(accelerator, f'lowest divergence on held-out images {run.best[MEASURE]:.4f}, after the last step '
                          f'{run.results[MEASURE]:.4f}')
     measure_on_validation(task)
     start.images.tell_skipped(accelerator)
-    if warning := lost_function(Results.of(run.best)):
+    results = dict(run.best)
+    if task.drawn and not start.images.validation:
+        accelerator.wait_for_everyone()
+        results['holdout_agreement'] = look_at(task, load_artifact(output).state_dict()).agreement
+    if warning := lost_function(Results.of(results)):
         say(accelerator, warning)
     if whole_program:
         say(accelerator, f"wrote {output}, {_size(output, start)}; load it with "
                          f"timm.create_model('local-dir:{output}', pretrained=True)")
-    if args.push_to_hub and accelerator.is_main_process:
-        say(accelerator, f'uploaded to {push_to_hub(output, args.hub_model_id, args.hub_private)}')
     accelerator.wait_for_everyone()
+    if args.push_to_hub:
+        address = decided_once(lambda: push_to_hub(output, args.hub_model_id, args.hub_private), accelerator)
+        say(accelerator, f'uploaded to {address}')
     return run.best
 
 
@@ -208,8 +213,8 @@ def _describe_start(name: str, start: Start) -> None:
                                f'parameters), and none is generated.')
 
 
-def _run_phases(task: Task, artifact: Artifact, start: Start) -> None:
-    """All phases that are asked for and not yet done."""
+def _run_phases(task: Task, artifact: Artifact, start: Start) -> Task:
+    """All phases that are asked for and not yet done; the task with what it has drawn."""
     settings, run, source, uses = task.settings, task.run, start.source, start.uses
     kept = source.kept if source else None
     later = run.is_in('distillation') or run.is_in('quantization')
@@ -231,3 +236,4 @@ def _run_phases(task: Task, artifact: Artifact, start: Start) -> None:
         kept = artifact.kept
     if settings.quantizes:
         quantization_phase(task, artifact, kept, training, divergence, source)
+    return task

@@ -24,7 +24,7 @@ from timm_sbs.common.errors import SbsError, TargetError, short_reason
 from timm_sbs.common.fields import require_json
 from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
 
-__all__ = ['ASKED_ARGS', 'load_original', 'describe_original']
+__all__ = ['ASKED_ARGS', 'load_original', 'url_and_file', 'describe_original']
 
 # Attribute of a network that a run has built: arguments that its user asked for. timm leaves some out, as drop rates.
 ASKED_ARGS = 'asked_args'
@@ -81,11 +81,16 @@ def _pretrained(name: str, model_args: Mapping[str, Any]) -> nn.Module:
                 if not unreachable:
                     raise
                 raise _out_of_reach(name, 'the Hub', unreachable) from e
-    url, file = (cfg.url, Path(urlparse(cfg.url).path).name) if isinstance(cfg.url, str) else cfg.url or ('', '')
-    cached = Path(torch.hub.get_dir(), 'checkpoints', file).is_file()
-    if url and not cached and (unreachable := why_no_answer(url)):
+    url, cached = url_and_file(cfg)
+    if url and not cached.is_file() and (unreachable := why_no_answer(url)):
         raise _out_of_reach(name, urlparse(url).netloc, unreachable)
     return _created(name, wanted, pretrained=True, **model_args)
+
+
+def url_and_file(cfg: PretrainedCfg) -> tuple[str, Path]:
+    """Where an entry's weights are outside of the Hub ('' if they are not), and where torch keeps its download."""
+    url, file = (cfg.url, Path(urlparse(cfg.url).path).name) if isinstance(cfg.url, str) else cfg.url or ('', '')
+    return url, Path(torch.hub.get_dir(), 'checkpoints', file)
 
 
 def _out_of_reach(name: str, host: str, why: str) -> SbsError:

@@ -1,8 +1,6 @@
 """Whose weights a model has, as far as that is proved. A timm model is described as the weights that timm has for it,
 whether these were loaded, trained further, or never there."""
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import timm
 import torch
@@ -10,7 +8,7 @@ from huggingface_hub import try_to_load_from_cache
 from timm.models import PretrainedCfg
 from torch import nn
 
-from timm_sbs.artifact.original import describe_original
+from timm_sbs.artifact.original import describe_original, url_and_file
 from timm_sbs.common.entries import ENTRIES
 from timm_sbs.predictor.base_model import canonical_args, pretrained_cfg_of
 
@@ -80,6 +78,5 @@ def _local_file(registered: PretrainedCfg) -> str | None:
     for name in [registered.hf_hub_filename or 'model.safetensors', 'pytorch_model.bin'] if repository else ():
         if isinstance(path := try_to_load_from_cache(repository, name, revision=revision or None), str):
             return path
-    url = registered.url if isinstance(registered.url, str) else ''
-    file = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name)
+    url, file = url_and_file(registered)
     return str(file) if url and file.is_file() else None

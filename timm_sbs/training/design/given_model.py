@@ -51,23 +51,19 @@ def adopted(model: nn.Module, model_args: Mapping[str, Any] | None = None) -> nn
     _check_tensors(state)
     base = describe_original(model, model_args)
     _check_shapes(state, base)
-    original = _built(base)
+    original = timm.create_model(base.name, **canonical_args(base.args, base.pretrained_cfg)).eval()
     original.load_state_dict(
         {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()})
     _check_function(model, original, base)
     setattr(original, ASKED_ARGS, dict(model_args or {}))
     describe_as(original, dict(pretrained_cfg_of(model)))
-    return original.requires_grad_(False)
+    return original.requires_grad_(False).cpu()
 
 
 def describe_as(original: nn.Module, pretrained_cfg: dict[str, Any]) -> None:
     """Give a network another pretrained_cfg."""
     # By setattr, for torch declares all attributes of a module to be tensors or modules.
     setattr(original, 'pretrained_cfg', pretrained_cfg)  # noqa: B010
-
-
-def _built(base: BaseModel) -> nn.Module:
-    return timm.create_model(base.name, **canonical_args(base.args, base.pretrained_cfg)).eval()
 
 
 def _check_tensors(state: Mapping[str, Tensor]) -> None:
@@ -98,25 +94,21 @@ def _check_function(model: nn.Module, original: nn.Module, base: BaseModel) -> N
     """Raises TargetError where both networks have other outputs on the same random images."""
     if {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()} != {torch.float32}:
         model = copy.deepcopy(model).float()  # other precisions hide small differences, or cannot be mixed
-    device, twin = next(iter(model.parameters())).device, original
-    if device.type != 'cpu':
-        twin = _built(base).to(device)
-        twin.load_state_dict(model.state_dict(), assign=True)
-    size = canonical_args({}, base.pretrained_cfg)['in_chans'], *base.pretrained_cfg['input_size'][1:]
+    device, size = next(iter(model.parameters())).device, base.pretrained_cfg['input_size']
     images = torch.randn(BATCH, *size, generator=torch.Generator().manual_seed(0)).to(device)
     try:
         with _in_eval_mode(model), torch.compiler.set_stance('force_eager'):
             found = model(images)
     except Exception as e:
         raise TargetError(f'The model cannot be run on images of {list(size)}: {short_reason(e)}') from e
-    expected = twin(images)
+    expected = original.to(device)(images)
     if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
         raise TargetError(f'The output of the model is of type {type(found).__name__}, but must be one tensor.')
     difference = _difference(found, expected)
     if not difference <= TOLERANCE:
         raise TargetError(
             f"The model is not what timm builds as '{base.name}' with arguments {base.args}: with the same tensors, "
-            f'outputs differ by {100 * difference:.3g} %{_first_other_module(model, twin)}. {_ADVICE}')
+            f'outputs differ by {100 * difference:.3g} %{_first_other_module(model, original)}. {_ADVICE}')
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:

@@ -24,7 +24,7 @@ from timm_sbs.training.losses.weight_uses import Use, find_uses
 from timm_sbs.training.options.settings import SecondOrderSettings
 from timm_sbs.training.run.images import sample_images
 from timm_sbs.training.run.run import PhaseMonitor
-from timm_sbs.training.run.task import DOUBTFUL, WORSE, Task, look_at, measure_tensors
+from timm_sbs.training.run.task import Task, agreements_if_far_worse, measure_tensors
 from timm_sbs.training.steps.second_order import second_order
 from timm_sbs.training.steps.two_stage import TwoStageGenerator
 
@@ -140,15 +140,14 @@ def second_order_phase(
     if not better:
         say(accelerator, f'{name}: the loss rose from {before:.4g} to {after:.4g}, so its steps are undone. Lower '
                          f'--second-order-lr.')
-    else:
-        seen = look_at(task, corrected(weights))
-        alone = look_at(task, corrected(start_weights)) if seen.agreement < DOUBTFUL else seen
-        if alone.agreement > seen.agreement + WORSE:
-            better = False
-            say(accelerator, f'{name}: agreement fell from {alone.agreement:.1f} to {seen.agreement:.1f} %, so its '
-                             f'steps are undone. Give more --statistics-images.')
+    elif worse := agreements_if_far_worse(task, corrected(weights), lambda: corrected(start_weights)):
+        better = False
+        say(accelerator, f'{name}: agreement fell from {worse[1]:.1f} to {worse[0]:.1f} %, so its steps are undone. '
+                         f'Give more --statistics-images.')
     if better:
         predictor.load_state_dict(trained)
+        say(accelerator, f'{name}: expected divergence {before:.4f} before, {after:.4f} after, {run.seconds:.1f} s in '
+                         f'all')
     else:
         weights = start_weights
     key = name.replace('-', '_')
@@ -156,9 +155,6 @@ def second_order_phase(
         'expected_divergence': min(before, after), f'{key}_steps': settings.steps * better,
         f'{key}_error': relative_error(weights, task.original.state_dict()),
         f'{key}_seconds': round(run.seconds, 1)})
-    if better:
-        say(accelerator, f'{name}: expected divergence {before:.4f} before, {after:.4f} after, {run.seconds:.1f} s in '
-                         f'all')
     accelerator.free_memory()  # the optimizer
     last = name == 'second-order' and task.settings.quantizes and not task.settings.distils  # else the next measures
     measured = measure_tensors(task, corrected(weights), name) if last else {}

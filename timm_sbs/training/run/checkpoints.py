@@ -7,7 +7,8 @@ original model nor a generated weight is in it. accelerate's files are pickled: 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,23 +51,23 @@ class Checkpoint:
         return _tensors(self.folder / STATE_NAME)
 
 
-def _metadata(path: Path) -> dict[str, str]:
+@contextmanager
+def _must_be_readable(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework='pt') as file:
-            return file.metadata() or {}
+        yield
     except (OSError, SafetensorError) as e:
-        raise _unreadable(path, e) from e
+        raise SbsError(
+            f'{path} cannot be read: {e}. Resume from an earlier one, or remove it and resume again.') from e
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with _must_be_readable(path), safe_open(path, framework='pt') as file:
+        return file.metadata() or {}
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with _must_be_readable(path):
         return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
-    except (OSError, SafetensorError) as e:
-        raise _unreadable(path, e) from e
-
-
-def _unreadable(path: Path, reason: Exception) -> SbsError:
-    return SbsError(f'{path} cannot be read: {reason}. Resume from an earlier one, or remove it and resume again.')
 
 
 def recorded_setting(output: Path, resume: str | None, name: str, part: str = 'settings') -> Any:

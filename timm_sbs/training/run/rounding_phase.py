@@ -1,5 +1,6 @@
 """The phase that rounds the original's own weights, before any step on images."""
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from timm_sbs.training.losses.weight_uses import Use
 from timm_sbs.training.options.settings import MOST_ROUNDED_BITS
 from timm_sbs.training.run.calibration import corrected_kept, make_divergence, open_statistics
 from timm_sbs.training.run.image_phase import byte_budget, results_with_room
-from timm_sbs.training.run.task import DOUBTFUL, WORSE, Task, look_at, measure_tensors
+from timm_sbs.training.run.task import Task, agreements_if_far_worse, measure_tensors
 from timm_sbs.training.steps.rounding_slope import RoundedWeights, plain_bits, round_to_bits
 
 __all__ = ['rounding_phase']
@@ -55,16 +56,13 @@ def rounding_phase(
         kept = corrected_kept(task.original, divergence, rounded) if divergence and statistics else {}
         return dataclasses.replace(artifact, rounded=rounded, steps=without_prefix('steps.', found)), kept
 
+    alone = functools.cache(lambda: round_by({}, 'rounded_alone')[0])
     chosen, kept = round_by(statistics, 'rounded')
-    if statistics:
-        seen = look_at(task, {**chosen.rounded, **kept})
-        if seen.agreement < DOUBTFUL:
-            other, _ = round_by({}, 'rounded_alone')
-            alone = look_at(task, other.rounded)
-            if alone.agreement > seen.agreement + WORSE:
-                chosen, kept = other, {}
-                say(task.run.accelerator, f'rounding by statistics keeps {seen.agreement:.1f} % of the predictions, '
-                                          f'without them {alone.agreement:.1f} %: these are taken')
+    if statistics and (worse := agreements_if_far_worse(
+            task, {**chosen.rounded, **kept}, lambda: alone().rounded)):
+        chosen, kept = alone(), {}
+        say(task.run.accelerator, f'rounding by statistics keeps {worse[0]:.1f} % of the predictions, without them '
+                                  f'{worse[1]:.1f} %: these are taken')
     artifact, rounded = chosen, chosen.rounded
     if task.run.checkpoint:
         return artifact, kept  # it was told before the run was killed

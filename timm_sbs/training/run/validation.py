@@ -1,10 +1,8 @@
 """The only look of a run at its validation images, which choose nothing: the artifact that was kept is measured."""
-import copy
-
 from timm_sbs.artifact.folder import load_artifact, record_results
 from timm_sbs.common.progress import say
 from timm_sbs.data.fidelity import fidelity, with_logits
-from timm_sbs.training.run.task import Task
+from timm_sbs.training.run.task import Task, changed
 
 __all__ = ['measure_on_validation']
 
@@ -17,11 +15,10 @@ def measure_on_validation(task: Task) -> None:
         return
     accelerator = run.accelerator
     accelerator.wait_for_everyone()
-    model = copy.deepcopy(task.original)
-    model.load_state_dict(load_artifact(run.output).state_dict(), strict=False)
+    model = changed(task, load_artifact(run.output).state_dict())
     task.original.to(accelerator.device)
     seen = with_logits(task.original, validation)
-    found = fidelity(model.to(accelerator.device), seen, accelerator, 'validation', len(validation))
+    found = fidelity(model, seen, accelerator, 'validation', len(validation))
     top1 = {'top1': found.top1, 'original_top1': found.original_top1} if found.top1 is not None else {}
     measured = {**top1, 'images': found.images, 'agreement': found.agreement}
     accelerator.wait_for_everyone()

@@ -24,38 +24,33 @@ import timm
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
-from resnet8 import write_weights
+from resnet8 import NAME, write_weights
 
 import timm_sbs
-from timm_sbs.artifact.folder import save_artifact
 from timm_sbs.cli.demo import demo_batches, load_demo_images
 from timm_sbs.common.config import StorageConfig
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.predictor import base_model
+from timm_sbs.training import precision
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
-from timm_sbs.training.options.settings import ReconstructionSettings
-from timm_sbs.training.run import precision
-from timm_sbs.training.steps.generated_model import GeneratedModel
-from timm_sbs.training.steps.reconstruction import reconstruct
+from timm_sbs.training.loop import Context
+from timm_sbs.training.phase_settings import Reconstruction
+from timm_sbs.training.phases.reconstruction import reconstruct
+from timm_sbs.training.settings import Target
+from timm_sbs.training.trainable.generated_model import GeneratedModel
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
 RESULTS = REPOSITORY / 'tests' / 'benchmarks' / 'results'
 RESNET20 = Path(__file__).parent / 'data' / 'resnet20_cifar10.safetensors'
-# Of the trainer. Phases that a test is not about are left out, and precision is that of every machine.
-RESNET = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20), '--second-order-steps', '0',
-          '--mixed-precision', 'no']
-SHIPPED = 'sbs_resnet20_cifar10_42pct'
-ALL_SHIPPED = [
-    SHIPPED, 'sbs_resnet20_cifar10_33pct', 'sbs_resnet20_cifar10_24pct', 'sbs_resnet56_cifar10_26pct']
+SHIPPED = 'sbs_resnet20_cifar10_20pct'
+PREDICTORS = [SHIPPED, 'sbs_resnet56_cifar10_20pct']
 IMAGENET_SHIPPED = 'sbs_resnet18_15pct'
-IMAGENET_ALL = [IMAGENET_SHIPPED, 'sbs_resnet18_15pct_small']
-FLOATS = ['sbs_resnet20_cifar10_20pct', 'sbs_resnet56_cifar10_20pct']
 ROUNDED = [
     'sbs_resnet20_cifar10_50kb', 'sbs_resnet20_cifar10_30kb', 'sbs_resnet56_cifar10_120kb', 'sbs_resnet56_cifar10_80kb']
 IMAGENET_ROUNDED = 'sbs_resnet18_2mb'
-CIFAR_ALL = [*ALL_SHIPPED, *FLOATS, *ROUNDED]
+CIFAR_ALL = [*PREDICTORS, *ROUNDED]
 assert SHIPPED in timm.list_models(), f'importing timm_sbs {timm_sbs.__version__} registers no models'
 atexit.register(shutil.rmtree, os.environ['HF_HOME'], ignore_errors=True)
 torch.set_num_threads(1)
@@ -68,12 +63,6 @@ FUZZ = settings(deadline=None, derandomize=True, database=None, suppress_health_
 def few_or_all(few, all_of_them):
     """Parametrizes a test's argument 'count'."""
     return pytest.mark.parametrize('count', [few, pytest.param(all_of_them, marks=pytest.mark.slow)])
-
-
-@pytest.fixture(scope='session', autouse=True)
-def own_cache(tmp_path_factory):
-    """No test reads or fills the user's cache."""
-    os.environ['TIMM_SBS_CACHE'] = str(tmp_path_factory.mktemp('cache'))
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -91,10 +80,25 @@ def light_collections():
 
 
 @pytest.fixture(scope='session')
-def resnet8(tmp_path_factory) -> list[str]:
-    """The trainer's flags for a small network (``resnet8.py``), with reconstruction alone unless a test says more."""
+def resnet8(tmp_path_factory) -> dict:
+    """Settings of the trainer for a small network (``resnet8.py``), with reconstruction alone."""
     weights = write_weights(tmp_path_factory.mktemp('resnet8') / 'weights.safetensors', RESNET20)
-    return ['--model', 'resnet8_cifar10', '--initial-checkpoint', str(weights), *RESNET[4:]]
+    return dict(model=NAME, initial_checkpoint=str(weights), mixed_precision='no', second_order_steps=0)
+
+
+def flags(**settings) -> list[str]:
+    """Settings as the words of a command line."""
+    words = []
+    for name, value in settings.items():
+        values = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return words
+
+
+@pytest.fixture(scope='session')
+def small_model(resnet8) -> torch.nn.Module:
+    """The network of ``resnet8``. Not to be changed."""
+    return timm.create_model(NAME, checkpoint_path=resnet8['initial_checkpoint']).requires_grad_(False).eval()
 
 
 @pytest.fixture(scope='session')
@@ -107,30 +111,43 @@ def resnet20() -> torch.nn.Module:
 _orderings = functools.cache(find_orderings)  # of a network that no test changes, the same each time
 
 
-def started(original, pct=20., seed=0, **settings):
-    """A fresh artifact of a network, its kernels in order."""
-    chosen = design(original, pct=pct, **settings)
+def started(original, pct=20., seed=0, **target):
+    """A fresh artifact of a network, its kernels in order, with settings of :class:`Target`."""
+    chosen = design(original, Target(pct=pct, **target))
     return start_artifact(chosen, _orderings(original, chosen.specs, chosen.generator.ordering), original, seed)
 
 
-def fit_quickly(original, steps=20, pct=5., **settings):
+def fit_quickly(original, steps=20, pct=5., **target):
     """A predictor that has learned a little, in about a second."""
-    artifact = started(original, pct, **settings)
-    error = reconstruct(
-        artifact.generator, original.state_dict(), ReconstructionSettings(steps=steps), artifact.storage)
-    return artifact.with_results({'reconstruction_error': error})
+    context = Context()
+    artifact = reconstruct(
+        started(original, pct, **target), original.state_dict(), Reconstruction(steps=steps), context)
+    return artifact.with_results(context.results)
 
 
-@functools.cache
-def _reconstructed(model):
-    artifact = started(model)
-    reconstruct(artifact.generator, model.state_dict(), ReconstructionSettings(steps=100))
-    return artifact
+class Notes(Context):
+    """What a phase tells of its steps: logged figures by step, steps done, and artifacts that it considered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged, self.done, self.considered = {}, [], []
+
+    def log(self, step, figures):
+        self.logged[step] = figures
+
+    def step_done(self, step, state):
+        self.done.append(step)
+
+    def consider(self, artifact, when, model=None, fits=True, step=0):
+        self.considered.append((step, fits))
+
+
+_learned = functools.cache(fit_quickly)
 
 
 def student_of(model, storage=StorageConfig(), **settings):
-    """A generated model of one's own, after a hundred steps of reconstruction."""
-    generator = copy.deepcopy(_reconstructed(model).generator)
+    """A generated model of one's own, after some steps of reconstruction."""
+    generator = copy.deepcopy(_learned(model, 40, 20.).generator)
     return GeneratedModel(generator, copy.deepcopy(model), storage, **settings)
 
 
@@ -164,7 +181,7 @@ def described_once(monkeypatch):
 @pytest.fixture()
 def small_folder(small_artifact, tmp_path):
     """A written artifact of one's own, to be damaged at will."""
-    save_artifact(tmp_path / 'small', small_artifact)
+    small_artifact.save(tmp_path / 'small')
     return tmp_path / 'small'
 
 

@@ -122,7 +122,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200)
         if match := re.fullmatch(r'/(.+)\.git/info/lfs/objects/batch', path):
             return self._send(200, self._lfs(json.loads(body)), {'Content-Type': 'application/vnd.git-lfs+json'})
-        if match := re.fullmatch(r'/api/models/([^/]+/[^/]+)/(preupload|commit|revision|tag|branch)/([^/]+)', path):
+        if match := re.fullmatch(
+                r'/api/models/([^/]+/[^/]+)/(preupload|commit|revision|tree|tag|branch)/([^/]+)', path):
             return self._repository(match[1], match[2], match[3], body)
         if match := re.fullmatch(r'/([^/]+/[^/]+)/resolve/([^/]+)/(.+)', path):
             return self._resolve(match[1], match[2], match[3])
@@ -148,8 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _repository(self, repo: str, action: str, revision: str, body: bytes) -> None:
         refs = self.hub.refs.get(repo)
-        if refs is None:
-            return self._send(404, {'error': 'Repository not found'}, {'X-Error-Code': 'RepoNotFound'})
+        if refs is None or not self._allowed(repo):
+            return self._send(401, {'error': 'Repository not found'}, {'X-Error-Code': 'RepoNotFound'})
         if action in ('tag', 'branch'):
             name = json.loads(body)['tag'] if action == 'tag' else revision
             if name in refs:
@@ -162,6 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
         if action == 'revision':
             siblings = [{'rfilename': name} for name in files]
             return self._send(200, {'id': repo, 'modelId': repo, 'sha': commit_of(files), 'siblings': siblings})
+        if action == 'tree':
+            return self._send(200, [{'type': 'file', 'path': name, 'size': len(data), 'oid': blob_of(data)}
+                                    for name, data in files.items()])
         if action == 'preupload':
             return self._send(200, {'files': [self._mode(item['path'], files) for item in json.loads(body)['files']]})
         for line in body.decode().splitlines():
@@ -186,9 +190,11 @@ class _Handler(BaseHTTPRequestHandler):
             answer['oid'] = hashlib.sha256(files[path]).hexdigest() if large else blob_of(files[path])
         return answer
 
+    def _allowed(self, repo: str) -> bool:
+        return not self.hub.private.get(repo) or self.headers.get('Authorization') == f'Bearer {TOKEN}'
+
     def _resolve(self, repo: str, revision: str, name: str) -> None:
-        allowed = not self.hub.private.get(repo) or self.headers.get('Authorization') == f'Bearer {TOKEN}'
-        if repo not in self.hub.refs or not allowed:
+        if repo not in self.hub.refs or not self._allowed(repo):
             return self._send(401, {'error': 'Repository not found'}, {'X-Error-Code': 'RepoNotFound'})
         if revision not in self.hub.refs[repo]:
             return self._send(404, {'error': 'Revision not found'}, {'X-Error-Code': 'RevisionNotFound'})

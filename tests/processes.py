@@ -15,7 +15,7 @@ import tempfile
 import types
 from pathlib import Path
 
-_PRELOADED = ['pytest', 'accelerate', 'timm', 'timm_sbs.cli.main', 'timm_sbs.training.run.train']
+_PRELOADED = ['pytest', 'accelerate', 'timm', 'timm_sbs.cli.main', 'timm_sbs.training.train']
 _CONTEXT = multiprocessing.get_context('forkserver')
 _CONTEXT.set_forkserver_preload(_PRELOADED)
 

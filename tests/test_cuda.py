@@ -15,15 +15,14 @@ import sys
 import pytest
 import timm
 import torch
-from conftest import IMAGENET_SHIPPED, RESNET20, SHIPPED
+from conftest import IMAGENET_SHIPPED, RESNET20, SHIPPED, flags
 
 from timm_sbs.artifact.find import shipped_folder
 from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.common.products import float32_products
-from timm_sbs.data.folders import DataSettings
 from timm_sbs.data.loaders import train_batches
+from timm_sbs.data.settings import ImageSettings
 from timm_sbs.predictor.generator import relative_error
-from timm_sbs.training.steps.distillation import _moved
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(
     not torch.accelerator.is_available(), reason="needs a GPU: NVIDIA's, AMD's, or Apple's MPS")]
@@ -31,27 +30,24 @@ DEVICE = torch.device('cpu')
 if torch.accelerator.is_available():
     DEVICE = torch.accelerator.current_accelerator()
 on_cuda = pytest.mark.skipif(DEVICE.type != 'cuda', reason='needs CUDA')
-MODEL = ['--model', 'resnet20_cifar10', '--initial-checkpoint', str(RESNET20), '--workers', '0', '--batch-size', '50']
-ALL_PHASES = [
-    '--bits', '6', '--reconstruction-steps', '200', '--statistics-images', '100', '--second-order-steps', '50',
-    '--distillation-steps', '20', '--eval-interval', '10', '--quantization-steps', '10', '--lr', '1e-4']
+MODEL = dict(model='resnet20_cifar10', initial_checkpoint=RESNET20, workers=0, batch_size=50)
+ALL_PHASES = dict(bits=6, reconstruction_steps=200, statistics_images=100, second_order_steps=50, distillation_steps=20,
+                  lr=1e-4)
 
 
-def run(*argv):
-    """The trainer, with what it printed."""
+def run(env=None, launcher=(), **settings):
+    """The trainer in a process of its own, or several, with what it printed."""
     done = subprocess.run(
-        [sys.executable, '-m', 'timm_sbs.train', *MODEL, *map(str, argv)], capture_output=True, text=True)
+        [sys.executable, '-m', *launcher, 'timm_sbs.train', *flags(**{**MODEL, **settings})],
+        env={**os.environ, **(env or {})}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def run_two(*argv):
-    """The trainer on two processes, as a user starts them."""
-    done = subprocess.run(
-        [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2',
-         '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0',
-         '-m', 'timm_sbs.train', *MODEL, *map(str, argv)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def run_two(**settings):
+    """On two processes, as a user starts them."""
+    run(launcher=('accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1',
+                  '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0', '-m'), **settings)
 
 
 def distance(one, other):
@@ -97,7 +93,7 @@ def test_a_created_model_predicts_as_on_the_cpu(images):
 
 @pytest.mark.parametrize('precision', ['no', pytest.param('bf16', marks=on_cuda), pytest.param('fp16', marks=on_cuda)])
 def test_all_phases_end_in_an_artifact_that_a_cpu_loads(tmp_path, image_folder, precision):
-    run('--data-dir', image_folder, *ALL_PHASES, '--mixed-precision', precision, '--output', tmp_path)
+    run(**ALL_PHASES, data_dir=image_folder, mixed_precision=precision, output=tmp_path)
     results = load_artifact(tmp_path).results
     assert results['mixed_precision'] == precision
     assert results['original_top1'] >= 85 and results['top1'] >= 75
@@ -105,63 +101,64 @@ def test_all_phases_end_in_an_artifact_that_a_cpu_loads(tmp_path, image_folder, 
     assert all(torch.isfinite(weight).all() for weight in model.state_dict().values())
 
 
+def test_weights_are_rounded_and_trained_into_so_many_bytes(tmp_path, image_folder):
+    run(data_dir=image_folder, bytes='60k', statistics_images=100, distillation_steps=20, mixed_precision='no',
+        output=tmp_path)
+    assert sum((tmp_path / name).stat().st_size for name in ('config.json', 'model.safetensors')) <= 60_000
+    assert load_artifact(tmp_path).results['top1'] >= 80
+
+
 @on_cuda
 def test_auto_takes_a_half_precision(tmp_path):
-    told = run('--reconstruction-steps', '5', '--output', tmp_path)
+    told = run(reconstruction_steps=5, output=tmp_path)
     assert load_artifact(tmp_path).results['mixed_precision'] in ('bf16', 'fp16')
     assert 'computing in ' in told and torch.cuda.get_device_name() in load_artifact(tmp_path).results['hardware']
 
 
 def test_reconstruction_ends_where_a_cpu_does(tmp_path):
     """The same kernels in the same order, with other rounding."""
-    argv = ['--reconstruction-steps', '300', '--mixed-precision', 'no']
-    run(*argv, '--output', tmp_path / 'gpu')
-    done = subprocess.run(
-        [sys.executable, '-m', 'timm_sbs.train', *MODEL, *argv, '--output', tmp_path / 'cpu'],
-        env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'ACCELERATE_USE_CPU': 'true'}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    settings = dict(reconstruction_steps=300, mixed_precision='no')
+    run(**settings, output=tmp_path / 'gpu')
+    run({'CUDA_VISIBLE_DEVICES': '', 'ACCELERATE_USE_CPU': 'true'}, **settings, output=tmp_path / 'cpu')
     errors = [load_artifact(tmp_path / name).results['reconstruction_error'] for name in ('gpu', 'cpu')]
     assert errors[0] == pytest.approx(errors[1], rel=0.03)
 
 
 def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path, image_folder):
     """Not bit for bit: sums on a GPU have no fixed order."""
-    argv = ['--data-dir', image_folder, *ALL_PHASES, '--checkpointing-steps', '15']
-    run(*argv, '--output', tmp_path / 'whole')
-    checkpoints = sorted((tmp_path / 'whole').glob('**/progress.json'))
-    phases = {json.loads(path.read_text())['phase']: path.parent for path in checkpoints}
-    assert 'distillation' in phases
+    settings = dict(**ALL_PHASES, images=image_folder / 'train', holdout_images=0, checkpointing_steps=15)
+    run(**settings, output=tmp_path / 'whole')
     shutil.copytree(tmp_path / 'whole', tmp_path / 'resumed')
-    start = tmp_path / 'resumed' / phases['distillation'].relative_to(tmp_path / 'whole')
-    told = run(*argv, '--resume', start, '--output', tmp_path / 'resumed')
-    assert 'as before the run was stopped' in told
-    assert distance(tmp_path / 'resumed' / 'last', tmp_path / 'whole' / 'last') < 1e-3
+    progress = sorted((tmp_path / 'resumed').glob('**/progress.json'))[-1]
+    assert json.loads(progress.read_text())['phase'] == 'distillation'
+    run(**settings, resume=progress.parent, output=tmp_path / 'resumed')
+    assert distance(tmp_path / 'resumed', tmp_path / 'whole') < 1e-3
 
 
 @pytest.mark.parametrize('cache', [0, 10 ** 9])
 def test_batches_are_augmented_as_on_the_cpu(image_folder, cache):
     """Also while the device is busy with what came before."""
-    settings = DataSettings(str(image_folder), batch_size=50, workers=0, image_cache=cache)
+    settings = ImageSettings(data_dir=str(image_folder), batch_size=50, workers=0, image_cache=cache)
     cfg = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
     expected, batches = (
         train_batches(settings, cfg, seed=1, device=device) for device in (torch.device('cpu'), DEVICE))
-    moved, work = _moved(batches.starting_at(0), DEVICE), torch.randn(4096, 4096, device=DEVICE)
-    for images, labels, indices in itertools.islice(expected.starting_at(0), 10):
+    found, work = batches.starting_at(0), torch.randn(4096, 4096, device=DEVICE)
+    for images, labels in itertools.islice(expected.starting_at(0), 10):
         work @ work
-        found = next(moved)
-        assert {part.device.type for part in found} == {DEVICE.type}
-        torch.testing.assert_close(found[0].cpu(), images)
-        assert torch.equal(found[1].cpu(), labels) and torch.equal(found[2].cpu(), indices)
+        moved, same = next(found)
+        assert moved.device.type == DEVICE.type
+        torch.testing.assert_close(moved.cpu(), images)
+        assert torch.equal(same.cpu(), labels)
 
 
 @on_cuda
 def test_two_processes_share_one_card(tmp_path, image_folder):
     """They talk through gloo, and share out the kernels, so that reconstruction ends where one process does."""
-    argv = ['--reconstruction-steps', '300', '--mixed-precision', 'no', '--second-order-steps', '0']
-    run(*argv, '--output', tmp_path / 'one')
-    run_two(*argv, '--output', tmp_path / 'two')
+    settings = dict(reconstruction_steps=300, mixed_precision='no', second_order_steps=0)
+    run(**settings, output=tmp_path / 'one')
+    run_two(**settings, output=tmp_path / 'two')
     errors = [load_artifact(tmp_path / name).results['reconstruction_error'] for name in ('one', 'two')]
     assert errors[0] == pytest.approx(errors[1], rel=0.03)
-    run_two('--data-dir', image_folder, *ALL_PHASES, '--output', tmp_path / 'phases')
+    run_two(**ALL_PHASES, data_dir=image_folder, output=tmp_path / 'phases')
     results = load_artifact(tmp_path / 'phases').results
     assert results['hardware'].startswith('2 processes') and results['top1'] >= 75

@@ -1,110 +1,128 @@
-"""The pages are made of the results files, say what these hold, and lead nowhere that does not exist."""
+"""What README, docs and the notebook tell users to do works: snippets run, commands parse, links and tables hold."""
+import functools
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, RESULTS
 
-sys.path.insert(0, str(RESULTS.parent))
-from table_makers import MAKERS
+import timm_sbs
+from timm_sbs.cli import main as cli
 
-PAGES = [REPOSITORY / 'README.md', *sorted((REPOSITORY / 'docs').glob('*.md'))]
+REPOSITORY = Path(__file__).parent.parent
+BENCHMARKS = REPOSITORY / 'tests' / 'benchmarks'
+PAGES = {path.name: path for path in [
+    REPOSITORY / 'README.md', REPOSITORY / 'CHANGELOG.md', *sorted((REPOSITORY / 'docs').glob('*.md'))]}
 CARDS = sorted((REPOSITORY / 'hub_cards').glob('*.md'))
-MADE = re.compile(r'<!-- table: (\w+) -->\n.*?<!-- end -->', flags=re.DOTALL)
-# Terms of the glossary, and how sentences use them.
-TERMS = {
-    'artifact': r'artifacts?', 'predictor': r'predictors?', 'kernel': r'kernels?', 'token': r'tokens?',
-    'place': r'places', 'ordering': r'orderings?', 'folding': r'folding', 'kept': r'kept tensors?', 'quantized':
-    r'quantized', 'error': r'errors?', 'original model': r'original models?', 'agreement':
-    r'agreement', 'distillation': r'distillation', 'second order': r'second order', 'corrected': r'corrected'}
-OWN_WORDS = ('architecture.md', 'glossary.md')  # pages that need no definitions of their own
+NOTEBOOK = json.loads((REPOSITORY / 'docs' / 'quickstart.ipynb').read_text(encoding='utf-8'))
+# Snippets with these words need a network, a login, images, or a folder that another command writes.
+NOT_RUN = ("create_model('resnet18'", 'hf-hub:', 'push_to_hub', 'images=', "'FILE'", 'local-dir:out/resnet18')
+CODE = re.compile(r'^```.*?^```', flags=re.DOTALL | re.MULTILINE)
 
 
-def text_of(path: Path) -> str:
-    return path.read_text(encoding='utf-8')
+def blocks(language: str, page: Path) -> list[str]:
+    return re.findall(rf'```{language}\n(.*?)```', page.read_text(encoding='utf-8'), flags=re.DOTALL)
 
 
-def prose(text: str) -> str:
-    """A page without its tables, code, links' targets, HTML and headings."""
-    for dropped in (MADE, r'(?ms)^```.*?^```', r'`[^`]*`', r'\]\([^)]*\)', r'<[^>]*>', r'(?m)^#.*$'):
-        text = re.sub(dropped, ' ', text)
-    return ' '.join(text.split())
+def command_lines() -> list[list[str]]:
+    """Words of all command lines in code blocks of all pages."""
+    found = []
+    for page in PAGES.values():
+        for line in re.sub(r'\\\n\s*', ' ', '\n'.join(blocks('bash', page))).splitlines():
+            found += [shlex.split(part, comments=True) for part in line.split('&&')]
+    return found
 
 
-def slugs(text: str) -> set:
+def anchors(page: Path) -> set[str]:
     """Anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r'^#+ (.+)$', re.sub(r'(?ms)^```.*?^```', '', text), flags=re.MULTILINE)
+    headings = re.findall(r'^#+ (.+)$', CODE.sub('', page.read_text(encoding='utf-8')), flags=re.MULTILINE)
     return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
 
-def test_tables_are_made_of_the_results():
-    """Run python tests/benchmarks/tables.py after results have changed."""
-    check = subprocess.run([sys.executable, RESULTS.parent / 'tables.py', '--check'], capture_output=True, text=True)
-    assert check.returncode == 0, check.stdout + check.stderr
+@pytest.fixture()
+def checkout(tmp_path, monkeypatch):
+    """A folder with the files of a checkout that snippets read, to write into."""
+    (tmp_path / 'tests').mkdir()
+    (tmp_path / 'tests' / 'data').symlink_to(REPOSITORY / 'tests' / 'data')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_a_page_that_differs_is_found(tmp_path):
-    """In a copy of the repository that has one table changed by hand."""
-    for name in ('docs', 'tests/benchmarks/table_makers', 'tests/benchmarks/results'):
-        (tmp_path / name).mkdir(parents=True)
-    for source in (REPOSITORY / 'tests' / 'benchmarks').glob('tables.py'):
-        (tmp_path / 'tests' / 'benchmarks' / source.name).write_text(text_of(source))
-    for folder in ('tests/benchmarks/table_makers', 'tests/benchmarks/results'):
-        for source in [*(REPOSITORY / folder).glob('*.py'), *(REPOSITORY / folder).glob('*.json')]:
-            (tmp_path / folder / source.name).write_text(text_of(source))
-    page = tmp_path / 'docs' / 'page.md'
-    (tmp_path / 'README.md').write_text('# Nothing\n')
-    page.write_text('<!-- table: folding -->\nby hand\n<!-- end -->\n')
-    command = [sys.executable, tmp_path / 'tests' / 'benchmarks' / 'tables.py']
-    assert subprocess.run([*command, '--check']).returncode == 1 and 'by hand' in page.read_text()
-    assert subprocess.run(command).returncode == 0 and '\n'.join(MAKERS['folding']()) in page.read_text()
-    assert subprocess.run([*command, '--check']).returncode == 0
-    page.write_text('<!-- table: folding -->\nwithout an end\n')
-    assert subprocess.run([*command, '--check']).returncode == 1
+@pytest.fixture()
+def quick_fit(monkeypatch):
+    """``timm_sbs.fit`` with few optimization steps; in place of rounding, which takes longer, it loads what ships."""
+    from timm_sbs.training.fit import describe_fit, fit
+
+    def quick(model, *args, quiet=False, **fields):
+        if 'bytes' in fields:
+            assert describe_fit(model, *args, **fields)
+            return timm_sbs.load('sbs_resnet20_cifar10_50kb')
+        return fit(model, *args, **{'reconstruction_steps': 5, **fields}, mixed_precision='no', quiet=True)
+
+    monkeypatch.setattr(timm_sbs, 'fit', quick)
 
 
-def test_no_table_is_typed_by_hand_and_none_is_left_out():
-    used = {name for path in PAGES for name in MADE.findall(text_of(path))}
-    assert used == set(MAKERS)
-    for path in PAGES:
-        if path.name != 'architecture.md':
-            assert not re.search(r'^\|', MADE.sub('', text_of(path)), flags=re.MULTILINE), path.name
+@pytest.mark.parametrize('page', [page for page in PAGES if blocks('python', PAGES[page])])
+def test_snippets_run(page, checkout, quick_fit):
+    """In order, as in one program."""
+    scope = {}
+    for block in blocks('python', PAGES[page]):
+        code = compile(block, page, 'exec')
+        if not any(word in block for word in NOT_RUN):
+            exec(code, scope)
 
 
-@pytest.mark.parametrize('path', PAGES + CARDS, ids=lambda path: path.name)
-def test_links_and_pictures_exist(path):
-    text = text_of(path)
+def test_notebook_runs(checkout, quick_fit):
+    scope = {}
+    for cell in NOTEBOOK['cells']:
+        if cell['cell_type'] == 'code' and 'skip-test' not in cell['metadata'].get('tags', []):
+            exec(''.join(cell['source']), scope)
+    assert (checkout / 'quickstart' / 'kernels.png').is_file()
+
+
+def trainer_argv(words: list[str]) -> list[str] | None:
+    """The trainer's arguments, if the words start it: 'timm-sbs train' or '-m timm_sbs.train'."""
+    if words[:2] == ['timm-sbs', 'train']:
+        return words[2:]
+    return words[words.index('timm_sbs.train') + 1:] if 'timm_sbs.train' in words else None
+
+
+TRAINING = [words for words in command_lines() if trainer_argv(words) is not None]
+OTHERS = [words for words in command_lines() if words[:1] == ['timm-sbs'] and words not in TRAINING]
+
+
+@pytest.mark.parametrize('words', TRAINING, ids=lambda words: ' '.join(words)[:80])
+def test_training_commands_are_understood(words):
+    from timm_sbs.training.command_line import parse
+
+    settings = parse(trainer_argv(words)).settings
+    assert settings.original.model and settings.run.output
+
+
+@pytest.mark.parametrize('words', OTHERS, ids=lambda words: ' '.join(words)[:80])
+def test_other_commands_are_understood(words, monkeypatch):
+    for name, command in cli.COMMANDS.items():
+        monkeypatch.setitem(cli.COMMANDS, name, functools.wraps(command)(lambda *args, **kwargs: 0))
+    assert cli.main(words[1:]) == 0
+
+
+@pytest.mark.parametrize('path', [*PAGES.values(), *CARDS], ids=lambda path: path.name)
+def test_links_pictures_and_files_exist(path):
+    text = path.read_text(encoding='utf-8')
     links = re.findall(r'\]\((?!https?:)([^)\s]+)\)', text)
     for target in links + re.findall(r'src(?:set)?="([^"]+)"', text):
         file, _, anchor = target.partition('#')
         linked = path.parent / file if file else path
         assert linked.exists(), target
-        if anchor:
-            assert anchor in slugs(text_of(linked)), target
+        assert not anchor or anchor in anchors(linked), target
+    for file in re.findall(r'`(?:python )?([\w/.]+/[\w.]+\.(?:py|yaml|md|json))', text):
+        assert any((root / file).exists() for root in (REPOSITORY, REPOSITORY / 'timm_sbs')), file
 
 
-@pytest.mark.parametrize('path', sorted(RESULTS.glob('*.json')), ids=lambda path: path.stem)
-def test_results_say_how_they_came_about(path):
-    results = json.loads(path.read_text())
-    assert {'command', 'versions', 'hardware'} <= set(results) and {'seed', 'seeds'} & set(results)
-    assert set(results['versions']) >= {'timm_sbs', 'timm', 'torch'}
-    assert any(results['command'] in ' '.join(text_of(page).split()) for page in PAGES)
-
-
-def test_the_glossary_defines_every_term():
-    defined = re.findall(r'\*\*([^*]+)\*\*', text_of(REPOSITORY / 'docs' / 'glossary.md'))
-    assert {term.lower() for term in defined} >= set(TERMS)
-
-
-@pytest.mark.parametrize('path', [path for path in PAGES if path.name not in OWN_WORDS], ids=lambda path: path.name)
-def test_pages_define_the_terms_that_they_use(path):
-    """Where a page explains a word, the word is in italics or bold."""
-    text = prose(text_of(path))
-    explained = ' '.join(re.findall(r"\*{1,2}([\w' -]+)\*{1,2}", text)).lower()
-    for term, pattern in TERMS.items():
-        if re.search(rf'(?i)\b{pattern}\b', text):
-            stem = {'quantized': 'quantize'}.get(term, term)
-            assert stem in explained, f"'{term}' is used, and not explained"
+def test_tables_are_made_of_the_results():
+    """Run python tests/benchmarks/tables.py after results have changed."""
+    check = subprocess.run([sys.executable, BENCHMARKS / 'tables.py', '--check'], capture_output=True, text=True)
+    assert check.returncode == 0, check.stdout + check.stderr

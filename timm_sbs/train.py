@@ -10,16 +10,19 @@ __all__ = ['main']
 def main(argv: list[str] | None = None) -> int:
     """Run the trainer. Returns the exit status."""
     try:
-        from timm_sbs.training.options.flags import build_parser
-        from timm_sbs.training.options.parsing import parse_args
-        from timm_sbs.training.run.train import dry_run, print_once, train
+        from timm_sbs.training.command_line import parse
+        from timm_sbs.training.dry_run import describe_plan
+        from timm_sbs.training.plan import open_plan
+        from timm_sbs.training.train import train
 
-        args = parse_args(build_parser(), sys.argv[1:] if argv is None else argv)
+        settings, dry_run = parse(sys.argv[1:] if argv is None else argv)
         with messages():
-            if args.dry_run:
-                print_once(dry_run(args))
-            else:
-                train(args)
+            if not dry_run:
+                train(settings, whole_program=True)
+                return 0
+            with open_plan(settings, whole_program=True, dry_run=True) as plan:
+                if plan.accelerator.is_main_process:
+                    print(describe_plan(plan))
     except SbsError as e:
         print(f'timm-sbs train: {e}', file=sys.stderr)
         return 2

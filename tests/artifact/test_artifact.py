@@ -1,7 +1,9 @@
-"""The artifact in memory: what a written one would be, without a folder."""
+"""The artifact in memory: what it makes, and what a written one will be."""
+import copy
 import dataclasses
 import doctest
 import importlib
+import pickle
 
 import pytest
 import timm
@@ -10,14 +12,31 @@ from conftest import SHIPPED, fit_quickly
 
 import timm_sbs
 from timm_sbs import SbsError
-from timm_sbs.artifact.export import export_checkpoint
 from timm_sbs.artifact.find import shipped_folder
-from timm_sbs.artifact.original import load_original
-from timm_sbs.artifact.quantize import quantize_artifact
-from timm_sbs.common.config import QuantizationConfig
+from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.codec.quantization import step_sizes
+from timm_sbs.common.config import OTHERS, QuantizationConfig, StorageConfig
 from timm_sbs.common.errors import ConfigError
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import design, start_artifact
+from timm_sbs.training.settings import Target
 
-IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+ROUNDED = 'sbs_resnet20_cifar10_30kb'
+
+
+@pytest.fixture(scope='module', params=['floats', 'quantized', 'rounded'])
+def artifact(request, small_model):
+    return {'floats': lambda: fit_quickly(small_model, steps=2),
+            'quantized': lambda: fit_quickly(small_model, steps=2, bits=5.),  # with other weights rounded beside it
+            'rounded': lambda: rounded_artifact(small_model)}[request.param]()
+
+
+def rounded_artifact(model, **target):
+    return start_artifact(design(model, Target(bytes=12_000, **target)), (), model, seed=0)
+
+
+def equal(state, expected):
+    return state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in state)
 
 
 @pytest.mark.parametrize('module', ['timm_sbs.artifact.artifact', 'timm_sbs.artifact.load', 'timm_sbs.common.config'])
@@ -30,14 +49,94 @@ def test_examples_run(module, tmp_path, monkeypatch):
 def test_every_name_of_an_artifact_loads_it(small_folder):
     for name in (small_folder, str(small_folder), f'local-dir:{small_folder}'):
         assert timm_sbs.load(name).base.name == 'resnet20_cifar10'
-    assert timm_sbs.load(SHIPPED).results.top1 == 91.52
     with pytest.raises(SbsError, match='neither a folder'):
         timm_sbs.load('sbs_nothing')
 
 
-@pytest.fixture(scope='module', params=[{}, dict(bits=5.)], ids=['floats', 'quantized'])
-def artifact(request, resnet20):
-    return fit_quickly(resnet20, steps=2, **request.param)
+def test_it_is_read_as_it_says_that_it_is_stored(artifact, tmp_path, small_model):
+    config = artifact.save(tmp_path / 'a')
+    loaded, stored = load_artifact(tmp_path / 'a'), artifact.as_stored()
+    assert equal(loaded.state_dict(), stored.state_dict())
+    assert list(loaded.state_dict()) == list(small_model.state_dict())
+    assert equal(loaded.stored_weights(), artifact.stored_weights())
+    assert loaded.config == dataclasses.replace(config, weights_sha256='', ledger={})
+    assert (set(loaded.rounded) | set(loaded.generator.names)) == {
+        name for name, tensor in loaded.state_dict().items() if tensor.dim() > 1} or not loaded.storage.quantization
+
+
+@pytest.mark.parametrize('again', [
+    lambda a: a, lambda a: a.as_stored(), lambda a: a.as_stored().with_results(a.results),
+    lambda a: pickle.loads(pickle.dumps(a.as_stored())), lambda a: a.as_stored().as_stored()])
+def test_what_was_read_or_rounded_is_written_byte_by_byte(artifact, tmp_path, again):
+    """Rounding once more would change it."""
+    artifact.save(tmp_path / 'first')
+    again(artifact).save(tmp_path / 'second')
+    again(load_artifact(tmp_path / 'first')).save(tmp_path / 'third')
+    for name in ('config.json', 'model.safetensors'):
+        assert len({(tmp_path / folder / name).read_bytes() for folder in ('first', 'second', 'third')}) == 1
+
+
+def test_the_order_of_names_does_not_matter(artifact, tmp_path):
+    turned = {part: dict(reversed(getattr(artifact, part).items())) for part in ('kept', 'rounded')}
+    dataclasses.replace(artifact, **turned).save(tmp_path)
+    assert equal(load_artifact(tmp_path).state_dict(), artifact.as_stored().state_dict())
+
+
+@pytest.mark.parametrize('name', [SHIPPED, ROUNDED])
+def test_a_shipped_one_is_written_byte_by_byte(name, tmp_path):
+    timm_sbs.load(name).save(tmp_path)
+    for file in shipped_folder(name).iterdir():
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes()
+
+
+def test_what_has_changed_since_is_written_as_it_is_now(tmp_path):
+    artifact = timm_sbs.load(SHIPPED)
+    coarser = artifact.quantized(QuantizationConfig((3.,) * 5))
+    assert coarser.save(tmp_path / 'a').ledger['predictor'] < 0.8 * artifact.save(tmp_path / 'b').ledger['predictor']
+    dataclasses.replace(artifact, kept={**artifact.kept, 'linear.bias': torch.ones(10)}).save(tmp_path / 'c')
+    assert load_artifact(tmp_path / 'c').kept['linear.bias'].mean() > 0.9
+
+
+def test_float32_storage_is_exact(small_artifact, tmp_path):
+    dataclasses.replace(small_artifact, storage=StorageConfig('float32')).save(tmp_path / 'a')
+    assert equal(load_artifact(tmp_path / 'a').state_dict(), small_artifact.state_dict())
+
+
+def test_rounded_weights_are_integers_times_their_steps(small_model, tmp_path):
+    artifact = rounded_artifact(small_model)
+    artifact.save(tmp_path)
+    loaded = load_artifact(tmp_path)
+    for name, tensor in loaded.rounded.items():
+        step = step_sizes(loaded.steps[f'rounded.{name}'])
+        assert torch.equal(tensor, (small_model.state_dict()[name] / step).round() * step), name
+    assert loaded.config.rounded == (OTHERS,) and not loaded.generator.names  # all weights need no names
+    some = rounded_artifact(small_model, keep=('linear.*',))
+    assert len(some.config.rounded) == len(artifact.rounded) - 1 and 'linear.weight' in some.kept
+
+
+def test_floats_of_rounded_weights(small_model, tmp_path):
+    """An artifact that is not quantized holds them as they are."""
+    rounded = rounded_artifact(small_model)
+    rounded.quantized(None).save(tmp_path)
+    loaded = load_artifact(tmp_path)
+    assert loaded.steps == rounded.steps and equal(loaded.rounded, rounded.rounded)
+    again = loaded.quantized(rounded.storage.quantization)
+    assert equal(again.stored_weights(), rounded.stored_weights())
+
+
+def test_fixed_steps_stay_when_weights_change(small_model):
+    artifact = fit_quickly(small_model, steps=1, bits=5.).with_fixed_steps()
+    grown = copy.deepcopy(artifact.generator.predictor)
+    with torch.no_grad():
+        for parameter in grown.parameters():
+            parameter.mul_(3)
+    weights = artifact.generator.with_predictor(grown)
+    fixed = dataclasses.replace(artifact, generator=weights).as_stored().generator.predictor
+    free = dataclasses.replace(artifact.quantized(artifact.storage.quantization), generator=weights)
+    exact = {name: parameter for name, parameter in grown.named_parameters() if name.endswith('.weight')}
+    errors = [sum(float((predictor.get_parameter(name) - weight).detach().square().sum())
+                  for name, weight in exact.items()) for predictor in (fixed, free.as_stored().generator.predictor)]
+    assert 3 * errors[0] < errors[1]
 
 
 @pytest.mark.parametrize('args', [{}, dict(num_classes=7, in_chans=1), dict(features_only=True)])
@@ -47,86 +146,51 @@ def test_models_are_those_of_the_written_artifact(artifact, tmp_path, args):
     artifact.save(tmp_path / 'a')
     written = timm.create_model(f'local-dir:{tmp_path / "a"}', pretrained=True, **args).eval()
     assert type(own) is type(written)
-    for name, tensor in written.state_dict().items():
-        if not (args.get('num_classes') and name.startswith('linear')):
-            assert torch.equal(own.state_dict()[name], tensor), name
-    for field, value in written.pretrained_cfg.items():
-        if field not in ('source', 'file'):
-            found = own.pretrained_cfg[field]
-            assert (tuple(found) if isinstance(found, (list, tuple)) else found) == (
-                tuple(value) if isinstance(value, list) else value), field
-    assert 'state_dict' not in own.pretrained_cfg
+    assert equal(*({name: tensor for name, tensor in model.state_dict().items()
+                    if not (args.get('num_classes') and name.startswith('linear'))} for model in (own, written)))
+    assert own.pretrained_cfg == written.pretrained_cfg and 'state_dict' not in own.pretrained_cfg
 
 
-@pytest.mark.parametrize('name', [SHIPPED, 'sbs_resnet20_cifar10_24pct'])
-def test_what_was_read_is_written_byte_by_byte(name, tmp_path):
-    """Rounding once more would change it."""
-    artifact = timm_sbs.load(name)
-    artifact.save(tmp_path / 'copy')
-    file = 'model.safetensors'
-    assert (tmp_path / 'copy' / file).read_bytes() == (shipped_folder(name) / file).read_bytes()
-    state = timm.create_model(name, pretrained=True).state_dict()
-    assert all(torch.equal(tensor, state[key]) for key, tensor in artifact.create_model().state_dict().items())
-
-
-def test_what_has_changed_since_is_written_as_it_is_now(tmp_path):
-    artifact = timm_sbs.load(SHIPPED)
-    coarser = artifact.quantized(QuantizationConfig((3.,) * 4))
-    assert coarser.file_tensors is None
-    assert coarser.save(tmp_path / 'a').ledger.predictor < 0.8 * artifact.save(tmp_path / 'b').ledger.predictor
-    with torch.no_grad():
-        next(artifact.generator.predictor.parameters()).mul_(2)
-    assert artifact.file_tensors is None
-    other = dataclasses.replace(timm_sbs.load(SHIPPED), kept={**artifact.kept, 'linear.bias': torch.ones(10)})
-    other.save(tmp_path / 'c')
-    assert timm_sbs.load(tmp_path / 'c').kept['linear.bias'].mean() > 0.9
-
-
-@pytest.mark.parametrize('args', [dict(pretrained=True), dict(pretrained=False), dict(base='resnet18'), dict(cfg={})])
-def test_what_the_artifact_itself_says_is_no_argument(args):
+@pytest.mark.parametrize('args', [dict(pretrained=True), dict(base='resnet18'), dict(cfg={})])
+def test_what_the_artifact_itself_says_is_not_an_argument(args):
     with pytest.raises(ConfigError, match=f"takes no '{next(iter(args))}'.*'resnet20_cifar10'.*always generated"):
         timm_sbs.load(SHIPPED).create_model(**args)
 
 
-def test_artifacts_are_compared_as_objects():
-    """They hold tensors, which have no single answer."""
-    one, other = timm_sbs.load(SHIPPED), timm_sbs.load(SHIPPED)
-    assert one == one and one != other and len({one, other}) == 2
-    assert one.generator.groups[0] != other.generator.groups[0] and len(set(one.generator.groups)) == 1
-    assert one.stored.contents != other.stored.contents and hash(one.stored.contents)
-
-
-def test_an_artifact_does_not_change_with_the_model_that_it_is_of(small_artifact):
-    model = timm.create_model('resnet20_cifar10')
-    artifact = small_artifact.with_kept(model)
-    before = {name: tensor.clone() for name, tensor in artifact.kept.items()}
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(1)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in artifact.kept.items())
-    assert not any(tensor.requires_grad for tensor in artifact.kept.values())
-
-
-def test_saving_leaves_the_artifact_as_it_was(small_artifact, tmp_path):
+def test_an_artifact_does_not_change_with_what_is_made_of_it(small_artifact, tmp_path):
     before = small_artifact.state_dict()
+    model = timm.create_model('resnet20_cifar10')
+    copied = small_artifact.with_kept(model)
+    kept = {name: tensor.clone() for name, tensor in copied.kept.items()}
+    for tensor in (*model.state_dict().values(), *small_artifact.state_dict().values(),
+                   *small_artifact.create_model().state_dict().values(), *small_artifact.stored_weights().values()):
+        tensor.add_(1)
     small_artifact.save(tmp_path / 'a')
-    small_artifact.create_model()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in small_artifact.state_dict().items())
+    assert equal(copied.kept, kept) and not any(tensor.requires_grad for tensor in copied.kept.values())
+    assert equal(small_artifact.state_dict(), before)
+
+
+def test_results_have_one_level_of_history(small_artifact, tmp_path):
+    first = small_artifact.with_results({'top1': 1., 'unknown': {'noise': [1, 2]}})
+    third = first.with_results({'top1': 3., 'started_from': {'top1': 2., 'started_from': first.results}})
+    assert third.results == {'top1': 3., 'started_from': {'top1': 2.}}
+    third.save(tmp_path)
+    assert load_artifact(tmp_path).results == third.results and first.results['unknown'] == {'noise': [1, 2]}
+    with pytest.raises(ConfigError, match='cannot be written as JSON'):
+        first.with_results({'top1': float('nan')}).save(tmp_path)
 
 
 def test_an_artifact_is_told_in_a_line(artifact):
     told = repr(artifact)
     assert len(told) < 200 and 'tensor(' not in told and artifact.base.name in told
     assert f'{len(artifact.generator.names)} weights generated' in told
+    assert artifact != copy.copy(artifact)  # tensors have no single answer
 
 
-def test_a_tilde_is_the_home_folder(small_artifact, tmp_path, monkeypatch):
-    monkeypatch.setenv('HOME', str(tmp_path))
-    monkeypatch.setenv('USERPROFILE', str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    small_artifact.save('~/a')
-    assert timm_sbs.load('~/a').base.name == timm_sbs.load('local-dir:~/a').base.name == small_artifact.base.name
-    export_checkpoint('~/a', '~/a.safetensors')
-    load_original('local-dir:~/a')
-    quantize_artifact('~/a', '~/b')
-    assert {path.name for path in tmp_path.iterdir()} == {'a', 'a.safetensors', 'b'}
+def test_folded_predictors_load_as_they_were_fitted(small_model, tmp_path):
+    chosen = design(small_model, Target(pct=20, storage_dtype='float32', max_positions=500))
+    artifact = start_artifact(
+        chosen, find_orderings(small_model, chosen.specs, chosen.generator.ordering), small_model, seed=0)
+    assert len({group.fold for group in artifact.generator.groups}) > 1
+    artifact.save(tmp_path)
+    assert equal(load_artifact(tmp_path).state_dict(), artifact.state_dict())

@@ -1,9 +1,10 @@
 import pytest
-from conftest import SHIPPED
+from conftest import ROUNDED, SHIPPED
 
+from timm_sbs.artifact.card import artifact_card
 from timm_sbs.artifact.describe import describe_artifact
+from timm_sbs.artifact.files import artifact_bytes
 from timm_sbs.artifact.find import find_folder, shipped_folder
-from timm_sbs.cli.main import main
 from timm_sbs.common.errors import ArtifactError
 
 
@@ -15,14 +16,21 @@ def test_every_way_to_name_an_artifact(small_folder):
         find_folder('sbs_nothing')
 
 
-def test_the_ledger_adds_up_to_what_ls_says(capsys):
-    assert main(['info', SHIPPED]) == 0
-    printed = capsys.readouterr().out
-    total = sum(path.stat().st_size for path in shipped_folder(SHIPPED).iterdir())
-    rows = [line for line in printed.splitlines() if ' bytes ' in line]
+@pytest.mark.parametrize('name', [SHIPPED, ROUNDED[0]])
+def test_the_ledger_adds_up_to_what_ls_says(name):
+    told = describe_artifact(shipped_folder(name))
+    rows = [line for line in told.splitlines() if ' bytes ' in line]
     counts = [int(row.split(' bytes')[0].split()[-1].replace(',', '')) for row in rows]
-    assert counts[-1] == total == sum(counts[:-1])
-    assert 'bsd-2-clause' in printed and 'top-1' in printed and 'resnet20_cifar10' in printed
+    assert counts[-1] == artifact_bytes(shipped_folder(name)) == sum(counts[:-1])
+    assert 'bsd-2-clause' in told and 'top-1' in told and 'resnet20_cifar10' in told
+
+
+def test_nothing_tells_of_a_predictor_where_there_is_none():
+    told, card = describe_artifact(shipped_folder(ROUNDED[0])), artifact_card(shipped_folder(ROUNDED[0]), 'user/any')
+    assert 'rounded    all weights\n' in told and 'integers, stored tensors of 6 bits' in told
+    assert '- rounded: all weights\n' in card
+    for word in ('predictor', 'generat', 'ordering', 'widths', 'SBS'):
+        assert word not in told and word not in card, word
 
 
 def test_files_of_two_artifacts(small_folder):
@@ -34,16 +42,6 @@ def test_files_of_two_artifacts(small_folder):
     assert 'both files' in describe_artifact(small_folder)  # config.json alone says it
 
 
-def test_quantize_prints_the_new_ledger(small_folder, tmp_path, capsys):
-    assert main(['quantize', str(small_folder), str(tmp_path / 'out'), '--bits', '6']) == 0
-    printed = capsys.readouterr().out
-    assert 'kept tensors of 8 bits' in printed and 'of their squared size' in printed
-    assert main(['quantize', str(small_folder), str(tmp_path / 'out'), '--bytes', '1k']) == 2
-    assert 'too few' in capsys.readouterr().err
-
-
-def test_a_copy_that_is_not_smaller_is_told(tmp_path, capsys):
-    assert main(['quantize', SHIPPED, str(tmp_path / 'more'), '--bits', '8']) == 0
-    assert 'the copy is not smaller: it has ' in capsys.readouterr().out
-    assert main(['quantize', SHIPPED, str(tmp_path / 'less'), '--bits', '4']) == 0
-    assert 'not smaller' not in capsys.readouterr().out
+def test_agreement_is_told_where_accuracy_is_not_known(small_artifact, tmp_path):
+    small_artifact.with_results({'holdout_agreement': 97.25}).save(tmp_path)
+    assert 'agreement  97.25 % on held-out training images' in describe_artifact(tmp_path)

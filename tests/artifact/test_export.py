@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from conftest import IMAGENET_SHIPPED
 from safetensors import safe_open
 
 from timm_sbs import SbsError
@@ -19,26 +20,23 @@ def test_timm_loads_the_checkpoint_without_this_package(small_folder, tmp_path):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
-def test_the_licence_of_the_weights_goes_with_them(tmp_path, capsys):
-    assert cli.main(['export', 'sbs_resnet18_15pct', str(tmp_path / 'a.safetensors')]) == 0
-    assert 'its licence is that of the artifact: cc-by-nc-4.0' in capsys.readouterr().out
-    with safe_open(tmp_path / 'a.safetensors', framework='pt') as file:
+def test_the_command_says_how_to_load_it_and_the_licence_goes_with_the_weights(tmp_path, capsys):
+    output = tmp_path / 'a.safetensors'
+    assert cli.main(['export', IMAGENET_SHIPPED, str(output)]) == 0
+    said = capsys.readouterr().out
+    assert f"timm.create_model('resnet18', checkpoint_path='{output}')" in said and 'licence: cc-by-nc-4.0' in said
+    with safe_open(output, framework='pt') as file:
         assert file.metadata()['license'] == 'cc-by-nc-4.0'
-        assert file.metadata()['license_text'] == (shipped_folder('sbs_resnet18_15pct') / 'LICENSE').read_text()
+        assert file.metadata()['license_text'] == (shipped_folder(IMAGENET_SHIPPED) / 'LICENSE').read_text()
 
 
 def test_nothing_is_left_where_writing_fails(small_folder, tmp_path):
+    (tmp_path / 'file').write_text('')
     with pytest.raises(SbsError, match='Cannot write'):
-        export_checkpoint(small_folder, tmp_path / 'nowhere' / 'a.safetensors')
+        export_checkpoint(small_folder, tmp_path / 'file' / 'a.safetensors')
     with pytest.raises(SbsError, match='must end in .safetensors'):
         export_checkpoint(small_folder, tmp_path / 'a.pth')
     (small_folder / 'model.safetensors').write_bytes(b'')
     with pytest.raises(SbsError):
         export_checkpoint(small_folder, tmp_path / 'a.safetensors')
     assert not list(tmp_path.glob('*.safetensors'))
-
-
-def test_the_command_says_how_to_load_it(small_folder, tmp_path, capsys):
-    assert cli.main(['export', str(small_folder), str(tmp_path / 'a.safetensors')]) == 0
-    said = capsys.readouterr().out
-    assert f"timm.create_model('resnet20_cifar10', checkpoint_path='{tmp_path}/a.safetensors')" in said

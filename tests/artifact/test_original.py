@@ -10,7 +10,7 @@ from conftest import RESNET20
 from huggingface_hub import constants
 
 from timm_sbs import SbsError
-from timm_sbs.artifact import download
+from timm_sbs.artifact import hub
 from timm_sbs.artifact.original import load_original
 from timm_sbs.common.errors import TargetError
 
@@ -18,7 +18,7 @@ from timm_sbs.common.errors import TargetError
 @pytest.fixture(params=['refuses', 'never answers'])
 def host(request, monkeypatch, tmp_path):
     """A host on this machine that serves nothing, and empty caches."""
-    monkeypatch.setattr(download, 'PATIENCE', 0.3)
+    monkeypatch.setattr(hub, 'PATIENCE', 0.3)
     monkeypatch.setattr(time, 'sleep', lambda seconds: pytest.fail('it is tried again'))
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'hub'))
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'torch'))
@@ -73,7 +73,7 @@ def test_offline_mode_is_respected(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
     monkeypatch.setattr(socket.socket, 'connect', lambda *_: pytest.fail('it connects'))
-    with pytest.raises(SbsError, match='offline mode'):
+    with pytest.raises(SbsError, match='HF_HUB_OFFLINE is set'):
         load_original('resnet18')
     assert constants.HF_HUB_OFFLINE is True
 
@@ -83,6 +83,6 @@ def test_names_that_timm_does_not_know():
         load_original('resnet19')
     with pytest.raises(TargetError, match=r"has no weights 'resnet18\.mine'.*list_pretrained\('resnet18"):
         load_original('resnet18.mine')
-    with pytest.raises(SbsError, match='is no file'):
+    with pytest.raises(SbsError, match='is not a file'):
         load_original('resnet18', 'missing.pth')
     assert not any(p.requires_grad for p in load_original('resnet20_cifar10', str(RESNET20)).parameters())

@@ -23,18 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import NERN, RESNET20, write_results
+from common import NERN, cifar_original, environment, generated_error, timed, write_results
 from timm.optim import create_optimizer_v2
 from torch import Tensor
 
-from timm_sbs.artifact.original import load_original
-from timm_sbs.common.config import OrderingConfig
+import timm_sbs
 from timm_sbs.predictor.generator import Generator, relative_error
-from timm_sbs.training.design.orderings import find_orderings
-from timm_sbs.training.design.sizing import design, start_artifact
-from timm_sbs.training.options.settings import ReconstructionSettings
-from timm_sbs.training.run.environment import environment
-from timm_sbs.training.steps.reconstruction import group_targets, reconstruct
+from timm_sbs.training.phases.reconstruction import group_targets
 
 BATCH = 4096
 NERN_STEPS = 350 * 196
@@ -51,7 +46,7 @@ class NernLoop:
         group, = generator.groups
         self.predictor, self.targets, self.token_size = generator.predictor.train(), targets, group.token_size
         self.features = generator.features(group)
-        self.places = [slice(a, b) for a, b in itertools.pairwise(itertools.accumulate(
+        self.positions = [slice(a, b) for a, b in itertools.pairwise(itertools.accumulate(
             (spec.num_kernels for spec in group.specs), initial=0))]
         self.optimizer = create_optimizer_v2(
             list(self.predictor.parameters()), 'lookahead_radam', lr=5e-3, betas=(0.5, 0.999), weight_decay=1e-3)
@@ -63,7 +58,7 @@ class NernLoop:
         if random.random() < 0.8:
             order = torch.randperm(count)
             return order[:BATCH], order[BATCH:]
-        norms = torch.cat([self.targets[place].norm(dim=1) for place in self.places])
+        norms = torch.cat([self.targets[part].norm(dim=1) for part in self.positions])
         drawn = torch.distributions.Categorical(norms).sample([BATCH])
         others = torch.ones(count, dtype=torch.bool)
         others[drawn] = False
@@ -77,9 +72,9 @@ class NernLoop:
         with torch.no_grad():
             kernels[others] = torch.cat([
                 self.predictor(self.features[part], self.token_size) for part in others.split(BATCH)])
-        layers = [kernels[place] for place in self.places]
+        layers = [kernels[part] for part in self.positions]
         leaves = [layer.detach().requires_grad_() for layer in layers]  # the reconstructed network's parameters
-        squares = sum(((leaf - self.targets[place]) ** 2).sum() for leaf, place in zip(leaves, self.places))
+        squares = sum(((leaf - self.targets[part]) ** 2).sum() for leaf, part in zip(leaves, self.positions))
         loss = torch.sqrt(squares / self.targets.numel())
         self.optimizer.zero_grad()
         loss.backward()
@@ -90,9 +85,9 @@ class NernLoop:
 
 def nern(original: torch.nn.Module, pct: float, error: float, limit: float, seed: int) -> dict[str, Any]:
     """NeRN's loop until it reaches the error or its time is over. Looks at the error take no part in its time."""
-    chosen = design(original, pct=pct, **NERN)
-    permutations = find_orderings(original, chosen.specs, chosen.generator.ordering)
-    generator = start_artifact(chosen, permutations, original, seed).generator
+    untrained = timm_sbs.fit(  # one optimization step of next to nothing
+        original, pct=pct, seed=seed, reconstruction_steps=1, reconstruction_lr=1e-9, **NERN)
+    generator = untrained.generator.requires_grad_(True)
     weights = original.state_dict()
     targets, = group_targets(generator, weights)
     loop = NernLoop(generator, targets, seed)
@@ -104,30 +99,23 @@ def nern(original: torch.nn.Module, pct: float, error: float, limit: float, seed
         seconds += time.perf_counter() - started
         steps += LOOK
         reached = relative_error(generator(), weights)
-    return {'steps': steps, 'seconds': seconds, 'error': reached, 'parameters': chosen.num_parameters}
+    return {'steps': steps, 'seconds': seconds, 'error': reached}
 
 
 def ours(original: torch.nn.Module, pct: float, error: float, seed: int) -> dict[str, Any]:
     """The shortest run, of those tried, that reaches the error."""
-    started = time.perf_counter()
-    chosen = design(original, pct=pct)
-    permutations = find_orderings(original, chosen.specs, chosen.generator.ordering)
-    ordering_seconds = time.perf_counter() - started
     for steps in OUR_STEPS:
-        artifact = start_artifact(chosen, permutations, original, seed)
-        started = time.perf_counter()
-        reached = reconstruct(
-            artifact.generator, original.state_dict(), ReconstructionSettings(steps), artifact.storage, seed)
-        seconds = time.perf_counter() - started
+        artifact, seconds = timed(
+            lambda steps=steps: timm_sbs.fit(original, pct=pct, reconstruction_steps=steps, seed=seed))
+        reached = generated_error(artifact, original)
         if reached <= error:
             break
-    return {'steps': steps, 'seconds': ordering_seconds + seconds, 'ordering_seconds': ordering_seconds,
-            'error': reached, 'parameters': chosen.num_parameters}
+    return {'steps': steps, 'seconds': seconds, 'error': reached}
 
 
-def compare(name: str, weights: Path, args: argparse.Namespace) -> dict[str, Any]:
-    original = load_original(name, str(weights))
-    find_orderings(original, design(original).specs[:1], OrderingConfig())  # compiles the path search
+def compare(name: str, weights: Path | None, args: argparse.Namespace) -> dict[str, Any]:
+    original = cifar_original(name, weights)
+    timm_sbs.fit(original, pct=args.pct, reconstruction_steps=1)  # compiles the path search
     mine = ours(original, args.pct, args.error, args.seed)
     theirs = nern(original, args.pct, args.error, args.times * mine['seconds'], args.seed)
     times = theirs['seconds'] / mine['seconds']
@@ -148,8 +136,8 @@ def main() -> None:
     results = {
         'command': 'python tests/benchmarks/nern_loop.py --weights-56 FILE', 'pct': args.pct, 'error': args.error,
         'seed': args.seed,
-        'resnet20': compare('resnet20_cifar10', RESNET20, args),
-        'resnet56': compare('resnet56_cifar10', args.weights_56, args),
+        'resnet20': compare('resnet20', None, args),
+        'resnet56': compare('resnet56', args.weights_56, args),
         **environment(),
     }
     write_results('nern_loop', results)

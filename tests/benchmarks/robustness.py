@@ -17,13 +17,13 @@ import albumentations as A
 import numpy as np
 import timm
 import torch
-from common import RESNET20, rounded_by_channel, write_results
+from accuracy_over_bytes import rounded_by_channel
+from common import cifar_original, environment, write_results
 from timm.data import create_dataset, create_transform, resolve_data_config
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import timm_sbs  # noqa: F401  (registers models)
-from timm_sbs.training.run.environment import environment
 
 EVERY, BINS, BATCH = 4, 15, 250
 # Three severities of each.
@@ -60,8 +60,8 @@ def predictions(model: nn.Module, images: Tensor) -> Tensor:
 def networks(weights_56: str) -> dict[str, dict[str, nn.Module]]:
     """For each architecture: the original first, and what is compared with it."""
     found: dict[str, dict[str, nn.Module]] = {}
-    for base, weights in (('resnet20_cifar10', RESNET20), ('resnet56_cifar10', weights_56)):
-        original = timm.create_model(base, checkpoint_path=weights)
+    for network in ('resnet20', 'resnet56'):
+        base, original = f'{network}_cifar10', cifar_original(network, weights_56)
         members = {'original': original}
         for name in timm.list_models(f'sbs_{base}_*'):
             members[name] = timm.create_model(name, pretrained=True)

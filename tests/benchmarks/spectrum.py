@@ -4,15 +4,16 @@
 
 1. Bands. Kernels of ResNet-20's layers of 4,096 kernels stand along their paths; a network's error is their difference
    from the original, seen as a signal along the path and split into octaves of its Fourier transform. Squared error
-   over squared norm in each band, over training steps, for UOS and UOS-RFF and for NeRN's configuration (cross-filter
-   order), both with 20 % of the parameters and measured along the same paths.
+   over squared norm in each band, after runs of so many optimization steps, for UOS and UOS-RFF and for NeRN's
+   configuration (cross-filter order), both with 20 % of the parameters, measured along the same paths,
+   the best of three seeds.
 2. Tangent kernels (NTK) of small networks of a coordinate t, before UOS-RFF (the network reads t) and after (it reads
-   random Fourier features of t at bandwidth s): eigenvalues of the empirical kernel on 256 places, over their sum,
+   random Fourier features of t at bandwidth s): eigenvalues of the empirical kernel on 256 positions, over their sum,
    beside those of the kernel of infinite width. Theory: the kernel of a ReLU network of one coordinate decays with
    frequency k as k^-2 (arXiv 1905.12173), whatever its depth; random features turn the coordinate into a correlation of
    exp(-(2 pi s dt)^2 / 2) (arXiv 2006.10739), so that frequencies up to about s have nearly equal eigenvalues.
 
-Takes 3 minutes on one thread.
+Takes 5 minutes on one CPU thread.
 """
 import argparse
 import itertools
@@ -20,26 +21,19 @@ import math
 from typing import Any
 
 import numpy as np
-import timm
 import torch
-from common import NERN, RESNET20, draw, write_results
+from common import NERN, cifar_original, environment, generated_error, write_results
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from timm_sbs.common.config import OrderingConfig
-from timm_sbs.predictor.generator import Generator
-from timm_sbs.predictor.ordering import kernel_at_place
+import timm_sbs
+from timm_sbs.predictor.ordering import kernel_at_position
 from timm_sbs.predictor.tokens import to_kernels
-from timm_sbs.training.design.orderings import find_orderings
-from timm_sbs.training.design.sizing import design, start_artifact
-from timm_sbs.training.options.settings import ReconstructionSettings
-from timm_sbs.training.run.environment import environment
-from timm_sbs.training.steps.monitor import Monitor
-from timm_sbs.training.steps.reconstruction import reconstruct
 
 LENGTH = 4096  # kernels of the layers that are looked at
-LOOKS = (10, 20, 40, 80, 160, 320, 640, 1280)
-PLACES = 256  # of the tangent kernels
+STEPS = (10, 20, 40, 80, 160, 320, 640, 1280)  # of runs of reconstruction
+SEEDS = (0, 1, 2)  # of which the best after the most steps is taken
+POSITIONS = 256  # of the tangent kernels
 WIDTH, DEPTH = 512, 3  # of their networks: width of hidden layers, linear layers
 BANDWIDTHS = (4., 16.)
 DRAWS = 4  # of networks, over which kernels are averaged
@@ -52,43 +46,40 @@ def band_powers(signal: Tensor) -> Tensor:
     return torch.stack([power[low:2 * low].sum() for low in edges])
 
 
-class BandErrors(Monitor):
-    """Looks at the generated weights at some steps."""
-
-    def __init__(self, generator: Generator, weights: dict[str, Tensor], paths: dict[str, Tensor]) -> None:
-        self.generator, self.weights, self.paths = generator, weights, paths
-        self.rows: list[dict[str, Any]] = []
-
-    def step_done(self, step: int) -> None:
-        if step not in LOOKS:
-            return
-        found = self.generator()
-        specs = {spec.name: spec for spec in self.generator.specs}
-        error = norm = 0
-        for name, path in self.paths.items():
-            target = to_kernels(self.weights[name], specs[name])[path]
-            error = error + band_powers(to_kernels(found[name], specs[name])[path] - target)
+def band_errors(artifact: timm_sbs.Artifact, original: nn.Module, paths: dict[str, Tensor]) -> list[float]:
+    """Squared error over squared norm in each band, along the paths of some layers."""
+    found, expected = artifact.state_dict(), original.state_dict()
+    error = norm = 0
+    for spec in artifact.generator.specs:
+        if spec.name in paths:
+            target = to_kernels(expected[spec.name], spec)[paths[spec.name]]
+            error = error + band_powers(to_kernels(found[spec.name], spec)[paths[spec.name]] - target)
             norm = norm + band_powers(target)
-        self.rows.append({'step': step, 'errors': [round(float(e), 4) for e in error / norm]})
-        print(self.rows[-1], flush=True)
+    return [round(float(e), 4) for e in error / norm]
+
+
+def paths_of(artifact: timm_sbs.Artifact) -> dict[str, Tensor]:
+    """Kernels of the layers that are looked at, in the order of their paths."""
+    generator = artifact.generator
+    return {spec.name: torch.from_numpy(kernel_at_position(permutation, spec, generator.config.ordering))
+            for spec, permutation in zip(generator.specs, generator.permutations) if spec.num_kernels == LENGTH}
 
 
 def bands() -> dict[str, Any]:
-    model = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20).requires_grad_(False).eval()
-    weights = model.state_dict()
+    original = cifar_original('resnet20')
     result: dict[str, Any] = {'first_frequency_of_band': [1 << octave for octave in range(int(math.log2(LENGTH)))]}
     paths: dict[str, Tensor] = {}
-    for name, settings in (('UOS and UOS-RFF', {}), ("NeRN's configuration", NERN)):
-        chosen = design(model, **settings)
-        permutations = find_orderings(model, chosen.specs, chosen.generator.ordering)
-        if not paths:
-            paths = {
-                spec.name: torch.from_numpy(kernel_at_place(permutation, spec, OrderingConfig()))
-                for spec, permutation in zip(chosen.specs, permutations) if spec.num_kernels == LENGTH}
-        generator = start_artifact(chosen, permutations, model, seed=0).generator
-        monitor = BandErrors(generator, weights, paths)
-        reconstruct(generator, weights, ReconstructionSettings(steps=LOOKS[-1]), monitor=monitor)
-        result[name] = monitor.rows
+    for name, fields in (('UOS and UOS-RFF', {}), ("NeRN's configuration", NERN)):
+        fields = dict(pct=20, mixed_precision='no', **fields)
+        longest = [timm_sbs.fit(original, reconstruction_steps=STEPS[-1], seed=seed, **fields) for seed in SEEDS]
+        paths = paths or paths_of(longest[0])
+        errors = [generated_error(artifact, original) for artifact in longest]
+        seed = SEEDS[errors.index(min(errors))]
+        result[name] = []
+        for steps in STEPS:
+            artifact = timm_sbs.fit(original, reconstruction_steps=steps, seed=seed, **fields)
+            result[name].append({'step': steps, 'seed': seed, 'errors': band_errors(artifact, original, paths)})
+            print(name, result[name][-1], flush=True)
     return result
 
 
@@ -148,7 +139,7 @@ def spectrum(kernel: Tensor) -> np.ndarray:
 
 
 def tangent_kernels() -> dict[str, Any]:
-    t = torch.arange(PLACES) / PLACES
+    t = torch.arange(POSITIONS) / POSITIONS
     inputs = {'before': (2 * t - 1)[:, None]}
     covariances = {'before': inputs['before'] @ inputs['before'].T}
     for s in BANDWIDTHS:
@@ -157,10 +148,10 @@ def tangent_kernels() -> dict[str, Any]:
         key = f'after, s = {s:g}'
         inputs[key] = torch.cat([angles.sin(), angles.cos()], dim=1)
         covariances[key] = 0.5 * torch.exp(-0.5 * (2 * math.pi * s * (t[:, None] - t)).square())
-    result: dict[str, Any] = {'places': PLACES, 'width': WIDTH, 'linear_layers': DEPTH, 'draws': DRAWS}
+    result: dict[str, Any] = {'positions': POSITIONS, 'width': WIDTH, 'linear_layers': DEPTH, 'draws': DRAWS}
     for key in inputs:
         found, expected = spectrum(empirical_kernel(inputs[key])), spectrum(theoretical_kernel(covariances[key]))
-        k = np.arange(1, PLACES)
+        k = np.arange(1, POSITIONS)
         middle = slice(4, 64)
         result[key] = {
             'empirical': [float(f'{v:.3g}') for v in found], 'theory': [float(f'{v:.3g}') for v in expected],
@@ -177,11 +168,10 @@ def tangent_kernels() -> dict[str, Any]:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    results = {'command': 'python tests/benchmarks/spectrum.py', 'seed': 0, 'steps': LOOKS[-1]}
+    results: dict[str, Any] = {'command': 'python tests/benchmarks/spectrum.py', 'seeds': SEEDS}
     results['tangent_kernels'] = tangent_kernels()
     results['bands'] = bands()
     write_results('spectrum', {**results, **environment()})
-    draw('spectrum')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from timm_sbs.codec.entropy import encode_integers
+from timm_sbs.codec.matrices import encode_matrices
 from timm_sbs.codec.quantization import (
     code_for_bits,
     dequantize,
@@ -41,17 +41,17 @@ def test_what_training_sees_is_what_the_integers_say(state):
         assert torch.equal(integers[name].values, integers[name].values.round())
 
 
-@pytest.mark.parametrize('bits', [2., 3.5, 5., 8.])
+@pytest.mark.parametrize('bits', [2., 5., 8.])
 def test_normal_weights_take_as_many_bits_as_asked(bits):
     torch.manual_seed(0)
     weight = torch.randn(200, 400) * torch.logspace(-2, 2, 200)[:, None]
     state = {'trunk.0.weight': weight, 'trunk.0.bias': torch.ones(200)}
     integers = quantize_predictor(state, QuantizationConfig((bits,)))['trunk.0.weight']
-    coded = 8 * len(encode_integers([integers.values.long().numpy()])) / 80_000
+    coded = 8 * len(encode_matrices([integers.integers.numpy()[..., None]])) / 80_000
     assert coded == pytest.approx(bits, abs=0.12)
 
 
-@pytest.mark.parametrize('bits', [3., 5., 7.])
+@pytest.mark.parametrize('bits', [3., 7.])
 def test_each_bit_halves_the_error(state, bits):
     def error(bits):
         rounded = rounded_predictor(state, QuantizationConfig((bits,) * 5))

@@ -56,7 +56,7 @@ def test_wrong_settings_are_refused_when_they_are_made(make):
     ({'predictor': {'width': 2.5}}, 'field width must be of type int'),
     ({'encoding': []}, 'must be a JSON object'),
     ({'ordering': {'order_over': 'row'}}, "order_over is 'row'"),
-    ({'encoding': {'bandwidth': 10 ** 400}}, 'too large a number'),
+    ({'encoding': {'bandwidth': 10 ** 400}}, 'field bandwidth must be of type float'),
     ({'predictor': {'width': 10 ** 400}}, 'must be from 1 to'),
 ])
 def test_messages_say_where_and_what(change, says):

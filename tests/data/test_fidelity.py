@@ -5,58 +5,55 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from timm_sbs.data.fidelity import LARGEST, fidelity, with_logits
+from timm_sbs.data.fidelity import fidelity, with_logits
 
 
-@pytest.fixture()
-def accelerator():
-    return Accelerator(cpu=True)
+class Head(nn.Linear):
+    """Three pixels are three logits (``num_classes=3``) or features (0), times a scale."""
 
+    def __init__(self, scale, num_classes=3):
+        super().__init__(3, 3, bias=False)
+        self.weight.data = scale * torch.eye(3)
+        self.num_classes = num_classes
 
-def head(scale):
-    """Three pixels are three logits, times a scale."""
-    layer = nn.Linear(3, 3, bias=False)
-    layer.weight.data = scale * torch.eye(3)
-    return nn.Sequential(nn.Flatten(), layer)
+    def forward(self, images):
+        return super().forward(images.flatten(1))
 
 
 def images(*logits):
     return torch.tensor(logits).reshape(len(logits), 3, 1, 1)
 
 
-def test_of_a_model_beside_its_original(accelerator):
+def compare(model, original, batches):
+    return fidelity(model, with_logits(original, batches), Accelerator(cpu=True), 'test')
+
+
+def test_of_a_model_beside_its_original():
     """Divergences by hand: of (1/2, 1/4, 1/4) from itself sharpened."""
     batches = [(images([math.log(2), 0., 0.]), torch.tensor([0])),
                (images([0., 0., math.log(2)], [0., math.log(2), 0.]), torch.tensor([2, 0]))]
-    original, model = head(1.), head(2.).train()
-    found = fidelity(model, with_logits(original, batches), accelerator, 'test', 2)
-    sharp = [4 / 6, 1 / 6, 1 / 6]
-    expected = sum(p * math.log(p / q) for p, q in zip([1 / 2, 1 / 4, 1 / 4], sharp))
-    assert found.divergence == pytest.approx(expected, rel=1e-5)
-    assert (found.images, found.agreement) == (3, 100)
+    model = Head(2.).train()
+    found = compare(model, Head(1.), batches)
+    expected = sum(p * math.log(p / q) for p, q in zip([1 / 2, 1 / 4, 1 / 4], [4 / 6, 1 / 6, 1 / 6]))
+    assert found.divergence == pytest.approx(expected, rel=1e-5) and (found.images, found.agreement) == (3, 100)
     assert found.top1 == found.original_top1 == pytest.approx(200 / 3, rel=1e-6)
     assert model.training and str(found) == f'divergence {expected:.4f}, agreement 100.00 %'
 
 
-def test_the_original_itself_diverges_by_nothing(accelerator):
-    batches = [(torch.randn(8, 3, 1, 1), torch.zeros(8, dtype=torch.long))]
-    found = fidelity(head(1.), with_logits(head(1.), batches), accelerator, 'test')
-    assert (found.divergence, found.agreement) == (0, 100)
-
-
-def test_other_classes_and_logits_that_are_not_finite(accelerator):
-    batches = [(images([2., 1., 0.], [0., 1., 2.]), torch.tensor([0, 0]))]
-    found = fidelity(head(-1.), with_logits(head(1.), batches), accelerator, 'test')
-    assert (found.agreement, found.top1, found.original_top1) == (0, 50, 50) and found.divergence > 1
-    broken = fidelity(head(math.nan), with_logits(head(1.), batches), accelerator, 'test')
-    assert broken.divergence == pytest.approx(LARGEST)
-
-
-def test_random_states_stay_as_they_were(accelerator):
+def test_the_original_itself_diverges_by_nothing_and_nothing_is_drawn():
     def drawing():
-        yield torch.rand(2, 3, 1, 1), torch.zeros(2, dtype=torch.long)
+        yield torch.rand(8, 3, 1, 1), torch.zeros(8, dtype=torch.long)
 
-    model = head(1.)
+    models = Head(1.), Head(1., num_classes=0)
     before = torch.get_rng_state()
-    fidelity(model, with_logits(model, drawing()), accelerator, 'test')
-    assert torch.equal(torch.get_rng_state(), before)
+    for model in models:
+        found = compare(model, model, drawing())
+        assert found.divergence == 0 and found.agreement == pytest.approx(100)
+    assert (found.top1, found.original_top1) == (None, None) and torch.equal(torch.get_rng_state(), before)
+
+
+def test_other_classes_and_logits_that_are_not_finite():
+    batches = [(images([2., 1., 0.], [0., 1., 2.]), torch.tensor([0, 0]))]
+    found = compare(Head(-1.), Head(1.), batches)
+    assert (found.agreement, found.top1, found.original_top1) == (0, 50, 50) and found.divergence > 1
+    assert 1e3 < compare(Head(math.nan), Head(1.), batches).divergence < math.inf

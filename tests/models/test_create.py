@@ -1,5 +1,7 @@
-"""A created model is a model of its base: timm describes, saves, loads and restores it as any other."""
+"""A created model is a model of its base: timm describes, adapts, saves, loads and restores it as any other."""
 import copy
+import dataclasses
+import gc
 import json
 import pickle
 import subprocess
@@ -10,13 +12,19 @@ import timm
 import torch
 from conftest import IMAGENET_ROUNDED, RESNET20, SHIPPED, fit_quickly
 from safetensors.torch import load_file, save_file
-from timm.models import load_pretrained, save_for_hf
+from timm.models import save_for_hf
+from torch.utils._python_dispatch import TorchDispatchMode
 
-import timm_sbs
 from timm_sbs import SbsError
 from timm_sbs.artifact.find import shipped_folder
-from timm_sbs.artifact.folder import save_artifact
-from timm_sbs.common.entries import ENTRIES
+from timm_sbs.artifact.folder import load_artifact
+
+IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope='module')
+def shipped():
+    return timm.create_model(SHIPPED, pretrained=True).eval()
 
 
 def logits(model, channels=3, size=32):
@@ -25,24 +33,106 @@ def logits(model, channels=3, size=32):
         return model.eval()(images)
 
 
-def description(model):
-    return {name: value for name, value in model.pretrained_cfg.items() if name not in ('file', 'hf_hub_id')}
-
-
 def loaded(folder, **args):
     return timm.create_model(f'local-dir:{folder}', pretrained=True, **args)
 
 
-@pytest.mark.parametrize('safe', [False, True, 'both'])
-@pytest.mark.parametrize('args', [
-    {}, dict(num_classes=7), dict(num_classes=0), dict(in_chans=1, num_classes=3), dict(global_pool='max')])
-def test_saved_by_timm_and_loaded_again(args, safe, tmp_path):
+def same(state, expected):
+    return state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in state)
+
+
+def test_a_plain_timm_model(shipped, resnet20):
+    """Same class, same modules, same names, shapes and dtypes, no hooks: nothing of the predictor is left."""
+    assert [(n, type(m)) for n, m in shipped.named_modules()] == [(n, type(m)) for n, m in resnet20.named_modules()]
+    state, expected = shipped.state_dict(), resnet20.state_dict()
+    assert list(state) == list(expected)
+    assert all(t.shape == expected[n].shape and t.dtype == expected[n].dtype for n, t in state.items())
+    for module in shipped.modules():
+        assert not module._forward_hooks and not module._forward_pre_hooks and not module._backward_hooks
+    assert all(p.requires_grad for p in shipped.parameters())
+    assert same(state, load_artifact(shipped_folder(SHIPPED)).state_dict())
+    assert all(type(tensor.detach()) is torch.Tensor for tensor in (*shipped.parameters(), *shipped.buffers()))
+
+
+class Operations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found.append((str(func), [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_it_computes_what_the_original_computes(shipped, resnet20):
+    """The same operations on tensors of the same shapes: so it is as fast."""
+    found = []
+    for model in (shipped, resnet20):
+        with torch.inference_mode(), Operations() as seen:
+            model(IMAGES)
+        found.append(seen.found)
+    assert len(found[0]) > 50 and found[0] == found[1]
+
+
+@pytest.mark.parametrize('args', [{}, dict(features_only=True), dict(num_classes=7), dict(in_chans=1)])
+def test_no_tensors_stay_in_a_description_or_in_memory(args):
+    def tensors():
+        gc.collect()
+        return {id(o): o for o in gc.get_objects() if type(o) is torch.Tensor and not o.is_meta}
+
+    before = tensors()
+    model = timm.create_model(SHIPPED, pretrained=True, **args)
+    own = {t.data_ptr() for t in model.state_dict().values()}
+    assert all(o.data_ptr() in own for key, o in tensors().items() if key not in before)
+    for module in model.modules():
+        assert 'state_dict' not in (module.__dict__.get('pretrained_cfg') or {})
+    cfg = model.pretrained_cfg
+    assert cfg['architecture'] == 'resnet20_cifar10' and cfg['hf_hub_id'] == f'timm-sbs/{SHIPPED}'
+
+
+def test_timm_makes_no_copy_of_the_weights(monkeypatch):
+    """Else a large network would need its memory once more."""
+    copied = []
+    monkeypatch.setattr(torch.Tensor, '__deepcopy__', lambda self, memo: copied.append(self) or self.clone())
+    timm.create_model(f'local-dir:{shipped_folder(SHIPPED)}', pretrained=True)
+    assert not copied
+
+
+def test_other_heads_and_stems_are_adapted_as_timm_does(shipped):
+    seven = timm.create_model(SHIPPED, pretrained=True, num_classes=7).eval()
+    assert seven(IMAGES).shape == (4, 7)
+    torch.testing.assert_close(seven.forward_features(IMAGES), shipped.forward_features(IMAGES))
+    none = timm.create_model(SHIPPED, pretrained=True, num_classes=0).eval()
+    torch.testing.assert_close(none(IMAGES), shipped.forward_head(shipped.forward_features(IMAGES), pre_logits=True))
+    gray = timm.create_model(SHIPPED, pretrained=True, in_chans=1).eval()
+    torch.testing.assert_close(gray.conv1.weight, shipped.conv1.weight.sum(1, keepdim=True))
+    features = timm.create_model(SHIPPED, pretrained=True, features_only=True, out_indices=(1, 3)).eval()
+    assert features.feature_info.channels() == [16, 64]
+    torch.testing.assert_close(features(IMAGES)[-1], shipped.forward_features(IMAGES))
+
+
+def test_new_classifiers_are_drawn_at_random_each_time():
+    drawn = [[timm.create_model(SHIPPED, pretrained=True, num_classes=3).linear.weight.detach() for _ in range(2)],
+             [timm.create_model(SHIPPED).layer1[0].conv1.weight.detach() for _ in range(2)]]
+    for one, other in drawn:
+        assert not torch.equal(one, other) and all(0.01 < float(weight.std()) < 1 for weight in (one, other))
+
+
+def test_a_checkpoint_is_loaded_after_generation(resnet20, shipped, tmp_path):
+    model = timm.create_model(SHIPPED, pretrained=True, checkpoint_path=RESNET20)
+    assert same(model.state_dict(), resnet20.state_dict())
+    torch.save(shipped.state_dict(), tmp_path / 'saved.pth')
+    assert same(timm.create_model(SHIPPED, checkpoint_path=tmp_path / 'saved.pth').state_dict(), shipped.state_dict())
+
+
+@pytest.mark.parametrize('args', [{}, dict(num_classes=7), dict(in_chans=1, num_classes=0), dict(global_pool='max')])
+def test_saved_by_timm_and_loaded_again(args, tmp_path):
     model = timm.create_model(SHIPPED, pretrained=True, **args)
     with torch.no_grad():
         model.layer3[0].conv1.weight.mul_(1.1)  # fine-tuned
-    save_for_hf(model, tmp_path / 'first', safe_serialization=safe)
+    save_for_hf(model, tmp_path / 'first', safe_serialization=True)
     first = loaded(tmp_path / 'first')
-    save_for_hf(first, tmp_path / 'second', safe_serialization=safe)
+    save_for_hf(first, tmp_path / 'second', safe_serialization='both')
     channels = args.get('in_chans', 3)
     for again in (first, loaded(tmp_path / 'second')):
         assert torch.equal(logits(model, channels), logits(again, channels))
@@ -59,78 +149,63 @@ def test_a_saved_model_needs_timm_alone(tmp_path):
     assert printed.split() == f'{model.eval()(images).tolist()} False'.split()
 
 
-def own_arguments(tmp_path):
-    original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20, global_pool='max').eval()
-    artifact = fit_quickly(original, steps=2)
-    save_artifact(tmp_path / 'a', artifact)
-    return artifact
+def test_copies_export_and_training_are_those_of_any_model(shipped):
+    for other in (copy.deepcopy(shipped), pickle.loads(pickle.dumps(shipped)), timm.utils.ModelEmaV3(shipped).module):
+        assert torch.equal(logits(other), logits(shipped)) and other.pretrained_cfg == shipped.pretrained_cfg
+    torch.testing.assert_close(torch.export.export(shipped, (IMAGES,)).module()(IMAGES), shipped(IMAGES))
+    model = copy.deepcopy(shipped).train()
+    model(IMAGES).square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.reset_classifier(5)
+    assert model(IMAGES).shape == (4, 5)
 
 
 def test_arguments_of_the_base_are_those_that_timm_saves(tmp_path):
-    artifact = own_arguments(tmp_path)
+    original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20, global_pool='max').eval()
+    artifact = fit_quickly(original, steps=2)
+    artifact.save(tmp_path / 'a')
     assert json.loads((tmp_path / 'a' / 'config.json').read_text())['model_args'] == {'global_pool': 'max'}
-    for number, model in enumerate((loaded(tmp_path / 'a'), artifact.create_model(), loaded(tmp_path / 'a'))):
+    for number, model in enumerate((loaded(tmp_path / 'a'), artifact.create_model())):
         assert model.global_pool.pool_type == 'max'
         save_for_hf(model, tmp_path / str(number))
         again = loaded(tmp_path / str(number))
         assert again.global_pool.pool_type == 'max' and torch.equal(logits(again), logits(model))
-    assert timm.create_model(f'local-dir:{tmp_path / "a"}').global_pool.pool_type == 'max'
-
-
-def test_the_callers_arguments_go_before_the_artifacts(tmp_path):
-    own_arguments(tmp_path)
-    for pretrained in (False, True):
-        model = timm.create_model(
-            f'local-dir:{tmp_path / "a"}', pretrained=pretrained, global_pool='avg', num_classes=3)
-        assert model.global_pool.pool_type == 'avg' and model.num_classes == 3
+    for pretrained in (False, True):  # the caller's arguments go first
+        name = f'local-dir:{tmp_path / "a"}'
+        assert timm.create_model(name, pretrained=pretrained).global_pool.pool_type == 'max'
+        other = timm.create_model(name, pretrained=pretrained, global_pool='avg', num_classes=3)
+        assert other.global_pool.pool_type == 'avg' and other.num_classes == 3
 
 
 def test_positions_follow_another_image_size(tmp_path):
     original = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=2).eval()
-    save_artifact(tmp_path / 'a', fit_quickly(original, steps=1))
+    fit_quickly(original, steps=1).save(tmp_path / 'a')
     model = loaded(tmp_path / 'a', img_size=64)
     assert model.pos_embed.shape[1] == 17 and len(model.blocks) == 2
     save_for_hf(model, tmp_path / 'b')
     assert torch.equal(logits(loaded(tmp_path / 'b'), size=64), logits(model, size=64))
 
 
-@pytest.mark.parametrize('name', ENTRIES)
-def test_one_description_wherever_a_model_comes_from(name):
-    entry = timm.create_model(name, pretrained=True)
-    folder = f'local-dir:{shipped_folder(name)}'
-    others = [timm.create_model(name), timm.create_model(folder, pretrained=True), timm.create_model(folder),
-              timm_sbs.load(name).create_model()]
-    assert all(description(other) == description(entry) for other in others)
-    assert entry.pretrained_cfg['architecture'] == ENTRIES[name].base and 'tag' not in entry.pretrained_cfg
-    assert not any(isinstance(value, list) for value in entry.pretrained_cfg.values())
-    assert others[0].pretrained_cfg == entry.pretrained_cfg
-    (1,) + entry.default_cfg['input_size']
-    json.dumps(entry.pretrained_cfg)
+@pytest.mark.parametrize('file', ['', 'config.json', 'model.safetensors'])
+def test_an_overlay_loads_a_users_artifact(small_folder, file):
+    model = timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=dict(file=str(small_folder / file)))
+    assert same(model.state_dict(), load_artifact(small_folder).state_dict())
+    assert 'hf_hub_id' not in model.pretrained_cfg  # which has other weights
+    assert same(loaded(small_folder).state_dict(), model.state_dict())
 
 
-@pytest.mark.parametrize('pretrained', [False, True])
-def test_load_pretrained_restores_without_a_network(pretrained, monkeypatch):
-    monkeypatch.setattr('socket.socket.connect', None)
-    expected = timm.create_model(SHIPPED, pretrained=True)
-    model = timm.create_model(SHIPPED, pretrained=pretrained)
-    torch.nn.init.zeros_(model.conv1.weight)
-    load_pretrained(model, num_classes=10)
-    assert torch.equal(logits(model), logits(expected))
-    other = timm.create_model(SHIPPED, pretrained=pretrained, num_classes=7, in_chans=1)
-    load_pretrained(other, num_classes=7, in_chans=1)
-    assert torch.equal(other.layer1[0].conv1.weight, expected.layer1[0].conv1.weight)
-
-
-def test_no_file_is_named_where_none_is_kept(monkeypatch):
-    monkeypatch.setenv('TIMM_SBS_CACHE', 'off')
-    assert 'file' not in timm.create_model(SHIPPED).pretrained_cfg
-    assert 'file' not in timm.create_model(SHIPPED, pretrained=True).pretrained_cfg
-
-
-def test_copies():
-    model = timm.create_model(SHIPPED, pretrained=True)
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), timm.utils.ModelEmaV3(model).module):
-        assert torch.equal(logits(other), logits(model)) and other.pretrained_cfg == model.pretrained_cfg
+def test_an_artifact_of_other_classes_or_another_base(small_model, tmp_path):
+    """The artifact, not the entry, says how many classes and channels its original had."""
+    original = timm.create_model('resnet20_cifar10', num_classes=3, in_chans=1).eval()
+    fit_quickly(original, steps=2).save(tmp_path / 'a')
+    overlay = dict(file=str(tmp_path / 'a'))
+    for model in (loaded(tmp_path / 'a'), timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=overlay)):
+        assert model(IMAGES[:, :1]).shape == (4, 3)
+        torch.testing.assert_close(model.linear.bias, original.linear.bias)
+    assert loaded(tmp_path / 'a', num_classes=10, in_chans=3)(IMAGES).shape == (4, 10)
+    fit_quickly(small_model, steps=1).save(tmp_path / 'other')
+    with pytest.raises(SbsError, match="has weights of 'resnet8_cifar10', but 'sbs_resnet20_cifar10_20pct' is"):
+        timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'other')))
 
 
 @pytest.mark.parametrize('name', ['finetuned.pth', 'wrapped.pth', 'model.safetensors'])
@@ -141,48 +216,61 @@ def test_an_ordinary_checkpoint_of_the_base(name, tmp_path, resnet20, monkeypatc
     save_file(state, file) if file.suffix == '.safetensors' else torch.save(
         {'state_dict': {f'module.{key}': value for key, value in state.items()}} if 'wrapped' in name else state, file)
     monkeypatch.setenv('HOME', str(tmp_path))
-    for place in (dict(file=str(file)), dict(file=f'~/{name}'), dict(file=str(file), hf_hub_id='user/other')):
+    for place in (dict(file=str(file)), dict(file=f'~/{name}', hf_hub_id='user/other')):
         model = timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=place)
-        assert torch.equal(logits(model), logits(resnet20)) and model.pretrained_cfg['file'] == str(file)
-        load_pretrained(model, num_classes=10)
-    assert 'hf_hub_id' not in timm.create_model(
-        SHIPPED, pretrained=True, pretrained_cfg_overlay=dict(file=str(file))).pretrained_cfg
+        assert same(model.state_dict(), resnet20.state_dict()) and model.pretrained_cfg['file'] == str(file)
     other = timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=dict(file=str(file), num_classes=-1),
                               num_classes=7, in_chans=1)
     assert other.num_classes == 7 and torch.equal(other.layer1[0].conv1.weight, resnet20.layer1[0].conv1.weight)
 
 
-def test_a_url_is_followed_instead_of_the_predictor(tmp_path, resnet20):
+def test_a_url_and_a_state_dict_go_before_the_artifact(tmp_path, resnet20):
     torch.save(resnet20.state_dict(), tmp_path / 'finetuned.pth')
-    url, cache = (tmp_path / 'finetuned.pth').as_uri(), tmp_path / 'hub'
-    model = timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=dict(url=url), cache_dir=cache)
-    assert torch.equal(logits(model), logits(resnet20)) and model.pretrained_cfg['url'] == url
-    script = timm.models.resolve_model_input_args(SHIPPED, pretrained_cfg_overlay=dict(url=url))
-    again = timm.create_model(**script, pretrained=True, cache_dir=cache)
-    assert torch.equal(logits(again), logits(resnet20))
+    for overlay in (dict(url=(tmp_path / 'finetuned.pth').as_uri()), dict(state_dict=resnet20.state_dict())):
+        model = timm.create_model(
+            SHIPPED, pretrained=True, pretrained_cfg_overlay=overlay, cache_dir=tmp_path / 'hub')
+        assert same(model.state_dict(), resnet20.state_dict()) and 'state_dict' not in model.pretrained_cfg
+        assert model.pretrained_cfg.get('url') == overlay.get('url')
 
 
-def test_what_is_no_checkpoint_and_no_predictor(tmp_path):
-    with pytest.raises(SbsError, match='neither a checkpoint nor a folder'):
-        timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'none.pth')))
-    save_file(load_file(RESNET20), tmp_path / 'model.safetensors')
-    with pytest.raises(SbsError, match="'sbs' stands for no network"):
-        overlay = dict(file=str(tmp_path / 'model.safetensors'))
-        timm.create_model('sbs', pretrained=True, pretrained_cfg_overlay=overlay)
+def test_what_is_neither_a_checkpoint_nor_an_artifact(tmp_path, small_folder):
+    for file in ('none.pth', 'small/nothing.safetensors'):
+        with pytest.raises(SbsError, match='neither a checkpoint nor a folder with an artifact'):
+            timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / file)))
+    root = json.loads((small_folder / 'config.json').read_text())
+    root['pretrained_cfg']['state_dict'] = {'conv1.weight': [1.0]}  # numbers passed off as weights
+    (small_folder / 'config.json').write_text(json.dumps(root))
+    assert torch.equal(loaded(small_folder).conv1.weight, load_artifact(small_folder).state_dict()['conv1.weight'])
+    with pytest.raises(SbsError, match='not a tensor'):
+        timm.create_model(SHIPPED, pretrained=True, pretrained_cfg=root['pretrained_cfg'])
 
 
+def test_unknown_fields_of_a_description(small_artifact, tmp_path):
+    """Of a later timm they are ignored; of the caller they are a mistake."""
+    base = dataclasses.replace(
+        small_artifact.base, pretrained_cfg={**small_artifact.base.pretrained_cfg, 'surprise': 1})
+    artifact = dataclasses.replace(small_artifact, base=base)
+    artifact.save(tmp_path / 'a')
+    for model in (artifact.create_model(), timm.create_model(f'local-dir:{tmp_path / "a"}'), loaded(tmp_path / 'a')):
+        assert 'surprise' not in model.pretrained_cfg
+    with pytest.raises(SbsError, match="'surprise'"):
+        timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=dict(surprise=1))
+
+
+@pytest.mark.filterwarnings('ignore:.*which is a no-op')  # timm, when it loads weights into a model on meta
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
-def test_precision_and_device_are_those_of_any_model(dtype):
-    entry = timm.create_model(SHIPPED, pretrained=True)
+def test_precision_and_device_are_those_of_any_model(dtype, shipped):
     torch.set_default_dtype(dtype)
     try:
         models = [timm.create_model(name, **args) for name in ('resnet20_cifar10', SHIPPED)
                   for args in ({}, dict(dtype=torch.float16))]
-        again = timm.create_model(SHIPPED, pretrained=True)
+        with torch.autocast('cpu', torch.bfloat16):
+            again = timm.create_model(SHIPPED, pretrained=True)
     finally:
         torch.set_default_dtype(torch.float32)
     plain, halved, *others = ({n: t.dtype for n, t in m.state_dict().items()} for m in models)
-    assert others == [plain, halved] and torch.equal(again.conv1.weight, entry.conv1.weight.to(dtype))
+    assert others == [plain, halved] and torch.equal(again.conv1.weight, shipped.conv1.weight.to(dtype))
     with torch.device('meta'):
         assert timm.create_model(SHIPPED).conv1.weight.is_meta
+        assert timm.create_model(SHIPPED, pretrained=True).conv1.weight.is_meta
     assert timm.create_model(SHIPPED, device='meta').conv1.weight.is_meta

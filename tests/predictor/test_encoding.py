@@ -1,3 +1,4 @@
+"""Features of kernels: UOS-RFF, plain RFF and NeRN's, compared with their formulas."""
 import math
 
 import pytest
@@ -20,25 +21,22 @@ def test_uos_rff_follows_the_stated_formula():
     config = EncodingConfig(num_frequencies=5, layer_bandwidth=3., bandwidth=2., bandwidth_exponent=0.5, seed=1)
     b = draw_frequencies(config, 2).double()
     features = encode(coordinates(SPECS, PATH, config), b.float(), config)
-    layer, place = 1, 9  # of the second layer, whose N is 32
-    angle = 2 * math.pi * (b[:, 0] * 3. * layer / 2 + b[:, 1] * 2. * math.sqrt(32) * place / 32)
+    layer, position = 1, 9  # of the second layer, whose N is 32
+    angle = 2 * math.pi * (b[:, 0] * 3. * layer / 2 + b[:, 1] * 2. * math.sqrt(32) * position / 32)
     expected = torch.cat([angle.sin(), angle.cos()]).float()
-    torch.testing.assert_close(features[16 + place], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(features[16 + position], expected, atol=1e-6, rtol=0)
     assert features.shape == (48, config.feature_width(2)) and features.dtype == torch.float32
 
 
-def test_exponent_zero_gives_every_layer_the_same_bandwidth():
-    config = EncodingConfig(bandwidth=2., bandwidth_exponent=0.)
-    x = coordinates(SPECS, PATH, config)
-    assert x[16 - 1, 1] == pytest.approx(2 * 15 / 16) and x[-1, 1] == pytest.approx(2 * 31 / 32)
-    wide = coordinates(SPECS, PATH, EncodingConfig(bandwidth=2., bandwidth_exponent=1.))
-    assert wide[15, 1] == pytest.approx(2 * 15) and wide[-1, 1] == pytest.approx(2 * 31)
+@pytest.mark.parametrize('exponent, ends', [(0., [2 * 15 / 16, 2 * 31 / 32]), (1., [2 * 15, 2 * 31])])
+def test_the_bandwidth_of_a_layer_grows_with_its_kernels_by_the_exponent(exponent, ends):
+    x = coordinates(SPECS, PATH, EncodingConfig(bandwidth=2., bandwidth_exponent=exponent))
+    assert [x[15, 1], x[-1, 1]] == pytest.approx(ends)
 
 
-def test_grid_bandwidth_follows_each_axis():
+def test_the_bandwidth_of_a_grid_follows_each_axis():
     x = coordinates(SPECS, GRID, EncodingConfig(bandwidth=1., bandwidth_exponent=1.))
-    assert x.shape == (48, 3)
-    assert x[-1].tolist() == pytest.approx([4. * 1 / 2, 7., 3.])
+    assert x.shape == (48, 3) and x[-1].tolist() == pytest.approx([4. * 1 / 2, 7., 3.])
 
 
 def test_positional_encoding_is_nerns():
@@ -50,43 +48,34 @@ def test_positional_encoding_is_nerns():
     torch.testing.assert_close(features[-1], torch.cat([angles.sin(), angles.cos()]).float(), atol=1e-6, rtol=0)
 
 
-def test_a_folded_layer_is_encoded_like_one_of_as_many_kernels_as_it_has_places():
-    folded = OrderingConfig('layer', 'path', max_places=16)
+def test_a_folded_layer_is_encoded_like_one_of_as_many_kernels_as_it_has_positions():
+    folded = OrderingConfig('layer', 'path', max_positions=16)
     x = encoding.coordinates(SPECS, folded, EncodingConfig(bandwidth=1., bandwidth_exponent=0.5))
     assert [len(part) for part in x] == [16, 8]
-    assert x[1][:, 1].tolist() == pytest.approx([place / math.sqrt(8) for place in range(8)])
-    grid = OrderingConfig('nothing', 'grid', max_places=10)
+    assert x[1][:, 1].tolist() == pytest.approx([position / math.sqrt(8) for position in range(8)])
+    grid = OrderingConfig('nothing', 'grid', max_positions=10)
     rows = encoding.coordinates(SPECS, grid, EncodingConfig(bandwidth_exponent=1.))
     assert rows[0].tolist() == [[0., 0., column] for column in range(4)]
     assert rows[1].tolist() == [[2., row, column] for row in range(2) for column in range(4)]
 
 
-def test_frequencies_come_from_the_seed():
+def test_frequencies_come_from_the_seed_and_are_exact_in_16_bits():
     first = draw_frequencies(EncodingConfig(seed=3), 2)
     assert torch.equal(first, draw_frequencies(EncodingConfig(seed=3), 2))
     assert not torch.equal(first, draw_frequencies(EncodingConfig(seed=4), 2))
     assert first.shape == (64, 2) and abs(float(first.std()) - 1) < 0.15
+    assert torch.equal(first * FREQUENCY_STEPS, (first * FREQUENCY_STEPS).to(torch.int16).float())
 
 
-def test_angles_stay_exact_on_the_longest_paths():
+def test_on_the_longest_paths_angles_are_exact_and_kernels_have_different_features():
     """Thousands of turns: float32 angles would be off by about 1e-3."""
-    specs = [WeightSpec('large', (512, 512, 3, 3))]
     config = EncodingConfig(bandwidth_exponent=0.75, num_frequencies=4)
     frequencies = draw_frequencies(config, 2)
-    x = coordinates(specs, PATH, config)[-1:]
+    x = coordinates([WeightSpec('large', (512, 512, 3, 3))], PATH, config)[-1:]
     turns = (x.double() @ frequencies.double().T)[0]
     assert turns.abs().max() > 1000
     exact = [math.sin(2 * math.pi * math.fmod(float(t), 1)) for t in turns]
     assert encode(x, frequencies, config)[0, :4].tolist() == pytest.approx(exact, abs=1e-6)
-
-
-def test_frequencies_are_finer_than_the_longest_path_needs():
-    """Along 262,144 kernels, at c = 1 and p = 0.5, features must not repeat: no two kernels have the same ones."""
-    config = EncodingConfig()
-    frequencies = draw_frequencies(config, 2)
-    steps = frequencies * FREQUENCY_STEPS
-    assert torch.equal(steps, steps.round())
-    assert 262_144 ** 0.5 / FREQUENCY_STEPS < 0.5  # cycles along the path, of the smallest frequency
     half = torch.tensor([[0., 0.], [0., 0.5 * 4096 ** 0.5]], dtype=torch.float64)
-    start, middle = encode(half, frequencies, config)
+    start, middle = encode(half, draw_frequencies(EncodingConfig(), 2), EncodingConfig())
     assert (start - middle).abs().max() > 0.5

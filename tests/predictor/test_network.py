@@ -1,3 +1,4 @@
+"""The perceptron: how many parameters it has, and how wide a number of them makes it."""
 import dataclasses
 
 import pytest
@@ -8,45 +9,37 @@ from timm_sbs.common.errors import ConfigError
 from timm_sbs.predictor.network import Predictor, num_predictor_parameters, predictor_for_budget
 
 
-@pytest.mark.parametrize('token_sizes', [[9], [9, 25], [1, 9, 49]])
-@pytest.mark.parametrize('linear_layers', [2, 3, 5])
+@pytest.mark.parametrize('linear_layers, token_sizes', [(2, [9]), (3, [1, 9, 49]), (5, [])])
 def test_count_without_building_is_right(linear_layers, token_sizes):
     config = PredictorConfig(17, linear_layers, extra=5)
     predictor = Predictor(20, token_sizes, config)
     assert sum(p.numel() for p in predictor.parameters()) == num_predictor_parameters(20, token_sizes, config)
-    assert sum(isinstance(m, torch.nn.Linear) for m in predictor.modules()) == linear_layers - 1 + len(token_sizes)
+    assert 'output_scale' not in dict(predictor.named_parameters())
 
 
-@pytest.mark.parametrize('budget', [500, 5_000, 53_944, 1_000_000, 10_000_000])
-@pytest.mark.parametrize('linear_layers', [2, 3, 5, 8])
-@pytest.mark.parametrize('token_sizes', [[9], [8, 9, 25, 49]])
+@pytest.mark.parametrize('budget, linear_layers, token_sizes', [
+    (500, 2, [9]), (500, 8, [8, 9]), (53_944, 5, [9]), (1_000_000, 3, [8, 9, 25, 49]), (10_000_000, 8, [9])])
 def test_a_budget_is_met_within_a_per_cent_and_never_exceeded(budget, linear_layers, token_sizes):
     features = 12 if budget == 500 else 128
     config = predictor_for_budget(budget, features, token_sizes, PredictorConfig(1, linear_layers, 'sine'))
     assert (config.linear_layers, config.activation) == (linear_layers, 'sine')
     size = num_predictor_parameters(features, token_sizes, config)
-    assert size <= budget
-    if budget >= 50_000:
-        assert size >= 0.99 * budget
+    assert size <= budget and (budget == 500 or size >= 0.99 * budget)
     wider = dataclasses.replace(config, extra=config.extra + 1)
     assert num_predictor_parameters(features, token_sizes, wider) > budget
 
 
 def test_too_small_a_budget_names_the_smallest_predictor():
-    with pytest.raises(ConfigError, match='A predictor of 100 parameters cannot exist.*smallest has 153'):
+    with pytest.raises(ConfigError, match='100 parameters are too few.*smallest predictor has 153'):
         predictor_for_budget(100, 128, [9], PredictorConfig())
-
-
-def test_each_weight_has_a_scale_that_is_not_trained():
-    predictor = Predictor(4, [9, 9, 25], PredictorConfig(8, 2))
-    assert predictor.output_scale.tolist() == [1, 1, 1]
-    assert 'output_scale' not in dict(predictor.named_parameters())
 
 
 @pytest.mark.parametrize('activation, function', [
     ('gelu', torch.nn.functional.gelu), ('relu', torch.relu), ('sine', torch.sin)])
-def test_activation_is_the_named_one(activation, function):
+def test_activation_is_the_named_one_in_training_and_where_weights_are_generated(activation, function):
     predictor = Predictor(3, [2], PredictorConfig(4, 2, activation))
-    x = torch.randn(6, 3)
+    x, written = torch.randn(6, 3), torch.empty(6, 2)
     expected = predictor.heads['2'](function(predictor.trunk[0](x)))
     torch.testing.assert_close(predictor(x, 2), expected)
+    predictor.write(x, written)
+    torch.testing.assert_close(written, expected.detach())

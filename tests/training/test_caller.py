@@ -1,24 +1,17 @@
 """A fit inside of another program leaves that as it was, also after an error."""
 import os
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-import timm
 import torch
 from conftest import RESNET20
+from processes import run
 
 from timm_sbs.common.errors import SbsError
 from timm_sbs.training.fit import fit
 
-QUICK = dict(pct=20, reconstruction_steps=2, quiet=True)
-
-
-@pytest.fixture(scope='module')
-def model():
-    return timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20)
+QUICK = dict(pct=20, reconstruction_steps=2, quiet=True, order_over='nothing')
 
 
 def state():
@@ -28,52 +21,44 @@ def state():
             dict(os.environ))
 
 
-def in_bfloat16():
-    torch.set_default_dtype(torch.bfloat16)
+@pytest.fixture(scope='module')
+def expected(small_model):
+    return fit(small_model, **QUICK).state_dict()
 
 
-@pytest.mark.parametrize('surroundings', [
-    torch.no_grad, torch.inference_mode, lambda: torch.autocast('cpu', torch.bfloat16), lambda: torch.device('meta')],
-    ids=['no_grad', 'inference_mode', 'autocast', 'default device'])
-@pytest.mark.parametrize('wrong', [{}, {'report_to': ['comet_ml']}])
-def test_it_works_in_any_surroundings_and_leaves_them(model, surroundings, wrong):
-    expected = fit(model, **QUICK).state_dict() if not wrong else None
-    with surroundings():
-        before = state()
-        try:
-            found = fit(model, **QUICK, **wrong)
-        except SbsError:
-            assert wrong
-        assert state() == before
-    if not wrong:
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
-
-
-def test_another_default_dtype(model):
-    expected = fit(model, **QUICK).state_dict()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        artifact = fit(model, **QUICK)
-        found = artifact.state_dict()
-        assert torch.get_default_dtype() == torch.bfloat16
-    finally:
+@pytest.fixture(params=['no_grad', 'inference_mode', 'autocast', 'device', 'dtype'])
+def surroundings(request):
+    if request.param == 'dtype':
+        torch.set_default_dtype(torch.bfloat16)
+        yield
         torch.set_default_dtype(torch.float32)
-    assert all(torch.equal(tensor, expected[name]) and tensor.dtype == expected[name].dtype
-               for name, tensor in found.items())
+    else:
+        with {'no_grad': torch.no_grad, 'inference_mode': torch.inference_mode, 'device': lambda: torch.device('meta'),
+              'autocast': lambda: torch.autocast('cpu', torch.bfloat16)}[request.param]():
+            yield
 
 
-@pytest.mark.parametrize('owns', ['gradient_accumulation_steps=4', "mixed_precision='bf16'"])
-def test_a_program_keeps_its_accelerator(owns):
+def test_it_works_in_any_surroundings_and_leaves_them(small_model, expected, surroundings):
+    before = state()
+    found = fit(small_model, **QUICK)
+    with pytest.raises(SbsError):
+        fit(small_model, **QUICK, report_to=['clearml'])
+    assert state() == before
+    for name, tensor in found.state_dict().items():
+        assert tensor.dtype == expected[name].dtype and torch.equal(tensor, expected[name])
+
+
+def test_a_program_keeps_its_accelerator():
     """In a process of its own, for accelerate has one state in each."""
-    code = (
+    done = run('-c', (
         'import timm, timm_sbs, torch\nfrom accelerate import Accelerator\n'
-        f'own = Accelerator(cpu=True, {owns})\n'
+        "own = Accelerator(cpu=True, gradient_accumulation_steps=4, mixed_precision='bf16')\n"
         f"model = timm.create_model('resnet20_cifar10', checkpoint_path={str(RESNET20)!r})\n"
-        "for precision in ('no', 'bf16', 'no'):\n"
-        '    artifact = timm_sbs.fit(model, pct=20, reconstruction_steps=2, quiet=True, mixed_precision=precision)\n'
+        "for precision in ('no', 'bf16'):\n"
+        "    artifact = timm_sbs.fit(model, reconstruction_steps=1, quiet=True, mixed_precision=precision,\n"
+        "                            order_over='nothing')\n"
         "    assert artifact.results['mixed_precision'] == precision\n"
-        f'again = Accelerator(cpu=True, {owns})\n'
-        'print(own.gradient_accumulation_steps, own.mixed_precision, again.mixed_precision)')
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+        'again = Accelerator(cpu=True, gradient_accumulation_steps=4)\n'
+        'print(own.gradient_accumulation_steps, own.mixed_precision, again.mixed_precision)'))
     assert not done.returncode, done.stderr
-    assert done.stdout.split() == (['4', 'no', 'no'] if 'gradient' in owns else ['1', 'bf16', 'bf16'])
+    assert done.stdout.split() == ['4', 'bf16', 'bf16']

@@ -1,13 +1,18 @@
+"""Checkpoints: round trips, which one is the latest, other settings, damaged and hostile files."""
 import json
+import os
+import pickle
 
 import pytest
 import torch
 from accelerate import Accelerator
+from conftest import started
 
+from timm_sbs.common.config import QuantizationConfig
 from timm_sbs.common.errors import SbsError
-from timm_sbs.training.run.checkpoints import Checkpoints
+from timm_sbs.training.checkpoints import Checkpoints, artifact_at, artifact_tensors
 
-SETTINGS = {'pct': 20.0, 'seed': 0, 'betas': (0.9, 0.99)}
+SETTINGS = {'pct': 20.0, 'seed': 0, 'weights': (0.9, 0.99)}
 
 
 @pytest.fixture()
@@ -17,84 +22,97 @@ def accelerator():
     accelerator.free_memory()
 
 
-def optimizer_of(accelerator, lr=0.1):
+def optimizer_of(accelerator):
     parameter = torch.nn.Parameter(torch.ones(3))
-    return parameter, accelerator.prepare(torch.optim.Adam([parameter], lr=lr))
+    return parameter, accelerator.prepare(torch.optim.Adam([parameter], lr=0.1))
 
 
-def test_round_trip_of_everything(tmp_path, accelerator):
+def save(checkpoints, number, phase=0, state=(), **progress):
+    checkpoints.save(number, {'phase_index': phase, 'step': number, **progress}, {}, None, dict(state))
+
+
+def test_round_trip_of_everything(tmp_path, accelerator, small_model):
     parameter, optimizer = optimizer_of(accelerator)
     parameter.sum().backward()
     optimizer.step()
-    checkpoints = Checkpoints(tmp_path, accelerator, SETTINGS)
-    checkpoints.save(7, {'phase': 'x', 'step': 7}, {'predictor.a': torch.arange(4.)})
-    torch_draw = torch.rand(2)
+    artifact = started(small_model, bits=5.)
+    checkpoints = Checkpoints(str(tmp_path), accelerator, SETTINGS)
+    checkpoints.save(7, {'phase_index': 1, 'step': 3}, artifact_tensors(artifact), QuantizationConfig((5.,) * 4),
+                     {'predictor.a': torch.arange(4.)})
+    drawn = torch.rand(2)
     accelerator.free_memory()
 
-    parameter, optimizer = optimizer_of(accelerator)
-    again = Checkpoints(tmp_path, accelerator, dict(SETTINGS))
+    _, optimizer = optimizer_of(accelerator)
+    again = Checkpoints(str(tmp_path), accelerator, dict(SETTINGS))
     found = again.open('latest')
-    assert found.progress['step'] == 7 and torch.equal(found.tensors()['predictor.a'], torch.arange(4.))
+    assert found.progress['step'] == 3 and torch.equal(found.tensors()['predictor.a'], torch.arange(4.))
     again.restore(found)
     assert float(optimizer.state_dict()['state'][0]['exp_avg'].sum()) == pytest.approx(0.3)
-    assert torch.equal(torch.rand(2), torch_draw)  # random states too
-    assert again.open(str(tmp_path / 'checkpoints' / 'checkpoint-0000007')).progress == found.progress
+    assert torch.equal(torch.rand(2), drawn)  # random states too
+    assert again.open(str(tmp_path / 'checkpoints' / 'checkpoint-1-0000007')).progress == found.progress
+    other = artifact_at(found, started(small_model, bits=4., seed=1))
+    assert other.storage.quantization == QuantizationConfig((5.,) * 4)
+    assert all(torch.equal(tensor, artifact_tensors(artifact)[name])
+               for name, tensor in artifact_tensors(other).items())
 
 
-def test_latest_is_the_last_complete_one(tmp_path, accelerator):
-    checkpoints = Checkpoints(tmp_path, accelerator, SETTINGS)
+def test_the_last_two_complete_ones_are_there(tmp_path, accelerator):
+    checkpoints = Checkpoints(str(tmp_path), accelerator, SETTINGS)
     assert checkpoints.open('latest') is None
-    for number in (9, 10, 100):
-        checkpoints.save(number, {'step': number}, {})
-    unfinished = tmp_path / 'checkpoints' / '.checkpoint-0000200'
+    for phase, number in ((0, 9), (0, 10), (0, 100), (1, 100)):  # the last is that of a phase that begins
+        save(checkpoints, number, phase)
+    unfinished = tmp_path / 'checkpoints' / '.checkpoint-1-0000200'
     unfinished.mkdir()
     (unfinished / 'progress.json').write_text('{}')
-    assert checkpoints.open('latest').progress['step'] == 100
-    checkpoints.save(300, {'step': 300}, {})
-    assert not unfinished.exists()
+    assert checkpoints.open('latest').progress['phase_index'] == 1
+    save(checkpoints, 300, 1)
+    assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == [
+        'checkpoint-1-0000100', 'checkpoint-1-0000300']
 
 
-def test_limit_removes_the_oldest(tmp_path, accelerator):
-    checkpoints = Checkpoints(tmp_path, accelerator, SETTINGS, limit=2)
-    for number in (1, 2, 3, 4):
-        checkpoints.save(number, {}, {})
-    assert [path.name for path in checkpoints.found()] == ['checkpoint-0000003', 'checkpoint-0000004']
-    assert len(list((tmp_path / 'checkpoints').iterdir())) == 2
+def test_other_settings_and_other_runs_are_named(tmp_path, accelerator):
+    save(Checkpoints(str(tmp_path), accelerator, SETTINGS), 1)
+    text = (tmp_path / 'checkpoints/checkpoint-0-0000001/progress.json').read_text()
+    assert json.loads(text)['settings'] == {'pct': 20.0, 'seed': 0, 'weights': [0.9, 0.99], 'num_processes': 1}
+    other = Checkpoints(str(tmp_path), accelerator, {**SETTINGS, 'pct': 15.0})
+    with pytest.raises(SbsError, match=r'was made with pct = 20.0, but this run has 15.0. Resume with the same'):
+        other.open('latest')
+    with pytest.raises(SbsError, match='holds checkpoints of an earlier run. Continue from them with --resume latest'):
+        other.refuse_those_of_another_run()
 
 
-def test_other_settings_are_named(tmp_path, accelerator):
-    Checkpoints(tmp_path, accelerator, SETTINGS).save(1, {}, {})
-    with pytest.raises(SbsError, match=r'was made with --pct 20.0, but this run has 15.0. Resume with the same'):
-        Checkpoints(tmp_path, accelerator, {**SETTINGS, 'pct': 15.0}).open('latest')
+@pytest.mark.parametrize('text', [None, '{"step": ', '{"step": 1}', '[]', '{"settings": 3}'])
+def test_what_is_not_a_checkpoint(tmp_path, accelerator, text):
+    if text is not None:
+        (tmp_path / 'progress.json').write_text(text)
+    with pytest.raises(SbsError, match='is not a checkpoint.*Use --resume latest, or a folder'):
+        Checkpoints(str(tmp_path), accelerator, SETTINGS).open(str(tmp_path))
 
 
-def test_what_is_no_checkpoint(tmp_path, accelerator):
-    checkpoints = Checkpoints(tmp_path, accelerator, SETTINGS)
-    with pytest.raises(SbsError, match='nowhere.* is no checkpoint of a run'):
-        checkpoints.open(str(tmp_path / 'nowhere'))
-    (tmp_path / 'progress.json').write_text('{"step": ')
-    with pytest.raises(SbsError, match='is no checkpoint of a run'):
-        checkpoints.open(str(tmp_path))
+class Hostile:
+    def __reduce__(self):
+        return os.system, ('echo hostile',)
 
 
-@pytest.mark.parametrize('name', ['state.safetensors', 'optimizer.bin'])
-def test_damaged_files_are_one_sentence(tmp_path, accelerator, name):
+@pytest.mark.parametrize('name, content', [
+    ('state.safetensors', b'x' * 20), ('optimizer.bin', b'x' * 20), ('optimizer.bin', pickle.dumps(Hostile(), 2))])
+def test_damaged_and_hostile_files_are_one_sentence(tmp_path, accelerator, name, content, capfd):
     optimizer_of(accelerator)
-    checkpoints = Checkpoints(tmp_path, accelerator, SETTINGS)
-    checkpoints.save(1, {}, {'a': torch.zeros(9)})
-    path = tmp_path / 'checkpoints' / 'checkpoint-0000001' / name
-    path.write_bytes(path.read_bytes()[:20])
+    checkpoints = Checkpoints(str(tmp_path), accelerator, SETTINGS)
+    save(checkpoints, 1, state={'a': torch.zeros(9)}.items())
+    (tmp_path / 'checkpoints' / 'checkpoint-0-0000001' / name).write_bytes(content)
     found = checkpoints.open('latest')
-    with pytest.raises(SbsError, match='cannot be read.*Resume from an earlier one'):
+    with pytest.raises(SbsError, match='could not be read.*Resume from an earlier checkpoint'):
         found.tensors()
         checkpoints.restore(found)
+    assert 'hostile\n' not in capfd.readouterr().out
 
 
-def test_unwritable_checkpoint_leaves_no_part(tmp_path, accelerator):
-    checkpoints = Checkpoints(tmp_path, accelerator, SETTINGS)
+def test_a_checkpoint_that_cannot_be_written_leaves_no_part(tmp_path, accelerator):
+    checkpoints = Checkpoints(str(tmp_path), accelerator, SETTINGS)
     (tmp_path / 'checkpoints').write_text('a file where the folder should be')
-    with pytest.raises(SbsError, match='Cannot write the checkpoint.*Resume with --resume latest'):
-        checkpoints.save(1, {}, {})
+    with pytest.raises(SbsError, match='could not be written.*Resume with --resume latest'):
+        save(checkpoints, 1)
 
 
 def test_tensors_are_computed_once_when_checkpoints_are_written(tmp_path, accelerator):
@@ -104,22 +122,14 @@ def test_tensors_are_computed_once_when_checkpoints_are_written(tmp_path, accele
         calls.append(1)
         return {'a': torch.arange(3)}
 
-    for every, expected in ((None, 2), (10, 1)):
-        calls.clear()
-        for _ in range(2):
-            checkpoints = Checkpoints(tmp_path / str(every), accelerator, SETTINGS, every)
-            tensors = checkpoints.load_or_compute('orderings', compute)
-            assert torch.equal(tensors['a'], torch.arange(3))
-        assert len(calls) == expected
-    other = {**SETTINGS, 'seed': 1}  # of another run, which was killed before its first checkpoint
-    Checkpoints(tmp_path / '10', accelerator, other, 10).load_or_compute('orderings', compute)
-    assert len(calls) == 2
-    (tmp_path / '10' / 'checkpoints' / 'orderings.safetensors').write_bytes(b'x')
-    with pytest.raises(SbsError, match='remove it and resume again'):
-        Checkpoints(tmp_path / '10', accelerator, SETTINGS, 10).load_or_compute('orderings', compute)
+    def compute_once(every, settings=SETTINGS):
+        checkpoints = Checkpoints(str(tmp_path / str(every)), accelerator, settings, every)
+        assert torch.equal(checkpoints.load_or_compute('orderings', compute)['a'], torch.arange(3))
+        return len(calls)
 
-
-def test_checkpoint_states_its_settings(tmp_path, accelerator):
-    Checkpoints(tmp_path, accelerator, SETTINGS).save(1, {}, {})
-    settings = json.loads((tmp_path / 'checkpoints/checkpoint-0000001/progress.json').read_text())['settings']
-    assert settings == {'pct': 20.0, 'seed': 0, 'betas': [0.9, 0.99], 'num_processes': 1}
+    assert [compute_once(None), compute_once(None), compute_once(10), compute_once(10)] == [1, 2, 3, 3]
+    assert compute_once(10, {**SETTINGS, 'seed': 1}) == 4  # of another run, killed before its first checkpoint
+    for path in (tmp_path / '10' / 'checkpoints').iterdir():
+        path.write_bytes(b'x')
+    with pytest.raises(SbsError, match='could not be read'):
+        compute_once(10)

@@ -1,54 +1,53 @@
+"""What a run would make: what becomes of each weight, and the sizes. Nothing is started or written."""
 import re
 
 import pytest
-from conftest import RESNET
+from conftest import flags
 
-from timm_sbs.artifact.find import shipped_folder
-from timm_sbs.artifact.folder import read_config
-from timm_sbs.cli import main as cli
 from timm_sbs.train import main
+from timm_sbs.training.fit import describe_fit
+from timm_sbs.training.phases import reconstruction, rounding
 
 
-def plan_of(capsys, tmp_path, *argv):
-    assert main([*RESNET, '--dry-run', '--output', str(tmp_path / 'out'), *argv]) == 0
-    assert not (tmp_path / 'out').exists()
-    return capsys.readouterr().out
+@pytest.fixture()
+def describe(resnet8, monkeypatch):
+    for module, name in ((reconstruction, 'optimize'), (rounding, 'round_to_bits')):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail('a phase began'))
+    return lambda **settings: describe_fit(resnet8['model'], **{
+        name: value for name, value in {**resnet8, **settings}.items() if name != 'model'})
 
 
-def test_says_what_is_generated_and_kept_and_how_large(capsys, tmp_path):
-    text = plan_of(capsys, tmp_path, '--keep', 'layer1.*')
-    assert 'layer2.0.conv1.weight  [32, 16, 3, 3]' in text and 'layer1' not in text
-    assert '12 weights, 28,160 kernels at 28,160 places, 253,440 parameters (94.0 %)' in text
-    assert re.search(r'layer2\.0\.conv1\.weight .* 4,608  512 tokens of 9\n', text)
+def bytes_of(text):
+    return int(re.search(r'both files: ([\d,]+) bytes', text)[1].replace(',', ''))
+
+
+def test_says_what_is_generated_and_stored_and_how_large(describe):
+    text = describe(keep='layer1.*')
+    assert re.search(r'layer2\.0\.conv1\.weight +\[32, 16, 3, 3\] +4,608 +512 tokens of 9\n', text)
+    assert 'layer1' not in text and 'activation statistics' not in text
+    assert '4 weights generated, 69,120 parameters (91.8 %): 7,680 kernels at 7,680 positions' in text
     for reason, values, tensors in (
-            ('stem', 432, 1), ('norms, biases and others', 1386, 39), ('statistics and buffers', 1376, 38),
-            ('classifier', 640, 1), ('kept by name', 13824, 6)):
-        assert re.search(rf'{reason} +{values:,} values in {tensors} tensors\n', text), reason
-    folded = plan_of(capsys, tmp_path, '--keep', 'layer1.*', '--max-places', '1024')
-    assert '12 weights, 28,160 kernels at 11,264 places' in folded
-    assert '53,921 parameters (20.0 %)' in text
-    assert 'statistics:' not in text
+            ('stem', 432, 1), ('norms, biases and others', 490, 15), ('statistics and buffers', 480, 14),
+            ('classifier', 640, 1)):
+        assert re.search(rf'{reason} +{values:,} +values in {tensors} tensors\n', text), reason
+    assert re.search(r'4,608 +values in 2 tensors\n', text)  # layer1, by its name
+    assert '15,0' in re.search(r'predictor: width 51, (.*) parameters \(19.9 %\)\n', text)[1]
+    assert re.search(r'times smaller than the original.s values', text) and text.endswith('phases: reconstruction')
+    assert '4 weights generated, 69,120 parameters (91.8 %): 7,680 kernels at 1,536 positions' in describe(
+        keep='layer1.*', max_positions=512)
 
 
-def test_the_original_has_the_size_that_artifacts_and_the_demo_say(capsys, tmp_path):
-    """That of its values in float32, whatever else its files hold, and in whatever numbers they hold them."""
-    size = f"{read_config(shipped_folder('sbs_resnet20_cifar10_20pct'))[0].ledger['original']:,}"
-    assert size == '1,084,392' and f"the original's values, {size}" in plan_of(capsys, tmp_path)
-    assert f"the original's values, {size}" in plan_of(capsys, tmp_path, '--method', 'rounding', '--bits', '3')
-    for argv in (['info', 'sbs_resnet20_cifar10_20pct'], ['demo']):
-        assert cli.main(argv) == 0 and size in capsys.readouterr().out
+def test_says_what_is_rounded_and_the_memory_of_statistics(describe):
+    text = describe(bytes='20k', data_free='noise', second_order_steps=9, batch_size=8)
+    assert '8 weights rounded, 74,800 parameters (99.3 %)' in text and 19_000 < bytes_of(text) < 20_200
+    assert re.search(r'activation statistics: [\d,]+ images, \d+ MB of memory', text)
+    assert 'phases: rounding, distillation' in text
+    for word in ('predictor', 'generated', 'ordering', 'reconstruction'):
+        assert word not in text, word
 
 
-def test_says_the_memory_of_statistics_and_takes_no_step(capsys, tmp_path, monkeypatch):
-    for module in ('reconstruction', 'second_order', 'distillation'):
-        monkeypatch.setattr(f'timm_sbs.training.steps.{module}.Progress', lambda *_, **__: pytest.fail('a phase began'))
-    text = plan_of(capsys, tmp_path, '--data-free', 'noise', '-b', '8', '--second-order-steps', '9')
-    assert re.search(r'statistics: [\d,]+ images, \d+ MB of memory', text)
-
-
-@pytest.mark.parametrize('budget', ['150k', '100KiB'])
-def test_a_budget_in_bytes(capsys, tmp_path, budget):
-    text = plan_of(capsys, tmp_path, '--bytes', budget, '--order-over', 'axes', '--bits', '6')
-    total = int(re.search(r'files: ([\d,]+) bytes', text)[1].replace(',', ''))
-    limit = {'150k': 150_000, '100KiB': 102_400}[budget]
-    assert 0.95 * limit < total <= limit
+def test_the_command_prints_it_and_makes_no_folder(resnet8, describe, tmp_path, capsys):
+    assert main([*flags(**resnet8, bits=4, output=tmp_path / 'out'), '--dry-run']) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip() == describe(bits=4) and '4 bits per weight' in printed
+    assert not (tmp_path / 'out').exists()

@@ -1,34 +1,83 @@
-"""Runs that are killed and resumed end as if nothing had happened. tests/benchmarks/kill_and_resume.py kills ten."""
+"""Runs that are stopped and resumed end as if nothing had happened, in whatever phase it was, bit by bit."""
+import csv
+import itertools
+import signal
+from pathlib import Path
+
+import killing
 import pytest
-from conftest import RESNET
-from killing import digests, kill_and_resume, killed_after
+import yaml
+from processes import run
 
-from timm_sbs.train import main
+from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.training import train
+from timm_sbs.training.fit import fit
+from timm_sbs.training.run import Run
 
-
-def flags(image_folder, reconstruction, second_order, distillation, every):
-    return ['--data-dir', str(image_folder), '--reconstruction-steps', str(reconstruction),
-            '--second-order-steps', str(second_order), '--statistics-images', '50',
-            '--distillation-steps', str(distillation), '--eval-interval', '4', '--lr', '1e-3', '--mixup', '1',
-            '--train-size', '24', '32', '--feature-weight', '0.5',
-            '--checkpointing-steps', str(every), '--checkpoints-total-limit', '2']
-
-
-def test_a_killed_run_ends_with_the_artifacts_of_an_uninterrupted_one(tmp_path, resnet8, image_folder):
-    """It dies while it distils, two steps after a checkpoint."""
-    argv = [*resnet8, *flags(image_folder, 8, 4, 8, every=4), '-b', '10', '-j', '0']
-    assert main([*argv, '--output', str(tmp_path / 'whole')]) == 0
-    again = [*argv, '--output', str(tmp_path / 'killed'), '--resume', 'latest']
-    killed_after(18, again)
-    found = sorted(path.name for path in (tmp_path / 'killed' / 'checkpoints').glob('checkpoint-*'))
-    assert found == ['checkpoint-0000012', 'checkpoint-0000016']
-    assert main(again) == 0
-    assert digests(tmp_path / 'killed') == digests(tmp_path / 'whole')
+COMMON = dict(keep=['layer3.*'], pct=10, batch_size=10, workers=0, statistics_images=40, lr=1e-3, eval_interval=4,
+              checkpointing_steps=3, reconstruction_steps=4, distillation_steps=0)
+IMAGES, DRAWN = 'read', dict(data_free='inversion', synthetic_images=20, synthetic_steps=2)
+# What is asked for, and after how many steps of all phases a run is stopped: two after a checkpoint.
+CASES = {
+    'reconstruction': (dict(reconstruction_steps=8), 5),
+    'second order': (dict(images=IMAGES, second_order_steps=8), 4 + 5),
+    'distillation': (
+        dict(images=IMAGES, distillation_steps=8, mixup=1., train_size=[24, 32], feature_weight=0.5), 4 + 5),
+    'quantization': (dict(bits=4, reconstruction_steps=8, order_over='axes'), 8 + 5),
+    'quantized distillation': (dict(bits=4, distillation_steps=8, **DRAWN), 4 + 5),
+    'rounding': (dict(pct=None, bytes='66k', keep=['layer[23].*'], images=IMAGES, second_order_steps=1,
+                      distillation_steps=5, rounding_lr=0.1, lr=1e-5), 4)}
 
 
-@pytest.mark.slow
-def test_runs_killed_at_random_moments_end_with_the_artifacts_of_an_uninterrupted_one(tmp_path, image_folder):
-    argv = [*RESNET, *flags(image_folder, 100, 30, 16, every=10), '-b', '40']
-    results = kill_and_resume(argv, tmp_path, kills=3)
-    assert all(run['equal'] for run in results['runs']), results
-    assert any(run['was_killed'] and run['checkpoint'] for run in results['runs']), results
+def end_of(folder):
+    """What a run has led to, without times."""
+    with open(folder / 'summary.csv', newline='') as file:
+        rows = [{**row, 'seconds': ''} for row in csv.DictReader(file)]
+    results = {name: value for name, value in load_artifact(folder).results.items() if not name.endswith('seconds')}
+    return (folder / 'model.safetensors').read_bytes(), rows, results
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_a_run_that_is_stopped_in_any_phase(resnet8, tmp_path, image_folder, monkeypatch, case):
+    """What was computed once, such as statistics, is not computed again."""
+    settings, steps = CASES[case]
+    settings = {**resnet8, **COMMON, **settings}
+    if settings.get('images') == IMAGES:
+        settings['images'] = image_folder / 'train'
+    fit(**settings, output=tmp_path / 'whole', quiet=True)
+    done, step_done = itertools.count(1), Run.step_done
+
+    def interrupted(run, *step):
+        step_done(run, *step)
+        if next(done) == steps:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, 'step_done', interrupted)
+        fit(**settings, output=tmp_path / 'stopped', quiet=True)
+    for name in ('collect_statistics', 'find_orderings'):
+        monkeypatch.setattr(train, name, lambda *_: pytest.fail('it was computed again'))
+    monkeypatch.setattr('timm_sbs.training.images.invert', lambda *_: pytest.fail('it was computed again'))
+    fit(**settings, output=tmp_path / 'stopped', resume='latest', quiet=True)
+    assert end_of(tmp_path / 'stopped') == end_of(tmp_path / 'whole')
+
+
+def test_a_process_that_is_killed(resnet8, tmp_path, image_folder):
+    settings, steps = {**resnet8, **COMMON, **CASES['distillation'][0]}, CASES['distillation'][1]
+    path = tmp_path / 'c.yaml'
+    path.write_text(yaml.safe_dump({**settings, 'images': [str(image_folder / 'train')]}))
+    whole, killed = (['--config', path, '--output', tmp_path / name] for name in ('whole', 'killed'))
+    never = 1_000_000
+    assert run(Path(killing.__file__), never, *whole).returncode == 0
+    assert run(Path(killing.__file__), steps, *killed, '--resume', 'latest').returncode == -signal.SIGKILL
+    assert (tmp_path / 'killed' / 'checkpoints').is_dir()
+    assert run(Path(killing.__file__), never, *killed, '--resume', 'latest').returncode == 0
+    assert end_of(tmp_path / 'killed') == end_of(tmp_path / 'whole')
+
+
+def test_a_run_that_has_ended_is_not_begun_again(resnet8, tmp_path):
+    settings = dict(**resnet8, **COMMON, output=tmp_path, quiet=True)
+    fit(**settings)
+    before = end_of(tmp_path)
+    fit(**settings, resume='latest')
+    assert end_of(tmp_path) == before

@@ -1,72 +1,109 @@
+"""A run in progress: which artifact is kept, summary.csv, and what a resumed run knows."""
 import csv
+import json
+from contextlib import contextmanager
 
 import pytest
 import torch
-from accelerate import Accelerator
+import yaml
+from conftest import started
 
 from timm_sbs.artifact.folder import load_artifact
-from timm_sbs.training.run.checkpoints import Checkpoints
-from timm_sbs.training.run.run import PhaseMonitor, Run
+from timm_sbs.training.flat_settings import settings_of
+from timm_sbs.training.plan import open_plan
+from timm_sbs.training.run import Run
 
 
 @pytest.fixture()
-def accelerator():
-    return Accelerator(cpu=True)
+def run_of(resnet8):
+    """A run with some settings, within a block."""
+    @contextmanager
+    def open_run(**settings):
+        with open_plan(settings_of({**resnet8, **settings})) as plan:
+            yield Run(plan, {'seed': 3})
+
+    return open_run
 
 
-def run_of(tmp_path, accelerator, checkpoint=None, every=None):
-    return Run(tmp_path, accelerator, Checkpoints(tmp_path, accelerator, {}, every), {'seed': 3}, checkpoint)
+@pytest.fixture(scope='module')
+def good(small_model):
+    """Weights that are rounded to six bits predict nearly all that the original predicts."""
+    return started(small_model, None, bytes='70k')
 
 
-def rows(tmp_path):
-    with open(tmp_path / 'summary.csv', newline='') as file:
+@pytest.fixture(scope='module')
+def bad(small_model):
+    return started(small_model)
+
+
+def rows(folder):
+    with open(folder / 'summary.csv', newline='') as file:
         return list(csv.DictReader(file))
 
 
-def test_the_best_artifact_stays_and_the_last_is_beside_it(tmp_path, accelerator, small_artifact):
-    run = run_of(tmp_path, accelerator)
-    for divergence, agreement in ((0.2, 90.), (0.1, 92.), (0.15, 93.)):
-        run.results.update(holdout_divergence=divergence, holdout_agreement=agreement)
-        run.keep(small_artifact.with_results)
-    assert load_artifact(tmp_path).results == run.best == {
-        'seed': 3, 'holdout_divergence': 0.1, 'holdout_agreement': 92.}
-    assert load_artifact(tmp_path / 'last').results['holdout_divergence'] == 0.15
-    run.add_row({'phase': 'distillation', 'step': 7})
-    assert rows(tmp_path)[0]['best_holdout_divergence'] == '0.1'
+def test_the_artifact_with_the_lowest_divergence_on_held_out_images_is_kept(run_of, tmp_path, image_folder, good, bad):
+    with run_of(images=image_folder / 'train', holdout_images=20, batch_size=10, workers=0, output=tmp_path) as run:
+        for artifact, when in ((bad, 'first'), (good, 'then'), (bad, 'last')):
+            run.consider(artifact, when)
+        assert list(run.best.rounded) == list(good.rounded) and run.results['holdout_images'] == 20
+        assert all(torch.equal(tensor, good.rounded[name]) for name, tensor in run.best.rounded.items())
+        written, divergences = load_artifact(tmp_path), [float(row['holdout_divergence']) for row in rows(tmp_path)]
+        assert written.results['holdout_divergence'] == divergences[1] < min(divergences[0], divergences[2])
+        assert [float(row['best_holdout_divergence']) for row in rows(tmp_path)] == [
+            divergences[0], divergences[1], divergences[1]]
+        run.forget_best()  # what follows is smaller
+        run.consider(bad, 'after rounding')
+        assert not run.best.rounded
+        found = run.far_worse(bad, lambda: good)
+        assert found[0] < 50 and found[1] > 90 and run.far_worse(good, lambda: bad) is None
 
 
-def test_where_nothing_is_held_out_the_last_is_the_best(tmp_path, accelerator, small_artifact):
-    run = run_of(tmp_path, accelerator)
-    for error in (0.2, 0.3):
-        run.results['reconstruction_error'] = error
-        run.keep(small_artifact.with_results)
-    assert load_artifact(tmp_path).results['reconstruction_error'] == 0.3
+def test_what_does_not_fit_is_kept_only_where_there_is_nothing_else(run_of, good, bad):
+    """Without held-out images the last one is kept, and nothing can be looked at."""
+    with run_of() as run:
+        assert run.far_worse(bad, lambda: good) is None
+        run.consider(bad, 'at first', fits=False)
+        assert not run.best.rounded
+        run.consider(good, 'then')
+        assert run.best.rounded
+        run.consider(bad, 'at the end', fits=False)
+        assert run.best.rounded
 
 
-def test_a_phase_writes_rows_and_checkpoints_and_goes_on(tmp_path, accelerator):
-    run = run_of(tmp_path, accelerator, every=2)
-    value = torch.zeros(1)
-    monitor = PhaseMonitor(
-        run, 'distillation', lambda: {'x': value}, lambda tensors: None, steps_before=100,
-        measure=lambda step: {'holdout_agreement': 50. + step})
-    assert monitor.resume() == 0
-    for step in range(1, 6):
-        value = value + 1
-        monitor.log(step, {'loss': 1 / step, 'lr': 0.1})
-        if step == 4:
-            monitor.measure(step)
-        monitor.step_done(step)
-    assert [(row['phase'], row['step'], row['loss'], row['holdout_agreement']) for row in rows(tmp_path)] == [
-        ('distillation', '4', '0.25', '54.0')]
+def test_what_is_kept_does_not_change_with_the_training(run_of, small_model):
+    with run_of() as run:
+        artifact = started(small_model)
+        run.consider(artifact, 'now')
+        before = run.best.generator()
+        with torch.no_grad():
+            artifact.generator.predictor.heads['9'].bias.add_(1.)
+        assert all(torch.equal(weight, before[name]) for name, weight in run.best.generator().items())
 
-    checkpoint = run.checkpoints.open('latest')
-    assert checkpoint.folder.name == 'checkpoint-0000104'
-    again = run_of(tmp_path, accelerator, checkpoint)
-    assert again.is_in('distillation') and not again.is_in('reconstruction') and again.results == {'seed': 3}
-    loaded = {}
-    monitor = PhaseMonitor(again, 'distillation', dict, loaded.update, 100)
-    assert monitor.resume() == 4 and loaded['x'].item() == 4.
-    assert PhaseMonitor(again, 'reconstruction', dict, loaded.update).resume() == 0
-    again.add_row({'phase': 'distillation', 'step': 5})
-    assert [row['step'] for row in rows(tmp_path)] == ['4', '5']  # the row of before is neither lost nor doubled
-    assert again.seconds >= run.checkpoints.open('latest').progress['seconds']
+
+def test_a_resumed_run_goes_on_with_rows_results_and_the_best(run_of, tmp_path, bad):
+    state = {'x': torch.arange(3.)}
+    with run_of(output=tmp_path, checkpointing_steps=2) as run:
+        run.begin('reconstruction', 0, 0, bad)
+        assert run.resume(lambda tensors: None) == 0
+        for step in range(1, 4):
+            run.log(step, {'loss': 1 / step, 'lr': 0.1})
+            if step == 2:
+                run.results['reconstruction_error'] = 0.5
+                run.consider(bad, 'step 2', step=2)
+            run.step_done(step, lambda: state)
+        run.add_row({'phase': 'reconstruction', 'step': 3})  # of after the checkpoint
+        written = yaml.safe_load((tmp_path / 'settings.yaml').read_text())
+        assert written['checkpointing_steps'] == 2 and written['model'] == 'resnet8_cifar10'
+    found, loaded = [], {}
+    with run_of(output=tmp_path, checkpointing_steps=2, resume='latest') as again:
+        assert again.results == {'seed': 3, 'reconstruction_error': 0.5}
+        again.begin('reconstruction', 0, 0, bad)
+        assert again.resume(loaded.update) == 2 and torch.equal(loaded['x'], state['x'])
+        assert again.best.results['reconstruction_error'] == 0.5
+        again.consider(bad, 'step 4', step=4)
+        found = [(row['step'], row['loss']) for row in rows(tmp_path)]
+        again.begin('distillation', 1, 4, bad)
+        assert again.resume(loaded.update) == 0
+    assert found == [('2', '0.5'), ('4', '0.5')]  # neither lost nor doubled
+    progress = json.loads((tmp_path / 'checkpoints' / 'checkpoint-1-0000004' / 'progress.json').read_text())
+    assert (progress['phase'], progress['step']) == ('distillation', 0) and again.seconds >= progress['seconds']

@@ -1,265 +1,208 @@
-"""The trainer as users call it: timm_sbs.train.main(argv)."""
+"""The trainer as users call it, from the command line to the files: timm_sbs.train.main(argv)."""
 import csv
-import io
 import re
 import resource
-import shutil
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 
 import huggingface_hub
 import pytest
 import timm
 import torch
-from conftest import RESNET, RESNET20, SHIPPED
+import yaml
+from conftest import RESNET20
 from hub_server import TOKEN, running_hub
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from torch.utils.data import IterableDataset
 
-from timm_sbs.artifact.find import shipped_folder
-from timm_sbs.artifact.folder import load_artifact, read_config
-from timm_sbs.common.config import EncodingConfig, OrderingConfig
+from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.data import loaders
 from timm_sbs.data.accuracy import evaluate
-from timm_sbs.data.folders import DataSettings
-from timm_sbs.data.loaders import eval_loader
 from timm_sbs.predictor.generator import relative_error
 from timm_sbs.train import main
-from timm_sbs.training.options.flags import build_parser
-from timm_sbs.training.options.parsing import parse_args
 
-# Without the last stage, which is most of the kernels, a few steps of training show.
-SHALLOW = [*RESNET, '--keep', 'layer3.*', '--pct', '8']
-
-
-def run(*argv):
-    """Everything that a run prints."""
-    with redirect_stdout(io.StringIO()) as printed:
-        assert main([*map(str, argv)]) == 0
-    return printed.getvalue()
+# Of a network whose accuracy means something. Without the last stage, which is most of the kernels, few steps show.
+RESNET = dict(model='resnet20_cifar10', initial_checkpoint=str(RESNET20), mixed_precision='no', second_order_steps=0,
+              keep=['layer3.*'], pct=8)
+IMAGES = dict(batch_size=20, workers=0, no_aug=True)
 
 
-def top1(folder, image_folder):
+@pytest.fixture(scope='module')
+def program(tmp_path_factory):
+    """The command with a file of settings; its exit status."""
+    def run(*argv, **settings):
+        path = tmp_path_factory.mktemp('settings') / 'c.yaml'
+        path.write_text(yaml.safe_dump({
+            name: str(value) if hasattr(value, 'joinpath') else value for name, value in settings.items()}))
+        return main(['--config', str(path), *map(str, argv)])
+
+    return run
+
+
+def rows_of(folder):
+    with open(folder / 'summary.csv', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def phases_of(folder):
+    return [(row['phase'], int(row['step'])) for row in rows_of(folder)]
+
+
+def size(folder):
+    return sum((folder / name).stat().st_size for name in ('config.json', 'model.safetensors'))
+
+
+def top1(folder, images):
     """What timm makes of an artifact, on the validation images."""
-    model = timm.create_model(f'local-dir:{folder}', pretrained=True)
-    loader = eval_loader(DataSettings(str(image_folder), batch_size=80, workers=0), model.pretrained_cfg)
-    return evaluate(model, loader).top1
+    return evaluate(timm.create_model(f'local-dir:{folder}', pretrained=True), [[part[::5] for part in images]]).top1
 
 
 @pytest.fixture(scope='module')
-def reconstructed(tmp_path_factory):
-    """An artifact of reconstruction alone, whose predictions are far from the original's."""
-    out = tmp_path_factory.mktemp('reconstructed')
-    run(*SHALLOW, '--reconstruction-steps', 100, '--output', out)
-    return out
-
-
-@pytest.fixture(scope='module')
-def distilled(tmp_path_factory, image_folder):
-    """The folder of a run of both phases, and what it printed: 18 steps on 360 images repair much."""
+def distilled(program, tmp_path_factory, image_folder):
+    """The folder of a run of two phases, and what it printed: 18 steps on 360 images repair much."""
     out = tmp_path_factory.mktemp('distilled')
-    printed = run(
-        *SHALLOW, '--reconstruction-steps', 100, '--data-dir', image_folder, '--no-aug', '--workers', 0, '-b', 20,
-        '--distillation-steps', 18, '--eval-interval', 6, '--lr', '2e-3', '--checkpointing-steps', 9, '--output', out)
-    return out, printed
+    with pytest.MonkeyPatch.context() as patch:
+        printed = []
+        patch.setattr('tqdm.auto.tqdm.write', printed.append)
+        assert program(**RESNET, **IMAGES, reconstruction_steps=60, data_dir=image_folder, distillation_steps=18,
+                       eval_interval=6, lr=2e-3, checkpointing_steps=9, output=out) == 0
+    return out, '\n'.join(printed)
 
 
-def test_reconstruction_alone_writes_a_loadable_artifact(tmp_path, capsys):
-    out = tmp_path / 'new' / 'folder'
-    assert main([*RESNET, '--pct', '10', '--reconstruction-steps', '5', '--output', str(out)]) == 0
-    printed = capsys.readouterr().out
-    assert '18 of its weights are generated (267,264 of 269,722 parameters)' in printed
-    model = timm.create_model(f'local-dir:{out}', pretrained=True).eval()
-    assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
-    results = load_artifact(out).results
-    assert f"reconstruction: error {results['reconstruction_error']:.4f}" in printed
-    assert results['predictor_parameters'] <= 26_972 and results['seed'] == 0 and 'top1' not in results
-    names = sorted(path.name for path in out.iterdir())
-    assert names == ['args.yaml', 'config.json', 'last', 'model.safetensors', 'summary.csv']
-
-
-def looks(printed):
-    """Divergences from the original on the held-out images, and agreements, as a run has told them."""
-    found = re.findall(r'(?:step \d+|before distillation): divergence (\S+), agreement (\S+) % on held-out', printed)
-    return [(float(divergence), float(agreement)) for divergence, agreement in found]
-
-
-def test_distillation_improves_and_keeps_the_best_on_held_out_images(distilled, reconstructed, image_folder):
+def test_distillation_improves_and_the_best_on_held_out_images_is_kept(distilled, images):
     out, printed = distilled
-    assert '40 training images are held out' in printed
-    artifact, last = load_artifact(out), load_artifact(out / 'last').results
-    results, found = artifact.results, looks(printed)
-    assert len(found) == 4 and results['holdout_images'] == 40
-    assert (results['holdout_divergence'], results['holdout_agreement']) == pytest.approx(min(found), abs=1e-4)
-    assert last['holdout_divergence'] == pytest.approx(found[-1][0], abs=1e-4)
-    assert min(found)[1] >= found[0][1] + 15
-    # the kept tensors are the trained ones
+    artifact = load_artifact(out)
+    results = artifact.results
+    looks = [(float(divergence), float(agreement)) for divergence, agreement in re.findall(
+        r': divergence (\S+), agreement (\S+) % on held-out', printed)]
+    assert '40 training images are held out' in printed and results['holdout_images'] == 40 and len(looks) == 4
+    assert (results['holdout_divergence'], results['holdout_agreement']) == pytest.approx(min(looks), abs=1e-4)
+    assert min(looks)[1] >= looks[0][1] + 15
     original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20)
     assert not torch.equal(artifact.kept['linear.bias'], original.linear.bias)
     # what was measured at the end is what was written
     assert results['images'] == 100 and results['original_top1'] >= 85 and results['agreement'] > 50
-    assert results['top1'] == top1(out, image_folder) >= max(50, top1(reconstructed, image_folder) + 15)
-    assert 'top1' not in last
+    assert results['top1'] == top1(out, images) >= 50
+    assert f"wrote {out}; load it with timm.create_model('local-dir:{out}', pretrained=True)" in printed
 
 
-def test_summary_and_arguments_are_written(distilled):
+def test_summary_and_results_tell_of_all_phases(distilled):
     out, _ = distilled
-    with open(out / 'summary.csv', newline='') as file:
-        rows = list(csv.DictReader(file))
-    assert [(row['phase'], row['step']) for row in rows] == [
-        ('reconstruction', '100'), *[('distillation', step) for step in ('0', '6', '12', '18')], ('validation', '0')]
-    best, last = (load_artifact(folder).results for folder in (out, out / 'last'))
-    assert float(rows[-2]['holdout_agreement']) == last['holdout_agreement'] and float(rows[0]['loss']) > 0
-    assert float(rows[-1]['best_holdout_divergence']) == best['holdout_divergence']
-    assert float(rows[-1]['top1']) == best['top1']
-    again = parse_args(build_parser(), ['--config', str(out / 'args.yaml')])
-    assert again.distillation_steps == 18 and again.batch_size == 20
+    assert phases_of(out) == [('reconstruction', 60), *[('distillation', n) for n in (6, 12, 18)], ('validation', 0)]
+    rows, results = rows_of(out), load_artifact(out).results
+    assert all(float(row['loss']) > 0 and float(row['lr']) > 0 for row in (rows[0], rows[3]))
+    assert float(rows[-1]['best_holdout_divergence']) == results['holdout_divergence']
+    assert [row['top1'] for row in rows] == [*[''] * 4, str(results['top1'])]
+    assert results['reconstruction_error'] > 0 and results['reconstruction_steps'] == 60
+    state = load_file(max((out / 'checkpoints').glob('checkpoint-*')) / 'state.safetensors')
+    assert {'predictor.trunk.0.weight', 'kept.bn1.running_mean'} <= set(state)
+    assert not any('layer1.0.conv1' in name for name in state)  # the original is not in a checkpoint
 
 
-def test_the_original_is_not_in_a_checkpoint(distilled):
-    names = load_file(distilled[0] / 'checkpoints' / 'checkpoint-0000118' / 'state.safetensors')
-    assert {'predictor.trunk.0.weight', 'kept.bn1.running_mean'} <= set(names)
-    assert not any('layer1.0.conv1' in name for name in names)
+@pytest.fixture(scope='module')
+def rounded(program, resnet8, tmp_path_factory, image_folder):
+    """All weights, by statistics and then by training, into so many bytes."""
+    out = tmp_path_factory.mktemp('rounded')
+    assert program(**{**resnet8, 'second_order_steps': 1}, batch_size=10, workers=0, bytes=20_000, output=out,
+                   images=[str(image_folder / 'train')], statistics_images=40, distillation_steps=8, eval_interval=4,
+                   rounding_lr=0.3, lr=1e-3) == 0
+    return out
 
 
-def test_same_seed_same_file(tmp_path, resnet8):
-    files = []
-    for name, seed in (('a', 1), ('b', 1), ('c', 2)):
-        run(*resnet8, '--pct', 5, '--reconstruction-steps', 4, '--seed', seed, '--output', tmp_path / name)
-        files.append((tmp_path / name / 'model.safetensors').read_bytes())
-    assert files[0] == files[1] != files[2]
+def test_all_weights_are_rounded_and_trained_into_the_bytes_that_were_asked_for(rounded, small_model):
+    artifact = load_artifact(rounded)
+    assert 0.9 * 20_000 < size(rounded) <= 20_000 and len(artifact.rounded) == 8 and not artifact.generator.names
+    assert [row for row in phases_of(rounded) if row[1] != 4] == [('rounding', 0), ('distillation', 8)]
+    assert artifact.results['statistics_images'] == 40 and artifact.results['max_bytes'] == 20_000
+    assert 'reconstruction_error' not in artifact.results
+    state = timm.create_model(f'local-dir:{rounded}', pretrained=True).state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in artifact.state_dict().items())
+    assert 0 < relative_error(artifact.rounded, small_model.state_dict()) < 0.8
 
 
-def test_settings_reach_the_artifact(tmp_path):
-    run(*RESNET, '--reconstruction-steps', 2, '--output', tmp_path, '--order-over', 'filter', '--activation', 'sine',
-        '--linear-layers', 3, '--bandwidth', 2, '--bandwidth-exponent', 0.25, '--num-frequencies', 16,
-        '--layer-bandwidth', 1, '--storage-dtype', 'float32', '--keep', 'layer1.*', '--seed', 5,
-        '--model-kwargs', 'drop_rate=0.1', '--max-places', 500)
-    config = read_config(tmp_path)[0]
-    assert config.ordering == OrderingConfig('filter', 'grid', max_places=500)
-    assert config.encoding == EncodingConfig('random_fourier', 16, 1., 2., 0.25, seed=5)
-    assert config.predictor.linear_layers == 3 and config.predictor.activation == 'sine'
-    assert config.storage_dtype == 'float32' and config.base_args == {'drop_rate': 0.1}
-    assert len(config.generated) == 12
+@pytest.mark.parametrize('distillation_steps', [0, 4])
+def test_a_quantized_predictor_is_trained_as_it_will_be_stored(
+        program, resnet8, tmp_path, image_folder, images, capsys, distillation_steps):
+    """Also without distillation, and what was measured is what was written."""
+    assert program(**{**resnet8, 'second_order_steps': 4, 'keep': ['layer3.*'], 'pct': 10}, **IMAGES, bits=5,
+                   kept_bits=12, reconstruction_steps=20, statistics_images=40, data_dir=image_folder, eval_interval=2,
+                   lr=1e-3, distillation_steps=distillation_steps, checkpointing_steps=500,
+                   output=tmp_path) == 0
+    printed, artifact = capsys.readouterr().out, load_artifact(tmp_path)
+    assert 'bits of each layer, by the divergence that rounding it makes' in printed
+    assert artifact.storage.quantization and artifact.results['layer_bits'] and artifact.results['bits'] == 5
+    assert artifact.results['top1'] == top1(tmp_path, images) and artifact.results['expected_divergence'] > 0
+    assert artifact.results['second_order_steps'] == 4 and artifact.results['statistics_images'] == 40
+    phases = phases_of(tmp_path)
+    assert phases[:2] == [('reconstruction', 20), ('second_order', 4)]
+    if distillation_steps:
+        assert phases[2:] == [('rounding', 0), ('distillation', 2), ('distillation', 4), ('validation', 0)]
+    else:
+        assert phases[2:] == [('rounding', 4), ('validation', 0)] and artifact.results['quantization_steps'] == 4
+        [path] = (tmp_path / 'checkpoints').glob('statistics*')
+        # the means that are stored are those for the weights that are stored
+        original = timm.create_model(resnet8['model'], checkpoint_path=resnet8['initial_checkpoint'])
+        name, mean = 'layer2.0.conv1.weight', load_file(path)['layer2.0.conv1.weight/mean'].flatten()
+        change = (artifact.state_dict()[name] - original.get_parameter(name)).flatten(1) @ mean
+        expected = (original.layer2[0].bn1.running_mean + change).detach()
+        found = artifact.kept['layer2.0.bn1.running_mean']
+        assert torch.allclose(found, expected, atol=2e-3 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize('argv, says', [
-    (['--model', 'resnet19'], "no model 'resnet19'"),
-    ([*RESNET[:2], '--initial-checkpoint', 'nowhere.pth'], "'nowhere.pth' is no file"),
-    ([*RESNET, '--pct', '0.01'], 'cannot exist'),
-    ([*RESNET, '--min-weights', '1000000'], 'has no weight to generate'),
-    ([*RESNET, '--coordinates', 'path', '--order-over', 'axes'], "coordinates='path' needs"),
-    ([*RESNET, '--reconstruction-steps', '-1'], 'must be 0 or more'),
-    ([*RESNET, '--start-from', 'nowhere'], "'nowhere' is no predictor"),
-    ([*RESNET, '--resume', 'nowhere'], "'nowhere' is no checkpoint"),
-    ([*RESNET, '--report-to', 'clearml'], '--report-to clearml'),
-    ([*RESNET, '--report-to', 'nothing'], 'Unsupported logging capability: nothing'),
-    ([*RESNET, '--data-dir', 'nowhere'], 'No images could be read'),
-    (['--model', 'mixer_s32_224', '--initial-checkpoint', str(RESNET20)], 'Cannot create'),
-])
-def test_bad_requests_are_one_line_and_leave_nothing(tmp_path, capsys, argv, says):
-    assert main([*argv, '--output', str(tmp_path / 'out')]) == 2
-    captured = capsys.readouterr()
-    assert says in captured.err and captured.err.startswith('timm-sbs train: ') and captured.err.count('\n') == 1
-    assert not (tmp_path / 'out').exists() or not list((tmp_path / 'out').iterdir())
+def test_a_quantized_predictor_without_images_is_trained_on_the_weights(program, resnet8, tmp_path):
+    """Which is better than to quantize what floats were trained to."""
+    for bits in (None, 4):
+        assert program(**{**resnet8, 'keep': ['layer3.*'], 'pct': 10}, bits=bits, linear_layers=4,
+                       reconstruction_steps=40, order_over='axes', output=tmp_path / str(bits)) == 0
+    plain, trained = load_artifact(tmp_path / 'None'), load_artifact(tmp_path / '4')
+    plain = plain.quantized(trained.storage.quantization).as_stored()
+    original = load_file(resnet8['initial_checkpoint'])
+    errors = [relative_error(artifact.generator(), original) for artifact in (plain, trained)]
+    assert errors[1] < errors[0] and trained.results['quantization_error'] == pytest.approx(errors[1], abs=1e-4)
+    assert trained.results['quantization_steps'] == 40 and 'distillation_steps' not in trained.results
 
 
-def test_a_transformer_is_generated_too_unless_it_is_excluded(tmp_path, capsys):
-    weights = tmp_path / 'vit.safetensors'
-    save_file(timm.create_model('test_vit').state_dict(), weights)
-    argv = ['--model', 'test_vit', '--initial-checkpoint', str(weights), '--output', str(tmp_path / 'out')]
-    assert main([*argv, '--keep', '*']) == 2
-    captured = capsys.readouterr()
-    assert 'has no weight to generate' in captured.err and captured.err.count('\n') == 1
-    assert main([*argv, '--keep', '*.attn.*', '--pointwise-size', '4', '--reconstruction-steps', '2']) == 0
-    config, _ = read_config(tmp_path / 'out')
-    assert config.generated and config.pointwise_size == 4
-    assert all('.mlp.' in name for name in config.generated)
-    timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+def test_validation_images_choose_nothing(program, resnet8, tmp_path, image_folder):
+    """Without them a run ends with the same tensors, and measures none of its artifacts on them."""
+    for name, split in (('with', None), ('without', '')):
+        assert program(**resnet8, **IMAGES, reconstruction_steps=10, data_dir=image_folder, val_split=split, lr=1e-2,
+                       distillation_steps=3, eval_interval=1, output=tmp_path / name) == 0
+    tensors = [(tmp_path / name / 'model.safetensors').read_bytes() for name in ('with', 'without')]
+    assert tensors[0] == tensors[1]
+    measured, others = load_artifact(tmp_path / 'with').results, load_artifact(tmp_path / 'without').results
+    assert measured['holdout_divergence'] == others['holdout_divergence']
+    assert 'top1' in measured and 'top1' not in others
 
 
-def test_what_the_second_phase_would_refuse_is_refused_before_the_first(tmp_path, capsys):
-    argv = [*RESNET, '--output', str(tmp_path / 'out'), '--data-free', 'noise', '--feature-weight', '1']
-    assert main([*argv, '--feature-modules', 'layer7']) == 2
-    captured = capsys.readouterr()
-    assert "no module 'layer7'" in captured.err and not captured.out
+class Stream(IterableDataset):
+    transform = None
+
+    def __iter__(self):
+        return iter([(torch.zeros(3, 32, 32, dtype=torch.uint8), 0)] * 8)
 
 
-def test_data_free_improves_on_reconstruction(tmp_path, reconstructed, image_folder):
-    """Synthetic images, and a validation split that only measures."""
-    shutil.rmtree(shutil.copytree(image_folder, tmp_path / 'images') / 'train')
-    run(*RESNET, '--start-from', reconstructed, '--reconstruction-steps', 0, '--data-dir', tmp_path / 'images',
-        '--data-free', 'inversion', '--synthetic-images', 24, '--synthetic-steps', 20, '--distillation-steps', 8,
-        '--eval-interval', 8, '--batch-size', 12, '--lr', '3e-4', '--workers', 0, '--output', tmp_path / 'out')
-    artifact = load_artifact(tmp_path / 'out')
-    results = artifact.results
-    assert results['data_free'] == 'inversion' and 'holdout_images' not in results
-    assert results['top1'] >= top1(reconstructed, image_folder) + 3
-    original = timm.create_model('resnet20_cifar10', checkpoint_path=RESNET20)
-    assert torch.equal(artifact.kept['bn1.running_mean'], original.bn1.running_mean)  # not those of synthetic images
-    assert not torch.equal(artifact.kept['bn1.weight'], original.bn1.weight)
+@pytest.mark.parametrize('source', ['stream', 'drawn'])
+def test_where_nothing_can_be_held_out_the_last_artifact_is_kept(
+        program, resnet8, tmp_path, monkeypatch, capsys, source, small_model):
+    """Statistics of images that are drawn are not those of photographs: those of the original stay."""
+    monkeypatch.setattr(loaders, 'open_training_images', lambda *_: Stream())
+    images = dict(dataset='wds/any', val_split='') if source == 'stream' else dict(
+        data_free='inversion', synthetic_images=16, synthetic_steps=2)
+    assert program(**resnet8, reconstruction_steps=3, **images, batch_size=8, workers=0, distillation_steps=3,
+                   eval_interval=1, output=tmp_path) == 0
+    assert 'No training images are held out; the last artifact is kept.' in capsys.readouterr().out
+    artifact = load_artifact(tmp_path)
+    assert artifact.results['distillation_steps'] == 3 and 'holdout_images' not in artifact.results
+    followed = not torch.equal(artifact.kept['bn1.running_mean'], small_model.bn1.running_mean)
+    assert followed == (source == 'stream') and artifact.results.get('data_free') == images.get('data_free')
 
 
-def test_going_on_from_an_artifact(tmp_path, reconstructed, image_folder):
-    """With labels alone, which need no outputs of the original."""
-    run(*RESNET, '--start-from', reconstructed, '--reconstruction-steps', 0, '--data-dir', image_folder,
-        '--distillation-steps', 20, '--eval-interval', 20, '--output-weight', 0, '--label-weight', 1, '-b', 20,
-        '--lr', '1e-3', '-j', 0, '--output', tmp_path)
-    before, after = load_artifact(reconstructed), load_artifact(tmp_path)
-    assert after.generator.config.predictor == before.generator.config.predictor
-    assert all((a[0] == b[0]).all() for a, b in zip(after.generator.permutations, before.generator.permutations))
-    assert after.results['top1'] > top1(reconstructed, image_folder) + 10
-    assert 'reconstruction_error' not in after.results
-
-
-def test_going_on_from_a_packed_artifact_keeps_its_rounding(tmp_path, image_folder, images):
-    """Rounding what is rounded already changes next to nothing, so training goes on where it ended."""
-    shipped = shipped_folder(SHIPPED)
-    run(*RESNET, '--start-from', shipped, '--reconstruction-steps', 0, '--data-dir', image_folder,
-        '--distillation-steps', 2, '--lr', '1e-6', '-b', 40, '-j', 0, '--output', tmp_path)
-    before, after = load_artifact(shipped), load_artifact(tmp_path)
-    assert after.storage.quantization == before.storage.quantization
-    assert relative_error(before.generator(), after.generator()) < 5e-3
-    validation = [tensor[::5] for tensor in images]
-    original = evaluate(timm.create_model(SHIPPED, pretrained=True), [validation])
-    assert after.results['top1'] == pytest.approx(original.top1, abs=2)
-    assert 'bits' not in after.results and after.results['started_from'] == before.results
-
-
-def test_an_earlier_runs_checkpoints_are_not_mixed_with_a_new_one(tmp_path, resnet8, capsys):
-    argv = [*resnet8, '--reconstruction-steps', '6', '--checkpointing-steps', '3', '--output', str(tmp_path)]
-    assert main(argv) == 0
-    assert main(argv) == 2
-    assert 'holds checkpoints of an earlier run. Go on from them with --resume latest' in capsys.readouterr().err
-    before = (tmp_path / 'model.safetensors').read_bytes()
-    assert main([*argv, '--resume', 'latest']) == 0
-    assert (tmp_path / 'model.safetensors').read_bytes() == before
-    assert main([*argv, '--resume', 'latest', '--pct', '10']) == 2
-    assert 'was made with --pct 20.0, but this run has 10.0' in capsys.readouterr().err
-
-
-def test_a_run_may_be_resumed_where_its_images_are_now(tmp_path, resnet8, image_folder, capsys):
-    names = sorted(path.name for path in (image_folder / 'train').iterdir())
-    (tmp_path / 'classes.txt').write_text('\n'.join(names))
-    for place in ('here', 'there', 'other'):
-        (tmp_path / place).mkdir()
-        (tmp_path / place / ('photographs' if place != 'other' else 'more')).symlink_to(image_folder / 'train')
-    argv = [*resnet8, '--reconstruction-steps', '6', '--distillation-steps', '2', '-b', '8', '-j', '0',
-            '--checkpointing-steps', '3', '--pct', '3', '--class-map', str(tmp_path / 'classes.txt'),
-            '--output', str(tmp_path / 'out')]
-    assert main([*argv, '--unlabelled-dir', str(tmp_path / 'here' / 'photographs')]) == 0
-    again = [*argv, '--resume', 'latest', '--unlabelled-dir']
-    assert main([*again, str(tmp_path / 'there' / 'photographs')]) == 0
-    assert load_artifact(tmp_path / 'out').results['unlabelled'] == 'photographs'
-    assert main([*again, str(tmp_path / 'other' / 'more')]) == 2
-    assert '--unlabelled-dir' in capsys.readouterr().err
-    (tmp_path / 'classes.txt').write_text('\n'.join(reversed(names)))
-    assert main([*again, str(tmp_path / 'there' / 'photographs')]) == 2
-    assert '--class-map classes.txt' in capsys.readouterr().err
-
-
-def test_what_is_trained_further_keeps_its_licence(tmp_path, small_folder):
-    (small_folder / 'LICENSE').write_text('for nobody')
-    run(*RESNET, '--start-from', small_folder, '--reconstruction-steps', 2, '--output', tmp_path / 'out')
-    for folder in (tmp_path / 'out', tmp_path / 'out' / 'last'):
-        assert (folder / 'LICENSE').read_text() == 'for nobody'
+def test_bad_requests_are_one_line(program, resnet8, tmp_path, capsys):
+    for argv, says in ((['--pct', 0.01], 'too few'), (['--resume', 'nowhere'], "'nowhere' is not a checkpoint"),
+                       (['--data-dir', '/nowhere'], '/nowhere'), (['--bytes', 'many'], "'many'")):
+        assert program(*argv, **resnet8, output=tmp_path / 'out') == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith('timm-sbs train: ') and captured.err.count('\n') == 1 and says in captured.err
+        assert 'reconstruction' not in captured.out and not list(tmp_path.glob('out/*'))
 
 
 @contextmanager
@@ -273,14 +216,15 @@ def no_file_larger_than(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, capsys):
-    """Files may not grow beyond 60,000 bytes: the artifact does not fit."""
-    argv = [*RESNET, '--reconstruction-steps', '3', '--output', str(tmp_path / 'out'), '--checkpointing-steps', '2']
-    with no_file_larger_than(60_000):
-        assert main(argv) == 2
+@pytest.mark.parametrize('every', [None, 2])
+def test_a_full_disk_is_one_sentence_and_leaves_no_part(program, resnet8, tmp_path, capsys, every):
+    """Neither the artifact nor a checkpoint fits."""
+    with no_file_larger_than(20_000):
+        assert program(**resnet8, reconstruction_steps=3, checkpointing_steps=every, order_over='nothing',
+                       output=tmp_path / 'out') == 2
     errors = capsys.readouterr().err
-    assert errors.strip().splitlines()[-1].startswith('timm-sbs train: Cannot write') and 'Traceback' not in errors
-    assert not [p.name for p in (tmp_path / 'out').rglob('*') if p.name.startswith('.')]
+    assert errors.startswith('timm-sbs train: ') and errors.count('\n') == 1
+    assert not [path for path in (tmp_path / 'out').rglob('*') if path.name.startswith('.')]
 
 
 @pytest.fixture()
@@ -296,23 +240,21 @@ def hub(monkeypatch, tmp_path):
         yield server
 
 
-def test_pushing_to_the_hub(tmp_path, hub, monkeypatch, capsys, resnet8):
+def test_pushing_to_the_hub(program, tmp_path, hub, monkeypatch, capsys, resnet8):
     """The repository comes first, the artifact last, and a bad token before the work."""
     def push(token):
         monkeypatch.setenv('HF_TOKEN', token)
-        status = main([*resnet8, '--reconstruction-steps', '2', '--output', str(tmp_path / 'out'), '--push-to-hub',
-                       '--hub-model-id', 'user/small', '--hub-private'])
+        status = program(**resnet8, reconstruction_steps=2, order_over='nothing', output=tmp_path / 'out',
+                         push_to_hub='user/small', hub_private=True)
         return status, *capsys.readouterr()
 
     status, out, err = push('hf_wrong')
-    assert status == 2 and 'Is the token valid' in err
-    assert 'reconstruction error' not in out and 'hf_wrong' not in err + out
+    assert status == 2 and 'token' in err and 'reconstruction: error' not in out and 'hf_wrong' not in err + out
     status, out, err = push(TOKEN)
     assert status == 0, err
     assert f'uploaded to {hub.endpoint}/user/small/commit/' in out and hub.private['user/small']
-    assert TOKEN not in out + err + (tmp_path / 'out' / 'args.yaml').read_text()
+    assert TOKEN not in out + err + (tmp_path / 'out' / 'settings.yaml').read_text()
     files = hub.files('user/small')
     assert set(files) == {'config.json', 'model.safetensors', 'README.md'}
-    for name in ('config.json', 'model.safetensors'):
-        assert (tmp_path / 'out' / name).read_bytes() == files[name]
+    assert (tmp_path / 'out' / 'model.safetensors').read_bytes() == files['model.safetensors']
     assert "timm.create_model('hf-hub:user/small', pretrained=True)" in files['README.md'].decode()

@@ -1,27 +1,27 @@
-"""The artifact: a generator, the kept tensors beside it, and timm's description of the original."""
+"""The artifact: a generator, the tensors stored beside it, and timm's description of the original."""
 import dataclasses
+import hashlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from timm_sbs.artifact.build import build_around
-from timm_sbs.artifact.stored import Stored
+from timm_sbs.artifact.build import build_around, own_args
+from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, config_text, write_files
+from timm_sbs.artifact.hub import upload
+from timm_sbs.artifact.ledger import measured
 from timm_sbs.codec.kept import stored_kept
-from timm_sbs.codec.quantization import (
-    predictor_codes,
-    stored_predictor,
-    stored_rounded,
-)
-from timm_sbs.codec.tensor_file import Contents
+from timm_sbs.codec.quantization import predictor_codes, stored_predictor, stored_rounded
+from timm_sbs.codec.tensor_file import Contents, to_tensors
 from timm_sbs.common.config import OTHERS, POINTWISE_SIZE, ArtifactConfig, QuantizationConfig, StorageConfig
 from timm_sbs.common.errors import ConfigError
-from timm_sbs.common.prefixes import without_prefix
-from timm_sbs.common.results import Results
+from timm_sbs.common.results import with_short_history
+from timm_sbs.common.tensors import without_prefix
 from timm_sbs.predictor.base_model import BaseModel, first_names, is_counter, kept_names
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.selection import rounded_names
@@ -34,23 +34,26 @@ _OWN_ARGS = ('pretrained', 'pretrained_cfg', 'model_name', 'base', 'state_dict',
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Artifact:
-    """All that is needed to create a model with generated weights.
+    """All that is needed to create a model with generated or rounded weights.
+
+    It does not change: ``dataclasses.replace`` and the methods below make another.
 
     Attributes:
         generator: Generates the convolution weights.
-        kept: The state dict entries of the base model that are neither generated nor rounded.
+        kept: Stored tensors: the state dict entries of the base model that are neither generated nor rounded.
         base: The base model, and timm's description of the original weights.
         storage: How the numbers are stored.
         rounded: Weights that are stored as integers of few bits.
-        steps: Codes of the steps of these ('rounded.' and a name), and of those predictor weights ('predictor.') whose
-            steps do not follow from their bits: they were fixed before training, or read from a file.
-        results: Measured figures, and how they were measured.
+        steps: Codes of the step sizes of these ('rounded.' and a name), and of those predictor weights ('predictor.')
+            whose step sizes do not follow from their bits: they were fixed before training, or read from a file.
+        results: Measured figures, and how they were measured: a JSON-ready dict.
         license_text: Of the LICENSE beside the artifact, which goes wherever the artifact or a copy of it goes.
-        stored: The file that it was read from, if it was.
+        source: Of an artifact whose numbers are rounded already: the tensors of the file that it was read from, or the
+            artifact that was rounded. It is written as that one is. ``dataclasses.replace`` does not copy it.
 
     Example:
         >>> import timm_sbs
-        >>> artifact = timm_sbs.load('sbs_resnet20_cifar10_42pct')
+        >>> artifact = timm_sbs.load('sbs_resnet20_cifar10_20pct')
         >>> artifact.save('copy').base
         'resnet20_cifar10'
         >>> artifact.create_model(in_chans=1).conv1.weight.shape
@@ -62,18 +65,18 @@ class Artifact:
     storage: StorageConfig = StorageConfig()
     rounded: dict[str, Tensor] = field(default_factory=dict)
     steps: dict[str, Tensor] = field(default_factory=dict)
-    results: Results = field(default_factory=Results)
+    results: dict[str, Any] = field(default_factory=dict)
     license_text: str | None = None
-    stored: Stored | None = field(default=None, repr=False)
+    source: 'dict[str, Tensor] | Artifact | None' = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'results', Results.of(self.results).shortened())
+        object.__setattr__(self, 'results', with_short_history(self.results))
 
     def __repr__(self) -> str:
         """In one line, for notebooks."""
-        generated, rounded = self.generator.names, self.rounded
-        return (f"Artifact('{self.base.name}': {len(generated)} weights generated from "
-                f'{self.generator.num_parameters:,} parameters, {len(rounded)} rounded, {len(self.kept)} tensors kept)')
+        return (f"Artifact('{self.base.name}': {len(self.generator.names)} weights generated from "
+                f'{self.generator.num_parameters:,} parameters, {len(self.rounded)} rounded, {len(self.kept)} tensors '
+                f'stored)')
 
     @property
     def config(self) -> ArtifactConfig:
@@ -96,13 +99,13 @@ class Artifact:
 
     def quantized(self, quantization: QuantizationConfig | None) -> 'Artifact':
         """The same artifact, to be rounded in this way; with None, to be stored as floats. Rounded weights keep their
-        steps."""
+        step sizes."""
         steps = {name: codes for name, codes in self.steps.items() if name.startswith('rounded.')}
         return dataclasses.replace(
             self, steps=steps, storage=dataclasses.replace(self.storage, quantization=quantization))
 
     def with_fixed_steps(self) -> 'Artifact':
-        """The same artifact, whose predictor's weights keep the steps of this moment when they change."""
+        """The same artifact, whose predictor's weights keep the step sizes of this moment when they change."""
         if self.storage.quantization is None:
             return self
         codes = predictor_codes(
@@ -111,51 +114,57 @@ class Artifact:
         return dataclasses.replace(self, steps={**self.steps, **fixed})
 
     def with_kept(self, model: nn.Module) -> 'Artifact':
-        """The same artifact with copies of a model's kept tensors: changing the model later does not change it."""
+        """The same artifact with copies of a model's tensors that are neither generated nor rounded."""
         state = model.state_dict()
         names = kept_names(self.base.state, (*self.generator.names, *self.rounded))
         return dataclasses.replace(self, kept={name: state[name].detach().clone() for name in names})
 
     def with_results(self, results: Mapping[str, Any]) -> 'Artifact':
-        """The same artifact with other results: :class:`~timm_sbs.common.results.Results`, or a mapping of them.
+        """The same artifact with other results."""
+        return dataclasses.replace(self, results=dict(results)).from_source(self.source)
 
-        Raises:
-            ConfigError: One is of the wrong type or out of range.
-        """
-        return dataclasses.replace(self, results=Results.of(results))
-
-    @property
-    def contents(self) -> Contents:
-        """What its file holds."""
-        generator = self.generator
-        return Contents(generator.predictor.state_dict(), generator.frequencies, generator.permutations, self.kept,
-                        self.rounded, self.steps, self.base.norm_eps if self.storage.quantization else {})
-
-    @property
-    def file_tensors(self) -> dict[str, Tensor] | None:
-        """Tensors of the file that the artifact was read from, or None if it has changed since, or was not read."""
-        if self.stored is None or not self.stored.holds(self.contents, self.storage):
-            return None
-        return self.stored.tensors
+    def from_source(self, source: 'dict[str, Tensor] | Artifact | None') -> 'Artifact':
+        """This artifact, once it is told its source."""
+        object.__setattr__(self, 'source', source)
+        return self
 
     def as_stored(self) -> 'Artifact':
         """The artifact as a reader of the written one will have it: rounded as its storage says."""
-        if self.file_tensors is not None:
+        if self.source is not None:
             return self
         predictor = stored_predictor(
             self.generator.predictor, self.storage, without_prefix('predictor.', self.steps))
         return dataclasses.replace(
             self, generator=self.generator.with_predictor(predictor),
             kept=stored_kept(self.kept, self.storage, self.base.norm_eps if self.storage.quantization else {}),
-            rounded=stored_rounded(self.rounded, without_prefix('rounded.', self.steps), self.storage))
-
-    def weights(self) -> dict[str, Tensor]:
-        """Generated and rounded weights by name, float32, with memory of their own."""
-        return {**self.generator(), **{name: tensor.detach().clone() for name, tensor in self.rounded.items()}}
+            rounded=stored_rounded(self.rounded, without_prefix('rounded.', self.steps), self.storage),
+        ).from_source(self)
 
     def stored_weights(self) -> dict[str, Tensor]:
-        """Generated and rounded weights as a reader of the written artifact will have them."""
-        return self.as_stored().weights()
+        """Generated and rounded weights by name, float32, as a reader of the written artifact will have them."""
+        stored = self.as_stored()
+        return {**stored.generator(), **_copied(stored.rounded)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Generate the complete state dict of the base model: float32 weights, stored tensors, BatchNorm's counters at
+        zero. Changing it does not change the artifact.
+
+        It is that of the artifact as it is; ``as_stored().state_dict()`` is that of the written one.
+
+        Example:
+            >>> state = timm_sbs.load('sbs_resnet20_cifar10_20pct').state_dict()
+            >>> len(state), state['linear.weight'].shape
+            (116, torch.Size([10, 64]))
+        """
+        return self._state_dict(_copied({**self.rounded, **self.kept}))
+
+    def _state_dict(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The base model's state dict with these rounded weights and stored tensors."""
+        tensors = {**tensors, **self.generator()}
+        for name in self.base.state:
+            if is_counter(name):
+                tensors[name] = torch.zeros((), dtype=torch.long, device='cpu')
+        return {name: tensors[first] for name, first in first_names(self.base.state).items()}
 
     def create_model(self, **kwargs: Any) -> nn.Module:
         """The base model with generated weights, as timm.create_model makes it from the written artifact.
@@ -168,7 +177,7 @@ class Artifact:
             ConfigError: An argument is not the caller's to give, such as ``pretrained``.
 
         Example:
-            >>> model = timm_sbs.load('sbs_resnet20_cifar10_42pct').create_model(num_classes=7)
+            >>> model = timm_sbs.load('sbs_resnet20_cifar10_20pct').create_model(num_classes=7)
             >>> model(torch.zeros(1, 3, 32, 32)).shape
             torch.Size([1, 7])
         """
@@ -176,16 +185,57 @@ class Artifact:
             raise ConfigError(
                 f"create_model of an artifact takes no '{given[0]}': its base model is '{self.base.name}', and the "
                 f'weights are always generated.')
-        if self.base.args:
-            kwargs = {**self.base.args, **kwargs, 'pretrained_model_args': self.base.args}
-        return build_around(
-            self.base.name, self.as_stored().state_dict(), self.base.pretrained_cfg, {}, **kwargs)
+        return build_around(self.base.name, self.stored_state_dict(), self.base.pretrained_cfg, {},
+                            **own_args(self.base, kwargs))
+
+    def stored_state_dict(self) -> dict[str, Tensor]:
+        """That of the written artifact. It shares tensors with the artifact, so it must not be changed."""
+        stored = self.as_stored()
+        return stored._state_dict({**stored.rounded, **stored.kept})
+
+    def tensors(self, ordering: Tensor | None = None) -> dict[str, Tensor]:
+        """The tensors of model.safetensors. ``ordering`` are the coded kernel orderings, if they are there already
+        (:func:`~timm_sbs.artifact.folder.coded_ordering`).
+
+        Raises:
+            ArtifactError: A tensor is not finite.
+            OrderingError: An ordering is not a permutation of its layer's kernels.
+        """
+        if self.source is not None:
+            return self.source.tensors(ordering) if isinstance(self.source, Artifact) else self.source
+        generator = self.generator
+        kept, rounded = ({name: tensors[name] for name in self.base.state if name in tensors}  # a reader's order
+                         for tensors in (self.kept, self.rounded))
+        contents = Contents(
+            generator.predictor.state_dict(), generator.frequencies, generator.permutations, kept, rounded, self.steps,
+            self.base.norm_eps if self.storage.quantization else {}, ordering)
+        return to_tensors(contents, self.config, generator.specs)
+
+    def files(self, ordering: Tensor | None = None) -> tuple[ArtifactConfig, dict[str, bytes]]:
+        """Configuration, with checksum and size ledger, and contents of the files by their names; see :meth:`tensors`.
+        """
+        tensors = self.tensors(ordering)
+        data = safetensors.torch.save(tensors)
+        config = dataclasses.replace(
+            self.config, weights_sha256=hashlib.sha256(data).hexdigest(),
+            ledger=measured(tensors, len(data), self.generator.num_parameters, self.base.state))
+        contents = {WEIGHTS_NAME: data, CONFIG_NAME: config_text(config, self.base.pretrained_cfg).encode()}
+        if self.license_text:
+            contents[LICENSE_NAME] = self.license_text.encode()
+        return config, contents
 
     def save(self, folder: str | Path) -> ArtifactConfig:
-        """Write the artifact: see :func:`timm_sbs.artifact.folder.save_artifact`."""
-        from timm_sbs.artifact.folder import save_artifact  # which makes artifacts
+        """Write the artifact in place of the one that may be in a folder. Other files in it stay.
 
-        return save_artifact(folder, self)
+        Returns:
+            The configuration as written, with the checksum of the tensors and the size ledger.
+
+        Raises:
+            SbsError: A tensor is not finite, an ordering is not a permutation, or the folder cannot be written.
+        """
+        config, contents = self.files()
+        write_files(folder, contents)
+        return config
 
     def push_to_hub(
             self,
@@ -197,35 +247,14 @@ class Artifact:
     ) -> str:
         """Publish the artifact: see :func:`timm_sbs.artifact.push.push_to_hub`. It needs no folder of its own.
 
-        Returns:
-            Address of the commit.
-
-        Raises:
-            SbsError: The Hub refuses or cannot be reached.
-
         Example:
             >>> artifact.push_to_hub('user/name', tag='v1')  # doctest: +SKIP
             'https://huggingface.co/user/name/commit/...'
         """
-        from timm_sbs.artifact.push import push_to_hub
-
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder)
-            return push_to_hub(folder, repo_id, private, revision, tag, token)
+            return upload(Path(folder), repo_id, private, revision, tag, token)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Generate the complete state dict of the base model: float32 weights, kept tensors, zeroed step counters. Its
-        tensors have memory of their own.
 
-        It is that of the artifact as it is; ``as_stored().state_dict()`` is that of the written one.
-
-        Example:
-            >>> state = timm_sbs.load('sbs_resnet20_cifar10_42pct').state_dict()
-            >>> len(state), state['linear.weight'].shape
-            (116, torch.Size([10, 64]))
-        """
-        tensors = {**{name: tensor.clone() for name, tensor in self.kept.items()}, **self.weights()}
-        for name in self.base.state:
-            if is_counter(name):
-                tensors[name] = torch.zeros((), dtype=torch.long, device='cpu')
-        return {name: tensors[first] for name, first in first_names(self.base.state).items()}
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

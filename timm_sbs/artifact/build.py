@@ -1,6 +1,7 @@
 """timm's base model around a state dict: as timm builds it, and described by where its weights came from."""
 import dataclasses
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from timm_sbs.common.errors import ConfigError
+from timm_sbs.predictor.base_model import BaseModel, SkipRandomInit
 
-__all__ = ['FIELDS', 'SOURCES', 'build_around', 'known_cfg']
+__all__ = ['FIELDS', 'SOURCES', 'build_around', 'own_args', 'known_cfg']
 
 SOURCES = ('source', 'url', 'file', 'hf_hub_id', 'hf_hub_filename')  # fields of a PretrainedCfg
 FIELDS = {field.name for field in dataclasses.fields(PretrainedCfg)}
 _NOT_KEPT = {*SOURCES, 'state_dict', 'custom_load', 'architecture', 'tag'}
+# Arguments with which timm leaves what is not in the state dict as it was drawn.
+_PARTIAL = {'features_only', 'pretrained_strict'}
 
 
 class _NotCopied(Tensor):
@@ -42,26 +46,35 @@ def build_around(
 
     Args:
         base: timm's name of the architecture.
-        state_dict: Complete, at the classes and channels that ``cfg`` tells; None: timm looks where ``sources`` say.
+        state_dict: Complete, at the classes and channels that ``cfg`` says; None: timm looks where ``sources`` say.
         cfg: timm's description of the weights, see :func:`known_cfg`.
-        sources: Where timm finds the weights again, for the model's own description.
+        sources: Where timm finds the weights, for the model's own description.
         cache_dir: As in timm.
         pretrained: Whether to load weights at all.
         **kwargs: Arguments of the base model and of timm.create_model, such as features_only.
 
     Raises:
-        ConfigError: The state dict holds something that is no tensor.
+        ConfigError: The state dict holds something that is not a tensor.
     """
     passed = {**known_cfg(cfg), **sources, 'architecture': base}
+    own = {'num_classes': passed.get('num_classes'), 'in_chans': (passed.get('input_size') or (3,))[0]}
+    complete = state_dict is not None and not _PARTIAL & kwargs.keys() and all(
+        kwargs.get(name) in (None, value) for name, value in own.items())
     if state_dict is not None:
         if not all(isinstance(value, Tensor) for value in state_dict.values()):
-            raise ConfigError('The state_dict in pretrained_cfg holds something that is no tensor.')
+            raise ConfigError('The state_dict in pretrained_cfg holds something that is not a tensor.')
         passed['state_dict'] = {name: tensor.as_subclass(_NotCopied) for name, tensor in state_dict.items()}
-    model = timm.create_model(base, pretrained=pretrained, pretrained_cfg=passed, cache_dir=cache_dir, **kwargs)
+    with SkipRandomInit() if complete else nullcontext():
+        model = timm.create_model(base, pretrained=pretrained, pretrained_cfg=passed, cache_dir=cache_dir, **kwargs)
     for module in model.modules():
         for name in ('pretrained_cfg', 'default_cfg'):
             (module.__dict__.get(name) or {}).pop('state_dict', None)
     return model
+
+
+def own_args(base: BaseModel, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for :func:`build_around`: those of the base model, which timm is to remember, and the caller's."""
+    return {**base.args, **kwargs, **({'pretrained_model_args': base.args} if base.args else {})}
 
 
 def known_cfg(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:

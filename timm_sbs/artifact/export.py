@@ -5,7 +5,6 @@ from pathlib import Path
 import safetensors.torch
 
 from timm_sbs.artifact.folder import load_artifact
-from timm_sbs.artifact.load_weights import with_own_memory
 from timm_sbs.common.errors import ArtifactError
 from timm_sbs.common.files import replace_files
 
@@ -38,8 +37,8 @@ def export_checkpoint(folder: str | Path, output: str | Path) -> tuple[str, int,
         raise ArtifactError(f"'{output}' must end in .safetensors, by which timm knows how to read the file.")
     license = artifact.base.pretrained_cfg.get('license')
     metadata = {'format': 'pt', 'license': license, 'license_text': artifact.license_text}
-    data = safetensors.torch.save(
-        with_own_memory(artifact.state_dict()), metadata={key: text for key, text in metadata.items() if text})
+    weights = {name: tensor.clone() for name, tensor in artifact.state_dict().items()}  # a file has no shared memory
+    data = safetensors.torch.save(weights, metadata={key: text for key, text in metadata.items() if text})
     try:
         replace_files({output: data})
     except OSError as e:

@@ -1,5 +1,8 @@
 """Whether an artifact still does what its original does, from what was measured when it was made."""
-from timm_sbs.common.results import Results
+from collections.abc import Mapping
+from typing import Any
+
+from timm_sbs.common.results import earlier, number, text
 
 __all__ = ['lost_function']
 
@@ -8,6 +11,8 @@ AGREEMENT = 80.  # %: with less, a network has lost its function
 # after reconstruction 0.11 (and 0.08 on 84 %), after distillation and a quantization of 0.08, after rounding 0.06.
 GENERATED, ROUNDED = 0.1, 0.06
 
+Results = Mapping[str, Any]
+
 
 def lost_function(results: Results) -> str | None:
     """A warning with a way out, if a network has lost its function; None if it has not, or nobody can know.
@@ -15,25 +20,34 @@ def lost_function(results: Results) -> str | None:
     What was measured on images decides. Without any, it is the errors of the weights, which add up where an artifact
     was quantized after it had been fitted.
     """
-    agreement = results.holdout_agreement if results.agreement is None else results.agreement
+    agreement = _agreement(results)
     if agreement is not None:
         if agreement >= AGREEMENT:
             return None
         return (f"warning: only {agreement:.1f} % of its predictions are the original's. Allow more bytes, bits or "
-                f'parameters, or give it more images and steps.')
+                f'parameters, or fit it with more images and optimization steps.')
     if _share(results) <= 1:
         return None
-    return ("warning: its weights have such an error that it is likely to have lost a fifth of the original's "
-            "predictions, or most. Allow more bytes, bits or parameters, or fit it on images (timm-sbs train "
-            '--data-dir, --data-free); timm-sbs eval tells its accuracy.')
+    return ('warning: the errors of its weights are so large that it has probably lost a fifth of the predictions or '
+            'more. Allow more bytes, bits or parameters, or fit it on images (timm-sbs train --images, --data-dir or '
+            '--data-free), and measure its accuracy with timm-sbs eval.')
+
+
+def _agreement(results: Results) -> float | None:
+    measured = number(results, 'agreement', 100)
+    return number(results, 'holdout_agreement', 100) if measured is None else measured
 
 
 def _share(results: Results) -> float:
     """Errors of the weights, as parts of those with which the function is lost."""
-    before, quantization = results.before_quantization, (results.quantization_error or 0.) / GENERATED
+    before, quantization = earlier(results, 'before_quantization'), _error(results, 'quantization') / GENERATED
     if before:
-        return quantization + (_share(before) if before.agreement is before.holdout_agreement is None else 0.)
-    if results.statistics_images or results.data_free or results.distillation_steps or results.unlabelled:
+        return quantization + (_share(before) if _agreement(before) is None else 0.)
+    if text(results, 'data_free') or text(results, 'unlabelled') or any(
+            number(results, name) for name in ('statistics_images', 'distillation_steps')):
         return 0.  # these bring errors to where predictions do not change
-    error = results.reconstruction_error or 0.
-    return max(quantization, error / GENERATED, (results.rounding_error or 0.) / ROUNDED)
+    return max(quantization, _error(results, 'reconstruction') / GENERATED, _error(results, 'rounding') / ROUNDED)
+
+
+def _error(results: Results, phase: str) -> float:
+    return number(results, f'{phase}_error') or 0.

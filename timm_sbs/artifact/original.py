@@ -1,5 +1,6 @@
 """The original model: loading it, and what an artifact has to remember of it."""
 import functools
+import json
 from collections.abc import Mapping
 from os.path import expanduser
 from pathlib import Path
@@ -18,10 +19,9 @@ from timm.models import (
 )
 from torch import nn
 
-from timm_sbs.artifact.download import hub_if_it_answers, why_no_answer
+from timm_sbs.artifact.hub import offline_if_unreachable, unreachable
 from timm_sbs.common.entries import ENTRIES
 from timm_sbs.common.errors import SbsError, TargetError, short_reason
-from timm_sbs.common.fields import require_json
 from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
 
 __all__ = ['ASKED_ARGS', 'load_original', 'url_and_file', 'describe_original']
@@ -29,7 +29,7 @@ __all__ = ['ASKED_ARGS', 'load_original', 'url_and_file', 'describe_original']
 # Attribute of a network that a run has built: arguments that its user asked for. timm leaves some out, as drop rates.
 ASKED_ARGS = 'asked_args'
 
-# Fields of timm's pretrained_cfg that name places or names of the original, which are not the predictor's.
+# Fields of timm's pretrained_cfg that name the original or say where it is, which an artifact does not have.
 _NOT_KEPT = ('architecture', 'state_dict', 'custom_load', 'notes')
 
 
@@ -47,55 +47,53 @@ def load_original(
 
     Raises:
         TargetError: timm has no such model.
-        SbsError: The weights cannot be loaded.
+        SbsError: The weights could not be loaded.
     """
-    checkpoint = expanduser(checkpoint or '')
+    checkpoint, args = expanduser(checkpoint or ''), dict(model_args or {})
     if name.startswith('local-dir:'):
         name = f"local-dir:{expanduser(name.removeprefix('local-dir:'))}"
     if ':' not in name and not timm.is_model(split_model_name_tag(name)[0]):
         raise TargetError(f"timm {timm.__version__} has no model '{name}'. List them with timm.list_models().")
     if checkpoint and not Path(checkpoint).is_file():
-        raise SbsError(f"The checkpoint '{checkpoint}' is no file.")
+        raise SbsError(f"The checkpoint '{checkpoint}' is not a file.")
     if checkpoint:
-        model = _created(name, f"checkpoint '{checkpoint}'", checkpoint_path=checkpoint, **(model_args or {}))
+        model = _created(name, f"checkpoint '{checkpoint}'", checkpoint_path=checkpoint, **args)
     else:
-        model = _pretrained(name, model_args or {})
+        model = _pretrained(name, args)
     return model.requires_grad_(False).eval()
 
 
-def _pretrained(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+def _pretrained(name: str, args: Mapping[str, Any]) -> nn.Module:
     """With timm's weights from a cache, the Hub or an url; without a wait for hosts that do not answer."""
-    source, _, rest = name.rpartition(':')
+    source, wanted = name.rpartition(':')[0], 'its pretrained weights'
     try:
         cfg = PretrainedCfg() if source else timm.get_pretrained_cfg(name) or PretrainedCfg()
     except RuntimeError as e:  # of an unknown tag
         raise TargetError(f"timm {timm.__version__} has no weights '{name}'. List them with "
                           f"timm.list_pretrained('{split_model_name_tag(name)[0]}*').") from e
-    repo = rest if source.startswith('hf') else cfg.hf_hub_id if cfg.architecture not in ENTRIES else None
-    wanted = 'its pretrained weights'
-    if repo:
-        with hub_if_it_answers(repo) as unreachable:
+    if source.startswith('hf') or (cfg.hf_hub_id and cfg.architecture not in ENTRIES):
+        with offline_if_unreachable() as why:
             try:
-                return _created(name, wanted, pretrained=True, **model_args)
+                return _created(name, wanted, pretrained=True, **args)
             except SbsError as e:
-                if not unreachable:
+                if not why:
                     raise
-                raise _out_of_reach(name, 'the Hub', unreachable) from e
+                raise _out_of_reach(name, 'the Hub', why) from e
     url, cached = url_and_file(cfg)
-    if url and not cached.is_file() and (unreachable := why_no_answer(url)):
-        raise _out_of_reach(name, urlparse(url).netloc, unreachable)
-    return _created(name, wanted, pretrained=True, **model_args)
+    if url and not cached.is_file() and (why := unreachable(url)):
+        raise _out_of_reach(name, urlparse(url).netloc, why)
+    return _created(name, wanted, pretrained=True, **args)
+
+
+def _out_of_reach(name: str, host: str, why: str) -> SbsError:
+    return SbsError(f"The pretrained weights of '{name}' are not in the local cache and {host} cannot be reached "
+                    f'({why}). Connect once, or name a file of the weights.')
 
 
 def url_and_file(cfg: PretrainedCfg) -> tuple[str, Path]:
     """Where an entry's weights are outside of the Hub ('' if they are not), and where torch keeps its download."""
     url, file = (cfg.url, Path(urlparse(cfg.url).path).name) if isinstance(cfg.url, str) else cfg.url or ('', '')
     return url, Path(torch.hub.get_dir(), 'checkpoints', file)
-
-
-def _out_of_reach(name: str, host: str, why: str) -> SbsError:
-    return SbsError(f"The pretrained weights of '{name}' are not in the local cache and {host} cannot be reached "
-                    f'({why}). Connect once, or name a file of the weights.')
 
 
 def _created(name: str, source: str, **kwargs: Any) -> nn.Module:
@@ -130,7 +128,10 @@ def describe_original(
         pretrained_cfg.pop(field, None)
     pretrained_cfg['num_classes'] = get_model_traits(model).get('num_classes', pretrained_cfg.get('num_classes', 0))
     pretrained_cfg['input_size'] = list(get_model_input_config(model)['input_size'])
-    require_json('pretrained_cfg of the model', pretrained_cfg)
+    try:
+        json.dumps(pretrained_cfg, allow_nan=False)
+    except (TypeError, ValueError) as e:
+        raise TargetError(f"The model's pretrained_cfg cannot be written as JSON: {e}.") from None
     asked = {**getattr(model, ASKED_ARGS, {}), **(model_args or {})}
     args = _own_args(model, asked, name, canonical_args({}, pretrained_cfg))
     canonical_args(args, pretrained_cfg)

@@ -1,7 +1,7 @@
-"""Kept tensors to integers and back, so that no number costs its neighbours their precision.
+"""Stored tensors to integers and back, so that no number costs its neighbours their precision.
 
-Integers count steps up to a limit, and go on in logarithms beyond it, where the relative error counts. So the step of a
-vector follows from its typical numbers, and neither outliers nor zeros matter. What rounding does to a BatchNorm's
+Integers count steps up to a limit, and go on in logarithms beyond it, where the relative error counts. So the step size
+of a vector follows from its typical numbers, and neither outliers nor zeros matter. What rounding does to a BatchNorm's
 statistics is made up for by its weight and bias, which are rounded after them; its means may then be coarse. As in
 :mod:`timm_sbs.codec.quantization`, what training sees is what a reader of the artifact gets.
 """
@@ -14,14 +14,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from timm_sbs.codec.quantization import ROUNDED_LIMIT, QuantizedTensor, step_codes, step_sizes
 from timm_sbs.common.config import QuantizationConfig, StorageConfig
-from timm_sbs.common.float64 import as_float64
+from timm_sbs.common.tensors import as_float64
 
 __all__ = ['NormEps', 'is_quantized', 'kept_kind', 'quantize_kept', 'dequantize_kept', 'stored_kept']
 
 NormEps = Mapping[str, float]  # of a network's BatchNorms, by the prefix of their tensors' names
 NO_NORMS: NormEps = {}
 
-MEAN_STEP = 64  # of a BatchNorm's means, in steps of other vectors
+MEAN_STEP = 64  # of a BatchNorm's means, relative to the step sizes of other vectors
 FINEST_RATIO = 1023  # so that integers reach far enough: 10^12 times the limit at 12 bits
 ROW_RANGE = 8  # times the typical size of a row's numbers, up to which ``kept_bits`` reach, as to the largest one
 
@@ -29,14 +29,14 @@ _Rounded = dict[str, tuple[QuantizedTensor, Tensor]]  # integers, and what they 
 
 
 def is_quantized(tensor: Tensor) -> bool:
-    """Whether a kept tensor is rounded: all floating-point ones are."""
+    """Whether a stored tensor is rounded: all floating-point ones are."""
     return tensor.is_floating_point()
 
 
 def kept_kind(name: str, tensor: Tensor) -> str:
-    """How a kept tensor is rounded.
+    """How a stored tensor is rounded.
 
-    'logarithm': variances, whose relative error counts. 'rows': a step for each output row. 'whole': one step.
+    'logarithm': variances, whose relative error counts. 'rows': a step size for each output row. 'whole': one of all.
     """
     if name.endswith('running_var'):
         return 'logarithm'
@@ -64,7 +64,7 @@ def _typical(magnitudes: Tensor) -> Tensor:
 
 
 def _integers(rows: Tensor, steps: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Integers and step codes of numbers [R, n], with the next larger steps that codes can say: [R, n], [R, 1]."""
+    """Integers and step codes of numbers [R, n], with the next larger step sizes that have a code: [R, n], [R, 1]."""
     limit, per_e, exact = _limit(bits), _per_e(bits), as_float64(rows)
     finest = exact.abs().amax(dim=1, keepdim=True) / limit * math.exp((limit - ROUNDED_LIMIT) / per_e)
     codes = step_codes(torch.maximum(as_float64(steps), finest), up=True)
@@ -74,7 +74,7 @@ def _integers(rows: Tensor, steps: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def dequantize_kept(integers: QuantizedTensor, bits: int) -> Tensor:
-    """The kept tensor that integers stand for, float32."""
+    """The stored tensor that integers stand for, float32."""
     if integers.values is None:
         return step_sizes(integers.codes)
     limit, values = _limit(bits), as_float64(integers.values)
@@ -140,7 +140,7 @@ def _joined(tensors: Mapping[str, Tensor] | _Rounded, names: Sequence[str]) -> T
 def quantize_kept(
         kept: Mapping[str, Tensor], config: QuantizationConfig, norm_eps: NormEps = NO_NORMS,
 ) -> dict[str, QuantizedTensor]:
-    """QuantizedTensor of each floating-point tensor among kept ones.
+    """QuantizedTensor of each floating-point tensor among stored ones.
 
     ``norm_eps`` are those of the network's BatchNorms; what is rounded in one that is not there, or that has no weight
     and bias among ``kept``, is not made up for.
@@ -151,7 +151,7 @@ def quantize_kept(
 
 def stored_kept(
         kept: Mapping[str, Tensor], storage: StorageConfig, norm_eps: NormEps = NO_NORMS) -> dict[str, Tensor]:
-    """Kept tensors as a reader of the artifact will have them. Differentiable as if nothing were rounded."""
+    """Stored tensors as a reader of the artifact will have them. Differentiable as if nothing were rounded."""
     if storage.quantization is None:
         return dict(kept)
     stored = dict(kept)

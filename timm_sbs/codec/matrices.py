@@ -1,63 +1,68 @@
 """Matrices of small integers to bytes and back, by contexts that adapt: no tables are stored.
 
-The rounded weights of a network are not independent. Filters, channels and places in a kernel differ in scale, and
+The rounded weights of a network are not independent. Filters, channels and positions in a kernel differ in scale, and
 neighbours in a kernel are alike in size and sign. So each integer is coded by counts of those before it that had the
 same context, which consists of
 
-- the magnitude to expect, from the integers known of its row, its column, its place in the kernel, and its kernel;
+- the magnitude to expect, from the integers known of its row, its column, its position in the kernel, and its kernel;
 - the prediction from the neighbours above and to the left in its kernel, whose sign is likelier than the other.
 
-A matrix is coded along diagonals, so that each part of it holds about as many kernels of every row and every column,
-in blocks that grow with what is known, and in a block one place of the kernel after the other. Counts go on from
-matrix to matrix. All of this is exact: in integers, or in floats that hold integers. Logarithms are read from the
-exponents and mantissas of floats.
+All matrices with kernels of the same size are coded at once, in rounds that double what is known of each of them: few
+calls with many integers, since a call costs as much as a thousand of them. A round takes kernels along diagonals, so
+that it has about as many of every row and every column, and one position of all its kernels after the other. All of
+this is exact: in integers, or in floats that hold integers. Logarithms are read from the exponents and mantissas of
+floats.
 """
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from timm_sbs.codec.entropy import DAMAGED
-from timm_sbs.codec.streams import Stream, StreamReader, StreamWriter
+from timm_sbs.codec.streams import DAMAGED, Integers, Stream, StreamReader, StreamWriter
 from timm_sbs.common.errors import ArtifactError
 
-__all__ = ['encode_matrices', 'decode_matrices']
+__all__ = ['BOUNDS', 'encode_matrices', 'decode_matrices']
 
-Integers = NDArray[np.int64]
 Shape = tuple[int, int, int]
 
-# Magnitudes fall into classes: 0, ..., 7, 8-9, 10-11, 12-13, 14-15, 16-19, ... The place in a class is stored as it is.
+# Magnitudes fall into classes: 0, ..., 7, 8-9, 10-11, 12-13, 14-15, 16-19, ... Which one of a class is stored as it is.
 BOUNDS = np.array([0, 1, 2, 3, *(start << octave for octave in range(14) for start in (4, 5, 6, 7)), 1 << 16])
 WIDTHS = np.diff(BOUNDS)
 CLASSES = len(WIDTHS)
 FIRST_WIDE = int(np.argmax(WIDTHS > 1))
+# What symbols stand for: 0, and the smallest integers of each class c, positive (2c - 1) and negative (2c).
+VALUES = np.concatenate([[0], np.stack([BOUNDS[1:-1], -BOUNDS[1:-1]], axis=1).reshape(-1)]).astype(np.int32)
 
 LARGEST = 32768  # magnitude of an integer
 OCTAVE = 64  # logarithms are in 1/64 octave
 UNIT = 1 << 12  # magnitudes to expect are in 1/4096
-LARGEST_LOG = 40 * OCTAVE
-BUCKET = OCTAVE // 2  # of magnitudes to expect
+LARGEST_LOG, QUARTER = 40 * OCTAVE, 4  # of these; and the bits that make logarithms quarters of an octave
+SUMS = 100  # quarters of an octave of sums in a kernel, up to 2^25
+BUCKET = OCTAVE // 2  # of magnitudes to expect, which are contexts
 FIRST_BUCKET, BUCKETS = 5 * OCTAVE, 38  # from 1/128 to 4096
 PREDICTIONS = 6  # 0 to 4, and more
-AXIS_PRIOR, PLACE_PRIOR, KERNEL_PRIOR, MATRIX_PRIOR = 15, 30, 3, 10  # integers known that are worth as much as a guess
+AXIS_PRIOR, POSITION_PRIOR, KERNEL_PRIOR, MATRIX_PRIOR = 20, 30, 4, 20  # known integers worth as much as a guess
 KERNEL_SHARE = 45  # of 64: how far the magnitudes of the kernel itself are trusted
-INCREMENT, PRIOR, LIMIT = 32, 128, 32000  # of counts: for an integer, their sum at first, and at most
-SMALLEST_BLOCK, LARGEST_BLOCK = 16, 1 << 16
+INCREMENT, PRIOR = 512, 8192  # of counts: for an integer, and their sum at first
+FIRST_ROUND, FIRST_KERNELS, MOST_ROUNDS = 256, 4, 11  # the first has so many integers, and kernels of each matrix
 HEADER = np.array([CLASSES, 64, 2])  # numbers of largest classes, of magnitudes in half octaves, of offset or none
 
 
-def _log2(values: Integers) -> Integers:
+def _log2(values: Integers) -> NDArray[np.int32]:
     """Logarithms of integers from 1 on, linear between powers of two."""
-    return (np.maximum(values, 1).astype(np.float32).view(np.int32) >> 17).astype(np.int64) - 127 * OCTAVE
+    return (np.maximum(values, 1).astype(np.float32).view(np.int32) >> 17) - 127 * OCTAVE
 
 
-def _exp2(logarithms: Integers) -> Integers:
+def _exp2(logarithms: Integers) -> NDArray[np.int64]:
     """Inverse of :func:`_log2`, rounded down."""
     return ((logarithms.astype(np.int32) + 127 * OCTAVE) << 17).view(np.float32).astype(np.int64)
 
 
-def _first_counts() -> Integers:
-    """Counts [BUCKETS, symbols] of integers whose magnitude is geometrically distributed."""
+def _first_counts() -> NDArray[np.int64]:
+    """Counts [contexts, symbols] of integers whose magnitude is geometrically distributed."""
     means = _exp2(FIRST_BUCKET + BUCKET // 2 + BUCKET * np.arange(BUCKETS))
     one = 1 << 24
     step = (means << 24) // (means + UNIT)  # the probability of 1 or more, and of n + 1 or more among n or more
@@ -65,152 +70,213 @@ def _first_counts() -> Integers:
     for index in range(1, CLASSES + 1):
         tails.append(tails[-1] * step >> 24 if index <= 8 else tails[index - 4] * tails[index - 4] >> 24)
     classes = -np.diff(np.stack(tails, axis=1), axis=1) * PRIOR
-    return np.maximum(1, np.concatenate([classes[:, :1] >> 24, np.repeat(classes[:, 1:] >> 25, 2, axis=1)], axis=1))
+    counts = np.concatenate([classes[:, :1] >> 24, np.repeat(classes[:, 1:] >> 25, 2, axis=1)], axis=1)
+    return np.repeat(np.maximum(1, counts), PREDICTIONS, axis=0)
 
 
-class _Counts:
-    """How often each symbol came in each context. Symbol 0 is 0; 2c - 1 and 2c are class c, positive and negative."""
+@lru_cache(maxsize=64)
+def _context_table(position: int) -> NDArray[np.uint8]:
+    """Contexts of prediction 0 at a position of the kernel, by the magnitude to expect and by the sum of the magnitudes
+    before it in the kernel, plus one, both in quarters of an octave: [magnitudes * SUMS]."""
+    expected = ((np.arange((LARGEST_LOG >> QUARTER) + 1) << QUARTER) + (1 << QUARTER - 1))[:, None].repeat(SUMS, axis=1)
+    known = ((np.arange(SUMS) + (127 << 2)).astype(np.int32) << 21).view(np.float32).astype(np.int64) - 1
+    if position:
+        own = _log2((known * UNIT + KERNEL_PRIOR * _exp2(expected)) // (position + KERNEL_PRIOR))
+        expected += (own - expected) * KERNEL_SHARE // 64
+    return (np.clip((expected - FIRST_BUCKET) // BUCKET, 0, BUCKETS - 1) * PREDICTIONS).astype(np.uint8).reshape(-1)
 
-    def __init__(self) -> None:
-        self._table = np.repeat(_first_counts(), PREDICTIONS, axis=0)
 
-    def code_integers(self, stream: Stream, contexts: Integers, values: Integers, largest_class: int) -> Integers:
-        """Code integers [n] of classes up to the largest, and learn them. Returns them."""
-        classes = np.searchsorted(BOUNDS, np.abs(values), side='right') - 1
-        places = np.abs(values) - BOUNDS[classes]
-        symbols = 2 * classes - (values > 0)
-        table = self._table[:, :2 * largest_class + 1]
-        stream.code(table, contexts, symbols)
-        self._learn(table, contexts, symbols)
-        classes = (symbols + 1) // 2
-        magnitudes = BOUNDS[classes]
-        wide = np.flatnonzero(classes >= FIRST_WIDE)
-        if len(wide):
-            inside = places[wide]
-            stream.code_uniform(WIDTHS[classes[wide]], inside)
-            magnitudes[wide] += inside
-        return np.where(symbols & 1, magnitudes, -magnitudes)
-
-    @staticmethod
-    def _learn(table: Integers, contexts: Integers, symbols: Integers) -> None:
-        table += INCREMENT * np.bincount(contexts * table.shape[1] + symbols, minlength=table.size).reshape(table.shape)
-        sums = table.sum(axis=1)
-        full = np.flatnonzero(sums > LIMIT)
-        table[full] = np.maximum(1, table[full] * LIMIT // sums[full, None])
+def _contexts(position: int, expected: Integers, kernel_sums: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Contexts [n] of prediction 0, by the magnitudes to expect and the sums of those before in the kernels."""
+    sums = ((kernel_sums + 1).astype(np.float32).view(np.int32) >> 21) - (127 << 2)
+    sums += SUMS * (np.clip(expected, 0, LARGEST_LOG) >> QUARTER).astype(np.int32)
+    return _context_table(position)[sums]
 
 
 class _Sums:
-    """Sums of the magnitudes known in each of ``count`` parts of a matrix, and how many they are."""
+    """Sums of the magnitudes known in the rows, or in the columns, of all matrices, and how many they are.
 
-    def __init__(self, count: int) -> None:
-        self._sums, self._numbers = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    Args:
+        sizes: Rows of each matrix.
+    """
 
-    def add(self, parts: Integers, magnitudes: Integers, each: int) -> None:
+    def __init__(self, sizes: Integers) -> None:
+        self._matrix = np.repeat(np.arange(len(sizes)), sizes)  # of each row
+        self._sums, self._numbers = np.zeros((2, len(self._matrix)), np.int64)
+
+    def add(self, rows: Integers, magnitudes: Integers, each: int) -> None:
         count = len(self._sums)
-        self._sums += np.bincount(parts, magnitudes, minlength=count).astype(np.int64)  # floats that hold integers
-        self._numbers += each * np.bincount(parts, minlength=count)
+        self._sums += np.bincount(rows, magnitudes, minlength=count).astype(np.int64)  # floats that hold integers
+        self._numbers += each * np.bincount(rows, minlength=count)
 
-    def relative(self, mean: Integers, prior: int) -> Integers:
-        """Logarithm of each part's mean magnitude over that of the matrix."""
-        return _log2((self._sums * UNIT + prior * mean) // (self._numbers + prior)) - _log2(mean)
-
-
-def _diagonals(rows: int, columns: int) -> Integers:
-    """Kernels [rows * columns] in the order of coding. One diagonal holds one of each row."""
-    row = np.arange(rows)
-    column = (row * columns // rows + np.arange(columns)[:, None]) % columns
-    return (row * columns + column).reshape(-1)
+    def relative(self, means: Integers) -> NDArray[np.int16]:
+        """Logarithm of each row's mean magnitude over that of its matrix."""
+        own = means[self._matrix]
+        known = (self._sums * UNIT + AXIS_PRIOR * own) // (self._numbers + AXIS_PRIOR)
+        return (_log2(known) - _log2(own)).astype(np.int16)
 
 
-def _blocks(kernels: int, places: int) -> Iterator[slice]:
-    """Blocks as large as all before them, or half as large where a block is one step."""
-    start, end = 0, SMALLEST_BLOCK
-    while start < kernels:
-        yield slice(start, min(end, kernels))
-        start, end = end, end + min(LARGEST_BLOCK, end // 2 if places == 1 else end)
+class _Round:
+    """Kernels that are coded together: some of each matrix, along its diagonals, which have one kernel of each row.
+
+    Attributes:
+        rows, columns: Of each kernel, counted through all matrices.
+        index: Of each kernel among those of all matrices, row by row.
+        numbers: Of kernels of each matrix.
+    """
+
+    def __init__(self, shapes: NDArray[np.int32], starts: Integers, ends: Integers) -> None:
+        self.numbers = ends - starts
+        before = np.cumsum(shapes, axis=0, dtype=np.int32) - shapes
+        found = []
+        for (height, width, _), (first_row, first_column, first), start, end in zip(shapes, before, starts, ends):
+            place = np.arange(start, end, dtype=np.int32)
+            row = place % height
+            column = (row * width // height + place // height) % width
+            found.append((row + first_row, column + first_column, row * width + column + first))
+        self.rows, self.columns, self.index = (np.concatenate(part) for part in zip(*found))
 
 
-def _prediction(planes: Integers, place: int) -> Integers:
-    """Twice the sum of the values above and to the left, less the one between them, of square kernels [places, n]."""
+def _rounds(shapes: Sequence[Shape]) -> list[_Round]:
+    """All kernels of matrices [rows, columns, positions]: each round has half of those up to its end."""
+    rows, columns, positions = np.array(shapes, np.int32).T
+    counts = rows * columns
+    last = int(np.clip(np.log2(counts.sum() * positions[0] / FIRST_ROUND), 0, MOST_ROUNDS - 1))
+    ends = [np.minimum(counts, np.maximum(counts >> last - number, FIRST_KERNELS * (number + 1)))
+            for number in range(last)]
+    ends = [np.zeros_like(counts), *ends, counts]
+    return [_Round(np.stack([rows, columns, counts], axis=1), *limits) for limits in pairwise(ends)]
+
+
+def _prediction(planes: NDArray[np.int32], position: int) -> NDArray[np.int32] | None:
+    """Twice the sum of the values above and to the left, less the one between them, of square kernels [positions, n];
+    None where there is no such neighbour."""
     side = round(len(planes) ** .5)
-    row, column = divmod(place, side)
-    found = np.zeros(planes.shape[1], np.int64)
-    if side * side == len(planes):
-        if row:
-            found += 2 * planes[place - side]
-        if column:
-            found += 2 * planes[place - 1]
-        if row and column:
-            found -= np.where(found != 0, planes[place - side - 1], 0)
+    row, column = divmod(position, side)
+    if not position or side * side != len(planes):
+        return None
+    if not (row and column):
+        return 2 * planes[position - side if row else position - 1]
+    found = 2 * (planes[position - side] + planes[position - 1])
+    return found - planes[position - side - 1] * (found != 0)
+
+
+def _code_symbols(
+        stream: Stream, counts: Integers, contexts: NDArray[np.uint8], values: NDArray[np.int32], learn: bool,
+) -> NDArray[np.int32]:
+    """Code integers [n], and learn them or not. A reader finds them. Returns them."""
+    symbols = np.empty(len(values), np.int32)
+    if not stream.reading:
+        symbols[:] = 2 * (np.searchsorted(BOUNDS, np.abs(values), side='right') - 1) - (values > 0)
+    stream.code(counts, contexts, symbols, INCREMENT if learn else 0)
+    found = VALUES[symbols]
+    wide = np.flatnonzero(symbols >= 2 * FIRST_WIDE - 1)
+    if len(wide):
+        inside = np.abs(values[wide]) - np.abs(found[wide])
+        stream.code_uniform(WIDTHS[(symbols[wide] + 1) // 2], inside)
+        found[wide] += np.where(found[wide] > 0, inside, -inside)
     return found
 
 
-def _code_header(stream: Stream, planes: Integers) -> tuple[int, int, int]:
-    """Largest class, mean magnitude in units to start from, and an offset of integers that are far from 0."""
-    center = int(np.rint(planes.mean()))
-    offset = center if 2 * np.abs(planes - center).sum() < np.abs(planes).sum() else 0
-    magnitudes = np.abs(planes - offset)
-    mean = _log2(np.array([int(magnitudes.sum()) * UNIT // magnitudes.size]))[0]
-    header = np.array([
-        np.searchsorted(BOUNDS, magnitudes.max(), side='right') - 1, min(mean // BUCKET, HEADER[1] - 1), offset != 0])
-    stream.code_uniform(HEADER, header)
-    if header[2]:
-        halves = np.array([(offset >> 8) + 128, offset & 255])
-        stream.code_uniform(np.array([256, 256]), halves)
-        offset = int((halves[0] - 128) * 256 + halves[1])
-    return int(header[0]), int(_exp2(header[1:2] * BUCKET + BUCKET // 2)[0]), offset
+def _code_group(
+        stream: Stream, counts: Integers, kernels: NDArray[np.int32], shapes: Sequence[Shape], guesses: Integers,
+) -> None:
+    """Code matrices with kernels of one size.
 
-
-def _code_matrix(stream: Stream, counts: _Counts, planes: Integers, shape: Shape) -> None:
-    """Code a matrix as planes [places, kernels], kernels in the order of coding. A reader fills them."""
-    rows, columns, places = shape
-    if not planes.size:
-        return
-    largest_class, guess, offset = _code_header(stream, planes)
-    planes[:] = planes - offset if largest_class else 0
-    row, column = np.divmod(_diagonals(rows, columns), columns)
-    row_sums, column_sums, place_sums = _Sums(rows), _Sums(columns), _Sums(places)
-    total, number = guess * MATRIX_PRIOR // UNIT, MATRIX_PRIOR
-    for block in _blocks(rows * columns, places) if largest_class else ():
-        part, part_row, part_column = planes[:, block], row[block], column[block]
-        mean = np.array([max(1, total * UNIT // number)])
-        relative = (
-            row_sums.relative(mean, AXIS_PRIOR)[part_row] + column_sums.relative(mean, AXIS_PRIOR)[part_column])
-        kernel_sums = np.zeros(len(part_row), np.int64)
-        for place in range(places):
-            mean = np.array([max(1, total * UNIT // number)])
-            expected = _log2(mean) + place_sums.relative(mean, PLACE_PRIOR)[place] + relative
-            expected = np.clip(expected, 0, LARGEST_LOG)
-            if place:
-                known = kernel_sums * UNIT + KERNEL_PRIOR * _exp2(expected)
-                own = _log2(known // (place + KERNEL_PRIOR))
-                expected += (own - expected) * KERNEL_SHARE // 64
-            prediction = _prediction(part, place)
-            contexts = np.clip((expected - FIRST_BUCKET) // BUCKET, 0, BUCKETS - 1) * PREDICTIONS
-            contexts += np.minimum(np.abs(prediction), PREDICTIONS - 1)
-            sign = np.where(prediction < 0, -1, 1)
-            part[place] = sign * counts.code_integers(stream, contexts, sign * part[place], largest_class)
-            magnitudes = np.abs(part[place])
+    Args:
+        stream: Writer or reader.
+        counts: Learned from the groups before.
+        kernels: [kernels, positions], matrix after matrix; a reader fills them.
+        shapes: Of the matrices.
+        guesses: Mean magnitude of each, in units, to start from.
+    """
+    rows, columns = (_Sums(np.array([shape[axis] for shape in shapes])) for axis in (0, 1))
+    totals, number = guesses * MATRIX_PRIOR // UNIT, np.full(len(shapes), MATRIX_PRIOR)
+    by_position, known = np.zeros((kernels.shape[1], len(shapes)), np.int64), np.zeros(len(shapes), np.int64)
+    rounds = _rounds(shapes)
+    for part in rounds:
+        present, learn = part.numbers > 0, part is not rounds[-1]
+        starts = (np.cumsum(part.numbers) - part.numbers)[present]
+        means = np.maximum(1, totals * UNIT // number)
+        relative = rows.relative(means)[part.rows] + columns.relative(means)[part.columns]
+        planes = np.empty((kernels.shape[1], len(relative)), np.int32)
+        if not stream.reading:
+            planes[:] = kernels[part.index].T
+        kernel_sums = np.zeros(len(relative), np.int32)
+        for position in range(len(planes)):
+            means = np.maximum(1, totals * UNIT // number)
+            expected = _log2((by_position[position] * UNIT + POSITION_PRIOR * means) // (known + POSITION_PRIOR))
+            contexts = _contexts(position, np.repeat(expected.astype(np.int16), part.numbers) + relative, kernel_sums)
+            prediction = _prediction(planes, position)
+            if prediction is None:
+                planes[position] = _code_symbols(stream, counts, contexts, planes[position], learn)
+            else:
+                sign = prediction >> 31 | 1  # -1 or 1
+                contexts += np.minimum(sign * prediction, PREDICTIONS - 1).astype(np.uint8)
+                planes[position] = sign * _code_symbols(stream, counts, contexts, sign * planes[position], learn)
+            magnitudes = np.abs(planes[position])
             kernel_sums += magnitudes
-            place_sums.add(np.full(1, place), magnitudes.sum(keepdims=True), len(magnitudes))
-            total += int(magnitudes.sum())
-            number += len(magnitudes)
-        row_sums.add(part_row, kernel_sums, places)
-        column_sums.add(part_column, kernel_sums, places)
-    planes += offset
+            sums = np.zeros(len(shapes), np.int64)
+            sums[present] = np.add.reduceat(magnitudes, starts, dtype=np.int64)
+            by_position[position] += sums
+            totals, number = totals + sums, number + part.numbers
+        if learn:
+            known += part.numbers
+            rows.add(part.rows, kernel_sums, len(planes))
+            columns.add(part.columns, kernel_sums, len(planes))
+        if stream.reading:
+            kernels[part.index] = planes.T
 
 
-def encode_matrices(matrices: Sequence[NDArray[np.integer]]) -> NDArray[np.uint8]:
-    """Code matrices [rows, columns, places] of integers from -32768 to 32767 as one run of bytes.
+def _header(matrix: Integers) -> tuple[int, int, int]:
+    """A matrix's largest class, the logarithm of its mean magnitude in half octaves, and an offset if its integers are
+    far from 0."""
+    if not matrix.size:
+        return 0, 0, 0
+    center = int(np.rint(matrix.mean()))
+    offset = center if 2 * np.abs(matrix - center).sum() < np.abs(matrix).sum() else 0
+    magnitudes = np.abs(matrix - offset)
+    mean = int(_log2(np.array(magnitudes.sum() * UNIT // magnitudes.size))) // BUCKET
+    return int(np.searchsorted(BOUNDS, magnitudes.max(), side='right')) - 1, min(mean, int(HEADER[1]) - 1), offset
+
+
+def _code(
+        stream: Stream, shapes: Sequence[Shape], headers: NDArray[np.int64], matrices: Sequence[NDArray[np.int64]],
+) -> list[NDArray[np.int32]]:
+    """Code matrices, given their headers [matrices, 3]; a reader, which has neither, finds them."""
+    coded = np.concatenate([headers[:, :2], headers[:, 2:] != 0], axis=1).reshape(-1)
+    stream.code_uniform(np.tile(HEADER, len(headers)), coded)
+    (classes, logarithms, far), offsets = coded.reshape(-1, 3).T, headers[:, 2] + LARGEST
+    distances = offsets[far > 0]
+    stream.code_uniform(np.full(len(distances), 2 * LARGEST), distances)
+    offsets[:] = 0
+    offsets[far > 0] = distances - LARGEST
+    counts, found = _first_counts(), [np.full((1, 1, 1), offset, np.int32) for offset in offsets]
+    for positions in sorted({shape[2] for shape in shapes}):
+        group = [index for index, shape in enumerate(shapes) if shape[2] == positions and classes[index]]
+        if not group:
+            continue
+        sizes = [math.prod(shapes[index][:2]) for index in group]
+        kernels = np.empty((sum(sizes), positions), np.int32)
+        if not stream.reading:
+            np.concatenate([matrices[index].reshape(-1, positions) - offsets[index] for index in group], out=kernels)
+        _code_group(stream, counts[:, :2 * classes[group].max() + 1], kernels, [shapes[index] for index in group],
+                    _exp2(logarithms[group] * BUCKET + BUCKET // 2))
+        for index, part in zip(group, np.split(kernels, np.cumsum(sizes)[:-1])):
+            found[index] = (part + found[index].item() if offsets[index] else part).reshape(shapes[index])
+    return [matrix if matrix.shape == shape else np.broadcast_to(matrix, shape).copy()
+            for matrix, shape in zip(found, shapes)]
+
+
+def encode_matrices(matrices: Sequence[Integers]) -> NDArray[np.uint8]:
+    """Code matrices [rows, columns, positions] of integers from -32768 to 32767 as one run of bytes.
 
     A convolution's weight [O, I, 3, 3] is one of [O, I, 9], a linear layer's [O, I] is [O, I, 1], a vector [1, N, 1].
-    Best are integers around 0. Similar matrices should follow each other.
+    Best are integers around 0.
     """
-    writer, counts = StreamWriter(), _Counts()
-    for matrix in matrices:
-        rows, columns, places = matrix.shape
-        kernels = matrix.reshape(rows * columns, places).astype(np.int64)
-        _code_matrix(writer, counts, kernels[_diagonals(rows, columns)].T.copy(), (rows, columns, places))
+    writer, exact = StreamWriter(), [matrix.astype(np.int64) for matrix in matrices]
+    headers = np.array([_header(matrix) for matrix in exact], np.int64).reshape(-1, 3)
+    _code(writer, [matrix.shape for matrix in exact], headers, exact)
     return writer.to_bytes()
 
 
@@ -220,15 +286,9 @@ def decode_matrices(data: NDArray[np.uint8], shapes: Sequence[Shape]) -> list[ND
     Raises:
         ArtifactError: The bytes are not the code of such matrices.
     """
-    reader, counts = StreamReader(data), _Counts()
-    matrices = []
-    for rows, columns, places in shapes:
-        planes = np.zeros((places, rows * columns), np.int64)
-        _code_matrix(reader, counts, planes, (rows, columns, places))
-        if planes.size and np.abs(planes).max() > LARGEST:
-            raise ArtifactError(DAMAGED)
-        matrix = np.empty((rows * columns, places), np.int32)
-        matrix[_diagonals(rows, columns)] = planes.T
-        matrices.append(matrix.reshape(rows, columns, places))
+    reader = StreamReader(data)
+    matrices = _code(reader, shapes, np.zeros((len(shapes), 3), np.int64), [])
     reader.check_end()
+    if any(matrix.max(initial=0) > LARGEST or matrix.min(initial=0) < -LARGEST for matrix in matrices):
+        raise ArtifactError(DAMAGED)
     return matrices

@@ -1,7 +1,7 @@
 """Tensors to integers and back: predictor weights by row, rounded weights as a whole.
 
-Steps are powers of 2^(1/16), so that a small integer stores each of them. Everything here is a pure function of the
-tensors: what training sees (:func:`rounded_predictor`, :func:`stored_rounded`, which let gradients pass through the
+Step sizes are powers of 2^(1/16), so that a small integer stores each of them. Everything here is a pure function of
+the tensors: what training sees (:func:`rounded_predictor`, :func:`stored_rounded`, which let gradients pass through the
 rounding) is what a reader of the artifact gets, bit by bit on the same machine.
 """
 import copy
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from timm_sbs.common.config import QuantizationConfig, StorageConfig
 from timm_sbs.common.errors import ConfigError
-from timm_sbs.common.float64 import as_float64
+from timm_sbs.common.tensors import as_float64
 from timm_sbs.predictor.network import Predictor
 
 __all__ = [
@@ -24,19 +24,20 @@ __all__ = [
     'OUTPUT_SCALE',
 ]
 
-StepCodes = Mapping[str, Tensor]  # of some weights by name, int32: steps are 2^(code / 16)
+StepCodes = Mapping[str, Tensor]  # of some weights by name, int32: step sizes are 2^(code / 16)
 NO_STEPS: StepCodes = {}
 OUTPUT_SCALE = 'output_scale'  # in a predictor's state dict: never trained, stored exactly
 
 STEPS_PER_OCTAVE = 16
-NORMAL_ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # bits of a normal distribution in steps of its deviation
-# Training from integers times their steps alone, all numbers reach the next integer at the same time. Of 0, 0.5, 0.65,
-# 0.8 and 0.95, 0.5 was best: after 300 steps of ResNet-20 in 39.6 kB, divergences 0.146, 0.102, 0.108, 0.115, 0.140.
+NORMAL_ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # bits of a normal distribution, in units of its deviation
+# Training from integers times their step sizes alone, all numbers reach the next integer at the same time. Of 0, 0.5,
+# 0.65, 0.8 and 0.95, 0.5 was best: after 300 optimization steps of ResNet-20 in 39.6 kB, divergences 0.146, 0.102,
+# 0.108, 0.115, 0.140.
 LEAN = 0.5
 LIMIT = 4095  # largest integer of a predictor weight
-ROUNDED_LIMIT = 32767  # of a rounded weight: a stem has few weights and long tails, and may have small steps
-ON_GRID = 1e-3  # of a step: so near to an integer is one
-# Of a step or a variance: 2^-40 stands for 0, and 2^(127 15/16) is the largest in float32.
+ROUNDED_LIMIT = 32767  # of a rounded weight: a stem has few weights and long tails, and may have small step sizes
+ON_GRID = 1e-3  # of a step size: so near to an integer is one
+# Of a step size or a variance: 2^-40 stands for 0, and 2^(127 15/16) is the largest in float32.
 SMALLEST_CODE, LARGEST_CODE = -40 * STEPS_PER_OCTAVE, 128 * STEPS_PER_OCTAVE - 1
 
 
@@ -72,18 +73,18 @@ def step_codes(steps: Tensor, up: bool = False) -> Tensor:
 
 
 def step_sizes(codes: Tensor) -> Tensor:
-    """Steps that codes stand for, float32."""
+    """Step sizes that codes stand for, float32."""
     return torch.exp2(as_float64(codes) / STEPS_PER_OCTAVE).float().to(codes.device)
 
 
 def _row_codes(weight: Tensor, bits: float) -> Tensor:
-    """Steps of a weight's rows [R, F], for an entropy of ``bits``: [R, 1]."""
+    """Step sizes of a weight's rows [R, F], for an entropy of ``bits``: [R, 1]."""
     rms = as_float64(weight.detach()).square().mean(dim=1, keepdim=True).sqrt()
     return step_codes(rms * 2 ** (NORMAL_ENTROPY - bits)).to(weight.device)
 
 
 def _range_codes(tensor: Tensor, bits: int) -> Tensor:
-    """Step with which ``bits`` reach to the largest value: []."""
+    """Step size with which ``bits`` reach to the largest value: []."""
     return step_codes(tensor.detach().abs().amax() / _limit(bits), up=True)
 
 
@@ -101,7 +102,7 @@ def predictor_codes(
     Args:
         state: Of the predictor.
         config: Bits of each layer.
-        steps: Codes of weights whose steps are known already, by name.
+        steps: Codes of weights whose step sizes are known already, by name.
     """
     names = layer_names(state)
     if len(names) != len(config.layer_bits):
@@ -136,7 +137,7 @@ def rounded_predictor(
 
 
 def leaning_to_zero(tensor: Tensor, codes: Tensor, part: float) -> Tensor:
-    """A tensor's integers times their steps; numbers round towards zero that are up to 0.5 + ``part`` of a step off."""
+    """A tensor's integers times their step sizes. Numbers up to 0.5 + ``part`` of one off are rounded towards zero."""
     scaled = tensor / step_sizes(codes)
     return scaled.sign() * (scaled.abs() + 0.5 - part).floor().clamp(min=0) * step_sizes(codes)
 
@@ -144,7 +145,7 @@ def leaning_to_zero(tensor: Tensor, codes: Tensor, part: float) -> Tensor:
 def leaning_to_exact(values: Tensor, exact: Tensor, codes: Tensor | None) -> Tensor:
     """Rounded values, moved towards the exact ones by up to ``LEAN`` of the way to the next integer, so that they still
     round to the same ones. Values between integers, which were trained already, stay as they are, as all do without
-    steps."""
+    step sizes."""
     if codes is None:
         return values
     step = step_sizes(codes).to(values)
@@ -171,18 +172,18 @@ def predictor_floats(state: Mapping[str, Tensor], dtype: str) -> dict[str, Tenso
 
 
 def code_for_bits(weight: Tensor, bits: float) -> Tensor:
-    """Step of a whole weight, for an entropy of about ``bits`` if it is normally distributed: a code []."""
+    """Step size of a whole weight, for an entropy of about ``bits`` if it is normally distributed: a code []."""
     rms = as_float64(weight.detach()).square().mean().sqrt()
     return torch.maximum(step_codes(rms * 2 ** (NORMAL_ENTROPY - bits)).to(weight.device), finest_code(weight))
 
 
 def finest_code(weight: Tensor) -> Tensor:
-    """The smallest step with which all integers of a rounded weight are within the limit: a code []."""
+    """The smallest step size with which all integers of a rounded weight are within the limit: a code []."""
     return step_codes(weight.detach().abs().amax() / ROUNDED_LIMIT, up=True)
 
 
 def quantize(tensor: Tensor, codes: Tensor, limit: int = LIMIT) -> QuantizedTensor:
-    """Integers of a tensor with steps [] or [R, 1, ...], up to ``limit``.
+    """Integers of a tensor with step sizes [] or [R, 1, ...], up to ``limit``.
 
     They are int32, for a weight's own dtype, such as float16, could not hold them.
     """
@@ -190,7 +191,7 @@ def quantize(tensor: Tensor, codes: Tensor, limit: int = LIMIT) -> QuantizedTens
 
 
 def rounded(tensor: Tensor, codes: Tensor, limit: int = LIMIT) -> Tensor:
-    """A tensor's integers times their steps. Gradients pass as if there were no rounding, and stop beyond the limit."""
+    """A tensor's integers times their step sizes. Gradients pass the rounding, and stop beyond the limit."""
     return _rounded_by(tensor, step_sizes(codes), limit)
 
 
@@ -225,4 +226,4 @@ def stored_rounded(
 def dequantize(integers: QuantizedTensor) -> Tensor:
     """The tensor that integers stand for, float32."""
     steps = step_sizes(integers.codes)
-    return steps if integers.values is None else integers.values.float() * steps
+    return steps if integers.values is None else integers.values.float().mul_(steps)

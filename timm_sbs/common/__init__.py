@@ -1,4 +1,4 @@
-"""What every room uses: errors, configuration, files that appear whole, the cache, progress, processes.
+"""What every room uses: errors, configuration, files that appear whole, progress, processes.
 
 May import nothing of this package.
 """

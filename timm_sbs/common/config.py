@@ -1,12 +1,10 @@
-"""Settings of a predictor: frozen dataclasses, checked on construction, and their JSON form. Imports no torch."""
+"""Settings of an artifact: frozen dataclasses, checked on construction, and their JSON form. Imports no torch."""
 import math
-from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 from typing import Any
 
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.fields import from_dict, require_choice, require_range, require_text, to_dict
-from timm_sbs.common.results import Ledger, Results
 
 __all__ = [
     'FORMAT_VERSION', 'OTHERS', 'POINTWISE_SIZE', 'LARGEST_TOKEN', 'METHODS', 'ORDER_OVER', 'KEPT_BITS',
@@ -15,19 +13,19 @@ __all__ = [
 ]
 
 # Version of config.json and model.safetensors. A reader refuses all others.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 # Input channels that form one token where kernels have a single value: 1x1 convolutions and linear layers.
 POINTWISE_SIZE = 8
 OTHERS = '*'  # for the names of rounded weights: all that are not generated
 LARGEST_TOKEN = 64  # values; larger kernels are cut into their rows
-FOLDS = (1, 4, 16, 64, 256)  # kernels at a place; few numbers, for each has an output layer of its own
+FOLDS = (1, 4, 16, 64, 256)  # kernels at a position; few numbers, for each has an output layer of its own
 
 ORDER_OVER = ('layer', 'filter', 'axes', 'nothing')
 METHODS = ('generation', 'rounding')
 COORDINATES = ('path', 'grid')
 ENCODINGS = ('random_fourier', 'positional')
 ACTIVATIONS = ('gelu', 'relu', 'sine')
-KEPT_BITS = (4, 12)  # fewest and most bits of a kept tensor
+KEPT_BITS = (4, 12)  # fewest and most bits of a stored tensor
 STORAGE_DTYPES = ('float32', 'float16', 'bfloat16')
 
 _UNITS = {'': 1, 'k': 1000, 'm': 1000 ** 2, 'g': 1000 ** 3, 'ki': 1024, 'mi': 1024 ** 2, 'gi': 1024 ** 3}
@@ -41,12 +39,12 @@ class OrderingConfig:
     ('cross-filter': the path is folded back into rows of a (filter, channel) grid).
     """
     order_over: str = 'layer'  # what one path runs over: a layer's kernels, each filter's, its two axes, nothing
-    coordinates: str = 'path'  # 'path': (layer, place on the path); 'grid': (layer, row, column)
-    max_places: int = 0  # of a layer; where it has more kernels, several are generated at each place. 0: no limit
+    coordinates: str = 'path'  # 'path': (layer, position on the path); 'grid': (layer, row, column)
+    max_positions: int = 0  # of a layer; where it has more kernels, several are generated at each position. 0: no limit
 
     def __post_init__(self) -> None:
         require_choice('ordering.order_over', self.order_over, ORDER_OVER)
-        require_range('ordering.max_places', self.max_places, 0, 1 << 31)
+        require_range('ordering.max_positions', self.max_positions, 0, 1 << 31)
         require_choice('ordering.coordinates', self.coordinates, COORDINATES)
         if self.coordinates == 'path' and self.order_over != 'layer':
             raise ConfigError(
@@ -69,7 +67,7 @@ class EncodingConfig:
     kind: str = 'random_fourier'
     num_frequencies: int = 64  # random_fourier: frequencies; the feature width is twice this
     layer_bandwidth: float = 4.0  # random_fourier: standard deviation along the layer axis, in cycles over the network
-    bandwidth: float = 1.0  # random_fourier: c in s = c * n^p, in cycles over a layer's axis of n places
+    bandwidth: float = 1.0  # random_fourier: c in s = c * n^p, in cycles over a layer's axis of n positions
     bandwidth_exponent: float = 0.5  # random_fourier: p in s = c * n^p; 0 gives every layer the same bandwidth
     seed: int = 0  # random_fourier: seed of the frequencies (they are stored as well)
     base: float = 0.76  # positional: base of the geometric frequencies
@@ -102,7 +100,7 @@ class PredictorConfig:
     width: int = 64
     linear_layers: int = 5  # matrix products from features to kernel, the last one included
     activation: str = 'gelu'
-    extra: int = 0  # units that the last hidden layer has more, with which a budget is met closely
+    extra: int = 0  # extra units in the last hidden layer, which meet a budget closely
 
     def __post_init__(self) -> None:
         require_range('predictor.width', self.width, 1, 1 << 20)
@@ -118,7 +116,7 @@ class PredictorConfig:
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """Which weights are generated and which are rounded, and what a token is. Every other tensor is kept.
+    """Which weights are generated and which are rounded, and what a token is. Every other tensor is stored.
 
     Patterns are globs over names of weights. Beside a predictor, weights are rounded only where it is quantized.
     """
@@ -131,8 +129,7 @@ class SelectionRule:
     def __post_init__(self) -> None:
         require_choice('method', self.method, METHODS)
         if self.generate and self.method == 'rounding':
-            raise ConfigError('--generate names weights for a predictor, and --method rounding makes none. Leave one '
-                              'of them out.')
+            raise ConfigError('generate names weights for a predictor, but all weights are rounded. Leave one out.')
         require_range('targets.pointwise_size', self.pointwise_size, 1, LARGEST_TOKEN)
         require_range('targets.min_weights', self.min_weights, 0, 1 << 62)
 
@@ -141,13 +138,13 @@ class SelectionRule:
 class QuantizationConfig:
     """How finely a quantized artifact rounds its numbers to integers, which are then entropy-coded.
 
-    The step of a row of predictor weights is its root mean square times 2^(2.05 - bits), so that a row of normally
-    distributed weights takes ``bits`` each (the entropy of a normal distribution in steps of that size). Training for
-    few bits moves weights towards cheaper integers, and so takes fewer. Rounded weights bring steps of their own.
+    The step size of a row of predictor weights is its root mean square times 2^(2.05 - bits), so that a row of normally
+    distributed weights takes ``bits`` each (the entropy of a normal distribution, in units of that size). Training for
+    few bits moves weights towards cheaper integers, and so takes fewer. Rounded weights bring step sizes of their own.
     """
     layer_bits: tuple[float, ...] = ()  # of the predictor's layers: trunk, then heads from the smallest kernel size on
     bias_bits: int = 8  # the predictor's biases, rounded to 2^bits steps over the range of each layer's
-    kept_bits: int = 8  # kept vectors have 2^bits steps up to their typical numbers, other kept tensors over each row
+    kept_bits: int = 8  # of stored tensors: up to the typical numbers of vectors, and over each row of others
 
     def __post_init__(self) -> None:
         for bits in self.layer_bits:
@@ -160,7 +157,7 @@ class QuantizationConfig:
 class StorageConfig:
     """How the numbers of an artifact are stored."""
     dtype: str = 'float32'  # of the predictor's parameters, unless it is quantized
-    quantization: QuantizationConfig | None = None  # None: predictor and kept tensors are stored as floats
+    quantization: QuantizationConfig | None = None  # None: predictor and stored tensors are floats
 
     def __post_init__(self) -> None:
         require_choice('storage_dtype', self.dtype, STORAGE_DTYPES)
@@ -168,7 +165,7 @@ class StorageConfig:
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """From the place of a kernel to its values: all settings of a :class:`~timm_sbs.predictor.generator.Generator`."""
+    """All settings of a :class:`~timm_sbs.predictor.generator.Generator`, from a kernel's position to its values."""
     ordering: OrderingConfig = field(default_factory=OrderingConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
@@ -201,8 +198,9 @@ class ArtifactConfig:
     storage_dtype: str = 'float32'  # see StorageConfig, as the next
     quantization: QuantizationConfig | None = None
     weights_sha256: str = ''  # checksum of model.safetensors
-    ledger: Ledger | None = None  # where the bytes of model.safetensors go; None: it is not written yet
-    results: Results = field(default_factory=Results)  # measured figures, and how they were measured
+    # Information, of which a reader takes what it knows (timm_sbs.common.results):
+    ledger: dict[str, Any] = field(default_factory=dict)  # where the bytes of model.safetensors go, once it is written
+    results: dict[str, Any] = field(default_factory=dict)  # measured figures, and how they were measured
     format_version: int = field(default=FORMAT_VERSION, metadata={'always': True})
 
     def __post_init__(self) -> None:
@@ -231,28 +229,12 @@ class ArtifactConfig:
     def storage(self) -> StorageConfig:
         return StorageConfig(self.storage_dtype, self.quantization)
 
-    @property
-    def rounded_words(self) -> str:
-        """Which weights are rounded, for people."""
-        if OTHERS in self.rounded:
-            return 'all weights that are not generated' if self.generated else 'all weights'
-        return f'{len(self.rounded)} weights'
-
-    @property
-    def storage_words(self) -> str:
-        """How numbers are stored, for people."""
-        if self.quantization is None:
-            return self.storage_dtype
-        bits = ', '.join(f'{b:.2f}' for b in self.quantization.layer_bits)
-        steps = f'integers in steps for {bits} bits by layer' if bits else 'integers'
-        return f'{steps}, kept tensors of {self.quantization.kept_bits} bits, entropy-coded'
-
 
 def byte_count(text: str) -> int:
     """Number of bytes in words such as 64k, 1.5M or 49152; k is 1,000 and Ki is 1,024.
 
     Raises:
-        ArgumentTypeError: The text is no such number, or no byte at all.
+        ConfigError: The text is not such a number, or not even one byte.
 
     Example:
         >>> byte_count('64k'), byte_count('1.5Mi')
@@ -265,5 +247,5 @@ def byte_count(text: str) -> int:
     except (ValueError, KeyError):
         count = math.nan
     if not 1 <= count < math.inf:
-        raise ArgumentTypeError(f"'{text}' is no number of bytes, such as 49152, 64k, 1.5M or 2G")
+        raise ConfigError(f"'{text}' is not a number of bytes, such as 49152, 64k, 1.5M or 2G.")
     return int(count)

@@ -1,4 +1,4 @@
-"""Work shared out over the processes of a run. Each holds all parameters, and ends every step with the same ones."""
+"""Work divided among the processes of a run. Each holds all parameters, and all have the same after each step."""
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -8,18 +8,17 @@ from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from timm_sbs.common.cores import local_processes
-from timm_sbs.common.devices import uses_accelerator
+from timm_sbs.common.cores import local_processes, uses_accelerator
 from timm_sbs.common.errors import SbsError
 
-__all__ = ['processes', 'make_accelerator', 'decided_once', 'share', 'gather_shares', 'sum_gradients', 'average']
+__all__ = ['processes', 'make_accelerator', 'decided_once', 'share', 'sum_gradients', 'average']
 
 
 def processes() -> PartialState:
     """This process among those of the run, as accelerate sees it.
 
-    Several processes on a machine without an accelerator talk through gloo, which accelerate uses only when it is told
-    that the CPU is wanted. So do those that share a GPU, for which NCCL has no way.
+    Processes on CPUs communicate through gloo, which accelerate uses only when it is told to use the CPU. So do
+    processes that share a GPU, which NCCL does not support.
 
     Raises:
         SbsError: The processes do not find each other.
@@ -38,11 +37,11 @@ def processes() -> PartialState:
 
 
 def make_accelerator(mixed_precision: str | None = None, cpu: bool = False, **kwargs: object) -> Accelerator:
-    """Accelerate's view of devices and processes (:func:`processes`).
+    """Accelerate's view of devices and :func:`processes`.
 
     Args:
         mixed_precision: In accelerate's words; None: as ``accelerate launch`` says.
-        cpu: Leave other devices alone.
+        cpu: Compute on the CPU.
         **kwargs: Of :class:`accelerate.Accelerator`.
 
     Raises:
@@ -64,8 +63,8 @@ T = TypeVar('T')
 def decided_once(decide: Callable[[], T], accelerator: Accelerator | PartialState) -> T:
     """What the main process decides, on every process, or the SbsError that it raises. All have to call this.
 
-    Whatever only one process may see differently, such as whether a file is there yet, is asked for in this way before
-    all of them meet: one that decided otherwise would wait for the others without end.
+    For what processes may see differently, such as whether a file exists: one that decided otherwise would wait for
+    the others for ever.
     """
     if accelerator.num_processes == 1:
         return decide()
@@ -78,24 +77,14 @@ def decided_once(decide: Callable[[], T], accelerator: Accelerator | PartialStat
     broadcast_object_list(found)
     if found[1] is not None:
         raise found[1]
-    decision: T = found[0]
-    return decision
+    return found[0]
 
 
 def share(count: int, accelerator: Accelerator) -> slice:
-    """This process's part of ``count`` rows: all parts are equally long, but for what is missing at the end."""
+    """This process's part of ``count`` rows. All parts are equally long, apart from the last ones."""
     size = math.ceil(count / accelerator.num_processes)
     start = min(count, accelerator.process_index * size)
     return slice(start, min(count, start + size))
-
-
-def gather_shares(rows: Tensor, count: int, accelerator: Accelerator) -> Tensor:
-    """All ``count`` rows, on every process, from the part that each has computed: [share, ...] -> [count, ...]."""
-    if accelerator.num_processes == 1:
-        return rows
-    padded = rows.new_zeros(math.ceil(count / accelerator.num_processes), *rows.shape[1:])
-    padded[:len(rows)] = rows
-    return accelerator.gather(padded)[:count]
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator, scale: float = 1.) -> None:

@@ -1,4 +1,4 @@
-"""The predictors that ship inside the package, by their names in timm. Imports no torch."""
+"""The artifacts that ship inside the package, by their names in timm. Imports no torch."""
 from dataclasses import dataclass
 
 __all__ = ['Entry', 'ENTRIES']
@@ -6,12 +6,12 @@ __all__ = ['Entry', 'ENTRIES']
 
 @dataclass(frozen=True)
 class Entry:
-    """A named predictor that ships inside the package."""
+    """A named artifact that ships inside the package."""
     base: str
     dataset: str  # of the original and of distillation, as the Hub names it
     text: str  # first line of the entry's documentation
     weights: str | None = None  # timm's name of weights that are read as the original's are; None: the default ones
-    license: str | None = None  # of the original's weights, and so of the predictor; None: as timm says
+    license: str | None = None  # of the original's weights, and so of the artifact; None: as timm says
 
 
 def _cifar10(depth: int, text: str) -> Entry:
@@ -25,17 +25,11 @@ def _resnet18(text: str) -> Entry:
 # Names say what was fixed: per cent of the parameters, or bytes of the two files.
 ENTRIES = {
     'sbs_resnet20_cifar10_20pct': _cifar10(20, 'from a predictor of 20 % of its parameters as float16, in 170 kB.'),
-    'sbs_resnet20_cifar10_42pct': _cifar10(20, 'from a predictor of 42 % of its parameters, in 78 kB.'),
-    'sbs_resnet20_cifar10_33pct': _cifar10(20, 'from a predictor of 33 % of its parameters, in 62 kB.'),
-    'sbs_resnet20_cifar10_24pct': _cifar10(20, 'from a predictor of 24 % of its parameters, in 47 kB.'),
     'sbs_resnet20_cifar10_50kb': _cifar10(20, 'from rounded weights, in 50 kB.'),
     'sbs_resnet20_cifar10_30kb': _cifar10(20, 'from rounded weights, in 30 kB.'),
     'sbs_resnet56_cifar10_20pct': _cifar10(56, 'from a predictor of 20 % of its parameters as float16, in 519 kB.'),
-    'sbs_resnet56_cifar10_26pct': _cifar10(56, 'from a predictor of 26 % of its parameters, in 149 kB.'),
     'sbs_resnet56_cifar10_120kb': _cifar10(56, 'from rounded weights, in 120 kB.'),
     'sbs_resnet56_cifar10_80kb': _cifar10(56, 'from rounded weights, in 80 kB.'),
     'sbs_resnet18_15pct': _resnet18('ResNet-18 for ImageNet from a predictor of 15 % of its parameters, in 4.1 MB.'),
-    'sbs_resnet18_15pct_small': _resnet18(
-        'As sbs_resnet18_15pct, with kernels ordered within each filter, in 2.8 MB.'),
     'sbs_resnet18_2mb': _resnet18('ResNet-18 for ImageNet from rounded weights, in 2 MB.'),
 }

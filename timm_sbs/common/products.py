@@ -9,64 +9,59 @@ import torch
 __all__ = ['float32_products']
 
 _lock = threading.Lock()
-_exact = 0  # blocks that need float32 itself, in all threads
+_open: list[str] = []  # precisions of the blocks that have not ended yet, in all threads
 _restore: Callable[[], None] | None = None  # sets back what the first of them found
 
 
 @contextmanager
 def float32_products(precision: Literal['ieee', 'tf32']) -> Iterator[None]:
-    """Matrix products of float32 within the block, whatever the caller has allowed them.
+    """Matrix products of float32 within the block, whatever the caller has allowed.
 
-    torch keeps this setting for the process; it is what it was when the block ends. Of 'ieee' blocks in several
-    threads, the last one to end does that.
+    torch has one setting for the process. Where blocks overlap, in one thread or in several, 'ieee' wins; when the last
+    one ends, the setting is what it was.
 
     Args:
         precision: 'ieee': of float32 itself. 'tf32': on GPUs that have TF32 units, with 10 bits of mantissa instead of
             23 and several times as fast; elsewhere nothing changes.
     """
-    global _exact, _restore
-    if precision == 'tf32':
-        restore = _set('high') if torch.cuda.is_available() else None
-        try:
-            yield
-        finally:
-            if restore:
-                restore()
+    global _restore
+    if precision == 'tf32' and not torch.cuda.is_available():
+        yield
         return
     with _lock:
-        if not _exact:
-            _restore = _set('highest')
-        _exact += 1
+        restore = _set('ieee' if 'ieee' in (precision, *_open) else 'tf32')
+        if not _open:
+            _restore = restore
+        _open.append(precision)
     try:
         yield
     finally:
         with _lock:
-            _exact -= 1
-            if _restore and not _exact:
+            _open.remove(precision)
+            if _open:
+                _set('ieee' if 'ieee' in _open else 'tf32')
+            elif _restore:
                 _restore()
 
 
-def _set(precision: Literal['highest', 'high']) -> Callable[[], None]:
-    """Set the precision of products, and return what sets it back.
-
-    torch refuses its older function to who has used its newer settings, and the other way round.
-    """
+def _set(precision: str) -> Callable[[], None]:
+    """Set the precision of products, and return what sets it back."""
     try:
         before = torch.get_float32_matmul_precision()
-    except RuntimeError:
-        return _set_each({'highest': 'ieee', 'high': 'tf32'}[precision])
-    torch.set_float32_matmul_precision(precision)
+    except RuntimeError:  # the program has used torch's newer settings, which this older one refuses
+        return _set_newer(precision)
+    torch.set_float32_matmul_precision({'ieee': 'highest', 'tf32': 'high'}[precision])
     return lambda: torch.set_float32_matmul_precision(before)
 
 
-def _set_each(precision: str) -> Callable[[], None]:
-    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, 'matmul', None)]
-    before = [(backend, backend.fp32_precision) for backend in backends if backend is not None]
-    for backend, _ in before:
+def _set_newer(precision: str) -> Callable[[], None]:
+    backends: Any = torch.backends
+    found = [(backend, backend.fp32_precision) for backend in (backends.cuda.matmul, backends.mkldnn.matmul)]
+    for backend, _ in found:
         backend.fp32_precision = precision
 
     def restore() -> None:
-        for backend, value in before:
+        for backend, value in found:
             backend.fp32_precision = value
 
     return restore

@@ -1,4 +1,4 @@
-"""Images: folders, batches that a resumed run takes up where it was, synthetic images, and accuracy on them.
+"""Images: data sets, batches that a resumed run continues exactly, synthetic images, and measurements on images.
 
 May import ``common``.
 """

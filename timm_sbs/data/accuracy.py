@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import Progress
-from timm_sbs.data.outputs import ClassOutputs, outputs_of
+from timm_sbs.data.outputs import FeatureOutputs, outputs_of
 
 __all__ = ['Accuracy', 'evaluate']
 
@@ -25,31 +25,24 @@ class Accuracy:
 
 
 @torch.inference_mode()
-def evaluate(
-        model: nn.Module,
-        batches: Iterable[tuple[Tensor, Tensor]],
-        description: str = 'evaluation',
-) -> Accuracy:
-    """Top-1 accuracy of a model in eval mode; the model is left in the mode it was in.
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], description: str = 'evaluation') -> Accuracy:
+    """Top-1 accuracy of a model in eval mode, on images [B, C, H, W] and class indices [B] of each batch.
 
-    Shapes:
-        batches of images [B, C, H, W] and class indices [B]
+    The model is left in the mode it was in.
 
     Raises:
         SbsError: The model has no classifier.
     """
     kind = outputs_of(model)
-    if not isinstance(kind, ClassOutputs):
-        raise SbsError(f'{type(model).__name__} has no classifier (num_classes=0), so there is no accuracy to measure.')
-    was_training = model.training
+    if isinstance(kind, FeatureOutputs):
+        raise SbsError(f'{type(model).__name__} has no classifier (num_classes=0), so its accuracy cannot be measured.')
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    device = next(model.parameters()).device
     correct = images = 0
-    count = len(batches) if isinstance(batches, Sized) else None
-    with Progress(count, description, 'batch', leave=False) as progress:
+    with Progress(len(batches) if isinstance(batches, Sized) else None, description, 'batch', leave=False) as progress:
         for inputs, labels in batches:
-            inputs = inputs.to(device, memory_format=torch.channels_last)
-            correct += int((kind.predictions(model(inputs)) == labels.to(device)).sum())
+            predicted = kind.predictions(model(inputs.to(device, memory_format=torch.channels_last)))
+            correct += int((predicted == labels.to(device)).sum())
             images += len(labels)
             progress.update()
     model.train(was_training)

@@ -1,33 +1,25 @@
-"""Training batches that can be taken up at any step: what a batch holds depends on the seed and its number alone."""
+"""Training batches whose contents depend on the seed and on their number alone, so that a resumed run gets the same."""
 import contextlib
+import itertools
 import random
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from timm_sbs.common.devices import moved
 from timm_sbs.common.errors import SbsError
-from timm_sbs.data.augmentation import BatchTransform
-from timm_sbs.data.folders import LabelledImages
-from timm_sbs.data.in_memory import ImagesInMemory
-from timm_sbs.data.pictures import Sample
+from timm_sbs.common.tensors import moved
+from timm_sbs.data.augmentation import ImageTransform
+from timm_sbs.data.datasets import ImagesInMemory
 
 __all__ = ['Batch', 'Batches', 'SampleBatches', 'StreamBatches', 'kept_random_states']
 
-# Images [B, C, H, W], class indices [B], and places of the images in their data set [B].
-Batch = tuple[Tensor, Tensor, Tensor]
-Key = tuple[int, int]  # place of an image in its data set, and its place in the sequence of all training images
-
-
-class Batches(Protocol):
-    """Endless training batches."""
-
-    def starting_at(self, number: int) -> Iterator[Batch]:
-        """Batches from that with this number on."""
+Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] and class indices [B]
+Key = tuple[int, int]  # index of an image in the data set, and its position in the sequence of all training images
 
 
 @contextlib.contextmanager
@@ -42,170 +34,114 @@ def kept_random_states() -> Iterator[None]:
         random.setstate(states[2])
 
 
-class _SeededSamples(Dataset[tuple[Tensor, int, int]]):
-    """Images whose augmentation is drawn from a seed of their own, in whatever process they are read."""
-
-    def __init__(self, dataset: LabelledImages, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, keys: list[Key]) -> list[tuple[Tensor, int, int]]:
-        """What torch's loaders ask for, a batch at once: to keep numpy's state takes longer than to read an image."""
-        with kept_random_states():
-            return [self[key] for key in keys]
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
-        index, place = key
-        seed = int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0])
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        image, label = self.dataset[index]
-        return image, label, index
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-class _NumberedSamples(Dataset[tuple[Tensor, int, int]]):
-    """Images of which nothing is drawn before they are a batch."""
-
-    def __init__(self, dataset: LabelledImages) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
-        index, _ = key
-        return *self.dataset[index], index
-
-
-class _BatchKeys(Sampler[list[Key]]):
-    """Endless batches of keys; each pass over the data has an order of its own, and a short last batch is left out."""
-
-    def __init__(
-            self, size: int, batch_size: int, seed: int, process_index: int, num_processes: int, start: int) -> None:
-        self.size = size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.process_index = process_index
-        self.num_processes = num_processes
-        self.start = start
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        per_pass = self.size // (self.batch_size * self.num_processes)
-        number = self.start
-        while True:
-            seed = int(np.random.SeedSequence([self.seed, number // per_pass]).generate_state(1)[0])
-            order = torch.randperm(self.size, generator=torch.Generator().manual_seed(seed)).tolist()
-            for in_pass in range(number % per_pass, per_pass):
-                first = (in_pass * self.num_processes + self.process_index) * self.batch_size
-                offset = (number // per_pass) * self.size
-                yield [(order[i], offset + i) for i in range(first, first + self.batch_size)]
-                number += 1
-
-
+@dataclass(frozen=True)
 class SampleBatches:
     """Batches from a data set of known size.
 
-    accelerate can skip batches too, but does not replay the augmentation of those that follow; here a batch taken up
-    after a resume is the very batch of the uninterrupted run. With several processes, each takes its part of every
-    global batch.
+    A batch after a resume is the one of the uninterrupted run, bit for bit, with any number of workers. torchdata's
+    StatefulDataLoader returns the same images, but if there are workers it augments them differently.
+
+    Attributes:
+        dataset: Items are (image [C, H, W], class index).
+        batch_size: Images per batch and process.
+        workers: Processes that read images; 0: this one.
+        seed: Of order and augmentation.
+        process_index: Of this process, which takes its part of every global batch.
+        num_processes: Of the run.
+        device: That batches are for. With a ``transform`` they are already on it.
+        transform: What is done to batches of uint8 images; None: images are already what the network takes.
+
+    Raises:
+        SbsError: There are fewer images than one global batch.
     """
+    dataset: Any
+    batch_size: int
+    workers: int
+    seed: int
+    process_index: int = 0
+    num_processes: int = 1
+    device: torch.device = torch.device('cpu')
+    transform: ImageTransform | None = None
 
-    def __init__(
-            self,
-            dataset: LabelledImages,
-            batch_size: int,
-            workers: int,
-            seed: int,
-            process_index: int = 0,
-            num_processes: int = 1,
-            device: torch.device = torch.device('cpu'),
-            transform: BatchTransform | None = None,
-    ) -> None:
-        """
-        Args:
-            dataset: Items are (image [C, H, W], class index).
-            batch_size: Images of one batch of one process.
-            workers: Processes that read images; 0 reads them in this one, as it does with images in memory.
-            seed: Of order and augmentation.
-            process_index: Of this process.
-            num_processes: Of the run.
-            device: That batches will be moved to; those with a ``transform`` are there already.
-            transform: What is drawn for a whole batch of uint8 images; None: items are what the network takes.
-
-        Raises:
-            SbsError: There are fewer images than one global batch.
-        """
-        if len(dataset) < batch_size * num_processes:
+    def __post_init__(self) -> None:
+        if len(self.dataset) < self.batch_size * self.num_processes:
             raise SbsError(
-                f'The training split holds {len(dataset)} images, fewer than one batch of {batch_size} for each of '
-                f'{num_processes} process(es). Lower --batch-size or --holdout-images.')
-        self.dataset = dataset
-        self._keys = (len(dataset), batch_size, seed, process_index, num_processes)
-        self._workers, self._device, self._transform = workers, device, transform
+                f'There are {len(self.dataset)} training images, fewer than one batch of {self.batch_size} for each of '
+                f'{self.num_processes} process(es); use a smaller --batch-size or --holdout-images.')
 
     def starting_at(self, number: int) -> Iterator[Batch]:
-        """Endless batches, from that with this number on."""
-        return self._finished(self._read(_BatchKeys(*self._keys, start=number)), number)
+        """Endless batches, from the one with this number on."""
+        for current, (images, labels) in enumerate(self._read(self._keys(number)), number):
+            if self.transform:
+                generator = torch.Generator().manual_seed(_seed_of(self.seed, current, 1))  # that of an order has no 1
+                images = self.transform.batch(
+                    moved(images, self.device), generator, self.process_index, self.num_processes)
+            yield images, labels
 
-    def in_order(self) -> Iterator[Batch]:
-        """Each image of the data set once, over all processes together."""
-        size, batch_size, _, process_index, num_processes = self._keys
-        mine = [(i, i) for i in range(process_index, size, num_processes)]
-        return self._finished(self._read([mine[i:i + batch_size] for i in range(0, len(mine), batch_size)]), 0)
+    def _keys(self, start: int) -> Iterator[list[Key]]:
+        """Each pass over the data set has an order of its own, and leaves an incomplete last batch out."""
+        size, global_batch = len(self.dataset), self.num_processes * self.batch_size
+        for number in itertools.count(start):
+            passed, in_pass = divmod(number, size // global_batch)
+            if number == start or in_pass == 0:
+                generator = torch.Generator().manual_seed(_seed_of(self.seed, passed))
+                order = torch.randperm(size, generator=generator).tolist()
+            first = in_pass * global_batch + self.process_index * self.batch_size
+            yield [(order[i], passed * size + i) for i in range(first, first + self.batch_size)]
 
     def _read(self, keys: Iterable[list[Key]]) -> Iterator[Batch]:
-        """Batches as the data set has them."""
-        if isinstance(self.dataset, ImagesInMemory):
-            self.dataset.load()  # before workers share it
-            if self._transform:
-                return self._taken(self.dataset, keys)
-        samples = _NumberedSamples(self.dataset) if self._transform else _SeededSamples(self.dataset, self._keys[2])
+        dataset: Any = self.dataset
+        batches: Iterable[Any] = keys
+        if self.transform and not self.transform.is_random:  # nothing is drawn for a single image
+            batches = ([index for index, _ in batch] for batch in keys)
+        else:
+            dataset = _SeededImages(dataset, self.seed)
+        if isinstance(dataset, ImagesInMemory):
+            return map(dataset.__getitems__, batches)
         # With a generator of its own, the loader draws nothing from that of the run.
         return iter(DataLoader(
-            samples, batch_sampler=keys, num_workers=self._workers, pin_memory=self._device.type == 'cuda',
+            dataset, batch_sampler=batches, num_workers=self.workers, pin_memory=self.device.type == 'cuda',
             generator=torch.Generator()))
 
-    @staticmethod
-    def _taken(images: ImagesInMemory, keys: Iterable[list[Key]]) -> Iterator[Batch]:
-        for batch in keys:
-            indices = [index for index, _ in batch]
-            yield *images.__getitems__(indices), torch.tensor(indices)
 
-    def _finished(self, batches: Iterator[Batch], first: int) -> Iterator[Batch]:
-        """Batches as the network takes them; ``first`` is the number of the first."""
-        if self._transform is None:
-            return batches
-        return (self._transformed(self._transform, batch, number) for number, batch in enumerate(batches, first))
+class _SeededImages(Dataset[tuple[Tensor, int]]):
+    """Images whose augmentation is drawn from a seed of their own, in whatever process they are read."""
 
-    def _transformed(self, transform: BatchTransform, batch: Batch, number: int) -> Batch:
-        _, batch_size, seed, process_index, num_processes = self._keys
-        images, labels, indices = batch
-        images = moved(images, self._device)
-        drawn = int(np.random.SeedSequence([seed, number, 1]).generate_state(1)[0])  # the order has no third number
-        first = process_index * batch_size
-        images = transform.augmented(
-            images, torch.Generator().manual_seed(drawn), slice(first, first + batch_size), num_processes * batch_size)
-        return transform.normalised(images), labels, indices
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitems__(self, keys: list[Key]) -> list[tuple[Tensor, int]]:
+        """What torch's loaders call for a batch: to keep numpy's state takes longer than to read an image."""
+        samples = []
+        with kept_random_states():
+            for index, position in keys:
+                seed = _seed_of(self.seed, position)
+                torch.default_generator.manual_seed(seed)
+                np.random.seed(seed)
+                random.seed(seed)
+                samples.append(self.dataset[index])
+        return samples
 
 
 class StreamBatches:
-    """Batches from a stream (webdataset, streamed Hugging Face data): a resumed run starts the stream anew."""
+    """Batches from a stream (webdataset, streamed Hugging Face data), which a resumed run starts anew."""
 
-    def __init__(self, loader: DataLoader[Sample]) -> None:
-        if not isinstance(loader.dataset, IterableDataset):
-            raise TypeError('A stream is an IterableDataset.')
-        self.dataset = loader.dataset
-        self._loader = loader
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.dataset, self._loader = loader.dataset, loader
 
     def starting_at(self, number: int) -> Iterator[Batch]:
+        """Endless batches, whatever the number is."""
         while True:
             empty = True
             for images, labels in self._loader:
                 empty = False
-                yield images, labels, torch.full((len(images),), -1)
+                yield images, labels
             if empty:
-                raise SbsError('The stream of training images is empty.')
+                raise SbsError('The stream of training images holds fewer than one batch.')
+
+
+Batches = SampleBatches | StreamBatches

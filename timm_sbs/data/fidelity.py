@@ -14,7 +14,7 @@ from timm_sbs.data.outputs import outputs_of
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ['Fidelity', 'Seen', 'fidelity', 'with_logits']
+__all__ = ['LARGEST', 'Fidelity', 'Seen', 'fidelity', 'with_logits']
 
 LARGEST = 1e6  # divergence of an image whose logits are not finite
 Seen = tuple[Tensor, Tensor, Tensor]  # images [B, C, H, W], class indices [B], and the original's outputs [B, ...]
@@ -22,16 +22,15 @@ Seen = tuple[Tensor, Tensor, Tensor]  # images [B, C, H, W], class indices [B], 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Predictions beside the original's, on the same images.
+    """Predictions compared with the original's, on the same images.
 
     Attributes:
         images: How many.
-        divergence: Mean Kullback-Leibler divergence of the model's predictions from the original's, in nats; without
-            a classifier, relative squared error of the features. 0 if they are equal.
+        divergence: Mean Kullback-Leibler divergence of the predictions from the original's, in nats; without a
+            classifier, relative squared error of the features. 0 if they are equal.
         agreement: Per cent of images for which both predict the same class; without a classifier, mean cosine
             similarity of the features.
-        top1, original_top1: Per cent of images whose class is predicted, if labels say which that is; None without a
-            classifier.
+        top1, original_top1: Per cent of images whose class, as labels say, is predicted; None without a classifier.
     """
     images: int
     divergence: float
@@ -53,14 +52,10 @@ def with_logits(original: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
 
 @torch.inference_mode()
 def fidelity(
-        model: nn.Module,
-        seen: Iterable[Seen],
-        accelerator: Accelerator,
-        description: str,
-        batches: int | None = None,
+        model: nn.Module, seen: Iterable[Seen], accelerator: Accelerator, description: str, batches: int | None = None,
 ) -> Fidelity:
-    """Compare a model with its original, on the images of all processes. Leaves random states as they were, for runs to
-    be repeatable, and the model in the mode it was in.
+    """Compare a model with its original, on the images of all processes. Draws nothing from the run's generators, and
+    leaves the model in the mode it was in.
 
     Args:
         model: On the device.
@@ -69,24 +64,23 @@ def fidelity(
         description: Of the progress bar.
         batches: How many there are, if that is known.
     """
-    was_training = model.training
+    was_training, device, kind = model.training, next(model.parameters()).device, outputs_of(model)
     model.eval()
-    device, kind = next(model.parameters()).device, outputs_of(model)
-    sums = torch.zeros(5, dtype=torch.float32, device=device)  # counts are exact up to 16 million
-    quiet = not accelerator.is_main_process
-    with torch.random.fork_rng(devices=[]), Progress(batches, description, 'batch', leave=False, quiet=quiet) as bar:
+    sums = torch.zeros(5, device=device)  # float32 counts are exact up to 16 million
+    with torch.random.fork_rng(devices=[]), Progress(
+            batches, description, 'batch', accelerator=accelerator, leave=False) as bar:
         for images, labels, expected in seen:
             images, labels, expected = (
                 images.to(device, memory_format=torch.channels_last), labels.to(device), expected.to(device))
             outputs = model(images)
             divergences = kind.divergences(outputs, expected).nan_to_num(nan=LARGEST, posinf=LARGEST)
-            right = [torch.zeros((), device=device) if found is None else (found == labels).sum()
-                     for found in (kind.predictions(outputs), kind.predictions(expected))]
+            found = kind.predictions(outputs), kind.predictions(expected)
+            correct = [torch.zeros_like(sums[0]) if x is None else (x == labels).sum() for x in found]
             sums += torch.stack([
-                torch.tensor(float(len(images)), device=device), divergences.sum(),
-                kind.agreements(outputs, expected).sum(), *right])
+                torch.full_like(sums[0], len(images)), divergences.sum(), kind.agreements(outputs, expected).sum(),
+                *correct])
             bar.update()
     model.train(was_training)
-    images_, divergence, agreeing, correct, original_correct = accelerator.reduce(sums, reduction='sum').tolist()
-    top1 = (100 * correct / images_, 100 * original_correct / images_) if kind.classes else (None, None)
-    return Fidelity(int(images_), max(0., divergence / images_), 100 * agreeing / images_, *top1)
+    count, divergence, agreeing, *correct = accelerator.reduce(sums, reduction='sum').tolist()
+    top1, original_top1 = (100 * number / count if kind.classes else None for number in correct)
+    return Fidelity(int(count), max(0., divergence / count), 100 * agreeing / count, top1, original_top1)

@@ -1,64 +1,34 @@
-"""Batches of images for training, statistics and evaluation, through timm.data."""
+"""The images of a run: for training, for statistics, held out, and for validation.
+
+``pretrained_cfg`` is timm's description of the original model, which says how images are resized and normalised. Each
+of ``num_processes`` processes gets its part of the images. All functions raise SbsError if there are no images.
+"""
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from timm.data import create_loader
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset, default_collate
 
-from timm_sbs.data.augmentation import BatchTransform, ImageSteps, plain_steps, training_steps
+from timm_sbs.common.errors import ConfigError
+from timm_sbs.data.augmentation import ImageTransform, training_transform, validation_transform
 from timm_sbs.data.batches import SampleBatches, StreamBatches
-from timm_sbs.data.folders import (
-    DataSettings,
-    check_classes,
-    check_folders,
-    open_split,
-    open_training_images,
-    set_transform,
-)
-from timm_sbs.data.held_out import part_of
-from timm_sbs.data.in_memory import kept_in_memory
-from timm_sbs.data.pictures import Sample, data_config_of
+from timm_sbs.data.datasets import ImagesInMemory, Sample, open_split, open_training_images
+from timm_sbs.data.settings import ImageSettings
 
-__all__ = ['HeldOutImages', 'train_batches', 'eval_loader', 'sample_loader', 'held_out_loader']
+__all__ = [
+    'LEAST_IMAGES', 'HeldOutImages', 'train_batches', 'sample_loader', 'held_out_loader', 'eval_loader',
+    'split_indices']
 
-
-@dataclass(frozen=True)
-class HeldOutImages:
-    """Training images that no step sees, as validation images are read.
-
-    Attributes:
-        batches: This process's part of them. Labels are whatever they are.
-        count: Over all processes.
-    """
-    batches: DataLoader[Sample]
-    count: int
-
-
-def _create_loader(
-        dataset: Any, settings: DataSettings, data_config: Mapping[str, Any], training: bool) -> DataLoader[Sample]:
-    return create_loader(
-        dataset,
-        input_size=tuple(data_config['input_size']),
-        batch_size=settings.batch_size,
-        is_training=training,
-        interpolation=data_config['interpolation'],
-        mean=data_config['mean'],
-        std=data_config['std'],
-        crop_pct=data_config['crop_pct'],
-        crop_mode=data_config.get('crop_mode'),
-        num_workers=settings.readers,
-        use_prefetcher=False,
-        persistent_workers=settings.readers > 0,
-        device=torch.device('cpu'),
-    )
+SPLIT_SEED = 250_907_373  # of the choice of held-out images, the same in every run, whatever its own seed is
+PART, MOST, LEAST_IMAGES = 10, 2_000, 100  # a tenth is held out, at most 2,000, and none of fewer than 100
 
 
 def train_batches(
-        settings: DataSettings,
+        settings: ImageSettings,
         pretrained_cfg: Mapping[str, Any],
         seed: int = 0,
         process_index: int = 0,
@@ -67,128 +37,111 @@ def train_batches(
         wanted: int | None = None,
         device: torch.device = torch.device('cpu'),
 ) -> SampleBatches | StreamBatches:
-    """Augmented training images, normalised as the original model expects, without those that are held out.
+    """Augmented training images, without those that are held out.
 
     Args:
-        settings: Where the images are, and their augmentation.
-        pretrained_cfg: timm's description of the original.
         seed: Of order and augmentation.
-        process_index: Of this process.
-        num_processes: Of the run.
-        labelled: Whether their labels are used, and so must be the model's.
-        wanted: Images that will be taken, over all processes. If these are not more than there are, none is kept in
-            memory, because none would be looked at again. None: endlessly many.
+        labelled: Whether labels are used, which must then be the model's.
+        wanted: Images that will be taken, over all processes, if that is known. Images that are taken once are not
+            kept in memory.
         device: That the batches are for.
-
-    Raises:
-        SbsError: No images are found, or fewer than one batch, or their classes are not as many as the model's.
     """
-    data_config = data_config_of(pretrained_cfg)
-    steps = training_steps(settings, data_config)
-    dataset = open_training_images(settings, data_config['input_size'][0], True, steps.first)
-    if labelled:
-        check_folders(dataset, settings)
-        check_classes(dataset, settings, pretrained_cfg.get('num_classes'), settings.train_split)
+    transform = training_transform(settings, pretrained_cfg)
+    dataset = open_training_images(settings, transform, pretrained_cfg.get('num_classes') if labelled else None)
     if isinstance(dataset, IterableDataset):
-        loader = _create_loader(dataset, settings, data_config, training=True)  # sets one of its own
-        set_transform(dataset, steps.whole)
-        return StreamBatches(loader)
-    dataset = part_of(dataset, settings.holdout_images)
-    seen_again = wanted is None or wanted > len(dataset)
-    kept = kept_in_memory(dataset, steps, settings, data_config['input_size']) if seen_again else None
+        return StreamBatches(_loader(dataset, transform, settings, drop_last=True))
+    dataset = Subset(dataset, split_indices(len(dataset), settings.holdout_images)[0])
+    if wanted is None or wanted > len(dataset):
+        dataset = _in_memory_if_small(dataset, transform, settings)
     return SampleBatches(
-        kept or dataset, settings.batch_size, settings.readers, seed, process_index, num_processes, device, steps.batch)
+        dataset, settings.batch_size, settings.readers, seed, process_index, num_processes, device, transform)
 
 
 def sample_loader(
-        settings: DataSettings,
-        pretrained_cfg: Mapping[str, Any],
-        count: int,
-        seed: int = 0,
-        process_index: int = 0,
-        num_processes: int = 1,
-) -> tuple[DataLoader[Sample], int]:
-    """Some training images without augmentation, as validation images are read. Their labels are whatever they are, and
-    none is held out.
-
-    Args:
-        settings: Where the images are.
-        pretrained_cfg: timm's description of the original.
-        count: Images, over all processes; all there are, if these are fewer.
-        seed: Of the choice.
-        process_index: Of this process.
-        num_processes: Of the run.
+        settings: ImageSettings, pretrained_cfg: Mapping[str, Any], count: int, seed: int = 0,
+        process_index: int = 0, num_processes: int = 1) -> tuple[DataLoader[Sample], int]:
+    """``count`` training images for statistics, or all if these are fewer: without augmentation, none held out.
 
     Returns:
-        Batches of this process's images, and the number of all; of a stream, ``count``, whatever it holds.
-
-    Raises:
-        SbsError: No images are found.
+        Batches of this process's images, whose labels may be anything, and the number of all; of a stream, ``count``.
     """
-    data_config = data_config_of(pretrained_cfg)
-    channels, steps = data_config['input_size'][0], plain_steps(data_config)
-    dataset = part_of(open_training_images(settings, channels, False, steps.whole), settings.holdout_images)
+    transform = validation_transform(pretrained_cfg)
+    dataset = open_training_images(settings, transform)
     if not isinstance(dataset, IterableDataset):
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
+        training, _ = split_indices(len(dataset), settings.holdout_images)
+        chosen = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:count].tolist()
         count = len(chosen)
-        part = chosen[process_index::num_processes]
-        return DataLoader(
-            Subset(dataset, part), settings.batch_size, num_workers=settings.readers,
-            generator=torch.Generator()), count
-    return _create_loader(dataset, settings, data_config, training=False), count
+        dataset = Subset(dataset, [training[i] for i in chosen[process_index::num_processes]])
+    return _loader(dataset, transform, settings), count
+
+
+@dataclass(frozen=True)
+class HeldOutImages:
+    """Training images that are not trained on: this process's batches, and the number of images over all processes."""
+    batches: DataLoader[Sample]
+    count: int
 
 
 def held_out_loader(
-        settings: DataSettings,
-        pretrained_cfg: Mapping[str, Any],
-        process_index: int = 0,
-        num_processes: int = 1,
+        settings: ImageSettings, pretrained_cfg: Mapping[str, Any], process_index: int = 0, num_processes: int = 1,
 ) -> HeldOutImages | None:
-    """The training images that are held out, the same in every run; None where there are none.
-
-    Args:
-        settings: Where the images are, and how many of them are held out.
-        pretrained_cfg: timm's description of the original.
-        process_index: Of this process.
-        num_processes: Of the run.
-
-    Raises:
-        SbsError: No images are found, or none would be left to train on.
-    """
-    data_config = data_config_of(pretrained_cfg)
-    channels, steps = data_config['input_size'][0], plain_steps(data_config)
-    dataset = part_of(
-        open_training_images(settings, channels, False, steps.whole), settings.holdout_images, held_out=True)
-    if dataset is None:
+    """The held-out images, without augmentation: the same in every run. None if there are none, as of a stream."""
+    transform = validation_transform(pretrained_cfg)
+    dataset = open_training_images(settings, transform)
+    if isinstance(dataset, IterableDataset):
         return None
-    mine = Subset(dataset, range(process_index, len(dataset), num_processes))
-    return HeldOutImages(_plain_loader(mine, settings, steps, data_config), len(dataset))
+    _, held_out = split_indices(len(dataset), settings.holdout_images)
+    if not held_out:
+        return None
+    mine = _in_memory_if_small(Subset(dataset, held_out[process_index::num_processes]), transform, settings)
+    return HeldOutImages(_loader(mine, transform, settings), len(held_out))
 
 
-def eval_loader(settings: DataSettings, pretrained_cfg: Mapping[str, Any]) -> DataLoader[Sample]:
-    """Validation images, resized, cropped and normalised as the original model expects.
+def eval_loader(settings: ImageSettings, pretrained_cfg: Mapping[str, Any]) -> DataLoader[Sample]:
+    """Validation images, whose classes must be the model's."""
+    transform = validation_transform(pretrained_cfg)
+    dataset = open_split(settings, settings.validation, transform, pretrained_cfg.get('num_classes'))
+    return _loader(_in_memory_if_small(dataset, transform, settings), transform, settings)
+
+
+def split_indices(count: int, holdout_images: int | None) -> tuple[list[int], list[int]]:
+    """Indices of the images to train on and of those that are held out, both ascending.
 
     Raises:
-        SbsError: No images are found, or their classes are not as many as the model's.
+        ConfigError: None would be left to train on.
+
+    Example:
+        >>> training, held_out = split_indices(50_000, None)
+        >>> len(training), len(held_out)
+        (48000, 2000)
     """
-    data_config = data_config_of(pretrained_cfg)
-    dataset = open_split(settings, settings.validation, data_config['input_size'][0])
-    check_folders(dataset, settings)
-    check_classes(dataset, settings, pretrained_cfg.get('num_classes'), settings.validation)
-    return _plain_loader(dataset, settings, plain_steps(data_config), data_config)
+    wanted = holdout_images
+    if wanted is None:
+        wanted = min(count // PART, MOST) if count >= LEAST_IMAGES else 0
+    if wanted >= count:
+        raise ConfigError(f'--holdout-images {wanted} leaves none of {count} training image(s) to train on.')
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
+    return sorted(order[wanted:]), sorted(order[:wanted])
 
 
-def _plain_loader(
-        dataset: Any, settings: DataSettings, steps: ImageSteps, data_config: Mapping[str, Any]) -> DataLoader[Sample]:
-    """Images without augmentation, kept in memory where they may be. A part of a data set has its transform already."""
-    kept = kept_in_memory(dataset, steps, settings, data_config['input_size'])
-    if kept and steps.batch:
-        return DataLoader(
-            kept, settings.batch_size, generator=torch.Generator(), collate_fn=partial(_normalised, steps.batch))
-    return _create_loader(dataset, settings, data_config, training=False)
+def _in_memory_if_small(dataset: Any, transform: ImageTransform, settings: ImageSettings) -> Any:
+    """A data set that keeps its images, if they are the same each time and not too many; else itself."""
+    if isinstance(dataset, IterableDataset) or transform.is_random:
+        return dataset
+    size = len(dataset) * math.prod(transform.data_config['input_size'])
+    return ImagesInMemory(dataset, settings.readers) if size <= settings.image_cache else dataset
 
 
-def _normalised(transform: BatchTransform, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    images, labels = batch
-    return transform.normalised(images), labels
+def _loader(
+        dataset: Any, transform: ImageTransform, settings: ImageSettings, drop_last: bool = False,
+) -> DataLoader[Sample]:
+    """Normalised batches in the order of the data set."""
+    workers = 0 if isinstance(dataset, ImagesInMemory) else settings.readers
+    return DataLoader(
+        dataset, settings.batch_size, num_workers=workers, persistent_workers=workers > 0, drop_last=drop_last,
+        collate_fn=partial(_collated, transform), generator=torch.Generator())
+
+
+def _collated(transform: ImageTransform, samples: Any) -> tuple[Tensor, Tensor]:
+    images, labels = samples if isinstance(samples, tuple) else default_collate(samples)
+    return transform.batch(images), labels

@@ -6,7 +6,7 @@ like that of photographs teaches more than white noise, and a few hundred matche
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,13 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from timm_sbs.common.distributed import share
-from timm_sbs.common.errors import ConfigError, SbsError
+from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import Progress
-from timm_sbs.data.outputs import ClassOutputs, outputs_of
-from timm_sbs.data.pictures import Sample
+from timm_sbs.data.datasets import Sample
+from timm_sbs.data.outputs import ClassOutputs, Outputs, outputs_of
 
-__all__ = ['DATA_FREE', 'InversionSettings', 'NoiseImages', 'SyntheticImages', 'batch_norms', 'invert']
+__all__ = ['InversionSettings', 'NoiseImages', 'SyntheticImages', 'batch_norms', 'invert']
 
-DATA_FREE = ('noise', 'inversion')
 NOISE_PASS = 50_000  # images of one 'pass' over noise, which never repeats itself
 GREY, COLOUR, CONTRAST = 1.0, 0.5, 0.9  # strength of noise common to the channels, of each one's own, and of the sum
 
@@ -36,11 +35,7 @@ class InversionSettings:
     steps: int = 100  # of gradient descent on the pixels
     batch_size: int = 256
     lr: float = 0.1  # peak, in standard deviations of the normalised pixels
-    label_weight: float = 0.1  # cross-entropy with a class drawn for each image
-
-    def __post_init__(self) -> None:
-        if min(self.images, self.steps, self.batch_size) < 1 or not self.lr > 0:
-            raise ConfigError('The number of synthetic images, their steps, batch size and lr must be larger than 0.')
+    label_weight: float = 0.1  # of the cross-entropy with a class drawn for each image
 
 
 def _pixel_range(data_config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -61,7 +56,7 @@ def _noise(count: int, data_config: Mapping[str, Any]) -> Tensor:
 
 
 class NoiseImages(Dataset[Sample]):
-    """Noise with the spectrum of photographs, new at every look. Labels are 0 and mean nothing."""
+    """Noise with the spectrum of photographs, new each time. Labels are 0 and mean nothing."""
 
     def __init__(self, data_config: Mapping[str, Any]) -> None:
         self.data_config = dict(data_config)
@@ -77,8 +72,7 @@ class SyntheticImages(Dataset[Sample]):
     """Given images [N, C, H, W], shifted by up to an eighth of their size and flipped at random."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
+        self.images, self.labels = images, labels
 
     def __len__(self) -> int:
         return len(self.images)
@@ -95,14 +89,6 @@ class SyntheticImages(Dataset[Sample]):
         return image.contiguous(), int(self.labels[index])
 
 
-def _statistics_error(module: nn.BatchNorm2d, inputs: Tensor) -> Tensor:
-    """How far mean and variance of a BatchNorm's input are from the stored ones, in units of the latter."""
-    stored_mean, variance = module.get_buffer('running_mean'), module.get_buffer('running_var') + module.eps
-    mean = inputs.mean(dim=(0, 2, 3))
-    ratio = inputs.var(dim=(0, 2, 3), unbiased=False) / variance
-    return ((mean - stored_mean).square() / variance).mean() + ratio.clamp(min=1e-4).log().square().mean()
-
-
 def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     """BatchNorm layers with stored statistics.
 
@@ -111,67 +97,33 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
     if not norms:
-        raise SbsError(
-            f'{type(model).__name__} has no BatchNorm whose statistics images could match. Use --data-free noise.')
+        raise SbsError(f'{type(model).__name__} has no BatchNorm statistics that images could match; use --data-free '
+                       f'noise.')
     return norms
 
 
-class _Teacher:
-    """The original model, which also says how far its BatchNorm inputs are from their stored statistics.
-
-    float16 would lose the small gradients of the pixels, so that only bfloat16 is used as a lower precision.
-    """
-
-    def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
-        self.model = model
-        self.outputs = outputs_of(model)
-        self._precision = accelerator.autocast if accelerator.mixed_precision == 'bf16' else contextlib.nullcontext
-        self._errors: list[Tensor] = []
-        self._hooks = [
-            norm.register_forward_pre_hook(
-                lambda module, inputs: self._errors.append(_statistics_error(module, inputs[0].float())))
-            for norm in batch_norms(model)]
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs [B, ...] on images, and the mean error of the statistics."""
-        self._errors.clear()
-        with self._precision():
-            outputs = self.model(images)
-        return outputs.float(), torch.stack(self._errors).mean()
-
-    def close(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
+def _statistics_error(module: nn.BatchNorm2d, inputs: Tensor) -> Tensor:
+    """How far mean and variance of a BatchNorm's input are from the stored ones, in units of the latter."""
+    stored_mean, variance = module.get_buffer('running_mean'), module.get_buffer('running_var') + module.eps
+    mean = inputs.mean(dim=(0, 2, 3))
+    ratio = inputs.var(dim=(0, 2, 3), unbiased=False) / variance
+    return ((mean - stored_mean).square() / variance).mean() + ratio.clamp(min=1e-4).log().square().mean()
 
 
-def _matched_batch(
-        teacher: _Teacher,
-        settings: InversionSettings,
-        data_config: Mapping[str, Any],
-        device: torch.device,
-        progress: Progress,
-) -> tuple[Tensor, Tensor]:
-    """One batch of images and the classes that they were drawn for, by Adam on the pixels."""
-    low, high = (limit.to(device) for limit in _pixel_range(data_config))
-    images = _noise(settings.batch_size, data_config).to(device, memory_format=torch.channels_last).requires_grad_()
-    labels = torch.randint(max(1, teacher.outputs.classes), (settings.batch_size,)).to(device)
-    optimizer = torch.optim.Adam([images], lr=settings.lr, betas=(0.5, 0.9))
-    shift = max(1, images.shape[-1] // 16)
-    for step in range(settings.steps):
-        optimizer.param_groups[0]['lr'] = settings.lr * (1 + math.cos(math.pi * step / settings.steps)) / 2
-        moved = torch.roll(images, torch.randint(-shift, shift + 1, (2,)).tolist(), dims=(2, 3))
-        if torch.rand(()) < 0.5:
-            moved = moved.flip(3)
-        outputs, loss = teacher(moved)
-        if isinstance(teacher.outputs, ClassOutputs):
-            loss = loss + settings.label_weight * F.cross_entropy(teacher.outputs.logits(outputs), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            images.clamp_(low, high)
-        progress.update()
-    return images.detach(), labels
+@contextlib.contextmanager
+def _statistics_errors(model: nn.Module) -> Iterator[list[Tensor]]:
+    """A list to which each pass through the model adds the errors of its BatchNorm layers."""
+    errors: list[Tensor] = []
+
+    def hook(module: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        errors.append(_statistics_error(module, inputs[0].float()))
+
+    hooks = [norm.register_forward_pre_hook(hook) for norm in batch_norms(model)]
+    try:
+        yield errors
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 def invert(
@@ -181,16 +133,16 @@ def invert(
         accelerator: Accelerator,
         seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Draw images on which a model's BatchNorm layers see the statistics that they have stored.
+    """Draw images on which the inputs of a model's BatchNorm layers have the statistics that these have stored.
 
     After DeepInversion (Yin et al., arXiv 1912.08795), but from noise with the spectrum of photographs instead of
-    white noise, and with variances compared as logarithms; a hundred steps are enough.
+    white noise, and with variances compared as logarithms; a hundred optimization steps are enough.
 
     Args:
-        model: The original model, in eval mode and without gradients, on the accelerator's device.
-        data_config: timm's: input size, mean and standard deviation of pixels.
-        settings: Number of images and how they are drawn.
-        accelerator: Precision, and the processes that share out the batches.
+        model: The original, in eval mode and without gradients, on the accelerator's device.
+        data_config: timm's: input size, mean and standard deviation.
+        settings: How many images, and how they are drawn.
+        accelerator: Precision, and the processes that share the batches.
         seed: Of noise and classes.
 
     Returns:
@@ -204,14 +156,46 @@ def invert(
     images = torch.zeros(count, settings.batch_size, *data_config['input_size'], dtype=torch.half, device=device)
     labels = torch.zeros(count, settings.batch_size, dtype=torch.long, device=device)
     mine = range(count)[share(count, accelerator)]
-    teacher = _Teacher(model, accelerator)
-    try:
-        with torch.random.fork_rng(devices=[]), Progress(
-                len(mine) * settings.steps, 'synthetic images', accelerator=accelerator) as progress:
-            for index in mine:
-                torch.manual_seed(seed * 1_000_003 + index)
-                images[index], labels[index] = _matched_batch(teacher, settings, data_config, device, progress)
-    finally:
-        teacher.close()
+    kind = outputs_of(model)
+    # float16 would lose the small gradients of the pixels.
+    precision = accelerator.autocast if accelerator.mixed_precision == 'bf16' else contextlib.nullcontext
+    with torch.random.fork_rng(devices=[]), _statistics_errors(model) as errors, Progress(
+            len(mine) * settings.steps, 'synthetic images', accelerator=accelerator) as progress:
+        def loss_of(batch: Tensor, classes: Tensor) -> Tensor:
+            errors.clear()
+            with precision():
+                outputs = model(batch)
+            loss = torch.stack(errors).mean()
+            if isinstance(kind, ClassOutputs):
+                loss = loss + settings.label_weight * F.cross_entropy(kind.logits(outputs), classes)
+            return loss
+
+        for index in mine:
+            torch.manual_seed(seed * 1_000_003 + index)
+            images[index], labels[index] = _matched_batch(loss_of, kind, settings, data_config, device, progress)
     images, labels = (accelerator.reduce(part, reduction='sum').flatten(0, 1).cpu() for part in (images, labels))
     return images[:settings.images], labels[:settings.images]
+
+
+def _matched_batch(
+        loss_of: Callable[[Tensor, Tensor], Tensor], kind: Outputs, settings: InversionSettings,
+        data_config: Mapping[str, Any], device: torch.device, progress: Progress,
+) -> tuple[Tensor, Tensor]:
+    """One batch of images and the classes that they were drawn for, by Adam on the pixels."""
+    low, high = (limit.to(device) for limit in _pixel_range(data_config))
+    images = _noise(settings.batch_size, data_config).to(device, memory_format=torch.channels_last).requires_grad_()
+    labels = torch.randint(max(1, kind.classes), (settings.batch_size,)).to(device)
+    optimizer = torch.optim.Adam([images], lr=settings.lr, betas=(0.5, 0.9))
+    shift = max(1, images.shape[-1] // 16)
+    for step in range(settings.steps):
+        optimizer.param_groups[0]['lr'] = settings.lr * (1 + math.cos(math.pi * step / settings.steps)) / 2
+        moved = torch.roll(images, torch.randint(-shift, shift + 1, (2,)).tolist(), dims=(2, 3))
+        if torch.rand(()) < 0.5:
+            moved = moved.flip(3)
+        optimizer.zero_grad()
+        loss_of(moved, labels).backward()
+        optimizer.step()
+        with torch.no_grad():
+            images.clamp_(low, high)
+        progress.update()
+    return images.detach(), labels

@@ -1,4 +1,4 @@
-"""The ``sbs_*`` entries, and ``sbs`` for any predictor that has no entry of its own."""
+"""The ``sbs_*`` entries, and ``sbs`` for any artifact that has no entry of its own."""
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +49,7 @@ for _name, _entry in ENTRIES.items():
 
 @register_model
 def sbs(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """The architecture in every predictor's config.json, which names the base that timm builds. It is not listed, since
+    """The architecture in every artifact's config.json, which names the base that timm builds. It is not listed, since
     it stands for no network without one."""
     return _create('sbs', None, pretrained, kwargs)
 

@@ -4,6 +4,7 @@ They are timm's ResNet with a stem of one 3x3 convolution, and with shortcuts of
 channels, no parameters. Parameter names are those of the published weights (conv1, bn1, layer1.0.conv1, ..., linear),
 so that their state dicts load as they are.
 """
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -139,60 +140,43 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 # Published weights and their accuracies: https://github.com/akamaster/pytorch_resnet_cifar10 (BSD 2-Clause).
-_PUBLISHED = 'https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/'
+_ORIGIN = 'https://github.com/akamaster/pytorch_resnet_cifar10'
+_PUBLISHED = {  # by depth: file, millions of parameters, top-1
+    20: ('resnet20-12fca82f.th', 0.27, 91.73),
+    32: ('resnet32-d509ac18.th', 0.46, 92.63),
+    44: ('resnet44-014dd654.th', 0.66, 93.10),
+    56: ('resnet56-4bfd9763.th', 0.86, 93.39),
+    110: ('resnet110-1d1ed7c2.th', 1.7, 93.68),
+}
 
 
 def _cfg(filename: str) -> dict[str, Any]:
     return dict(
-        url=_PUBLISHED + filename,
+        url=f'{_ORIGIN}/raw/master/pretrained_models/{filename}',
         num_classes=10, input_size=(3, 32, 32), pool_size=(8, 8), crop_pct=1.0, interpolation='bilinear',
         mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
         first_conv='conv1', classifier='linear',
         license='bsd-2-clause', paper_ids='arXiv:1512.03385', paper_name='Deep Residual Learning for Image Recognition',
-        origin_url='https://github.com/akamaster/pytorch_resnet_cifar10',
+        origin_url=_ORIGIN,
     )
 
 
 default_cfgs = generate_default_cfgs({
-    'resnet20_cifar10.akamaster': _cfg('resnet20-12fca82f.th'),
-    'resnet32_cifar10.akamaster': _cfg('resnet32-d509ac18.th'),
-    'resnet44_cifar10.akamaster': _cfg('resnet44-014dd654.th'),
-    'resnet56_cifar10.akamaster': _cfg('resnet56-4bfd9763.th'),
-    'resnet110_cifar10.akamaster': _cfg('resnet110-1d1ed7c2.th'),
-})
+    f'resnet{depth}_cifar10.akamaster': _cfg(filename) for depth, (filename, *_) in _PUBLISHED.items()})
 
 
-def _create_resnet_cifar(variant: str, blocks: int, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    return build_model_with_cfg(
-        ResNetCifar, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(out_indices=(0, 1, 2, 3)), **{'layers': (blocks, blocks, blocks), **kwargs})
+def _entrypoint(depth: int, millions: float, top1: float) -> Callable[..., nn.Module]:
+    """The function that timm calls to create the network of a depth, under its name."""
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return build_model_with_cfg(
+            ResNetCifar, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg=dict(out_indices=(0, 1, 2, 3)), **{'layers': ((depth - 2) // 6,) * 3, **kwargs})
+
+    create.__name__ = create.__qualname__ = name = f'resnet{depth}_cifar10'
+    create.__doc__ = (f'ResNet-{depth} for 32x32 images: {millions} M parameters, published CIFAR-10 top-1 '
+                      f'{top1:.2f} %.')
+    return create
 
 
-@register_model
-def resnet20_cifar10(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-20 for 32x32 images: 0.27 M parameters, published CIFAR-10 top-1 91.73 %."""
-    return _create_resnet_cifar('resnet20_cifar10', 3, pretrained, **kwargs)
-
-
-@register_model
-def resnet32_cifar10(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-32 for 32x32 images: 0.46 M parameters, published CIFAR-10 top-1 92.63 %."""
-    return _create_resnet_cifar('resnet32_cifar10', 5, pretrained, **kwargs)
-
-
-@register_model
-def resnet44_cifar10(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-44 for 32x32 images: 0.66 M parameters, published CIFAR-10 top-1 93.10 %."""
-    return _create_resnet_cifar('resnet44_cifar10', 7, pretrained, **kwargs)
-
-
-@register_model
-def resnet56_cifar10(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-56 for 32x32 images: 0.86 M parameters, published CIFAR-10 top-1 93.39 %."""
-    return _create_resnet_cifar('resnet56_cifar10', 9, pretrained, **kwargs)
-
-
-@register_model
-def resnet110_cifar10(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-110 for 32x32 images: 1.7 M parameters, published CIFAR-10 top-1 93.68 %."""
-    return _create_resnet_cifar('resnet110_cifar10', 18, pretrained, **kwargs)
+for _depth, (_, *_measured) in _PUBLISHED.items():
+    globals()[f'resnet{_depth}_cifar10'] = register_model(_entrypoint(_depth, *_measured))

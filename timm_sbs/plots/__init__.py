@@ -1,4 +1,4 @@
-"""Pictures of artifacts, training runs and photographs.
+"""Pictures of artifacts and training runs.
 
 May import ``common``, ``predictor`` and ``artifact``. Needs the 'plots' extra.
 """

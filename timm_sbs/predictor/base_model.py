@@ -9,23 +9,26 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from timm_sbs.common.errors import TargetError
 
 __all__ = [
-    'BaseModel', 'is_counter', 'canonical_args', 'describe_base', 'named_state', 'first_names', 'kept_names',
-    'norm_eps', 'pretrained_cfg_of',
+    'BaseModel', 'SkipRandomInit', 'is_counter', 'canonical_args', 'describe_base', 'named_state', 'first_names',
+    'kept_names', 'norm_eps', 'pretrained_cfg_of',
 ]
 
-# Arguments of timm.create_model that say where weights come from or what is built around the model: they are the
-# user's, never an artifact's.
+# Arguments of timm.create_model that say where weights come from or what is built around the model: users pass them,
+# and no artifact has them.
 _NOT_BASE_ARGS = {
     'pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'checkpoint_path', 'cache_dir', 'features_only',
     'out_indices', 'num_classes', 'in_chans', 'base', 'model_name', 'device', 'dtype',
 }
+_RANDOM = {torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_,
+           nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.xavier_normal_, nn.init.xavier_uniform_}
 MAX_CLASSES = 1 << 20
 MAX_CHANNELS = MAX_SIDE = 1 << 12
-MAX_NUMBER = 1 << 16  # of other arguments: a depth of a billion layers would be built for hours
+MAX_NUMBER = 1 << 16  # of other arguments: building a billion layers would take hours
 MAX_TEXT = 256  # characters
 MAX_LENGTH = 64  # entries of a list or dict
 MAX_MODULES = 20_000  # of a base model; timm's largest ones have a few thousand
@@ -61,18 +64,18 @@ def is_counter(name: str) -> bool:
 
 
 def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that build the base model as it was fitted: its own, and the original's classes and channels. Lists,
-    as JSON has them, become tuples, as timm has them.
+    """Arguments that build the base model as it was fitted: its own, and the original's classes and channels. Lists
+    become tuples, which timm uses.
 
     Raises:
-        TargetError: An argument is not the base model's to take, cannot be stored, or is out of range.
+        TargetError: An artifact cannot have such an argument, or its value is out of range.
     """
     for name, value in base_args.items():
         if name in _NOT_BASE_ARGS or not _is_small(value):
             raise TargetError(
-                f"Argument '{name}' of the base model is {str(value)[:MAX_TEXT]!r}, which an artifact cannot hold. It "
-                f"holds None, texts, numbers up to {MAX_NUMBER:,}, and short lists and dicts of these. timm takes "
-                f"layers by their names, such as act_layer='silu'.")
+                f"Argument '{name}' of the base model is {str(value)[:MAX_TEXT]!r}, which an artifact cannot store. It "
+                f"stores None, strings, numbers up to {MAX_NUMBER:,}, and short lists and dicts of these. Name layers, "
+                f"as in act_layer='silu'.")
     num_classes = pretrained_cfg.get('num_classes')
     input_size = pretrained_cfg.get('input_size')
     if not _is_int(num_classes, 0, MAX_CLASSES):
@@ -123,13 +126,13 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def first_names(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """The first name of each entry's tensor: another one where modules or parameters are shared."""
+    """The first name of each entry's tensor: not its own where modules or parameters are shared."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
 
 
 def kept_names(state: Mapping[str, Tensor], generated: Iterable[str]) -> list[str]:
-    """State dict entries that are stored as they are: all but generated weights, counters, and second names.
+    """State dict entries that are neither generated nor counters nor second names of a tensor.
 
     Args:
         state: As :func:`named_state` or :func:`describe_base` returns it.
@@ -175,12 +178,22 @@ def _built(base: str, base_args: Mapping[str, Any], pretrained_cfg: Mapping[str,
     try:
         with _limited_modules():
             try:
-                with torch.device('meta'):
+                with torch.device('meta'), SkipRandomInit():
                     return timm.create_model(base, **args)
             except (RuntimeError, NotImplementedError):  # some constructors compute with their tensors
                 return timm.create_model(base, **args)
     except Exception as e:
         raise TargetError(f"timm cannot build '{base}' with arguments {args}: {e}") from e
+
+
+class SkipRandomInit(TorchFunctionMode):
+    """Leaves new parameters uninitialized: drawing them takes most of the time in which timm builds a model."""
+
+    def __torch_function__(
+            self, func: Any, types: Iterable[Any], args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in _RANDOM:
+            return args[0] if args else kwargs['tensor']
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

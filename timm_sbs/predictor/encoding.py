@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from timm_sbs.common.config import EncodingConfig, OrderingConfig
-from timm_sbs.predictor.ordering import places
+from timm_sbs.predictor.ordering import positions
 from timm_sbs.predictor.tokens import WeightSpec
 
 __all__ = ['FREQUENCY_STEPS', 'FREQUENCY_LIMIT', 'draw_frequencies', 'coordinates', 'encode']
@@ -19,10 +19,9 @@ FREQUENCY_LIMIT = 32767  # of these steps
 def draw_frequencies(config: EncodingConfig, num_coordinates: int) -> Tensor:
     """Random frequencies b ~ N(0, 1) of UOS-RFF and RFF: [num_frequencies, num_coordinates], float32.
 
-    They are multiples of 1/4096, which 16 bits store exactly. Coarser ones would not do: along a path of 4,096 kernels
-    a step of 1/32 is two whole cycles, so that the features of its first and second half would be the same. They are
-    drawn once, when a predictor is made, and stored in the artifact. Random streams may differ between library
-    versions, so nobody has to draw them again. 'positional' has none: [0, num_coordinates].
+    They are multiples of 1/4096, which 16 bits store exactly; with coarser ones, distant kernels of a long path would
+    have the same features. They are drawn once, when a predictor is made, and stored in the artifact, for random
+    streams differ between library versions. 'positional' has none: [0, num_coordinates].
     """
     generator = torch.Generator().manual_seed(config.seed)
     drawn = torch.randn(config.frequencies_shape(num_coordinates), generator=generator)
@@ -30,18 +29,17 @@ def draw_frequencies(config: EncodingConfig, num_coordinates: int) -> Tensor:
 
 
 def coordinates(specs: Sequence[WeightSpec], ordering: OrderingConfig, encoding: EncodingConfig) -> list[Tensor]:
-    """Coordinates of every place of each layer, as :func:`encode` takes them: [places, D], float64.
+    """Coordinates of every position of each layer, as :func:`encode` takes them: [positions, D], float64.
 
-    positional (NeRN, arXiv 2212.13554): the integer indices (layer, place) or (layer, row, column).
+    positional (NeRN, arXiv 2212.13554): the integer indices (layer, position) or (layer, row, column).
 
-    random_fourier: (s_layer * l / L, s_1 * t_1, ...), t in [0, 1) the place along an axis of n places, and
-    s = c * n^p. This is our reading of UOS-RFF (arXiv 2509.07373), whose abstract says that the bandwidth is adapted
-    to the 'layer-wise parameter count': n is N_l, the layer's number of kernels, for a path. With p = 0 it is plain
-    RFF.
+    random_fourier: (s_layer * l / L, s_1 * t_1, ...), t in [0, 1) the position along an axis of n positions, and
+    s = c * n^p: our reading of UOS-RFF (arXiv 2509.07373), whose abstract says that the bandwidth is adapted to the
+    'layer-wise parameter count'. For a path, n is the layer's number of kernels. With p = 0 it is plain RFF.
     """
     parts = []
     for index, spec in enumerate(specs):
-        inside, sizes = places(spec, ordering)
+        inside, sizes = positions(spec, ordering)
         if encoding.kind == 'positional':
             layer, scale = float(index), np.ones(len(sizes))
         else:
@@ -54,8 +52,8 @@ def coordinates(specs: Sequence[WeightSpec], ordering: OrderingConfig, encoding:
 def encode(coordinates: Tensor, frequencies: Tensor, config: EncodingConfig) -> Tensor:
     """Features of coordinates: sines, then cosines.
 
-    Angles are formed in float64 and reduced to one turn before they are rounded: a path of 262,144 places goes
-    through thousands of turns, where float32 angles would be off by more than the stated tolerance.
+    Angles are computed in float64 and reduced to one turn before they are rounded: a path of 262,144 positions goes
+    through thousands of turns, where float32 would not be exact enough.
 
     Shapes: N kernels, D coordinates, K frequencies or levels
         coordinates [N, D] float64, frequencies [K, D] -> features [N, 2K] (random_fourier)

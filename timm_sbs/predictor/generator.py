@@ -1,24 +1,17 @@
-"""The generator: all generated weights of a network, out of the coordinates of their kernels."""
+"""The generator: all generated weights of a network, from the coordinates of their kernels."""
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from timm_sbs.common.config import GeneratorConfig
-from timm_sbs.common.errors import ConfigError
-from timm_sbs.common.float64 import as_float64, float64_device
 from timm_sbs.common.products import float32_products
+from timm_sbs.common.tensors import as_float64, float64_device
 from timm_sbs.predictor.encoding import coordinates, draw_frequencies, encode
 from timm_sbs.predictor.network import Predictor
-from timm_sbs.predictor.ordering import (
-    Permutations,
-    fold_of,
-    output_sizes,
-    stack_kernel_indices,
-)
+from timm_sbs.predictor.ordering import Permutations, fold_of, output_sizes, stack_kernel_indices
 from timm_sbs.predictor.tokens import WeightSpec, from_kernels, to_kernels
 
 __all__ = ['TokenGroup', 'Generator', 'build_predictor', 'split_weights', 'relative_error']
@@ -30,49 +23,49 @@ PORTION = 1 << 22  # generated values that are in memory at once, if no layer ha
 
 @dataclass(frozen=True, eq=False)
 class TokenGroup:
-    """All layers whose kernels have the same size and are folded alike. They are generated together, by one head.
+    """All layers whose kernels have the same size and are folded alike. One head generates them together.
 
-    Shapes: N kernels and M places of all layers of the group, G kernels at each place, T values, D coordinates
+    Shapes: N kernels and M positions of all layers of the group, G kernels at each position, T values, D coordinates
         coordinates [M, D] float64: layer after layer
-        place_of_kernel [N]: row of each kernel in the predictor's outputs [M, G * T], seen as [M * G, T]
+        position_of_kernel [N]: row of each kernel in the predictor's outputs [M, G * T], seen as [M * G, T]
     """
     token_size: int
     fold: int
     specs: tuple[WeightSpec, ...]
-    places: tuple[int, ...]  # of each layer
+    positions: tuple[int, ...]  # of each layer
     coordinates: Tensor
-    place_of_kernel: Tensor
+    position_of_kernel: Tensor
 
     @property
-    def num_places(self) -> int:
+    def num_positions(self) -> int:
         return len(self.coordinates)
 
     @property
     def output_size(self) -> int:
         return self.token_size * self.fold
 
-    def in_place_order(self, weights: Mapping[str, Tensor], place_of_kernel: Tensor | None = None) -> Tensor:
+    def in_position_order(self, weights: Mapping[str, Tensor], position_of_kernel: Tensor | None = None) -> Tensor:
         """Kernels of the group's weights as a predictor generates them, [M, G * T]. Gaps of a fold hold zeros.
 
-        Who calls it often on a GPU gives its own copy of ``place_of_kernel`` there.
+        ``position_of_kernel`` may be a copy on the weights' device, which saves repeated calls the transfer.
         """
         kernels = torch.cat([to_kernels(weights[spec.name], spec) for spec in self.specs])
-        rows = kernels.new_zeros(self.num_places * self.fold, self.token_size)
-        places = self.place_of_kernel if place_of_kernel is None else place_of_kernel
-        rows[places.to(rows.device)] = kernels
-        return rows.view(self.num_places, self.output_size)
+        rows = kernels.new_zeros(self.num_positions * self.fold, self.token_size)
+        indices = self.position_of_kernel if position_of_kernel is None else position_of_kernel
+        rows[indices.to(rows.device)] = kernels
+        return rows.view(self.num_positions, self.output_size)
 
     def portions(self) -> Iterator[tuple[tuple[WeightSpec, ...], slice, Tensor]]:
-        """Whole layers that are generated at once: their specs, their places, and rows of their kernels in these."""
+        """Whole layers that are generated at once: their specs, their positions, and rows of their kernels in these."""
         first = start = 0
         stop = kernels = 0
-        for index, places in enumerate(self.places):
-            stop += places
-            last = index + 1 == len(self.places)
-            if last or stop + self.places[index + 1] - start > PORTION // self.output_size:
+        for index, positions in enumerate(self.positions):
+            stop += positions
+            last = index + 1 == len(self.positions)
+            if last or stop + self.positions[index + 1] - start > PORTION // self.output_size:
                 specs = self.specs[first:index + 1]
                 count = sum(spec.num_kernels for spec in specs)
-                rows = self.place_of_kernel[kernels:kernels + count] - start * self.fold
+                rows = self.position_of_kernel[kernels:kernels + count] - start * self.fold
                 yield specs, slice(start, stop), rows
                 first, start, kernels = index + 1, stop, kernels + count
 
@@ -86,7 +79,7 @@ class Generator(nn.Module):
     """Generates the weights ``specs``: coordinates -> features -> predictor -> kernels -> weights.
 
     Everything but the predictor's parameters is fixed. Calling it makes all weights, without autograd, in blocks of
-    bounded memory; training has :mod:`timm_sbs.training.steps.two_stage`.
+    bounded memory.
 
     Example:
         >>> specs = select_weights(model)
@@ -113,15 +106,7 @@ class Generator(nn.Module):
             frequencies: Tensor,
             predictor: Predictor,
     ) -> None:
-        """
-        Raises:
-            ConfigError: The frequencies do not fit the encoding.
-        """
         super().__init__()
-        if tuple(frequencies.shape) != config.frequencies_shape:
-            raise ConfigError(
-                f'The encoding needs frequencies of shape {list(config.frequencies_shape)}, '
-                f'but got {list(frequencies.shape)}.')
         self.config = config
         self.specs = tuple(specs)
         self.permutations = tuple(permutations)
@@ -138,7 +123,7 @@ class Generator(nn.Module):
             seed: int,
             weights: Mapping[str, Tensor] | None = None,
     ) -> 'Generator':
-        """One whose predictor is initialised from a seed. The frequencies have a seed of their own, in ``config``.
+        """A generator with a predictor that is initialised from a seed. The frequencies have their own, in ``config``.
 
         ``weights`` are the originals: each layer is learned in its own scale, the root mean square of its weight.
         """
@@ -177,7 +162,7 @@ class Generator(nn.Module):
         return sum(p.numel() for p in self.predictor.parameters())
 
     def features(self, group: TokenGroup, rows: slice | Tensor = slice(None)) -> Tensor:
-        """Features [rows, F] of some of a group's places, on the generator's device. Indices of rows are on the CPU."""
+        """Features [rows, F] of some of a group's positions, on the generator's device. Indices are on the CPU."""
         return self.encoded(group.coordinates[rows].to(float64_device(self.device)))
 
     def encoded(self, coordinates: Tensor) -> Tensor:
@@ -185,33 +170,28 @@ class Generator(nn.Module):
         return encode(coordinates, self.frequencies, self.config.encoding).to(self.device)
 
     @torch.no_grad()
-    def kernels(self, group: TokenGroup, places: slice) -> Tensor:
-        """Kernels at some places of a group, before scaling: [places, G * T].
+    def kernels(self, group: TokenGroup, positions: slice) -> Tensor:
+        """Kernels at some positions of a group, before scaling: [positions, G * T].
 
         They are on the generator's device, and so are all intermediate results. Their precision is the predictor's,
         whatever autocast, default dtype or precision of matrix products the caller has set.
         """
         block = BLOCK if self.device.type == 'cpu' else DEVICE_BLOCK
-        kernels = self.predictor.output_scale.new_empty(places.stop - places.start, group.output_size)
+        kernels = self.predictor.output_scale.new_empty(positions.stop - positions.start, group.output_size)
         with torch.autocast(self.device.type, enabled=False), float32_products('ieee'):
-            for out, start in zip(kernels.split(block), range(places.start, places.stop, block)):
-                rows = slice(start, min(start + block, places.stop))
+            for out, start in zip(kernels.split(block), range(positions.start, positions.stop, block)):
+                rows = slice(start, min(start + block, positions.stop))
                 self.predictor.write(self.features(group, rows), out)
         return kernels
 
     def forward(self) -> dict[str, Tensor]:
-        """All generated weights by name, float32 on the generator's device, without autograd.
-
-        Memory beside the weights is that of a few layers' kernels. A bar is shown if it takes more than two seconds.
-        """
+        """All generated weights by name, float32 on the generator's device, without autograd. Memory beside the weights
+        is that of a few layers' kernels."""
         weights: dict[str, Tensor] = {}
-        with tqdm(total=sum(group.num_places for group in self.groups), desc='generating weights', unit='place',
-                  unit_scale=True, delay=2, leave=False, disable=None) as progress:
-            for group in self.groups:
-                for specs, places, rows in group.portions():
-                    kernels = self.kernels(group, places)
-                    weights.update(split_weights(kernels, specs, rows.to(kernels.device), self.scales))
-                    progress.update(places.stop - places.start)
+        for group in self.groups:
+            for specs, positions, rows in group.portions():
+                kernels = self.kernels(group, positions)
+                weights.update(split_weights(kernels, specs, rows.to(kernels.device), self.scales))
         return {name: weights[name] for name in self.names}
 
 
@@ -236,23 +216,23 @@ def _groups(
 def split_weights(
         kernels: Tensor,
         specs: Sequence[WeightSpec],
-        place_of_kernel: Tensor,
+        position_of_kernel: Tensor,
         scales: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Weights of some layers of a group, by name, from their kernels in place order [M, G * T]. Differentiable.
+    """Weights of some layers of a group, by name, from their kernels in position order [M, G * T]. Differentiable.
 
-    ``scales`` are the generator's. ``place_of_kernel`` is on the device of the kernels: the group's own for all its
-    layers, or that of a portion. Each weight has memory of its own: who copies one does not copy all.
+    ``scales`` are the generator's. ``position_of_kernel`` is on the device of the kernels: the group's own for all its
+    layers, or that of a portion. Weights do not share storage, so that a copy of one is not a copy of all.
     """
     rows = kernels.reshape(-1, specs[0].token_size)
-    parts = place_of_kernel.split([spec.num_kernels for spec in specs])
-    return {spec.name: from_kernels(rows[part].mul_(scales[spec.name]), spec).contiguous()
+    parts = position_of_kernel.split([spec.num_kernels for spec in specs])
+    return {spec.name: from_kernels(rows.index_select(0, part).mul_(scales[spec.name]), spec).contiguous()
             for part, spec in zip(parts, specs)}
 
 
 def relative_error(weights: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> float:
     """Squared error of each of ``weights`` over the squared norm of the original of the same name: the mean over all
-    values, so that no layer's scale matters. An error in a weight of zeros counts as 1."""
+    values, so that scales of layers do not matter. An error in a weight of zeros counts as 1."""
     total, values = 0., 0
     for name, weight in weights.items():
         exact = as_float64(weight)

@@ -13,22 +13,21 @@ from timm_sbs.common.errors import ConfigError
 __all__ = ['Predictor', 'num_predictor_parameters', 'predictor_for_budget']
 
 _Activation = Callable[[Tensor], Tensor]
-# Each as a new tensor, and in place.
+# Of each: the function that returns a new tensor, and the one that works in place.
 _ACTIVATIONS: dict[str, tuple[_Activation, _Activation]] = {
     'gelu': (F.gelu, torch.ops.aten.gelu_), 'relu': (F.relu, torch.relu_), 'sine': (torch.sin, torch.sin_)}
 
 
 class Predictor(nn.Module):
-    """A multilayer perceptron with a shared trunk and one output layer ('head') for each output size.
+    """A multilayer perceptron with a shared trunk and one output layer ('head') for each output size; without layers
+    where nothing is generated.
 
-    Shapes: N places, F features, G kernels at a place, T values in a kernel
+    Shapes: N positions, F features, G kernels at a position, T values in a kernel
         features [N, F] -> kernels [N, G * T]
 
-    Where nothing is generated there is no layer.
-
     Attributes:
-        output_scale: Of each generated weight, in their order [W]: what its kernels are multiplied by when they become
-            the weight, so that the perceptron itself works with values of unit size. Not trained.
+        output_scale: Of each generated weight, in their order [W]: its kernels are multiplied by this, so that the
+            perceptron itself works with values of unit size. Not trained.
     """
     output_scale: Tensor
 
@@ -76,16 +75,14 @@ def predictor_for_budget(
         output_sizes: Iterable[int],
         config: PredictorConfig,
 ) -> PredictorConfig:
-    """The largest predictor of at most ``budget`` parameters: as wide as fits, and then its last hidden layer wider.
-
-    One unit more in all layers is 2 / width of the parameters, so that a budget would be missed by some per cent; one
-    unit more in the last hidden layer is a fraction of that.
+    """The largest predictor of at most ``budget`` parameters: as wide as fits, with as many extra units in the last
+    hidden layer as fit then. Equal widths alone would miss a budget by some percent.
 
     Args:
         budget: Parameters.
         feature_width: Features of a kernel.
-        output_sizes: Of all places.
-        config: Layers and activation; its width is not looked at.
+        output_sizes: Of all layers.
+        config: Layers and activation; its width is ignored.
 
     Raises:
         ConfigError: Even a predictor of width 1 is larger; names the smallest size.
@@ -98,9 +95,8 @@ def predictor_for_budget(
 
     if size(1) > budget:
         raise ConfigError(
-            f'A predictor of {budget} parameters cannot exist: with {feature_width} features and '
-            f'{config.linear_layers} linear layers the smallest has {size(1)}. Allow more parameters, or use fewer '
-            f'frequencies or layers.')
+            f'{budget} parameters are too few: with {feature_width} features and {config.linear_layers} linear layers '
+            f'the smallest predictor has {size(1)}. Allow more parameters, or use fewer frequencies or layers.')
     width = _largest(lambda n: size(n) <= budget)
     return dataclasses.replace(config, width=width, extra=_largest(lambda n: size(width, n) <= budget, 0))
 

@@ -1,7 +1,4 @@
-"""Kernel orderings: which kernel stands at which place of its layer.
-
-They run over a layer, over each filter, over its two axes, or over nothing.
-"""
+"""Kernel orderings: which kernel is at which position of its layer."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,8 +9,8 @@ from timm_sbs.common.errors import OrderingError
 from timm_sbs.predictor.tokens import WeightSpec
 
 __all__ = [
-    'Permutations', 'are_permutations', 'permutation_shapes', 'check_permutations', 'kernel_at_place', 'fold_of',
-    'output_sizes', 'places', 'stack_kernel_indices',
+    'Permutations', 'are_permutations', 'permutation_shapes', 'check_permutations', 'kernel_at_position', 'fold_of',
+    'output_sizes', 'positions', 'stack_kernel_indices',
 ]
 
 # The permutations of one layer. Each array [rows, n] holds, row by row, a permutation of 0 .. n-1.
@@ -54,8 +51,8 @@ def check_permutations(permutations: Permutations, spec: WeightSpec, config: Ord
             raise OrderingError(f"The ordering of '{spec.name}' is not a permutation: a kernel is missing or doubled.")
 
 
-def kernel_at_place(permutations: Permutations, spec: WeightSpec, config: OrderingConfig) -> NDArray[np.int64]:
-    """Index of the kernel (row-major over filter and channel) that stands at each place of a layer: [num_kernels].
+def kernel_at_position(permutations: Permutations, spec: WeightSpec, config: OrderingConfig) -> NDArray[np.int64]:
+    """Index of the kernel (row-major over filter and channel) at each position of a layer: [num_kernels].
 
     Places run along the path (order_over 'layer'), or row by row over the (filter, channel) grid.
     """
@@ -70,26 +67,26 @@ def kernel_at_place(permutations: Permutations, spec: WeightSpec, config: Orderi
 
 
 def fold_of(spec: WeightSpec, config: OrderingConfig) -> int:
-    """Kernels that are generated at each place of a layer: the fewest of FOLDS with which it has ``max_places``.
+    """Kernels that are generated at each position of a layer: the fewest of FOLDS with which it has ``max_positions``.
 
-    A path, or the rows of a grid, are then cut into that many parts of equal length, which lie side by side: place t
-    generates the t-th kernel of each. The predictor has so many times fewer places to visit.
+    The path, or the rows of a grid, are then cut into that many parts of equal length, side by side: position t
+    generates the t-th kernel of each. The predictor is evaluated at that many times fewer positions.
     """
-    if not config.max_places:
+    if not config.max_positions:
         return 1
     folds = [fold for fold in FOLDS if config.coordinates == 'path' or fold <= spec.num_filters]
-    return next((fold for fold in folds if fold * config.max_places >= spec.num_kernels), folds[-1])
+    return next((fold for fold in folds if fold * config.max_positions >= spec.num_kernels), folds[-1])
 
 
 def output_sizes(specs: Sequence[WeightSpec], config: OrderingConfig) -> list[int]:
-    """Values that a predictor generates for one place of each layer: those of all kernels that lie there."""
+    """Values that a predictor generates at one position of each layer: those of all kernels there."""
     return [spec.token_size * fold_of(spec, config) for spec in specs]
 
 
-def places(spec: WeightSpec, config: OrderingConfig) -> tuple[NDArray[np.int64], tuple[int, ...]]:
-    """Integer coordinates of every place inside its layer, and the number of places along each.
+def positions(spec: WeightSpec, config: OrderingConfig) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+    """Integer coordinates of every position inside its layer, and the number of positions along each.
 
-    Shapes: path of N places -> [N, 1], sizes (N,); grid of R rows -> [R * channels, 2], sizes (R, channels). Without
+    Shapes: path of N positions -> [N, 1], sizes (N,); grid of R rows -> [R * channels, 2], sizes (R, channels). Without
     folding, N is the number of kernels and R that of filters.
     """
     fold = fold_of(spec, config)
@@ -106,19 +103,20 @@ def stack_kernel_indices(
         specs: Sequence[WeightSpec],
         config: OrderingConfig,
 ) -> NDArray[np.int64]:
-    """Where every kernel is among what is generated for several layers laid end to end: [sum of kernels].
+    """Index of every kernel among the tokens that are generated for several layers, one after the other:
+    [sum of kernels].
 
-    The inverse of the layers' orderings. ``generated[result]`` puts generated tokens, which come place by place
+    The inverse of the layers' orderings: ``generated[result]`` puts generated tokens, which come position by position
     (several at each, where a layer is folded), back into kernel order.
     """
     start = 0
     parts = []
     for layer, spec in zip(permutations, specs):
         fold = fold_of(spec, config)
-        length = len(places(spec, config)[0])
-        place = np.arange(spec.num_kernels)
-        place_of_kernel = np.empty(spec.num_kernels, dtype=np.int64)
-        place_of_kernel[kernel_at_place(layer, spec, config)] = place % length * fold + place // length
-        parts.append(place_of_kernel + start)
+        length = len(positions(spec, config)[0])
+        position = np.arange(spec.num_kernels)
+        position_of_kernel = np.empty(spec.num_kernels, dtype=np.int64)
+        position_of_kernel[kernel_at_position(layer, spec, config)] = position % length * fold + position // length
+        parts.append(position_of_kernel + start)
         start += length * fold
     return np.concatenate(parts)

@@ -1,5 +1,5 @@
-"""Which weights of a model are generated."""
-from collections.abc import Collection, Mapping, Sequence
+"""Which weights of a model are generated, and which are rounded."""
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from timm.layers import CondConv2d
@@ -26,26 +26,22 @@ def named_in_cfg(model: nn.Module, key: str) -> tuple[str, ...]:
 
 
 def _keeps_linear_layers(model: nn.Module, ends: Sequence[str]) -> bool:
-    """Whether a network has attention heads, but more weights in convolutions than in linear layers, but for its ends.
-
-    What linear layers of such hybrids bear was not measured, and there is enough else to generate.
+    """Whether a network has attention heads, but, apart from its ends, more weights in convolutions than in linear
+    layers. How accurate such hybrids are with generated linear layers was not measured.
     """
-    convolutions = linear = 0
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and name not in ends:
-            convolutions += module.weight.numel()
-        if isinstance(module, nn.Linear) and name not in ends:
-            linear += module.weight.numel()
+    inner = [module for name, module in model.named_modules() if name not in ends]
+    convolutions, linear = (
+        sum(m.weight.numel() for m in inner if isinstance(m, kind)) for kind in (nn.Conv2d, nn.Linear))
     return convolutions > linear and any(hasattr(m, 'num_heads') for m in model.modules())
 
 
 def explain_selection(model: nn.Module, rule: SelectionRule = SelectionRule()) -> dict[str, str]:
-    """Why each parameter is kept, or '' for a weight that is generated, by name.
+    """Why each parameter is not generated, or '' for a weight that is, by name.
 
     Generated are the weights of convolutions and linear layers, whatever their kernels and groups, apart from stem,
     classifier, small ones, and linear layers of networks of convolutions with some attention. With the method
-    'rounding' nothing is. ``rule.generate`` names further tensors of two or more dimensions, ``rule.keep`` wins over
-    all else. A weight that modules share has the first of its names.
+    'rounding' none is. ``rule.generate`` names further tensors of two or more dimensions, ``rule.keep`` overrules
+    everything else. A weight that modules share has the first of its names.
 
     Args:
         model: A timm model; its ``pretrained_cfg`` names stem ('first_conv') and classifier.
@@ -83,31 +79,43 @@ def select_weights(model: nn.Module, rule: SelectionRule = SelectionRule()) -> l
     """The weights that a predictor generates, by the rule of :func:`explain_selection`, in the order of the network.
 
     Raises:
-        TargetError: No weight is left to generate although the method is to generate, or a pattern names none.
+        TargetError: No weight is left to generate although the method is to generate, or a pattern matches none.
     """
     reasons = explain_selection(model, rule)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    for option, patterns in (('generate', rule.generate), ('keep', rule.keep)):
+    for option, patterns in (('generate', rule.generate), ('--keep', rule.keep)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) and len(shape) > 1 for name, shape in shapes.items()):
                 raise TargetError(
-                    f"--{option} '{pattern}' matches no weight of {type(model).__name__} with two or more dimensions. "
+                    f"{option} '{pattern}' matches no weight of {type(model).__name__} with two or more dimensions. "
                     f"Names look like '{next(iter(reasons), '')}'.")
     specs = [WeightSpec(name, shapes[name], rule.pointwise_size) for name, reason in reasons.items() if not reason]
     if not specs and rule.method == 'generation':
         raise TargetError(
-            f'{type(model).__name__} has no weight to generate: no convolution or linear layer but stem and classifier '
-            f'has {rule.min_weights} weights. Lower the minimum size, name weights to generate, or round them all.')
+            f'{type(model).__name__} has no weight to generate: apart from stem and classifier, no convolution or '
+            f'linear layer has {rule.min_weights} weights. Lower min_weights, name weights with generate, or round all '
+            f'weights with --bytes.')
     return specs
 
 
 def select_rounded(model: nn.Module, rule: SelectionRule, generated: Collection[str]) -> list[str]:
-    """Names of the weights that a quantized artifact rounds.
-
-    They are all of two or more dimensions that are not generated, but for those that ``rule.keep`` names.
-    """
+    """Names of the weights that a quantized artifact rounds: those of two or more dimensions that are neither generated
+    nor named by ``rule.keep``."""
     return [name for name, parameter in model.named_parameters()
             if parameter.dim() > 1 and name not in generated and not _matches(name, rule.keep)]
+
+
+def _check(names: Iterable[str], base_state: Mapping[str, Tensor], base: str, verb: str) -> None:
+    """Raises TargetError unless the base model has weights of these names that can be generated or rounded."""
+    first = first_names(base_state)
+    for name in names:
+        if name not in base_state:
+            raise TargetError(f"There is no weight '{name}' in {base}. Was the artifact made from another model?")
+        if first[name] != name:
+            raise TargetError(f"'{name}' of {base} shares its values with '{first[name]}', which is to be {verb}.")
+        if base_state[name].dim() < 2 or not base_state[name].is_floating_point():
+            raise TargetError(f"'{name}' of {base} cannot be {verb}: it is {base_state[name].dtype} of shape "
+                              f'{list(base_state[name].shape)}.')
 
 
 def specs_from_names(
@@ -121,19 +129,8 @@ def specs_from_names(
     Raises:
         TargetError: The model has no such weight, or it cannot be generated.
     """
-    specs = []
-    first = first_names(base_state)
-    for name in names:
-        if name not in base_state:
-            raise TargetError(f"'{base}' has no weight '{name}' to generate. Was it fitted to another model?")
-        tensor = base_state[name]
-        if first[name] != name:
-            raise TargetError(f"'{name}' of '{base}' is another name of '{first[name]}', which is the one to generate.")
-        if tensor.dim() < 2 or not tensor.is_floating_point():
-            raise TargetError(
-                f"'{name}' of '{base}' is {tensor.dtype} of shape {list(tensor.shape)}, so it is no weight of kernels.")
-        specs.append(WeightSpec(name, tuple(tensor.shape), pointwise_size))
-    return specs
+    _check(names, base_state, f"'{base}'", 'generated')
+    return [WeightSpec(name, tuple(base_state[name].shape), pointwise_size) for name in names]
 
 
 def rounded_names(rounded: Sequence[str], generated: Sequence[str], base_state: Mapping[str, Tensor]) -> list[str]:
@@ -148,17 +145,10 @@ def rounded_names(rounded: Sequence[str], generated: Sequence[str], base_state: 
     Raises:
         TargetError: The model has no such weight, or it cannot be rounded.
     """
-    chosen = set(rounded)
-    if OTHERS in chosen:
+    chosen = set(rounded) - {OTHERS}
+    _check(chosen, base_state, 'the base model', 'rounded')
+    if OTHERS in rounded:
         chosen.update(
             name for name in kept_names(base_state, generated)
             if base_state[name].dim() > 1 and base_state[name].is_floating_point())
-        chosen.discard(OTHERS)
-    first = first_names(base_state)
-    for name in chosen:
-        if name not in base_state or first[name] != name:
-            raise TargetError(f"The base model has no weight '{name}' to round. Was it fitted to another model?")
-        if base_state[name].dim() < 2 or not base_state[name].is_floating_point():
-            raise TargetError(f"'{name}' is {base_state[name].dtype} of shape {list(base_state[name].shape)}, so it is "
-                              f'no weight to round.')
-    return [name for name in first if name in chosen]
+    return [name for name in base_state if name in chosen]

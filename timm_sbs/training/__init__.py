@@ -6,6 +6,6 @@ from importlib.util import find_spec
 
 from timm_sbs.common.errors import MissingExtraError
 
-for _name in ('accelerate', 'numba', 'scipy', 'yaml'):
+for _name in ('accelerate', 'numba', 'scipy', 'tyro', 'yaml'):
     if find_spec(_name) is None:
         raise MissingExtraError(f"Training needs {_name}. Install it with: pip install 'timm_sbs[train]'")

@@ -11,7 +11,6 @@ from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import artifact_ledger
 from timm_sbs.codec.permutations import usual_coded_bytes
 from timm_sbs.common.config import GeneratorConfig, StorageConfig
-from timm_sbs.common.results import Results
 from timm_sbs.predictor.base_model import BaseModel, kept_names
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.ordering import permutation_shapes
@@ -60,5 +59,5 @@ def forecast_ledger(
     kept = {name: state[name] for name in kept_names(base.state, (*random.names, *rounded))}
     artifact = Artifact(
         random, kept, base, storage, {name: state[name] for name in rounded}, dict(steps or {}),
-        Results(hardware=' ' * RESULTS_BYTES))
+        {'hardware': ' ' * RESULTS_BYTES})
     return artifact_ledger(artifact, ordering)

@@ -1,8 +1,8 @@
-"""Short paths through kernels: greedy edges first, then 2-opt and Or-opt moves.
+"""Short paths through kernels: greedy edges first, then 2-opt moves.
 
 The time grows little faster than the number of distinct kernels: candidates are the near neighbours of each kernel,
-from a k-d tree that may err by a factor of two in the distance. Equal kernels are one point of the search: the nearest
-neighbours of a point that occurs often are its equals, and all of them the same few, which lead nowhere.
+from a k-d tree that may err by a factor of two in the distance. Kernels that are equal or nearly so are one point of
+the search: the nearest neighbours of a point that occurs often are its equals, and all of them the same few.
 """
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +12,16 @@ from torch import Tensor
 from timm_sbs.common.config import OrderingConfig
 from timm_sbs.predictor.ordering import Permutations
 from timm_sbs.predictor.tokens import WeightSpec, to_kernels
-from timm_sbs.training.design.groups import close_points, equal_points
 from timm_sbs.training.design.two_opt import follow, improve, join_greedily
 
-__all__ = ['find_permutations', 'short_path', 'path_length', 'VERSION']
+__all__ = ['find_permutations', 'short_path', 'path_length']
 
-VERSION = 3  # of the search: another one finds other paths
 NEIGHBOURS = 10  # candidates of a move
 INEXACTNESS = 1.0  # a neighbour may be so much farther away, relatively, than the one that it is taken for
 MOST_DIMENSIONS = 512  # of points: more are projected on their principal components
-FEW = 8192  # points whose distances are all computed
-BLOCK = 1024  # points whose distances to all others are computed at once
 TREE_DIMENSIONS = 12  # of the k-d tree, which more would slow down; candidates are then sorted by their true distance
 FRAGMENT_NEIGHBOURS = 8  # ends of fragments that an end may be joined to
-WORTH_A_TRY = 0.75  # of the points: with at most so many groups of close points, the path through groups is tried
-NEGLIGIBLE = 0.02  # of a path's length: so much may be the way between close points that are searched as one
+CLOSE = 1e-3  # of the standard deviation of a coordinate: side of a cell whose points are one point of the search
 
 
 def find_permutations(weight: Tensor, spec: WeightSpec, config: OrderingConfig) -> Permutations:
@@ -56,20 +51,12 @@ def find_permutations(weight: Tensor, spec: WeightSpec, config: OrderingConfig) 
 def short_path(points: NDArray[np.float64]) -> NDArray[np.int64]:
     """A short open path through all points: [n, d] -> permutation [n]. Deterministic."""
     points = np.asarray(points, dtype=np.float64)
-    equal = equal_points(points)
-    return equal.path_of_points(_path_of_distinct(points[equal.firsts]))
-
-
-def _path_of_distinct(points: NDArray[np.float64]) -> NDArray[np.int64]:
-    """A path through points of which no two are equal, but most may be close to others."""
-    close = close_points(points)
-    if len(close) < WORTH_A_TRY * len(points):
-        firsts = points[close.firsts]
-        rough = _search(firsts)
-        path = close.path_of_points(rough)
-        if path_length(points, path) <= (1 + NEGLIGIBLE) * path_length(firsts, rough):
-            return path
-    return _search(points)
+    cells = np.rint(points / (CLOSE * points.std(axis=0).mean() or 1.)) + 0.  # makes -0 a 0
+    rows = np.ascontiguousarray(cells).view(f'V{cells.itemsize * cells.shape[1]}').reshape(-1)
+    _, firsts, group = np.unique(rows, return_index=True, return_inverse=True)
+    rank = np.empty(len(firsts), dtype=np.int64)
+    rank[_search(points[firsts])] = np.arange(len(firsts))
+    return np.argsort(rank[group], kind='stable')
 
 
 def _search(points: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -100,8 +87,6 @@ def _principal_components(points: NDArray[np.float64], most: int) -> NDArray[np.
 def _neighbours(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Near points of each point, nearest first: [n, count]."""
     n, d = points.shape
-    if d > TREE_DIMENSIONS and n <= FEW:
-        return _exact_neighbours(points, count)
     reduced = _principal_components(points, TREE_DIMENSIONS)
     wanted = min(n, (count if d <= TREE_DIMENSIONS else 2 * count) + 1)
     tree = cKDTree(reduced)
@@ -124,19 +109,6 @@ def _squared_distances(
 ) -> NDArray[np.float64]:
     """Squared distances of ``nodes`` [m] to their candidates [m, k]: [m, k], a column at a time to save memory."""
     return np.stack([((points[column] - points[nodes]) ** 2).sum(axis=1) for column in candidates.T], axis=1)
-
-
-def _exact_neighbours(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    squares = (points ** 2).sum(axis=1)
-    found = np.empty((len(points), count), dtype=np.int64)
-    for start in range(0, len(points), BLOCK):
-        rows = np.arange(start, min(start + BLOCK, len(points)))
-        distances = squares - 2 * points[rows] @ points.T  # short of a constant for each row
-        distances[np.arange(len(rows)), rows] = np.inf
-        nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
-        order = np.argsort(np.take_along_axis(distances, nearest, axis=1), axis=1, kind='stable')
-        found[rows] = np.take_along_axis(nearest, order, axis=1)
-    return found
 
 
 def _greedy_path(points: NDArray[np.float64], neighbours: NDArray[np.int64]) -> NDArray[np.int64]:

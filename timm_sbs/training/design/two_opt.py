@@ -1,4 +1,4 @@
-"""Loops of the path search, compiled: greedy joining of edges, then 2-opt and Or-opt moves.
+"""Loops of the path search, compiled: greedy joining of edges, then 2-opt moves.
 
 A path of n points is kept as a tour of n + 1 nodes. Node n is a dummy at distance 0 from all others, between the two
 ends of the path, so that ends need no cases of their own, and a reversal may turn the shorter side of the tour.
@@ -12,7 +12,6 @@ __all__ = ['join_greedily', 'follow', 'improve']
 Integers = NDArray[np.int64]
 Points = NDArray[np.float64]
 
-LONGEST_MOVED = 3  # longest segment that Or-opt moves
 LONGEST_REVERSED = 50_000  # longest part of a tour that a move may turn: the rare longer ones take most of the time
 LEAST_GAIN = 1e-7  # relative to the mean edge: below it is rounding
 
@@ -133,48 +132,8 @@ def _two_opt(
 
 
 @njit(cache=True, nogil=True)
-def _or_opt(
-        points: Points, neighbours: Integers, tour: Integers, position: Integers, first: int, least: float,
-        touched: Integers) -> bool:
-    """Move a segment that begins with ``first`` next to a neighbour of it, where that is shorter."""
-    size = len(tour)
-    for step in (1, -1):
-        for length in range(1, LONGEST_MOVED + 1):
-            if length + 3 > size:
-                break
-            begin = position[first]
-            last = tour[(begin + step * (length - 1)) % size]
-            before, after = tour[(begin - step) % size], tour[(begin + step * length) % size]
-            removed = _distance(points, before, first) + _distance(points, last, after) - _distance(
-                points, before, after)
-            for c in neighbours[first]:
-                joined = _distance(points, first, c)
-                if joined >= removed:
-                    break
-                if (position[c] - begin) * step % size < length:
-                    continue
-                for side in (step, -step):  # the segment goes between c and the next node on this side
-                    d = tour[(position[c] + side) % size]
-                    if d == first or d == last or d == before or (c == before and side != step):
-                        continue
-                    gain = removed - joined + _distance(points, c, d) - _distance(points, last, d)
-                    left = c if side == step else d  # of c and d, the one that comes first behind the segment
-                    if gain <= least or _nodes_to_turn(position, first, left, step) > LONGEST_REVERSED:
-                        continue
-                    # before [first last] after ... left right: turn segment and what follows, and then the latter back
-                    _exchange(tour, position, before, first, left)
-                    _exchange(tour, position, before, left, after)
-                    if side == step:
-                        _exchange(tour, position, left, last, first)
-                    touched[0], touched[1], touched[2] = before, after, first
-                    touched[3], touched[4], touched[5] = last, c, d
-                    return True
-    return False
-
-
-@njit(cache=True, nogil=True)
 def improve(points: Points, neighbours: Integers, path: Integers) -> Integers:
-    """Shorten a path by 2-opt and Or-opt moves to near neighbours, until no node has one.
+    """Shorten a path by 2-opt moves to near neighbours, until no node has one. Or-opt moves as well gain 0.3 %.
 
     Args:
         points: [n, d].
@@ -199,7 +158,7 @@ def improve(points: Points, neighbours: Integers, path: Integers) -> Integers:
     waiting = np.ones(size, np.bool_)
     waiting[n] = False
     head, count = 0, n
-    touched = np.empty(6, np.int64)
+    touched = np.empty(4, np.int64)
     while count:
         node = queue[head]
         head = head + 1 if head + 1 < n else 0
@@ -207,10 +166,7 @@ def improve(points: Points, neighbours: Integers, path: Integers) -> Integers:
         waiting[node] = False
         while True:
             touched[:] = n
-            moved = _two_opt(points, neighbours, tour, position, node, least, touched)
-            if not moved:
-                moved = _or_opt(points, neighbours, tour, position, node, least, touched)
-            if not moved:
+            if not _two_opt(points, neighbours, tour, position, node, least, touched):
                 break
             for other in touched:
                 if other != n and other != node and not waiting[other]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from timm_sbs.common.errors import SbsError
-from timm_sbs.common.float64 import as_float64
+from timm_sbs.common.tensors import as_float64
 from timm_sbs.training.losses.statistics import LayerStatistics
 
 USELESS = 1e-6  # of the usual cost of an error: it comes from rounding errors of the gradients
@@ -94,11 +94,21 @@ class Curvature:
         for each value, if values that follow make up for the errors."""
         return 1. if self.moment is None else float(self.factor().variances.mean())
 
+    @cached_property
+    def _moment(self) -> Tensor | None:
+        """S, damped, in float32."""
+        return None if self.moment is None else self.damped().to(self.importance)
+
+    def loss_and_gradient(self, errors: Tensor) -> tuple[Tensor, Tensor]:
+        """Cost of errors [O, ...] of a weight, nats, and its derivative by them."""
+        parts = self.parts(errors)
+        moved = parts if self._moment is None else torch.bmm(parts, self._moment)
+        gradient = self.per_part(self.importance)[..., None] * moved
+        return (parts * gradient).sum() / 2, self.rows(gradient, errors.shape)
+
     def loss(self, errors: Tensor) -> float:
         """Cost of errors [O, ...] of a weight, nats."""
-        parts = self.parts(errors.float())
-        moved = parts if self.moment is None else torch.bmm(parts, self.damped().to(parts))
-        return float((self.per_part(self.importance)[..., None] * parts * moved).sum() / 2)
+        return float(self.loss_and_gradient(errors.float())[0])
 
 
 def _importances(

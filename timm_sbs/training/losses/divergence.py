@@ -6,43 +6,11 @@ import torch
 from torch import Tensor
 
 from timm_sbs.predictor.tokens import WeightSpec
-from timm_sbs.training.losses.curvature import Curvature, curvatures
+from timm_sbs.training.losses.curvature import curvatures
 from timm_sbs.training.losses.statistics import LayerStatistics
 from timm_sbs.training.losses.weight_uses import Use
 
 __all__ = ['ExpectedDivergence']
-
-
-class _Form:
-    """The quadratic form of one weight. Its error is seen as [G, O / G, B, d], as in :class:`LayerStatistics`."""
-
-    def __init__(self, target: Tensor, curvature: Curvature) -> None:
-        self.target = target.flatten(1)  # [O, G inputs]
-        self.moment: Tensor | None = None  # [G, B, d, d]; None: the identity
-        if curvature.moment is not None:
-            self.moment = curvature.damped().to(target).view_as(curvature.moment)
-        self.importance = curvature.importance.to(target)[:, None]  # [O, 1]
-
-    def __call__(self, rows: Tensor, filters: Tensor | None) -> tuple[Tensor, Tensor]:
-        target, importance = self.target, self.importance
-        if filters is not None:
-            target, importance = target[filters], importance[filters]
-        error = rows.detach().flatten(1).float() - target
-        moved = error if self.moment is None else self._moved(self.moment, error, filters)
-        gradient = importance * moved
-        return (error * gradient).sum() / 2, gradient.view_as(rows)
-
-    def _moved(self, moment: Tensor, error: Tensor, filters: Tensor | None) -> Tensor:
-        """Each row's error times the second moments of its inputs."""
-        groups, blocks, size, _ = moment.shape
-        if groups == 1:
-            parts = error.view(len(error), blocks, size).transpose(0, 1)
-            return torch.bmm(parts, moment[0]).transpose(0, 1).reshape(error.shape)
-        if filters is None:
-            parts = error.view(groups, -1, blocks, size).transpose(1, 2)
-            return torch.matmul(parts, moment).transpose(1, 2).reshape(error.shape)
-        group = filters // (len(self.target) // groups)
-        return torch.einsum('rbd,rbde->rbe', error.view(len(error), blocks, size), moment[group]).flatten(1)
 
 
 class ExpectedDivergence:
@@ -78,36 +46,26 @@ class ExpectedDivergence:
         self._uses = uses
         self._means = {name: layer.mean for name, layer in statistics.items()}
         device = next(iter(statistics.values())).mean.device if statistics else torch.device('cpu')
-        targets = {spec.name: weights[spec.name].detach().float().to(device) for spec in specs}
-        self._forms = {name: _Form(targets[name], curvature)
-                       for name, curvature in curvatures(targets, statistics, damping).items()}
+        self._targets = {spec.name: weights[spec.name].detach().float().to(device) for spec in specs}
+        self._curvatures = curvatures(self._targets, statistics, damping)
 
     @property
     def without_statistics(self) -> list[str]:
         """Weights that count by their relative squared error."""
-        return [name for name, form in self._forms.items() if form.moment is None]
+        return [name for name, curvature in self._curvatures.items() if curvature.moment is None]
 
-    def __call__(self, name: str, rows: Tensor, filters: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Part of a weight, or some of its filters, in the loss.
-
-        Args:
-            name: Of the weight.
-            rows: The weight, or those of its filters that ``filters`` are indices of: [F, ...].
-            filters: On the device; None: all.
-
-        Returns:
-            The loss, a scalar, and its derivative by ``rows``.
-        """
-        return self._forms[name](rows, filters)
+    def __call__(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """What a weight adds to the loss, a scalar, and its derivative by the weight."""
+        return self._curvatures[name].loss_and_gradient(weight.detach().float() - self._targets[name])
 
     def total(self, weights: Mapping[str, Tensor]) -> float:
         """The loss of all generated weights."""
-        return float(sum(self(name, weights[name].to(form.target.device))[0] for name, form in self._forms.items()))
+        return float(sum(self(name, weights[name].to(target.device))[0] for name, target in self._targets.items()))
 
     def of_changes(self, weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> float:
         """The loss of changes from some weights to others, whatever the original ones are."""
-        return self.total({name: form.target.view_as(weights[name]) + (others[name] - weights[name]).to(form.target)
-                           for name, form in self._forms.items()})
+        return self.total({name: target + (others[name] - weights[name]).to(target)
+                           for name, target in self._targets.items()})
 
     @torch.no_grad()
     def corrections(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,7 +76,7 @@ class ExpectedDivergence:
             use = self._uses[name]
             if use.corrector is None:
                 continue
-            target = self._forms[name].target
-            error = (weights[name].detach().to(target).flatten(1) - target).view(use.groups, -1, mean[0].numel())
+            target = self._targets[name]
+            error = (weights[name].detach().to(target) - target).view(use.groups, -1, mean[0].numel())
             found[use.corrector] = use.sign * torch.bmm(error, mean.flatten(1)[..., None]).flatten()
         return found

@@ -20,11 +20,11 @@ def feature_modules(model: nn.Module, names: Sequence[str] = ()) -> list[str]:
         if not names:
             raise SbsError(
                 f'timm does not say where the feature maps of {type(model).__name__} come from. '
-                f'Name modules with --feature-modules.')
+                f'Name modules in feature_modules.')
     modules = dict(model.named_modules())
     for name in names:
         if name not in modules:
-            raise SbsError(f"The model has no module '{name}' to take feature maps from (--feature-modules).")
+            raise SbsError(f"The model has no module '{name}' to take feature maps from (feature_modules).")
     return list(names)
 
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from timm_sbs.common.errors import SbsError
-from timm_sbs.common.float64 import as_float64
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import Progress
+from timm_sbs.common.tensors import as_float64
 from timm_sbs.data.outputs import ClassOutputs, FeatureOutputs, Outputs, outputs_of
 from timm_sbs.training.losses.weight_uses import Call, Use, WatchedCalls
-from timm_sbs.training.options.settings import FEWEST_IMAGES
+from timm_sbs.training.phase_settings import FEWEST_IMAGES
 
 __all__ = ['LayerStatistics', 'collect_statistics', 'statistics_tensors', 'statistics_from_tensors']
 

@@ -1,0 +1,139 @@
+"""Splits and classes of a folder, and files that cannot be read."""
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.data import IterableImageDataset
+
+from timm_sbs.common.errors import SbsError
+from timm_sbs.data.augmentation import validation_transform
+from timm_sbs.data.datasets import skipped_message
+from timm_sbs.data.loaders import eval_loader, held_out_loader, sample_loader, train_batches
+from timm_sbs.data.settings import ImageSettings
+
+CFG = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
+
+
+def settings(folder, **others):
+    return ImageSettings(**{'data_dir': str(folder), 'workers': 0, 'batch_size': 4, 'no_aug': True, **others})
+
+
+@pytest.fixture()
+def folder(tmp_path):
+    """Twenty images."""
+    (tmp_path / 'images').mkdir()
+    for number in range(20):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / 'images' / f'{number:02}.png')
+    return tmp_path / 'images'
+
+
+def test_folders_without_images(tmp_path):
+    (tmp_path / 'train' / 'cat').mkdir(parents=True)
+    for given in (settings(tmp_path), settings(tmp_path / 'nowhere'), settings(None, images=str(tmp_path))):
+        with pytest.raises(SbsError, match="No images could be read from .*: (Found 0 images|there is no such)"):
+            train_batches(given, CFG)
+
+
+def test_a_split_that_is_not_there(image_folder):
+    """timm itself would take all images of all splits."""
+    for others in ({}, {'dataset': 'torch/image_folder'}):
+        with pytest.raises(SbsError, match="has no split 'test2', only train and validation"):
+            eval_loader(settings(image_folder, val_split='test2', **others), CFG)
+        assert len(eval_loader(settings(image_folder, val_split='val', **others), CFG).dataset) == 100
+    assert len(eval_loader(settings(image_folder / 'train'), CFG).dataset) == 400
+    with pytest.raises(SbsError, match="No images could be read from split 'validation' of 'torch/cifar11 /nowhere'"):
+        eval_loader(settings('/nowhere', dataset='torch/cifar11'), CFG)
+
+
+def test_classes_that_cannot_be_right(image_folder, tmp_path):
+    with pytest.raises(SbsError, match="split 'validation' of '.*' has 10 classes, but the model has 1000"):
+        eval_loader(settings(image_folder), {**CFG, 'num_classes': 1000})
+    with pytest.raises(SbsError, match="split 'train' of '.*' has 10 classes, but the model has 2"):
+        train_batches(settings(image_folder), {**CFG, 'num_classes': 1}, labelled=True)
+    train_batches(settings(image_folder), {**CFG, 'num_classes': 1000})  # labels are not used
+
+
+def test_a_class_map_gives_classes_that_have_no_folder(image_folder, tmp_path):
+    names = sorted(path.name for path in (image_folder / 'validation').iterdir())
+
+    def labels_of(*lines):
+        (tmp_path / 'classes.txt').write_text('\n'.join(lines) + '\n')
+        given = settings(image_folder, class_map=str(tmp_path / 'classes.txt'), batch_size=100)
+        (_, labels), = eval_loader(given, {**CFG, 'num_classes': 11})
+        return labels.tolist()
+
+    assert sorted(set(labels_of('absent', *names))) == list(range(1, 11))
+    for lines, says in ((names, 'but names 10'), (['', *names], 'but names 11'), ([*names, names[0]], 'but names 10'),
+                        ([*names[:8], 'x', 'y', 'z'], f"leaves out '{names[8]}'")):
+        with pytest.raises(SbsError, match=f'must name the folders of all 11 classes once, in their order, .*{says}'):
+            labels_of(*lines)
+
+
+def damage(folder, monkeypatch):
+    """Files that no program could read: five of them."""
+    (folder / '00a.png').write_text('not an image')
+    (folder / '07empty.png').touch()
+    (folder / '08truncated.png').write_bytes((folder / '03.png').read_bytes()[:1000])
+    (folder / '09nowhere.jpg').symlink_to('/nowhere/at/all.jpg')
+    Image.new('1', (100, 100)).save(folder / '11bomb.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 4000)
+
+
+@pytest.mark.parametrize('cache, workers', [(0, 0), (0, 2), (1_000_000, 0)])
+def test_what_cannot_be_read_is_replaced_by_the_next(folder, workers, cache, monkeypatch):
+    given = settings(folder, val_split='', workers=workers, image_cache=cache)
+    transform = validation_transform(CFG)
+    whole = {path.name: transform.batch(transform.single(Image.open(path))[None])[0] for path in folder.iterdir()}
+    damage(folder, monkeypatch)
+    loader = eval_loader(given, {**CFG, 'num_classes': None})
+    names = sorted(path.name for path in folder.iterdir())
+    following = [next(name for name in names[index:] if name in whole) for index in range(len(names))]
+    for _ in range(2):
+        images = torch.cat([images for images, _ in loader])
+        assert torch.equal(images, torch.stack([whole[name] for name in following]))
+    others = ['elsewhere.png', str(folder / '00a.png')]  # of another process
+    assert skipped_message([None, loader, loader], lambda mine: [*mine, *others]) == (
+        f"6 image(s) could not be read and were replaced by others, such as '{folder / '00a.png'}'.")
+
+
+def test_all_loaders_tell_what_they_have_skipped(folder, image_folder, monkeypatch):
+    damage(folder, monkeypatch)
+    given = settings(image_folder, images=str(folder), holdout_images=100)
+    batches, held_out = train_batches(given, CFG), held_out_loader(given, CFG)
+    assert skipped_message([batches, held_out.batches]) is None
+    next(batches.starting_at(0))
+    assert skipped_message([batches]).startswith('5 image(s)')
+    list(held_out.batches)
+    assert skipped_message([batches, held_out.batches]).startswith('5 image(s)')
+
+
+def test_a_folder_of_which_nothing_can_be_read(tmp_path):
+    (tmp_path / 'a.png').write_text('not an image')
+    with pytest.raises(SbsError, match="None of 1 images can be read, such as '.*a.png'"):
+        train_batches(settings(tmp_path), CFG)
+
+
+def test_data_sets_of_torchvision(image_folder):
+    """They are read as folders are, greyscale too."""
+    for channels in (1, 3):
+        cfg = {**CFG, 'input_size': (channels, 32, 32)}
+        expected, found = (list(eval_loader(settings(image_folder, dataset=dataset, batch_size=50), cfg))
+                           for dataset in ('', 'torch/image_folder'))
+        assert all(torch.equal(a, b) for parts in zip(expected, found, strict=True) for a, b in zip(*parts))
+
+
+def test_streams(monkeypatch, tmp_path):
+    """A stand-in for timm's readers of streams, whose packages are not here."""
+    items = [(Image.new('RGB', (32, 32)), number) for number in range(6)]
+    monkeypatch.setattr('timm_sbs.data.datasets.create_dataset', lambda *a, **k: IterableImageDataset(None, items))
+    given = settings(None, dataset='wds/x', no_aug=False, batch_size=4)
+    stream = train_batches(given, CFG).starting_at(7)
+    for _ in range(2):  # the last two images are no batch
+        images, labels = next(stream)
+        assert images.shape == (4, 3, 32, 32) and labels.tolist() == [0, 1, 2, 3]
+    loader, count = sample_loader(given, CFG, 500)
+    assert count == 500 and sum(len(labels) for _, labels in loader) == 6 and held_out_loader(given, CFG) is None
+    with pytest.raises(SbsError, match='--images cannot be combined with a --dataset that is a stream'):
+        train_batches(settings(None, dataset='wds/x', images=str(tmp_path)), CFG)

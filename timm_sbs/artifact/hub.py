@@ -1,0 +1,178 @@
+"""Download and upload of artifacts by the Hugging Face Hub's own functions, without a wait for a Hub that is down."""
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    get_token,
+    snapshot_download,
+)
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from timm_sbs.artifact.card import CARD_NAME, artifact_card
+from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, read_license
+from timm_sbs.common.errors import ArtifactError, SbsError
+
+__all__ = ['create_repository', 'download', 'offline_if_unreachable', 'unreachable', 'upload']
+
+# What the Hub's client raises: its own errors, and those of the HTTP library beneath, which differs between versions.
+NETWORK_ERRORS: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
+# The client has no class of its own for an upload that breaks off.
+UPLOAD_ERRORS: tuple[type[BaseException], ...] = (*NETWORK_ERRORS, RuntimeError, ValueError)
+LIBRARY = 'timm_sbs'
+PATIENCE = 2.5  # seconds until a host must have answered
+
+
+def unreachable(url: str) -> str | None:
+    """Why a host does not answer, or None if it does, whatever it says. huggingface_hub would ask for minutes."""
+    found: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method='HEAD')
+            urllib.request.urlopen(request, timeout=2 * PATIENCE).close()  # longer than anybody waits for the thread
+            found.append(None)
+        except urllib.error.HTTPError as e:
+            found.append(None if e.code < 500 else _reason(e))
+        except OSError as e:
+            found.append(_reason(e))
+
+    thread = threading.Thread(target=ask, daemon=True)  # since finding the host's address has no limit of its own
+    thread.start()
+    thread.join(PATIENCE)
+    return found[0] if found else f'no answer within {PATIENCE:g} seconds'
+
+
+@contextmanager
+def offline_if_unreachable() -> Iterator[str | None]:
+    """Within the block huggingface_hub, whoever calls it, searches its cache alone unless the Hub answers in time.
+
+    Yields:
+        Why it does not, or None.
+    """
+    before = constants.HF_HUB_OFFLINE
+    why = 'HF_HUB_OFFLINE is set' if before else unreachable(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = why is not None
+    try:
+        yield why
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def download(repo: str, cache_dir: str | Path | None = None, weights: bool = True) -> Path:
+    """Download an artifact, or find it in the local cache.
+
+    Args:
+        repo: 'user/name' or 'user/name@revision'.
+        cache_dir: Cache folder; default: that of huggingface_hub.
+        weights: Whether model.safetensors and a LICENSE are needed too, or only config.json.
+
+    Returns:
+        The folder that holds its files.
+
+    Raises:
+        ArtifactError: The repository, revision or a file does not exist, or cannot be reached.
+    """
+    repo_id, _, revision = repo.partition('@')
+    needed = [CONFIG_NAME, WEIGHTS_NAME] if weights else [CONFIG_NAME]
+    with offline_if_unreachable() as why:
+        try:
+            folder = Path(snapshot_download(
+                repo_id, revision=revision or None, cache_dir=cache_dir, library_name=LIBRARY,
+                allow_patterns=[*needed, LICENSE_NAME] if weights else needed))
+        except HFValidationError as e:
+            raise ArtifactError(f"'{repo_id}' is not a repository name of the Hub: {_reason(e)}.") from e
+        except RepositoryNotFoundError as e:
+            raise ArtifactError(f"The Hub has no repository '{repo_id}' that you may read. Check the name, and log in "
+                                f'if it is private.') from e
+        except RevisionNotFoundError as e:
+            raise ArtifactError(f"'{repo_id}' on the Hub has no revision '{revision}'.") from e
+        except EntryNotFoundError as e:  # in the cache
+            raise _not_cached(repo, why or _reason(e.__cause__ or e)) from e
+        except NETWORK_ERRORS as e:
+            raise ArtifactError(f"'{repo}' cannot be downloaded from the Hub: {_reason(e)}.") from e
+    for name in needed:
+        if not (folder / name).is_file():
+            raise _not_cached(repo, why) if why else ArtifactError(
+                f"'{repo}' on the Hub is not an artifact: {name} not found.")
+    return folder
+
+
+def _not_cached(repo: str, why: str) -> ArtifactError:
+    return ArtifactError(f"'{repo}' is not in the local cache and the Hub cannot be reached ({why}). Connect once, or "
+                         f'load the artifact from a folder: pretrained_cfg_overlay=dict(file=FOLDER).')
+
+
+def create_repository(repo_id: str, private: bool = False, token: str | None = None) -> None:
+    """Create a model repository, or make sure that one's own exists. What is wrong with a login shows here.
+
+    Raises:
+        SbsError: The name is wrong, nobody is logged in, or the Hub refuses or cannot be reached.
+    """
+    if not (token or get_token()):
+        raise SbsError('Nobody is logged in to the Hub. Run: hf auth login, or set HF_TOKEN.')
+    if why := unreachable(constants.ENDPOINT):
+        raise SbsError(f"Repository '{repo_id}' cannot be created: the Hub cannot be reached ({why}).")
+    try:
+        HfApi(library_name=LIBRARY).create_repo(repo_id, private=private, exist_ok=True, token=token)
+    except HFValidationError as e:
+        raise SbsError(f"'{repo_id}' is not a repository name of the Hub: {_reason(e)}.") from e
+    except NETWORK_ERRORS as e:
+        raise SbsError(f"Repository '{repo_id}' cannot be created on the Hub: {_reason(e)}. Is the token valid, and "
+                       f'may it write there?') from e
+
+
+def upload(
+        folder: Path,
+        repo_id: str,
+        private: bool = False,
+        revision: str | None = None,
+        tag: str | None = None,
+        token: str | None = None,
+) -> str:
+    """Upload a folder's artifact, with its README.md or else a card, in one commit; see
+    :func:`timm_sbs.artifact.push.push_to_hub`."""
+    own_card, license = folder / CARD_NAME, read_license(folder)
+    card = own_card.read_bytes() if own_card.is_file() else artifact_card(folder, repo_id).encode()
+    contents = {name: (folder / name).read_bytes() for name in (CONFIG_NAME, WEIGHTS_NAME)}
+    contents |= {CARD_NAME: card, **({LICENSE_NAME: license.encode()} if license else {})}
+    create_repository(repo_id, private, token)
+    api = HfApi(library_name=LIBRARY, token=token)
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(name, content) for name, content in contents.items()]
+    try:
+        if revision:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        if not license and api.file_exists(repo_id, LICENSE_NAME, revision=revision):
+            operations.append(CommitOperationDelete(LICENSE_NAME))
+        commit = api.create_commit(
+            repo_id, operations, commit_message='Upload an artifact of timm_sbs', revision=revision)
+        if tag:
+            api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=True)  # which leaves one where it is
+            tagged = api.model_info(repo_id, revision=tag).sha
+    except UPLOAD_ERRORS as e:
+        raise SbsError(f"The artifact cannot be uploaded to '{repo_id}': {_reason(e)}. Nothing on disk has changed; "
+                       f'push it again later.') from e
+    if tag and tagged != commit.oid:
+        raise SbsError(
+            f"The artifact was uploaded to '{repo_id}' as commit {commit.oid}, but tag '{tag}' is still at commit "
+            f'{tagged}. Push it again with a new tag, or delete the old one on the Hub first.')
+    return commit.commit_url
+
+
+def _reason(error: BaseException) -> str:
+    """First line of a message of the Hub or of its client."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip('. ')

@@ -1,0 +1,61 @@
+"""What a run would make, before it is started: what becomes of each weight, and the sizes."""
+from collections.abc import Iterable
+
+from timm_sbs.artifact.ledger import PARTS
+from timm_sbs.predictor.base_model import kept_names, named_state
+from timm_sbs.predictor.ordering import positions
+from timm_sbs.predictor.selection import explain_selection
+from timm_sbs.training.plan import Plan
+
+__all__ = ['describe_plan']
+
+
+def describe_plan(plan: Plan) -> str:
+    """A plan as text."""
+    original, design, name = plan.original, plan.design, plan.design.base.name
+    parameters = sum(p.numel() for p in original.parameters())
+    lines = [f'{name}: {parameters:,} parameters']
+
+    def total(kind: str, count: int, values: int) -> str:
+        return f'  {count} weights {kind}, {values:,} parameters ({100 * values / parameters:.1f} %)'
+
+    if specs := design.specs:
+        kernels = sum(spec.num_kernels for spec in specs)
+        visited = sum(len(positions(spec, design.generator.ordering)[0]) for spec in specs)
+        lines += ['', 'generated', *_table(
+            (spec.name, str(list(spec.shape)), f'{spec.num_weights:,}',
+             f'{spec.num_kernels:,} tokens of {spec.token_size}') for spec in specs),
+            f"{total('generated', len(specs), design.num_generated)}: {kernels:,} kernels at {visited:,} positions"]
+    if design.rounded:
+        shapes = {weight: original.get_parameter(weight).shape for weight in design.rounded}
+        values = sum(shape.numel() for shape in shapes.values())
+        lines += ['', 'rounded', *_table(
+            (weight, str(list(shape)), f'{shape.numel():,}') for weight, shape in shapes.items()),
+            total('rounded', len(shapes), values)]
+    state, reasons = named_state(original), explain_selection(original, plan.settings.target.rule)
+    counts: dict[str, list[int]] = {}
+    for entry in kept_names(state, {spec.name for spec in specs} | set(design.rounded)):
+        counts.setdefault(reasons.get(entry, 'statistics and buffers'), []).append(state[entry].numel())
+    lines += ['', 'stored as they are, and why', *_table(
+        (reason, f'{sum(sizes):,}', f'values in {len(sizes):,} tensors') for reason, sizes in counts.items()), '']
+    if specs:
+        bits = f', {plan.settings.target.bits:g} bits per weight' if plan.settings.target.bits else ''
+        lines.append(f'predictor: width {design.generator.predictor.width}, {design.num_parameters:,} parameters '
+                     f'({100 * design.num_parameters / parameters:.1f} %){bits}')
+    sizes = design.forecast(original)
+    smaller = sizes['original'] / sizes['total']
+    lines += [f"both files: {sizes['total']:,} bytes, {smaller:.1f} times smaller than the original's values",
+
+              '  ' + ', '.join(f'{part} {sizes[part]:,}' for part in (*PARTS, 'config') if sizes[part])]
+    if plan.uses:
+        memory = 2 * sum(use.bytes for use in plan.uses.values()) / 1e6  # once more while they are damped
+        count = plan.images.sample[1] if plan.images.sample else plan.settings.second_order.statistics_images
+        lines.append(f'activation statistics: {count:,} images, {memory:,.0f} MB of memory')
+    return '\n'.join([*lines, f"phases: {', '.join(plan.phases).replace('_', ' ')}"])
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Rows of text as lines: the first column left, the others by their widest entries."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ['  ' + '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -1,1 +1,0 @@
-"""What can be said to the trainer: settings of the phases, flags, and recipes."""

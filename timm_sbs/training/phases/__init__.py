@@ -1,0 +1,1 @@
+"""The training phases: each takes an artifact and returns an artifact."""

@@ -1,0 +1,122 @@
+"""Rounding: original weights to integers by what their errors do, or a trained predictor to the bits of its layers."""
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.codec.bit_allocation import divide_bits, measure_influence
+from timm_sbs.common.config import QuantizationConfig
+from timm_sbs.common.distributed import decided_once
+from timm_sbs.common.progress import say
+from timm_sbs.predictor.generator import relative_error
+from timm_sbs.training.budget import ByteBudget
+from timm_sbs.training.loop import Context
+from timm_sbs.training.losses.curvature import Curvature, curvatures
+from timm_sbs.training.losses.divergence import ExpectedDivergence
+from timm_sbs.training.losses.statistics import LayerStatistics
+from timm_sbs.training.phases.second_order import corrected
+from timm_sbs.training.rounding.all_weights import MOST_ROUNDED_BITS, plain_bits, round_to_bits
+
+__all__ = ['quantize_predictor', 'round_original']
+
+ATTEMPTS = 3  # to find out how many bits of one table for each weight a budget has room for
+CLOSE = 0.975  # of these: near enough
+
+
+def round_original(
+        artifact: Artifact,
+        state: Mapping[str, Tensor],
+        budget: ByteBudget,
+        statistics: Mapping[str, LayerStatistics],
+        divergence: ExpectedDivergence | None = None,
+        damping: float = 1e-3,
+        context: Context | None = None,
+) -> Artifact:
+    """Round the original's weights so that predictions change least for the bytes that there are.
+
+    Where statistics lead to far more changed predictions than squared errors do, the latter are taken.
+
+    Args:
+        artifact: With rounded weights, and nothing generated.
+        state: The original's state dict.
+        budget: Bytes of both files.
+        statistics: Of activations; empty: all errors count by their squares.
+        divergence: What errors do, where there are statistics.
+        damping: Part of their mean that is added to the diagonals of the statistics.
+        context: The run; None: this process alone.
+
+    Returns:
+        The artifact with rounded weights and their step sizes, and biases that make up for the rounding.
+    """
+    context = context or Context()
+    weights = {name: state[name].detach() for name in artifact.rounded}
+
+    @functools.cache
+    def rounded_by(uses_statistics: bool) -> Artifact:
+        curved = curvatures(weights, statistics if uses_statistics else {}, damping)
+        found = decided_once(lambda: _within(budget, artifact, weights, curved), context.accelerator)
+        return corrected(found, divergence, state) if divergence and uses_statistics else found
+
+    chosen = rounded_by(bool(statistics))
+    if statistics and (worse := context.far_worse(chosen, lambda: rounded_by(False))):
+        chosen = rounded_by(False)
+        say(context.accelerator, f'rounding by statistics keeps {worse[0]:.1f} % of the predictions, without them '
+                                 f'{worse[1]:.1f} %: these are taken')
+    error = relative_error(chosen.rounded, state)
+    context.results['rounding_error'] = error
+    told = f', expected divergence {divergence.total(chosen.rounded):.4f}' if divergence else ''
+    say(context.accelerator, f'rounding: error {error:.4f}{told}')
+    return chosen
+
+
+def _within(
+        budget: ByteBudget,
+        artifact: Artifact,
+        weights: Mapping[str, Tensor],
+        curved: Mapping[str, Curvature],
+) -> Artifact:
+    """The artifact with weights rounded to as many bits as the budget has room for."""
+    device = next(iter(curved.values())).importance.device
+    weights = {name: weight.to(device) for name, weight in weights.items()}
+    most = MOST_ROUNDED_BITS * sum(weight.numel() for weight in weights.values())
+    wanted, before = min(most, budget.wanted_bits(artifact, plain_bits(weights, artifact.steps))), 0.
+    for attempt in range(ATTEMPTS):
+        found = round_to_bits(weights, curved, wanted)
+        artifact = dataclasses.replace(artifact, rounded=found.values, steps=found.steps)
+        right = min(most, budget.wanted_bits(artifact, found.bits))
+        if found.bits <= right and (found.bits >= CLOSE * right or found.bits == before):  # nothing is nearer
+            break
+        before = found.bits
+        wanted = right if attempt + 2 < ATTEMPTS else CLOSE * right
+    return artifact
+
+
+def quantize_predictor(
+        artifact: Artifact,
+        bits: float,
+        kept_bits: int = 8,
+        divergence: ExpectedDivergence | None = None,
+        context: Context | None = None,
+) -> Artifact:
+    """The artifact with a quantized predictor, whose layers get more bits the more their errors matter.
+
+    Args:
+        artifact: With a trained predictor.
+        bits: Of a weight of the predictor, the mean over its layers.
+        kept_bits: Of stored tensors.
+        divergence: What errors do, where there are statistics; None: errors count by their squares.
+        context: The run; None: this process alone.
+    """
+    context = context or Context()
+
+    def divide() -> tuple[float, ...]:
+        return divide_bits(measure_influence(artifact.generator, divergence.of_changes if divergence else None), bits)
+
+    layer_bits = decided_once(divide, context.accelerator)
+    context.results['layer_bits'] = list(layer_bits)
+    why = 'divergence' if divergence else 'error'
+    say(context.accelerator, f"bits of each layer, by the {why} that rounding it makes: "
+                             f"{', '.join(f'{b:.2f}' for b in layer_bits)}")
+    return artifact.quantized(QuantizationConfig(layer_bits, kept_bits=kept_bits))

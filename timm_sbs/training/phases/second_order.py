@@ -1,0 +1,98 @@
+"""Second order: fit the kernels so that predictions change least, with no image in the loop."""
+import copy
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.common.distributed import decided_once
+from timm_sbs.common.progress import say
+from timm_sbs.predictor.generator import relative_error
+from timm_sbs.training.loop import Context, optimize
+from timm_sbs.training.losses.divergence import ExpectedDivergence
+from timm_sbs.training.phase_settings import SecondOrder
+from timm_sbs.training.phases.reconstruction import lr_scale_of
+from timm_sbs.training.trainable.two_stage import TwoStageGenerator
+
+__all__ = ['corrected', 'fit_second_order']
+
+
+def corrected(artifact: Artifact, divergence: ExpectedDivergence, state: Mapping[str, Tensor]) -> Artifact:
+    """The artifact with the biases and BatchNorm means with which its layers have the original's mean outputs.
+
+    Args:
+        artifact: Generated or rounded weights.
+        divergence: Knows the mean inputs of each layer.
+        state: The original's state dict.
+    """
+    changes = divergence.corrections(artifact.stored_weights())
+    kept = {name: (state[name].detach() + change.to(state[name].device)).to(state[name].dtype)
+            for name, change in changes.items()}
+    return dataclasses.replace(artifact, kept={**artifact.kept, **kept})
+
+
+def fit_second_order(
+        artifact: Artifact,
+        state: Mapping[str, Tensor],
+        divergence: ExpectedDivergence,
+        settings: SecondOrder = SecondOrder(),
+        context: Context | None = None,
+        name: str = 'second_order',
+) -> Artifact:
+    """Fit the predictor of an artifact to the original weights, as far as errors of these change predictions.
+
+    Each step takes all kernels, for errors of a filter's kernels add up. Batches of filters took five times the steps,
+    and the same time, to a divergence that was 6 % lower on ResNet-20. Steps that make the loss larger, or that change
+    far more predictions, are undone.
+
+    Args:
+        artifact: After reconstruction. Its predictor is trained in place; if it is quantized, rounded in each step.
+        state: The original's state dict.
+        divergence: The loss.
+        settings: Optimization steps and learning rate.
+        context: The run; None: this process alone.
+        name: Of the phase.
+
+    Returns:
+        The artifact, with corrected biases (:func:`corrected`).
+
+    Raises:
+        SbsError: The loss is no longer finite.
+    """
+    context = context or Context()
+    accelerator, generator, words = context.accelerator, artifact.generator, name.replace('_', ' ')
+    two_stage = TwoStageGenerator(generator, artifact.storage.quantization).to(accelerator.device)
+    predictor = generator.predictor
+    before = dataclasses.replace(artifact, generator=generator.with_predictor(copy.deepcopy(predictor)))
+
+    def take_step(step: int) -> Tensor:
+        weights = two_stage.generate(accelerator)
+        total = torch.zeros((), device=accelerator.device)
+        for weight_name, weight in weights.items():
+            loss, gradient = divergence(weight_name, weight)
+            weight.grad = accelerator.scaler.scale(gradient) if accelerator.scaler else gradient
+            total += loss
+        two_stage.backward(weights, accelerator)
+        return total / accelerator.num_processes  # each has the same
+
+    predictor.train()
+    optimize(words, settings, predictor.parameters(), take_step, context, predictor.state_dict,
+             predictor.load_state_dict, lr_scale_of(generator))
+    predictor.eval()
+    found = corrected(artifact, divergence, state)
+    was, now = (divergence.total(each.stored_weights()) for each in (before, artifact))
+    if not decided_once(lambda: now <= was, accelerator):
+        say(accelerator, f'{words}: the loss rose from {was:.4g} to {now:.4g}, so the steps are undone. Lower the '
+                         f'learning rate.')
+        found = corrected(before, divergence, state)
+    elif worse := context.far_worse(found, lambda: corrected(before, divergence, state)):
+        say(accelerator, f'{words}: agreement fell from {worse[1]:.1f} to {worse[0]:.1f} %, so the steps are undone. '
+                         f'Use more --statistics-images.')
+        found = corrected(before, divergence, state)
+    else:
+        say(accelerator, f'{words}: expected divergence {was:.4f} before, {now:.4f} after')
+    context.results.update({
+        'expected_divergence': min(was, now), f'{name}_error': relative_error(found.stored_weights(), state)})
+    return found

@@ -1,0 +1,151 @@
+"""Rounding of all weights of a network into a wanted number of bits, by one slope of divergence for a bit."""
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from timm_sbs.codec.quantization import ROUNDED_LIMIT, QuantizedTensor, StepCodes, dequantize, quantize
+from timm_sbs.common.errors import ConfigError
+from timm_sbs.common.progress import Progress
+from timm_sbs.common.tensors import as_float64, with_prefix
+from timm_sbs.training.losses.curvature import Curvature
+from timm_sbs.training.rounding.one_weight import FINENESS, QUICK, THOROUGH, Passes, round_weight
+
+__all__ = [
+    'FEWEST_ROUNDED_BITS', 'MOST_ROUNDED_BITS', 'RoundedWeights', 'entropy_bits', 'plain_bits', 'round_weights',
+    'round_to_bits',
+]
+
+FEWEST_ROUNDED_BITS, MOST_ROUNDED_BITS = 0.5, 10.  # of a weight: nobody sees what more bits buy
+SAMPLE = 20_000  # values of each weight, from which the first slope is guessed
+HALVINGS = 25  # of the span in which its logarithm lies
+SLACK = 0.004  # of the wanted bits: half of what may be left
+NEAR = 0.03  # of the wanted bits: quick passes have done what they can
+TRIALS = 12  # of each kind of passes, at the most; two are usual
+FARTHEST = 64.  # by which a slope beyond all others differs from the last
+NARROW = 1.01  # ratio of slopes that take too many bits and few enough: nothing lies between
+
+
+@dataclass(frozen=True, eq=False)
+class RoundedWeights:
+    """Weights as integers and steps, by name, and the slope that they were rounded by."""
+    slope: float
+    tensors: dict[str, QuantizedTensor]
+
+    @property
+    def bits(self) -> float:
+        """Of an ideal entropy coder with one table for each weight. Tables and steps are not counted."""
+        return sum(entropy_bits(tensor.integers) for tensor in self.tensors.values())
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """As an artifact has them, by name, on the CPU."""
+        return {name: dequantize(tensor).cpu().contiguous() for name, tensor in self.tensors.items()}
+
+    @property
+    def steps(self) -> dict[str, Tensor]:
+        """Codes of their steps, as an artifact has them, by 'rounded.' and the name, on the CPU."""
+        return with_prefix('rounded.', {name: tensor.codes.cpu() for name, tensor in self.tensors.items()})
+
+
+def entropy_bits(integers: Tensor) -> float:
+    """Bits of integers with an ideal entropy coder and a table of their frequencies, itself not counted."""
+    counts = as_float64(integers.flatten().unique(return_counts=True)[1].float())
+    return float((counts * (counts.sum().log2() - counts.log2())).sum())
+
+
+def plain_bits(weights: Mapping[str, Tensor], steps: StepCodes) -> float:
+    """Bits of weights that are rounded to the nearest; codes of their steps are those of an artifact."""
+    return sum(
+        entropy_bits(quantize(weight, steps[f'rounded.{name}'].to(weight.device), ROUNDED_LIMIT).integers)
+        for name, weight in weights.items())
+
+
+@torch.no_grad()
+def round_weights(
+        weights: Mapping[str, Tensor],
+        curvatures: Mapping[str, Curvature],
+        slope: float,
+        passes: Passes = THOROUGH,
+        progress: Progress | None = None,
+) -> RoundedWeights:
+    """All weights in ``curvatures``, rounded by one slope: see :func:`round_weight`."""
+    tensors = {}
+    for name, curvature in curvatures.items():
+        tensors[name] = round_weight(weights[name], curvature, slope, passes=passes)
+        if progress:
+            progress.update()
+    return RoundedWeights(slope, tensors)
+
+
+class _PlainBits:
+    """Bits of weights that are rounded to the nearest, from some of their values, in no time."""
+
+    def __init__(self, weights: Mapping[str, Tensor], curvatures: Mapping[str, Curvature]) -> None:
+        self._samples: list[tuple[Tensor, float]] = []
+        for name, curvature in curvatures.items():
+            scale = (curvature.importance.mean() * curvature.variance * math.log(2) / (12 * FINENESS)).sqrt()
+            values = (weights[name].detach().to(scale) * scale).flatten()
+            sample = values[::math.ceil(len(values) / SAMPLE)]
+            self._samples.append((sample, len(values) / len(sample)))
+
+    def __call__(self, slope: float) -> float:
+        return sum(share * entropy_bits((sample / math.sqrt(slope)).round()) for sample, share in self._samples)
+
+    def slope(self, bits: float) -> float:
+        """The slope with so many bits: its logarithm by bisection."""
+        coarsest = max(float(sample.abs().max()) for sample, _ in self._samples) ** 2 * 4 + 1e-30
+        low, high = math.log2(coarsest) - 50, math.log2(coarsest)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self(2 ** middle) > bits else (low, middle)
+        return 2 ** high
+
+
+@torch.no_grad()
+def round_to_bits(
+        weights: Mapping[str, Tensor],
+        curvatures: Mapping[str, Curvature],
+        bits: float,
+) -> RoundedWeights:
+    """All weights in ``curvatures``, rounded by the slope with which they take at most so many bits.
+
+    The slope is guessed from plain rounding, and the guess is put right by what second-order rounding takes: quickly
+    until that is nearly right, and then thoroughly. Zeros make zeros cheaper, so that bits may jump where the slope
+    moves a little: a guess outside of the slopes that took too many and too few bits gives way to their middle.
+
+    Args:
+        weights: Of these names.
+        curvatures: What their errors do.
+        bits: Of all integers, by a table for each weight.
+
+    Raises:
+        ConfigError: With so few bits they would all be zeros.
+    """
+    plain, wanted, ratio = _PlainBits(weights, curvatures), bits * (1 - SLACK), 1.
+    best: RoundedWeights | None = None
+    with Progress(None, 'rounding', 'weight') as progress:
+        for passes in (QUICK, THOROUGH):
+            low, high = 0., math.inf  # slopes with too many bits, and with few enough
+            for _ in range(TRIALS):
+                slope = plain.slope(wanted / ratio)
+                if not low < slope < high:
+                    slope = math.sqrt(low * high) if low > 0 and high < math.inf else low * FARTHEST or high / FARTHEST
+                found = round_weights(weights, curvatures, slope, passes, progress)
+                taken = found.bits
+                progress.show(bits=f'{taken:,.0f} of {bits:,.0f}')
+                low, high = (slope, high) if taken > bits else (low, slope)
+                ratio = taken / max(plain(slope), 1.) or ratio
+                if passes is THOROUGH and 0 < taken <= bits and (best is None or slope < best.slope):
+                    best = found
+                near = abs(taken / wanted - 1) < (NEAR if passes is QUICK else SLACK)
+                if near or high < low * NARROW:
+                    break
+    if best is None:
+        size = sum(weights[name].numel() for name in curvatures)
+        raise ConfigError(
+            f'{bits:,.0f} bits are too few for {size:,} weights: they would all be zero. Ask for more --bytes; '
+            f'{FEWEST_ROUNDED_BITS:g} bits per weight make {FEWEST_ROUNDED_BITS * size:,.0f}.')
+    return best

@@ -1,1 +1,0 @@
-"""One run: its phases, checkpoints, measurements, messages and files."""

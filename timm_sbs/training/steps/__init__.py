@@ -1,1 +1,0 @@
-"""The loops of the phases, and the modules that they train. They know nothing of files."""

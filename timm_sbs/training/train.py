@@ -1,0 +1,285 @@
+"""A run from its plan to the artifact: the phases in order, validation, and the upload."""
+import dataclasses
+import platform
+from functools import cached_property
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.artifact.hub import create_repository
+from timm_sbs.artifact.lost import lost_function
+from timm_sbs.common.distributed import decided_once
+from timm_sbs.common.progress import say
+from timm_sbs.common.version import __version__
+from timm_sbs.data.batches import SampleBatches
+from timm_sbs.data.fidelity import fidelity, with_logits
+from timm_sbs.data.outputs import outputs_of
+from timm_sbs.predictor.base_model import pretrained_cfg_of
+from timm_sbs.predictor.selection import specs_from_names
+from timm_sbs.training.budget import ByteBudget
+from timm_sbs.training.checkpoints import artifact_at
+from timm_sbs.training.design.orderings import find_orderings
+from timm_sbs.training.design.sizing import start_artifact
+from timm_sbs.training.flat_settings import flat
+from timm_sbs.training.held_out import with_tensors
+from timm_sbs.training.images import drawn_images, statistics_images, training_images
+from timm_sbs.training.losses.divergence import ExpectedDivergence
+from timm_sbs.training.losses.statistics import (
+    LayerStatistics,
+    collect_statistics,
+    statistics_from_tensors,
+    statistics_tensors,
+)
+from timm_sbs.training.phases.distillation import distill
+from timm_sbs.training.phases.reconstruction import reconstruct
+from timm_sbs.training.phases.rounding import quantize_predictor, round_original
+from timm_sbs.training.phases.second_order import fit_second_order
+from timm_sbs.training.plan import Plan, open_plan
+from timm_sbs.training.run import Run
+from timm_sbs.training.settings import Settings
+
+__all__ = ['train']
+
+QUANTIZED_LR = 5e-4  # of phases that go on with a quantized predictor
+SEEN = 'images'  # number of them, beside the statistics in their file
+
+
+def train(settings: Settings, model: nn.Module | None = None, whole_program: bool = False) -> Artifact:
+    """Carry out a run.
+
+    Args:
+        settings: Of the run.
+        model: The original model; None: that which the settings name.
+        whole_program: Whether nothing follows: processes then end their group, and the user hears what to do next.
+
+    Returns:
+        The best artifact, as a reader of the written one has it.
+
+    Raises:
+        SbsError: Something about the request is wrong; nothing half-written is left.
+    """
+    with open_plan(settings, model, whole_program) as plan:
+        return _Training(plan).carry_out(whole_program)
+
+
+class _Training:
+    """The phases of a run, one method each, from artifact to artifact."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.settings, self.accelerator = plan, plan.settings, plan.accelerator
+        self.original = plan.original
+        self.state = {name: tensor.detach() for name, tensor in plan.original.state_dict().items()}
+
+    def carry_out(self, whole_program: bool) -> Artifact:
+        plan, settings, accelerator = self.plan, self.settings, self.accelerator
+        if repository := settings.run.push_to_hub:
+            decided_once(lambda: create_repository(repository, settings.run.hub_private), accelerator)
+        accelerator.init_trackers('timm_sbs', config={name: str(value) for name, value in flat(settings).items()})
+        for sentence in _announcements(plan):
+            say(accelerator, sentence)
+        self.run = Run(plan, first_results(plan))
+        self._run_phases()
+        artifact = self._validated(self.run.best)
+        plan.images.tell_skipped(accelerator)
+        if warning := lost_function(artifact.results):
+            say(accelerator, warning)
+        if settings.run.output and accelerator.is_main_process:
+            artifact.save(settings.run.output)
+        accelerator.wait_for_everyone()
+        if whole_program and settings.run.output:
+            say(accelerator, f'wrote {settings.run.output}; load it with '
+                             f"timm.create_model('local-dir:{settings.run.output}', pretrained=True)")
+        if repository:
+            address = decided_once(lambda: artifact.push_to_hub(repository, settings.run.hub_private), accelerator)
+            say(accelerator, f'uploaded to {address}')
+        return artifact.as_stored()
+
+    def _run_phases(self) -> None:
+        """All phases that are not yet done."""
+        artifact, checkpoint, steps = self._ordered().with_results(self.run.results), self.plan.checkpoint, 0
+        done = checkpoint.progress['phase_index'] if checkpoint else 0
+        artifact.generator.to(self.accelerator.device)
+        for index, name in enumerate(self.plan.phases):
+            if index >= done:
+                if checkpoint and index == done:
+                    artifact = artifact_at(checkpoint, artifact)
+                self.run.begin(name, index, steps, artifact)
+                artifact = getattr(self, f'_{name}')(artifact).with_results(dict(self.run.results))
+                self.run.results[f'{name}_seconds'] = round(self.run.seconds, 1)
+                if taken := self._steps(name):
+                    self.run.results[f"{'quantization' if name == 'rounding' else name}_steps"] = taken
+                if name != 'distillation':  # which measures by itself
+                    fits = self.budget is None or self.budget.excess(artifact) <= 0
+                    if name == 'rounding':
+                        self.run.forget_best()
+                    self.run.consider(artifact, f"after {name.replace('_', ' ')}", fits=fits, step=self._steps(name))
+            steps += self._steps(name)
+
+    def _steps(self, phase: str) -> int:
+        """Optimization steps of a phase."""
+        if phase == 'rounding' and (self.settings.target.rounds or self.settings.distils):
+            return 0
+        if phase == 'rounding':  # the last phase once more
+            phase = 'second_order' if self.plan.uses else 'reconstruction'
+        return getattr(self.settings, phase).steps
+
+    def _reconstruction(self, artifact: Artifact) -> Artifact:
+        found = reconstruct(artifact, self.state, self.settings.reconstruction, self.run)
+        say(self.accelerator, f"reconstruction: error {self.run.results['reconstruction_error']:.4f}")
+        return found
+
+    def _second_order(self, artifact: Artifact) -> Artifact:
+        assert self.divergence
+        return fit_second_order(artifact, self.state, self.divergence, self.settings.second_order, self.run)
+
+    def _rounding(self, artifact: Artifact) -> Artifact:
+        settings, target, divergence = self.settings, self.settings.target, self.divergence
+        if self.budget:
+            return round_original(artifact, self.state, self.budget, self.statistics, divergence,
+                                  settings.second_order.damping, self.run)
+        artifact = quantize_predictor(artifact, target.bits or 0., target.kept_bits, divergence, self.run)
+        if settings.distils:
+            return artifact
+        if not divergence:
+            reconstruction = dataclasses.replace(settings.reconstruction, lr=QUANTIZED_LR)
+            return reconstruct(artifact, self.state, reconstruction, self.run, 'quantization')
+        second_order = dataclasses.replace(settings.second_order, lr=QUANTIZED_LR)
+        return fit_second_order(artifact, self.state, divergence, second_order, self.run, 'quantization')
+
+    def _distillation(self, artifact: Artifact) -> Artifact:
+        images = training_images(
+            self.settings, self.plan.images, self.drawn, artifact.base.pretrained_cfg['num_classes'], self.accelerator)
+        return distill(artifact, self.original, images, self.settings.distillation, self.run, self.budget,
+                       self.settings.target.bits, self.settings.follows_statistics)
+
+    @cached_property
+    def drawn(self) -> SampleBatches | None:
+        """Images that the run draws, if it does."""
+        return drawn_images(self.settings, self.original, self.plan.design.base.pretrained_cfg, self.accelerator,
+                            self.plan.checkpoints)
+
+    @cached_property
+    def statistics(self) -> dict[str, LayerStatistics]:
+        """Of activations, on the device. Collected once, however often the run is resumed."""
+        if not self.plan.uses:
+            return {}
+        device = self.accelerator.device
+        self.original.to(device)
+        self.run.look_at(self.drawn)
+
+        def collect() -> dict[str, Tensor]:
+            batches, count = statistics_images(
+                self.plan.images, self.drawn, self.settings.second_order.statistics_images, self.accelerator)
+            found, seen = collect_statistics(
+                self.original, self.plan.uses, batches, count, self.accelerator, self.settings.run.seed)
+            return {**statistics_tensors(found), SEEN: torch.tensor([seen])}
+
+        tensors = dict(self.plan.checkpoints.load_or_compute('statistics', collect))
+        self.run.results['statistics_images'] = int(tensors.pop(SEEN))
+        return statistics_from_tensors({name: tensor.to(device) for name, tensor in tensors.items()})
+
+    @cached_property
+    def divergence(self) -> ExpectedDivergence | None:
+        """The second-order loss of the generated or rounded weights, if there are statistics."""
+        if not self.plan.uses:
+            return None
+        design = self.plan.design
+        specs = design.specs or specs_from_names(design.rounded, design.base.state, design.base.name)
+        found = ExpectedDivergence(
+            specs, self.state, self.plan.uses, self.statistics, self.settings.second_order.damping)
+        if names := found.without_statistics:
+            say(self.accelerator, f"{len(names)} weight(s), such as '{names[0]}', have no activation statistics; using "
+                                  f'squared error')
+        return found
+
+    @cached_property
+    def budget(self) -> ByteBudget | None:
+        """Bytes of both files, if all weights are rounded into so many."""
+        target = self.settings.target
+        if target.max_bytes is None:
+            return None
+        return ByteBudget(start_artifact(self.plan.design, (), self.original, 0), target.max_bytes)
+
+    def _ordered(self) -> Artifact:
+        """A fresh predictor over orderings that are found once in a run, however often it is resumed."""
+        design = self.plan.design
+
+        def find() -> dict[str, Tensor]:
+            permutations = find_orderings(self.original, design.specs, design.generator.ordering, self.accelerator)
+            return {f'{layer:05}.{part}': torch.from_numpy(rows)
+                    for layer, parts in enumerate(permutations) for part, rows in enumerate(parts)}
+
+        found = self.plan.checkpoints.load_or_compute('orderings', find) if design.specs else {}
+        permutations = [tuple(found[name].numpy() for name in sorted(found) if name.startswith(f'{layer:05}.'))
+                        for layer in range(len(design.specs))]
+        artifact = start_artifact(design, permutations, self.original, self.settings.run.seed)
+        return artifact if self.settings.target.rounds else artifact.quantized(None)
+
+    def _validated(self, artifact: Artifact | None) -> Artifact:
+        """The artifact with its accuracy on validation images, which choose nothing, and are looked at once."""
+        assert artifact, 'every run considers an artifact'
+        validation, accelerator = self.plan.images.validation, self.accelerator
+        if not validation:
+            return artifact
+        model = with_tensors(self.original, artifact.as_stored().state_dict(), accelerator.device)
+        seen = with_logits(self.original.to(accelerator.device), validation)
+        found = fidelity(model, seen, accelerator, 'validation', len(validation))
+        figures = {'top1': found.top1, 'original_top1': found.original_top1, 'agreement': found.agreement}
+        measured = {name: round(value, 4) for name, value in figures.items() if value is not None}
+        accelerator.log({f'validation/{name}': value for name, value in measured.items()})
+        self.run.add_row({'phase': 'validation', 'step': 0, 'top1': found.top1})
+        accuracy = '' if found.top1 is None else f'top-1 {found.top1:.2f} % (original {found.original_top1:.2f} %), '
+        say(accelerator, f'{accuracy}agreement {found.agreement:.2f} % on {found.images:,} validation images')
+        return artifact.with_results({**artifact.results, 'images': found.images, **measured})
+
+
+def _announcements(plan: Plan) -> list[str]:
+    """What a run does, before it does it."""
+    design, settings, name = plan.design, plan.settings, plan.design.base.name
+    total = sum(p.numel() for p in plan.original.parameters())
+    told = [plan.told]
+    if not settings.has_images:
+        so = 'the predictor is fitted to the weights alone' if design.specs else 'weights are rounded by squared error'
+        told.append(f'No images were given: {so}. Pass training images with --images, --data-dir or --dataset, or let '
+                    f'--data-free draw them.')
+    elif kind := outputs_of(plan.original).told:
+        told.append(kind)
+    if not pretrained_cfg_of(plan.original).get('license'):
+        told.append('The licence of the weights is unknown. Name it with --license, and their repository with '
+                    '--base-model.')
+    if settings.distils:
+        held_out = plan.images.held_out
+        told.append(
+            f'{held_out.count:,} training images are held out; the artifact with the lowest divergence on them is kept.'
+            if held_out else 'No training images are held out; the last artifact is kept.')
+    if design.specs:
+        told.append(f'{name}: {len(design.specs)} weights are generated ({design.num_generated:,} of {total:,} '
+                    f'parameters) by a predictor of {design.num_parameters:,} parameters '
+                    f'({100 * design.num_parameters / total:.1f} %).')
+    else:
+        size = sum(plan.original.get_parameter(weight).numel() for weight in design.rounded)
+        told.append(f'{name}: {len(design.rounded)} weights are rounded ({size:,} of {total:,} parameters).')
+    return told
+
+
+def first_results(plan: Plan) -> dict[str, Any]:
+    """How the results of a run come about, as config.json has them before anything is measured."""
+    settings, accelerator, original = plan.settings, plan.accelerator, plan.original
+    device = accelerator.device
+    hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else \
+        f'{torch.get_num_threads()} {device.type.upper()} threads, {platform.machine()}'
+    if accelerator.num_processes > 1:
+        hardware = f'{accelerator.num_processes} processes, {hardware}'
+    images = settings.images
+    found = {
+        'seed': settings.run.seed, 'bits': settings.target.bits, 'max_bytes': settings.target.max_bytes,
+        'mixed_precision': accelerator.mixed_precision, 'predictor_parameters': plan.design.num_parameters,
+        'original_parameters': sum(p.numel() for p in original.parameters()), 'data_free': images.data_free,
+        'original_hub_id': pretrained_cfg_of(original).get('hf_hub_id'),
+        'dataset': settings.run.hub_dataset or images.dataset.partition('/')[2],
+        'versions': {'timm_sbs': __version__, 'timm': timm.__version__, 'torch': torch.__version__},
+        'hardware': hardware}
+    return {name: value for name, value in found.items() if value not in (None, '')}

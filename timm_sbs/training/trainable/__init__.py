@@ -1,0 +1,1 @@
+"""Modules that the phases train: the predictor through all weights, and the network around it."""

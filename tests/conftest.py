@@ -1,6 +1,7 @@
 """Shared fixtures: a real network, the predictor that ships, and a small predictor fitted on the spot."""
 import atexit
 import copy
+import dataclasses
 import functools
 import gc
 import os
@@ -30,8 +31,8 @@ import timm_sbs
 from timm_sbs.cli.demo import demo_batches, load_demo_images
 from timm_sbs.common.config import StorageConfig
 from timm_sbs.common.distributed import make_accelerator
-from timm_sbs.predictor import base_model
-from timm_sbs.training import precision
+from timm_sbs.predictor.base_model import BaseModel
+from timm_sbs.training import plan
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
 from timm_sbs.training.loop import Context
@@ -69,7 +70,7 @@ def few_or_all(few, all_of_them):
 def one_precision():
     """accelerate has one in a process: that of every machine, whatever this one has units for."""
     make_accelerator('no', cpu=True)
-    precision.cpu_has_bf16_units = lambda: False
+    plan.cpu_has_bf16_units = lambda: False
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -135,10 +136,10 @@ class Notes(Context):
     def log(self, step, figures):
         self.logged[step] = figures
 
-    def step_done(self, step, state):
+    def step_done(self, step, module):
         self.done.append(step)
 
-    def consider(self, artifact, when, model=None, fits=True, step=0):
+    def consider(self, artifact, when, fits=True, step=0):
         self.considered.append((step, fits))
 
 
@@ -147,8 +148,9 @@ _learned = functools.cache(fit_quickly)
 
 def student_of(model, storage=StorageConfig(), **settings):
     """A generated model of one's own, after some steps of reconstruction."""
-    generator = copy.deepcopy(_learned(model, 40, 20.).generator)
-    return GeneratedModel(generator, copy.deepcopy(model), storage, **settings)
+    artifact = _learned(model, 40, 20.)
+    artifact = dataclasses.replace(artifact, generator=copy.deepcopy(artifact.generator), storage=storage)
+    return GeneratedModel(artifact, copy.deepcopy(model), make_accelerator('no', cpu=True), **settings)
 
 
 @pytest.fixture(scope='session')
@@ -167,15 +169,15 @@ def small_artifact(resnet20):
 @pytest.fixture()
 def described_once(monkeypatch):
     """Building the base takes most of the time of loading, and is the same for most damaged files."""
-    described, describe_base = {}, base_model.describe_base
+    described, describe = {}, BaseModel.state.func
 
-    def describe(base, base_args, pretrained_cfg):
-        key = repr((base, base_args, pretrained_cfg.get('num_classes'), pretrained_cfg.get('input_size')))
+    def state(base):
+        key = repr((base.name, base.args, *(base.pretrained_cfg.get(field) for field in ('num_classes', 'input_size'))))
         if key not in described:
-            described[key] = describe_base(base, base_args, pretrained_cfg)
+            described[key] = describe(base)
         return described[key]
 
-    monkeypatch.setattr(base_model, 'describe_base', describe)
+    monkeypatch.setattr(BaseModel, 'state', property(state))
 
 
 @pytest.fixture()
@@ -183,6 +185,11 @@ def small_folder(small_artifact, tmp_path):
     """A written artifact of one's own, to be damaged at will."""
     small_artifact.save(tmp_path / 'small')
     return tmp_path / 'small'
+
+
+def file_bytes(folder):
+    """Size of an artifact's two files."""
+    return sum((folder / name).stat().st_size for name in ('config.json', 'model.safetensors'))
 
 
 def write_demo_images(root, splits):

@@ -33,7 +33,7 @@ def measured(accelerator: Accelerator, weights: str) -> dict[str, Any]:
     original = load_original(resnet8.NAME, weights)
     state = original.state_dict()
     chosen = design(original, Target(pct=10., keep=('layer3.*',)))
-    permutations = find_orderings(original, chosen.specs, chosen.generator.ordering, accelerator)
+    permutations = find_orderings(original, chosen.specs, chosen.generator.ordering)
     artifact, context = start_artifact(chosen, permutations, original, seed=0), Context(accelerator)
     kernels = []
 
@@ -42,11 +42,11 @@ def measured(accelerator: Accelerator, weights: str) -> dict[str, Any]:
             kernels.append(len(outputs))
 
     hook = artifact.generator.predictor.register_forward_hook(count)
-    artifact = reconstruct(artifact, state, Reconstruction(60, batch_size=1024), context)
+    artifact = reconstruct(artifact, state, Reconstruction(60), context)
     hook.remove()
     results = {'error': context.results['reconstruction_error'], 'kernels': gather_object([sum(kernels)])}
 
-    uses = find_uses(original, chosen.specs, torch.zeros(1, 3, 32, 32))
+    uses = find_uses(original, chosen.weights, torch.zeros(1, 3, 32, 32))
     images = torch.cat([x for x, _ in demo_batches(load_demo_images(), original.pretrained_cfg)])[:IMAGES]
     mine = images[accelerator.process_index::accelerator.num_processes].split(25)
     statistics, seen = collect_statistics(original, uses, mine, IMAGES, accelerator)
@@ -56,8 +56,9 @@ def measured(accelerator: Accelerator, weights: str) -> dict[str, Any]:
     # Steps are compared on statistics that are equal on all numbers of processes.
     equal = {name: LayerStatistics(
         torch.eye(use.size).expand_as(statistics[name].second_moment), torch.zeros_like(statistics[name].mean),
-        torch.zeros(()), torch.ones_like(statistics[name].importance)) for name, use in uses.items()}
-    divergence = ExpectedDivergence(chosen.specs, state, uses, equal, damping=1e-3)
+        torch.ones_like(statistics[name].importance)) for name, use in uses.items()}
+    divergence = ExpectedDivergence(
+        {name: state[name] for name in chosen.weights}, uses, equal, damping=1e-3)
     results['before'] = divergence.total(artifact.stored_weights())
     artifact = fit_second_order(artifact, state, divergence, SecondOrder(4, 2e-3), Context(accelerator))
     results['after'] = divergence.total(artifact.stored_weights())

@@ -98,7 +98,7 @@ OTHERS = [words for words in command_lines() if words[:1] == ['timm-sbs'] and wo
 def test_training_commands_are_understood(words):
     from timm_sbs.training.command_line import parse
 
-    settings = parse(trainer_argv(words)).settings
+    settings, _ = parse(trainer_argv(words))
     assert settings.original.model and settings.run.output
 
 

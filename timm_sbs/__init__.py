@@ -8,18 +8,16 @@ from timm_sbs.models import entries as _entries  # noqa: F401  (registers the mo
 
 if TYPE_CHECKING:  # for editors and type checkers; nothing of it is imported with the package
     from timm_sbs.artifact.artifact import Artifact
-    from timm_sbs.artifact.load import load
-    from timm_sbs.artifact.push import push_to_hub
+    from timm_sbs.artifact.folder import load
     from timm_sbs.training.fit import fit
 
-__all__ = ['Artifact', 'SbsError', '__version__', 'fit', 'load', 'push_to_hub']
+__all__ = ['Artifact', 'SbsError', '__version__', 'fit', 'load']
 
 # Where a name is; imported when somebody asks for it.
 _LAZY = {
     'Artifact': 'timm_sbs.artifact.artifact',
     'fit': 'timm_sbs.training.fit',
-    'load': 'timm_sbs.artifact.load',
-    'push_to_hub': 'timm_sbs.artifact.push',
+    'load': 'timm_sbs.artifact.folder',
 }
 
 

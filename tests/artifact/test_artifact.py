@@ -8,15 +8,17 @@ import pickle
 import pytest
 import timm
 import torch
-from conftest import SHIPPED, fit_quickly
+from conftest import IMAGENET_SHIPPED, SHIPPED, fit_quickly
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 import timm_sbs
 from timm_sbs import SbsError
-from timm_sbs.artifact.find import shipped_folder
-from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.artifact.folder import find_folder, load_artifact, shipped_folder
+from timm_sbs.cli import main as cli
 from timm_sbs.codec.quantization import step_sizes
 from timm_sbs.common.config import OTHERS, QuantizationConfig, StorageConfig
-from timm_sbs.common.errors import ConfigError
+from timm_sbs.common.errors import ArtifactError, ConfigError
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design, start_artifact
 from timm_sbs.training.settings import Target
@@ -39,7 +41,7 @@ def equal(state, expected):
     return state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in state)
 
 
-@pytest.mark.parametrize('module', ['timm_sbs.artifact.artifact', 'timm_sbs.artifact.load', 'timm_sbs.common.config'])
+@pytest.mark.parametrize('module', ['timm_sbs.artifact.artifact', 'timm_sbs.artifact.folder', 'timm_sbs.common.config'])
 def test_examples_run(module, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(importlib.import_module(module), extraglobs={'timm_sbs': timm_sbs, 'torch': torch})
@@ -47,19 +49,20 @@ def test_examples_run(module, tmp_path, monkeypatch):
 
 
 def test_every_name_of_an_artifact_loads_it(small_folder):
-    for name in (small_folder, str(small_folder), f'local-dir:{small_folder}'):
-        assert timm_sbs.load(name).base.name == 'resnet20_cifar10'
-    with pytest.raises(SbsError, match='neither a folder'):
+    for name in (small_folder, f'local-dir:{small_folder}', str(small_folder / 'model.safetensors')):
+        assert find_folder(str(name)) == small_folder and timm_sbs.load(name).base.name == 'resnet20_cifar10'
+    assert find_folder(SHIPPED) == shipped_folder(SHIPPED)
+    with pytest.raises(ArtifactError, match=f'neither a folder.*Named ones: .*{SHIPPED}'):
         timm_sbs.load('sbs_nothing')
 
 
 def test_it_is_read_as_it_says_that_it_is_stored(artifact, tmp_path, small_model):
-    config = artifact.save(tmp_path / 'a')
+    artifact.save(tmp_path / 'a')
     loaded, stored = load_artifact(tmp_path / 'a'), artifact.as_stored()
     assert equal(loaded.state_dict(), stored.state_dict())
     assert list(loaded.state_dict()) == list(small_model.state_dict())
     assert equal(loaded.stored_weights(), artifact.stored_weights())
-    assert loaded.config == dataclasses.replace(config, weights_sha256='', ledger={})
+    assert loaded.config == artifact.config
     assert (set(loaded.rounded) | set(loaded.generator.names)) == {
         name for name, tensor in loaded.state_dict().items() if tensor.dim() > 1} or not loaded.storage.quantization
 
@@ -92,7 +95,7 @@ def test_a_shipped_one_is_written_byte_by_byte(name, tmp_path):
 def test_what_has_changed_since_is_written_as_it_is_now(tmp_path):
     artifact = timm_sbs.load(SHIPPED)
     coarser = artifact.quantized(QuantizationConfig((3.,) * 5))
-    assert coarser.save(tmp_path / 'a').ledger['predictor'] < 0.8 * artifact.save(tmp_path / 'b').ledger['predictor']
+    assert coarser.ledger()['predictor'] < 0.8 * artifact.ledger()['predictor']
     dataclasses.replace(artifact, kept={**artifact.kept, 'linear.bias': torch.ones(10)}).save(tmp_path / 'c')
     assert load_artifact(tmp_path / 'c').kept['linear.bias'].mean() > 0.9
 
@@ -114,14 +117,13 @@ def test_rounded_weights_are_integers_times_their_steps(small_model, tmp_path):
     assert len(some.config.rounded) == len(artifact.rounded) - 1 and 'linear.weight' in some.kept
 
 
-def test_floats_of_rounded_weights(small_model, tmp_path):
-    """An artifact that is not quantized holds them as they are."""
-    rounded = rounded_artifact(small_model)
-    rounded.quantized(None).save(tmp_path)
+def test_floats_of_rounded_weights_are_stored_tensors(small_model, tmp_path):
+    """A run for a quantized predictor writes such artifacts before it rounds."""
+    artifact = fit_quickly(small_model, steps=1, bits=5.)
+    artifact.quantized(None).save(tmp_path)
     loaded = load_artifact(tmp_path)
-    assert loaded.steps == rounded.steps and equal(loaded.rounded, rounded.rounded)
-    again = loaded.quantized(rounded.storage.quantization)
-    assert equal(again.stored_weights(), rounded.stored_weights())
+    assert artifact.rounded and not loaded.rounded and not loaded.config.rounded
+    assert all(torch.equal(loaded.kept[name], tensor) for name, tensor in artifact.rounded.items())
 
 
 def test_fixed_steps_stay_when_weights_change(small_model):
@@ -170,14 +172,12 @@ def test_an_artifact_does_not_change_with_what_is_made_of_it(small_artifact, tmp
     assert equal(small_artifact.state_dict(), before)
 
 
-def test_results_have_one_level_of_history(small_artifact, tmp_path):
-    first = small_artifact.with_results({'top1': 1., 'unknown': {'noise': [1, 2]}})
-    third = first.with_results({'top1': 3., 'started_from': {'top1': 2., 'started_from': first.results}})
-    assert third.results == {'top1': 3., 'started_from': {'top1': 2.}}
-    third.save(tmp_path)
-    assert load_artifact(tmp_path).results == third.results and first.results['unknown'] == {'noise': [1, 2]}
+def test_results_are_written_as_they_are(small_artifact, tmp_path):
+    artifact = small_artifact.with_results({'top1': 1., 'unknown': {'noise': [1, 2]}})
+    artifact.save(tmp_path)
+    assert load_artifact(tmp_path).results == artifact.results == {'top1': 1., 'unknown': {'noise': [1, 2]}}
     with pytest.raises(ConfigError, match='cannot be written as JSON'):
-        first.with_results({'top1': float('nan')}).save(tmp_path)
+        artifact.with_results({'top1': float('nan')}).save(tmp_path)
 
 
 def test_an_artifact_is_told_in_a_line(artifact):
@@ -194,3 +194,37 @@ def test_folded_predictors_load_as_they_were_fitted(small_model, tmp_path):
     assert len({group.fold for group in artifact.generator.groups}) > 1
     artifact.save(tmp_path)
     assert equal(load_artifact(tmp_path).state_dict(), artifact.state_dict())
+
+
+def test_timm_loads_the_checkpoint_without_this_package(small_folder, tmp_path):
+    output = tmp_path / 'resnet20.safetensors'
+    load_artifact(small_folder).export(output)
+    model = timm.create_model('resnet20_cifar10', checkpoint_path=output)
+    expected = load_artifact(small_folder).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_command_says_how_to_load_it_and_the_licence_goes_with_the_weights(tmp_path, capsys):
+    output = tmp_path / 'a.safetensors'
+    assert cli.main(['export', IMAGENET_SHIPPED, str(output)]) == 0
+    said = capsys.readouterr().out
+    assert f"timm.create_model('resnet18', checkpoint_path='{output}')" in said and 'licence: cc-by-nc-4.0' in said
+    with safe_open(output, framework='pt') as file:
+        assert file.metadata()['license'] == 'cc-by-nc-4.0'
+        assert file.metadata()['license_text'] == (shipped_folder(IMAGENET_SHIPPED) / 'LICENSE').read_text()
+
+
+def test_what_is_exported_is_rounded_as_it_is_stored(small_artifact, tmp_path):
+    """Before the artifact is saved, too."""
+    small_artifact.export(tmp_path / 'a.safetensors')
+    expected = small_artifact.as_stored().state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in load_file(tmp_path / 'a.safetensors').items())
+
+
+def test_nothing_is_left_where_writing_fails(small_artifact, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(SbsError, match='Cannot write'):
+        small_artifact.export(tmp_path / 'file' / 'a.safetensors')
+    with pytest.raises(SbsError, match='must end in .safetensors'):
+        small_artifact.export(tmp_path / 'a.pth')
+    assert not list(tmp_path.glob('*.safetensors'))

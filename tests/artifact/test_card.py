@@ -2,13 +2,11 @@
 import importlib.util
 
 import pytest
-from conftest import PREDICTORS, REPOSITORY, SHIPPED
+from conftest import PREDICTORS, REPOSITORY, SHIPPED, file_bytes
 from huggingface_hub import ModelCard
 
-from timm_sbs import SbsError
-from timm_sbs.artifact.card import artifact_card
-from timm_sbs.artifact.files import artifact_bytes, read_config
-from timm_sbs.artifact.find import shipped_folder
+import timm_sbs
+from timm_sbs.artifact.folder import shipped_folder
 from timm_sbs.common.entries import ENTRIES
 
 CARDS = REPOSITORY / 'hub_cards'
@@ -17,9 +15,8 @@ make_cards = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_cards)
 
 
-def card_of(artifact, folder, results):
-    artifact.with_results(results).save(folder)
-    return artifact_card(folder, 'user/any')
+def card_of(artifact, results):
+    return artifact.with_results(results).card('user/any')
 
 
 def test_there_is_a_card_for_each_entry_and_no_other():
@@ -31,44 +28,44 @@ def test_there_is_a_card_for_each_entry_and_no_other():
 @pytest.mark.parametrize('name', PREDICTORS)
 def test_figures_and_metadata(name):
     card = ModelCard.load(CARDS / f'{name}.md')
-    results = read_config(shipped_folder(name))[0].results
+    results = timm_sbs.load(name).results
     [result] = card.data.eval_results
     assert result.metric_value == results['top1'] and result.dataset_type == 'cifar10'
     assert card.data.library_name == 'timm' and 'timm_sbs' in card.data.tags and card.data.license == 'bsd-2-clause'
     assert f"{results['top1']:.2f} %" in card.text and f"{results['original_top1']:.2f} %" in card.text
-    assert f'{artifact_bytes(shipped_folder(name)):,} (both files' in card.text
+    assert f'{file_bytes(shipped_folder(name)):,} (both files' in card.text
 
 
-def test_a_users_artifact_is_loaded_by_its_repository(small_folder):
-    card = artifact_card(small_folder, 'user/mine')
+def test_a_users_artifact_is_loaded_by_its_repository(small_artifact):
+    card = small_artifact.card('user/mine')
     assert "timm.create_model('hf-hub:user/mine', pretrained=True)" in card
     assert ModelCard(card).data.eval_results is None and 'top-1' not in card  # nothing was measured
-    borrowed = artifact_card(small_folder, f'user/{SHIPPED}')
+    borrowed = small_artifact.card(f'user/{SHIPPED}')
     assert f"'hf-hub:user/{SHIPPED}'" in borrowed  # another one's repository is not the entry's
 
 
-def test_what_the_trainer_records_is_told(small_artifact, tmp_path):
-    card = ModelCard(card_of(small_artifact, tmp_path, {
+def test_what_the_trainer_records_is_told(small_artifact):
+    card = ModelCard(card_of(small_artifact, {
         'original_hub_id': 'timm/resnet18.a1_in1k', 'dataset': 'flowers', 'top1': 81.25, 'original_top1': 84.5,
-        'images': 400, 'seed': 3, 'distillation_steps': 1200, 'data_free': 'noise', 'unlabelled': 'a, b',
+        'images': 400, 'seed': 3, 'distillation_steps': 1200, 'data_free': True, 'unlabelled': 'a, b',
         'holdout_images': 2000, 'holdout_divergence': 0.01234, 'holdout_agreement': 97.25}))
     assert card.data.base_model == 'timm/resnet18.a1_in1k' and card.data.datasets == ['flowers']
     assert card.data.eval_results[0].metric_value == 81.25
-    for text in ('84.50 %', '81.25 %', '1,200 steps of distillation', 'synthetic images: noise', 'seed: 3',
-                 'images without labels: a, b',
+    for text in ('84.50 %', '81.25 %', '1,200 steps of distillation', 'seed: 3',
+                 'synthetic images: inverted from the original', 'images without labels: a, b',
                  'divergence from the original 0.0123, agreement 97.25 %, on 2,000 training images'):
         assert text in card.text, text
 
 
-def test_agreement_is_shown_where_it_is_known(small_artifact, tmp_path):
+def test_agreement_is_shown_where_it_is_known(small_artifact):
     results = {'top1': 80., 'original_top1': 90., 'images': 1300, 'measured_on': 'an easy sample'}
-    card = card_of(small_artifact, tmp_path, {**results, 'agreement': 94.25})
+    card = card_of(small_artifact, {**results, 'agreement': 94.25})
     assert '| same class as the original, 1,300 images, an easy sample |  | 94.25 % |' in card
     assert 'those of the original: the same class for 94.25 % of the images.' in card
-    card = card_of(small_artifact, tmp_path, results)
+    card = card_of(small_artifact, results)
     assert 'those of the original.\n' in card and 'same class' not in card
     assert ModelCard(card).data.eval_results is None  # on other images than the data set's own
-    assert 'cosine similarity' in card_of(small_artifact, tmp_path, {'agreement': 94.25})
+    assert 'cosine similarity' in card_of(small_artifact, {'agreement': 94.25})
 
 
 @pytest.mark.parametrize('results, says', [
@@ -77,16 +74,7 @@ def test_agreement_is_shown_where_it_is_known(small_artifact, tmp_path):
      'rounding by second order, 8 steps of distillation, rounded'),
     ({'started_from': {'rounding_error': 0.1, 'statistics_images': 50}, 'quantization_steps': 8},
      'rounding by second order; then 8 steps of distillation, rounded'),
-    ({'before_quantization': {'reconstruction_steps': 9, 'second_order_steps': 0}},
-     '9 steps of reconstruction; then rounding without data'),
+    ({'reconstruction_steps': 9, 'second_order_steps': 0}, '9 steps of reconstruction'),
     ({}, 'not recorded')])
-def test_phases_of_a_run_and_of_that_it_started_from(small_artifact, tmp_path, results, says):
-    assert f'- phases: {says}\n' in card_of(small_artifact, tmp_path, results)
-
-
-def test_no_card_without_an_artifact(tmp_path, small_folder):
-    with pytest.raises(SbsError, match='is not an artifact: config.json not found'):
-        artifact_card(tmp_path, 'user/none')
-    (small_folder / 'model.safetensors').unlink()
-    with pytest.raises(SbsError, match='is not an artifact: model.safetensors not found'):
-        artifact_card(small_folder, 'user/none')
+def test_phases_of_a_run_and_of_that_it_started_from(small_artifact, results, says):
+    assert f'- phases: {says}\n' in card_of(small_artifact, results)

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from timm_sbs.artifact.files import MAX_CONFIG_BYTES, artifact_bytes, read_config, read_license, write_files
+from timm_sbs.artifact.files import MAX_CONFIG_BYTES, read_config, read_license, write_files
 from timm_sbs.common.errors import ArtifactError, ConfigError, SbsError
 
 
@@ -29,8 +29,6 @@ def test_a_folder_without_one(small_folder):
     (small_folder / 'config.json').unlink()
     with pytest.raises(ArtifactError, match='is not an artifact: config.json not found'):
         read_config(small_folder)
-    with pytest.raises(ArtifactError, match='is not an artifact: config.json not found'):
-        artifact_bytes(small_folder)
 
 
 @pytest.mark.parametrize('change, says', [
@@ -39,7 +37,7 @@ def test_a_folder_without_one(small_folder):
     (lambda s: s.update(format_version='1'), 'no valid sbs.format_version'),
     (lambda s: s.update(sparsity=1), 'unknown field .sparsity.*pip install --upgrade timm_sbs'),
     (lambda s: s.setdefault('ordering', {}).update(second=1), 'unknown field .second.*pip install --upgrade'),
-    (lambda s: s.update(predictor={'width': 'wide'}), 'must be of type int')])
+    (lambda s: s.update(predictor={'width': 'wide'}), 'must be an integer')])
 def test_structure_that_is_not_known_or_wrong(small_folder, change, says):
     edit(small_folder, lambda root: change(root['sbs']))
     with pytest.raises(SbsError, match=says):
@@ -94,7 +92,7 @@ def test_a_write_that_fails_leaves_the_old_files(small_folder, tmp_path, monkeyp
         with pytest.raises(ArtifactError, match='Cannot write .*No space left'):
             write_files(folder, {'model.safetensors': b'new', 'config.json': b'new'})
     assert {path.name: path.read_bytes() for path in small_folder.iterdir()} == before
-    assert not (tmp_path / 'new').exists()
+    assert not any(path.is_file() for path in (tmp_path / 'new').rglob('*'))
     (tmp_path / 'file').write_text('')
     with pytest.raises(ArtifactError, match='Cannot write'):
         write_files(tmp_path / 'file' / 'out', {'config.json': b''})

@@ -8,13 +8,13 @@ import os
 import numpy as np
 import pytest
 import torch
+from conftest import file_bytes
 from safetensors.torch import load_file, save
 
 import timm_sbs
-from timm_sbs.artifact.export import export_checkpoint
-from timm_sbs.artifact.folder import artifact_ledger, coded_ordering, load_artifact
+from timm_sbs.artifact.files import read_config
+from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.artifact.original import load_original
-from timm_sbs.artifact.quantize import quantize_artifact
 from timm_sbs.common.errors import ArtifactError, SbsError
 
 
@@ -111,8 +111,8 @@ def test_settings_that_do_not_fit(small_folder, change, says):
     (lambda t: t.update({'extra': torch.zeros(1)}), "'extra'"),
     (lambda t: t['kept.bn1.bias'].fill_(float('nan')), 'not finite'),
     (lambda t: t.update(ordering=torch.cat([t['ordering'], t['ordering']])), 'ordering.*up to'),
-    (lambda t: t.update(ordering=t['ordering'][:-1]), 'model.safetensors: The coded ordering is damaged'),
-    (lambda t: t.update(ordering=t['ordering'][:-400]), 'model.safetensors: The coded ordering is damaged')])
+    (lambda t: t.update(ordering=t['ordering'][:-1]), 'model.safetensors: The coded integers are damaged'),
+    (lambda t: t.update(ordering=t['ordering'][:-400]), 'model.safetensors: The coded integers are damaged')])
 def test_tensors_that_do_not_fit(small_folder, change, says):
     rewritten(small_folder, change)
     with pytest.raises(SbsError, match=says):
@@ -131,11 +131,10 @@ def test_what_cannot_be_read_again_is_not_written(small_artifact, tmp_path):
 
 
 def test_sizes_are_known_before_writing(small_artifact, tmp_path):
-    expected = artifact_ledger(small_artifact, coded_ordering(small_artifact))
-    written = small_artifact.save(tmp_path).ledger
-    files = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
-    assert expected['file'] == files['model.safetensors'] and expected['config'] == files['config.json']
-    assert expected['total'] == sum(files.values()) and written.items() <= expected.items()
+    expected = small_artifact.ledger()
+    small_artifact.save(tmp_path)
+    assert expected['total'] == file_bytes(tmp_path) and read_config(tmp_path)[0].ledger.items() <= expected.items()
+    assert expected['config.json'] == (tmp_path / 'config.json').stat().st_size
 
 
 def test_a_tilde_is_the_home_folder(small_artifact, tmp_path, monkeypatch):
@@ -144,7 +143,6 @@ def test_a_tilde_is_the_home_folder(small_artifact, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small_artifact.save('~/a')
     assert timm_sbs.load('~/a').base.name == timm_sbs.load('local-dir:~/a').base.name == small_artifact.base.name
-    export_checkpoint('~/a', '~/a.safetensors')
+    small_artifact.export('~/a.safetensors')
     load_original('local-dir:~/a')
-    quantize_artifact('~/a', '~/b')
-    assert {path.name for path in tmp_path.iterdir()} == {'a', 'a.safetensors', 'b'}
+    assert {path.name for path in tmp_path.iterdir()} == {'a', 'a.safetensors'}

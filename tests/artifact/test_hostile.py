@@ -18,12 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from timm_sbs.artifact.card import artifact_card
-from timm_sbs.artifact.describe import describe_artifact
-from timm_sbs.artifact.find import shipped_folder
-from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.artifact.folder import load_artifact, shipped_folder
 from timm_sbs.common.errors import SbsError
-from timm_sbs.plots.artifacts import draw_ledger
+from timm_sbs.plots.plot import draw_ledger
 from timm_sbs.predictor import base_model
 
 MEGABYTES = 200
@@ -68,7 +65,7 @@ def at(*keys):
     at('sbs', 'predictor', 'width')(1 << 20),  # 10^12 parameters
     at('sbs', 'predictor', 'activation')('os.system'),
     at('sbs', 'encoding', 'num_frequencies')(65536),
-    at('sbs', 'pointwise_size')(1 << 30),
+    at('sbs', 'rounded')(['layer1.0.conv1.weight']),
     at('sbs', 'quantization')({'layer_bits': [2.0] * 100_000}),
     at('sbs', 'base')('vgg19'),
     at('sbs', 'base')('../../etc/passwd'),
@@ -290,7 +287,7 @@ def test_corruptions_under_a_right_checksum_are_refused_or_give_a_complete_model
 
 TOLD = [path for path in PATHS if path[:2] in (('sbs', 'ledger'), ('sbs', 'results'))] + [('pretrained_cfg', 'license')]
 NEW = st.sampled_from([('sbs', 'results', name) for name in (
-    'started_from', 'before_quantization', 'dataset', 'unlabelled', 'measured_on', 'agreement', 'images', 'surprise')])
+    'started_from', 'data_free', 'dataset', 'unlabelled', 'measured_on', 'agreement', 'images', 'surprise')])
 
 
 @few_or_all(60, 600)
@@ -300,7 +297,8 @@ def test_what_is_told_of_an_artifact_is_harmless(folder, count):
     @given(changes_of(st.sampled_from(TOLD) | NEW))
     def check(changes):
         write_changed(folder, changes)
-        for tell in (describe_artifact, lambda folder: artifact_card(folder, 'user/any'), draw_ledger):
+        for tell in (lambda folder: load_artifact(folder).describe(),
+                     lambda folder: load_artifact(folder).card('user/any'), draw_ledger):
             try:
                 told = tell(folder)
             except SbsError as e:

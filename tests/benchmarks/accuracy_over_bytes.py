@@ -128,7 +128,7 @@ class Network:
         steps = self.args.nern_steps
         artifact = timm_sbs.fit(
             self.original, pct=20, **NERN, images=f'{self.args.data_dir}/train', second_order_steps=0,
-            distillation_steps=steps, eval_interval=steps, lr=3e-4, feature_weight=[1])
+            distillation_steps=steps, eval_interval=steps, lr=3e-4, feature_weight=1)
         with tempfile.TemporaryDirectory() as folder:
             artifact.save(folder)
             yield self.point("NeRN's configuration", f'20 %, float16, {steps} steps',

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Subset
 from torch.utils.flop_counter import FlopCounterMode
 
 import timm_sbs
-from timm_sbs.artifact.ledger import sizes
 
 HERE = Path(__file__).parent
 RESNET20 = HERE.parent / 'data' / 'resnet20_cifar10.safetensors'
@@ -67,9 +66,9 @@ def generated_error(artifact: timm_sbs.Artifact, original: nn.Module) -> float:
 
 def artifact_sizes(folder: Path) -> dict[str, int]:
     """Bytes of an artifact's two files, of its ordering, and the predictor's parameters."""
-    ledger = sizes(json.loads((folder / FILES[0]).read_text())['sbs']['ledger'])
-    return {'bytes': sum((folder / name).stat().st_size for name in FILES),
-            'ordering_bytes': ledger['ordering'], 'parameters': ledger['predictor_parameters']}
+    ledger = timm_sbs.load(folder).ledger()
+    return {'bytes': ledger['total'], 'ordering_bytes': ledger['ordering'],
+            'parameters': ledger['predictor_parameters']}
 
 
 def generation_flops(artifact: timm_sbs.Artifact) -> int:

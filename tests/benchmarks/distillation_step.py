@@ -29,7 +29,7 @@ from torch import Tensor
 import timm_sbs
 from timm_sbs.training.loop import Context
 from timm_sbs.training.phase_settings import Distillation
-from timm_sbs.training.phases.distillation import TrainingImages, distill
+from timm_sbs.training.phases.distillation import distill
 
 # Of each network: what it is loaded from, per cent of the predictor, pixels, images of a batch, rounds.
 CASES = {
@@ -48,7 +48,7 @@ class Clock(Context):
         self.seconds: list[float] = []
         self._before = time.perf_counter()
 
-    def step_done(self, step: int, state: object) -> None:
+    def step_done(self, step: int, module: object) -> None:
         synchronize()
         now = time.perf_counter()
         self.seconds.append(now - self._before)
@@ -59,10 +59,9 @@ class Repeated:
     """The same batch for ever: reading images is no part of a step."""
 
     def __init__(self, images: Tensor) -> None:
-        labels = torch.zeros(len(images), dtype=torch.long)
-        self._batch = images, labels, labels
+        self._batch = images
 
-    def starting_at(self, number: int) -> Iterator[tuple[Tensor, ...]]:
+    def starting_at(self, number: int) -> Iterator[Tensor]:
         return itertools.repeat(self._batch)
 
 
@@ -103,7 +102,7 @@ def measured(name: str, batch_size: int | None, accelerator: Accelerator) -> dic
     parts: dict[str, Callable[[], None]] = {
         'original forward': original_forward, 'network forward and backward': network_both_ways,
         'predictor forward and backward': predictor_both_ways}
-    batches = TrainingImages(Repeated(images.pin_memory() if torch.cuda.is_available() else images))
+    batches = Repeated(images.pin_memory() if torch.cuda.is_available() else images)
     settings = Distillation(steps=STEPS, eval_interval=100)
     times: dict[str, list[float]] = {part: [] for part in [*parts, 'step']}
     for _ in range(rounds):

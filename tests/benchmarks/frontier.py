@@ -79,7 +79,7 @@ def main() -> None:
             continue
         folder = args.runs / name
         if not (folder / FILES[0]).is_file():
-            timm_sbs.fit(originals[network], output=folder, license='bsd-2-clause', feature_weight=[1],
+            timm_sbs.fit(originals[network], output=folder, license='bsd-2-clause', feature_weight=1,
                          images=f'{args.data_dir}/train', **fields)
         measured = json.loads((folder / FILES[0]).read_text())['sbs']['results']
         point = {

@@ -27,11 +27,11 @@ def rounded_by_channel(original: nn.Module, images: Batches) -> Iterator[tuple[s
     """Name, bytes and model of each rounding: to the nearest, and by second order, where each column's error is made up
     for by those after it. Biases and BatchNorm means are corrected, and what has one dimension is stored as float16."""
     state = {name: tensor.detach() for name, tensor in original.state_dict().items()}
-    specs = timm_sbs.load('sbs_resnet18_15pct').generator.specs
-    uses = find_uses(original, specs, images[0][0][:1])
+    names = timm_sbs.load('sbs_resnet18_15pct').generator.names
+    uses = find_uses(original, names, images[0][0][:1])
     count = sum(len(batch) for batch, _ in images)
     moments, _ = collect_statistics(original, uses, (batch for batch, _ in images), count, Context().accelerator, 0)
-    divergence = ExpectedDivergence(specs, state, uses, moments, DAMPING[1])
+    divergence = ExpectedDivergence({name: state[name] for name in names}, uses, moments, DAMPING[1])
     size = 2 * sum(tensor.numel() for tensor in state.values() if tensor.dim() == 1)
     for bits in BITS:
         for how in ('nearest', 'second order'):

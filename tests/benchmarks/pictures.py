@@ -6,13 +6,18 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from table_makers.sources import REPOSITORY, file_bytes, ledger_of, network_name, results_of
 
-from timm_sbs.plots.style import COLOURS, THEMES, save, themed
+from timm_sbs.plots.plot import COLOURS, STYLE, save
 
+DARK = {
+    **dict.fromkeys(['figure.facecolor', 'axes.facecolor', 'savefig.facecolor', 'legend.facecolor'], '#0d1117'),
+    **dict.fromkeys(['text.color', 'axes.labelcolor', 'xtick.color', 'ytick.color'], '#e6edf3'),
+    **dict.fromkeys(['axes.edgecolor', 'grid.color', 'legend.edgecolor'], '#30363d')}
 Points = Iterable[tuple[float, float]]
 CIFAR_CURVES = {  # methods of frontier.json and accuracy_over_bytes.json: words and lines
     'rounding': ('ours, rounded and trained', 'o-'), 'rounding, untrained': ('ours, rounded, no training', 'o--'),
@@ -142,8 +147,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', nargs='+', choices=[*PICTURES], default=[*PICTURES])
     for name in parser.parse_args().only:
-        for theme, suffix in zip(THEMES, ('', '_dark')):
-            with themed(theme):
+        for colours, suffix in (({}, ''), (DARK, '_dark')):
+            with rc_context({**STYLE, **colours}):
                 save(PICTURES[name](), REPOSITORY / 'tests' / 'benchmarks' / 'results' / f'{name}{suffix}.png')
 
 

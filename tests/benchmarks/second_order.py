@@ -55,7 +55,7 @@ def main() -> None:
                 fields['reconstruction_steps'] = int(START_STEPS * done['2000', pct, seed]['seconds'] / start)
             else:
                 fields.update(second_order_steps=STEPS, distillation_steps=0, **(
-                    dict(data_free='inversion') if kind == 'inversion'
+                    dict(data_free=True) if kind == 'inversion'
                     else dict(images=f'{args.data_dir}/train', statistics_images=int(kind))))
             artifact, seconds = timed(lambda fields=fields: timm_sbs.fit(original, **fields))
             entry['runs'].append({

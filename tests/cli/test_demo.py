@@ -6,7 +6,7 @@ import timm
 from conftest import SHIPPED
 
 from timm_sbs.artifact.files import read_config
-from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.folder import shipped_folder
 from timm_sbs.cli import main as cli
 from timm_sbs.cli.demo import FOLDER, demo_batches, load_demo_images
 from timm_sbs.data.accuracy import evaluate

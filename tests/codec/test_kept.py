@@ -1,23 +1,26 @@
 import copy
+from types import MappingProxyType
 
 import pytest
 import timm
 import torch
 from torch import nn
 
-from timm_sbs.codec.coded_tensors import decode_kept, encode_kept
-from timm_sbs.codec.kept import dequantize_kept, quantize_kept, stored_kept
+from timm_sbs.codec.kept import dequantize_kept, kept_codes_shape, quantize_kept, stored_kept
+from timm_sbs.codec.tensor_file import decode_quantized, encode_quantized
 from timm_sbs.common.config import QuantizationConfig, StorageConfig
 from timm_sbs.predictor.base_model import norm_eps
 
 
-def stored(kept, bits=8, eps=None):
+def stored(kept, bits=8, eps=MappingProxyType({})):
     """As training sees them, which must be what is written and read."""
     config = QuantizationConfig(kept_bits=bits)
-    found = stored_kept(kept, StorageConfig(quantization=config), eps or {})
+    found = stored_kept(kept, StorageConfig(quantization=config), eps)
     floats = {name: tensor for name, tensor in kept.items() if tensor.is_floating_point()}
-    read = decode_kept(encode_kept(floats, config, eps or {}).numpy(), floats, bits)
-    assert all(torch.equal(tensor, found[name]) for name, tensor in read.items())
+    code_shapes = {name: kept_codes_shape(name, tensor) for name, tensor in floats.items()}
+    data = encode_quantized(quantize_kept(floats, config, eps))
+    for name, part in decode_quantized(data, floats, code_shapes).items():
+        assert torch.equal(dequantize_kept(part, bits).to(found[name].dtype), found[name])
     return found
 
 

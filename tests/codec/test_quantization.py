@@ -7,8 +7,8 @@ from timm_sbs.codec.quantization import (
     dequantize,
     layer_names,
     leaning_to_exact,
+    predictor_codes,
     quantize,
-    quantize_predictor,
     rounded_predictor,
 )
 from timm_sbs.common.config import PredictorConfig, QuantizationConfig
@@ -17,6 +17,10 @@ from timm_sbs.predictor.generator import relative_error
 from timm_sbs.predictor.network import Predictor
 
 BITS = (4., 5., 3.5, 6., 6.)
+
+
+def quantize_predictor(state, config):
+    return {name: quantize(state[name], *codes) for name, codes in predictor_codes(state, config).items()}
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +42,7 @@ def test_what_training_sees_is_what_the_integers_say(state):
     assert set(integers) == set(rounded) == set(state) - {'output_scale'}
     for name, tensor in rounded.items():
         assert torch.equal(dequantize(integers[name]), tensor)
-        assert torch.equal(integers[name].values, integers[name].values.round())
+        assert torch.equal(integers[name].integers, integers[name].integers.round())
 
 
 @pytest.mark.parametrize('bits', [2., 5., 8.])

@@ -36,8 +36,7 @@ def test_json_round_trip_keeps_every_field():
     lambda: PredictorConfig(linear_layers=1),
     lambda: PredictorConfig(activation='exec'),
     lambda: PredictorConfig(extra=-1),
-    lambda: SelectionRule(pointwise_size=0),
-    lambda: ArtifactConfig(base='resnet18', generated=('a',), pointwise_size=65),
+    lambda: SelectionRule(min_weights=-1), lambda: ArtifactConfig(base='resnet18', rounded=('a',)),
     lambda: ArtifactConfig(base='', generated=('a',)),
     lambda: ArtifactConfig(base='resnet18', generated=()),
     lambda: ArtifactConfig(base='resnet18', generated=('a', 'a')),
@@ -50,13 +49,13 @@ def test_wrong_settings_are_refused_when_they_are_made(make):
 
 @pytest.mark.parametrize('change, says', [
     ({'surprise': 1}, "unknown field 'surprise'"),
-    ({'base': 3}, 'field base must be of type str'),
-    ({'generated': 'a.weight'}, 'field generated must be a list of str'),
-    ({'predictor': {'width': True}}, 'field width must be of type int'),
-    ({'predictor': {'width': 2.5}}, 'field width must be of type int'),
+    ({'base': 3}, 'field base is 3, but must be text'),
+    ({'generated': 'a.weight'}, "field generated is 'a.weight', but must be a list"),
+    ({'predictor': {'width': True}}, 'field width is True, but must be an integer'),
+    ({'predictor': {'width': 2.5}}, 'field width is 2.5, but must be an integer'),
     ({'encoding': []}, 'must be a JSON object'),
     ({'ordering': {'order_over': 'row'}}, "order_over is 'row'"),
-    ({'encoding': {'bandwidth': 10 ** 400}}, 'field bandwidth must be of type float'),
+    ({'encoding': {'bandwidth': 10 ** 400}}, 'field bandwidth is 1000.*, but must be a number'),
     ({'predictor': {'width': 10 ** 400}}, 'must be from 1 to'),
 ])
 def test_messages_say_where_and_what(change, says):

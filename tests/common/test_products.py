@@ -42,20 +42,21 @@ def test_settings_of_the_newer_kind_come_back_too():
     assert torch.backends.cuda.matmul.fp32_precision == 'tf32'
 
 
-def test_threads_that_overlap_are_exact_to_their_end():
+def test_threads_wait_for_each_other():
     torch.set_float32_matmul_precision('high')
-    inside, first_is_out, seen = threading.Event(), threading.Event(), []
+    seen = []
 
     def second():
         with float32_products('ieee'):
-            inside.set()
-            first_is_out.wait()
             seen.append(torch.get_float32_matmul_precision())
 
     thread = threading.Thread(target=second)
     with float32_products('ieee'):
         thread.start()
-        inside.wait()
-    first_is_out.set()
+        thread.join(timeout=0.1)
+        assert not seen
+        with float32_products('ieee'):
+            pass
+        assert torch.get_float32_matmul_precision() == 'highest'
     thread.join()
     assert seen == ['highest'] and torch.get_float32_matmul_precision() == 'high'

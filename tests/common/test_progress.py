@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from timm_sbs.common.progress import INTERVAL, LOGGER, Progress, messages, say, silence, warn
+from timm_sbs.common.progress import INTERVAL, LOGGER, Progress, messages, say, warn
 
 
 @pytest.fixture()
@@ -56,7 +56,7 @@ def test_one_process_speaks_for_all(clock, heard):
     assert heard.messages == ['work: 10 of 10 steps, 0 s left', 'words', 'warning: more']
 
 
-def test_on_a_terminal_there_is_a_bar_and_no_line_and_silence_suppresses_both(clock, heard, monkeypatch):
+def test_on_a_terminal_there_is_a_bar_and_no_line_and_quiet_suppresses_both(clock, heard, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -71,7 +71,7 @@ def test_on_a_terminal_there_is_a_bar_and_no_line_and_silence_suppresses_both(cl
                 progress.show(error='0.1')
         say(None, 'words')
 
-    with silence():
+    with messages(quiet=True):
         work()
     assert shown.getvalue() == '' and heard.messages == []
     work()

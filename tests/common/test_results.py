@@ -1,6 +1,6 @@
 import math
 
-from timm_sbs.common.results import earlier, number, text, with_short_history
+from timm_sbs.common.results import block, number, text
 
 
 def test_what_is_not_a_number_or_a_text_was_not_recorded():
@@ -12,7 +12,6 @@ def test_what_is_not_a_number_or_a_text_was_not_recorded():
     assert all(text(results, name) is None for name in ('top1', 'hardware', 'unlabelled', 'long', 'none'))
 
 
-def test_history_has_one_level():
-    results = {'top1': 3, 'started_from': {'top1': 2, 'started_from': {'top1': 1}}, 'before_quantization': None}
-    assert with_short_history(results) == {'top1': 3, 'started_from': {'top1': 2}, 'before_quantization': None}
-    assert earlier(results, 'started_from')['top1'] == 2 and earlier(results, 'before_quantization') == {}
+def test_blocks():
+    results = {'top1': 3, 'started_from': {'top1': 2}, 'versions': None}
+    assert block(results, 'started_from') == {'top1': 2} and block(results, 'versions') == block(results, 'none') == {}

@@ -4,8 +4,7 @@
 """
 from pathlib import Path
 
-from timm_sbs.artifact.card import artifact_card
-from timm_sbs.artifact.find import shipped_folder
+import timm_sbs
 from timm_sbs.common.entries import ENTRIES
 
 CARDS = Path(__file__).parents[2] / 'hub_cards'
@@ -13,7 +12,7 @@ CARDS = Path(__file__).parents[2] / 'hub_cards'
 
 def cards() -> dict[str, str]:
     """All cards by their names."""
-    return {name: artifact_card(shipped_folder(name), f'timm-sbs/{name}') for name in ENTRIES}
+    return {name: timm_sbs.load(name).card(f'timm-sbs/{name}') for name in ENTRIES}
 
 
 def main() -> None:

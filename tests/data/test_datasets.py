@@ -4,12 +4,11 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from timm.data import IterableImageDataset
 
-from timm_sbs.common.errors import SbsError
+from timm_sbs.common.errors import ConfigError, SbsError
 from timm_sbs.data.augmentation import validation_transform
-from timm_sbs.data.datasets import skipped_message
-from timm_sbs.data.loaders import eval_loader, held_out_loader, sample_loader, train_batches
+from timm_sbs.data.datasets import open_training_images
+from timm_sbs.data.loaders import eval_loader
 from timm_sbs.data.settings import ImageSettings
 
 CFG = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
@@ -33,7 +32,7 @@ def test_folders_without_images(tmp_path):
     (tmp_path / 'train' / 'cat').mkdir(parents=True)
     for given in (settings(tmp_path), settings(tmp_path / 'nowhere'), settings(None, images=str(tmp_path))):
         with pytest.raises(SbsError, match="No images could be read from .*: (Found 0 images|there is no such)"):
-            train_batches(given, CFG)
+            open_training_images(given, validation_transform(CFG))
 
 
 def test_a_split_that_is_not_there(image_folder):
@@ -50,9 +49,10 @@ def test_a_split_that_is_not_there(image_folder):
 def test_classes_that_cannot_be_right(image_folder, tmp_path):
     with pytest.raises(SbsError, match="split 'validation' of '.*' has 10 classes, but the model has 1000"):
         eval_loader(settings(image_folder), {**CFG, 'num_classes': 1000})
-    with pytest.raises(SbsError, match="split 'train' of '.*' has 10 classes, but the model has 2"):
-        train_batches(settings(image_folder), {**CFG, 'num_classes': 1}, labelled=True)
-    train_batches(settings(image_folder), {**CFG, 'num_classes': 1000})  # labels are not used
+    with pytest.raises(SbsError, match="has 10 classes, but the model has 2"):
+        eval_loader(settings(image_folder), {**CFG, 'num_classes': 1})
+    transform = validation_transform({**CFG, 'num_classes': 1000})
+    open_training_images(settings(image_folder), transform)  # labels are not used
 
 
 def test_a_class_map_gives_classes_that_have_no_folder(image_folder, tmp_path):
@@ -81,9 +81,9 @@ def damage(folder, monkeypatch):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 4000)
 
 
-@pytest.mark.parametrize('cache, workers', [(0, 0), (0, 2), (1_000_000, 0)])
-def test_what_cannot_be_read_is_replaced_by_the_next(folder, workers, cache, monkeypatch):
-    given = settings(folder, val_split='', workers=workers, image_cache=cache)
+@pytest.mark.parametrize('workers', [0, 2])
+def test_what_cannot_be_read_is_replaced_by_the_next(folder, workers, monkeypatch, caplog):
+    given = settings(folder, val_split='', workers=workers)
     transform = validation_transform(CFG)
     whole = {path.name: transform.batch(transform.single(Image.open(path))[None])[0] for path in folder.iterdir()}
     damage(folder, monkeypatch)
@@ -93,26 +93,16 @@ def test_what_cannot_be_read_is_replaced_by_the_next(folder, workers, cache, mon
     for _ in range(2):
         images = torch.cat([images for images, _ in loader])
         assert torch.equal(images, torch.stack([whole[name] for name in following]))
-    others = ['elsewhere.png', str(folder / '00a.png')]  # of another process
-    assert skipped_message([None, loader, loader], lambda mine: [*mine, *others]) == (
-        f"6 image(s) could not be read and were replaced by others, such as '{folder / '00a.png'}'.")
-
-
-def test_all_loaders_tell_what_they_have_skipped(folder, image_folder, monkeypatch):
-    damage(folder, monkeypatch)
-    given = settings(image_folder, images=str(folder), holdout_images=100)
-    batches, held_out = train_batches(given, CFG), held_out_loader(given, CFG)
-    assert skipped_message([batches, held_out.batches]) is None
-    next(batches.starting_at(0))
-    assert skipped_message([batches]).startswith('5 image(s)')
-    list(held_out.batches)
-    assert skipped_message([batches, held_out.batches]).startswith('5 image(s)')
+    if not workers:
+        told = [record.getMessage() for record in caplog.records]
+        assert len(told) == len(set(told)) == 5
+        assert told[0].startswith(f"warning: image '{folder / '00a.png'}' cannot be read, and is replaced")
 
 
 def test_a_folder_of_which_nothing_can_be_read(tmp_path):
     (tmp_path / 'a.png').write_text('not an image')
     with pytest.raises(SbsError, match="None of 1 images can be read, such as '.*a.png'"):
-        train_batches(settings(tmp_path), CFG)
+        open_training_images(settings(tmp_path), validation_transform(CFG))
 
 
 def test_data_sets_of_torchvision(image_folder):
@@ -124,16 +114,6 @@ def test_data_sets_of_torchvision(image_folder):
         assert all(torch.equal(a, b) for parts in zip(expected, found, strict=True) for a, b in zip(*parts))
 
 
-def test_streams(monkeypatch, tmp_path):
-    """A stand-in for timm's readers of streams, whose packages are not here."""
-    items = [(Image.new('RGB', (32, 32)), number) for number in range(6)]
-    monkeypatch.setattr('timm_sbs.data.datasets.create_dataset', lambda *a, **k: IterableImageDataset(None, items))
-    given = settings(None, dataset='wds/x', no_aug=False, batch_size=4)
-    stream = train_batches(given, CFG).starting_at(7)
-    for _ in range(2):  # the last two images are no batch
-        images, labels = next(stream)
-        assert images.shape == (4, 3, 32, 32) and labels.tolist() == [0, 1, 2, 3]
-    loader, count = sample_loader(given, CFG, 500)
-    assert count == 500 and sum(len(labels) for _, labels in loader) == 6 and held_out_loader(given, CFG) is None
-    with pytest.raises(SbsError, match='--images cannot be combined with a --dataset that is a stream'):
-        train_batches(settings(None, dataset='wds/x', images=str(tmp_path)), CFG)
+def test_streams_are_refused():
+    with pytest.raises(ConfigError, match='--dataset WDS/x is a stream, .*; use a folder .* torch/... or hfds/...'):
+        settings(None, dataset='WDS/x')

@@ -1,5 +1,6 @@
 """Which images are trained on, sampled, held out and validated on."""
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -7,8 +8,9 @@ import torch
 from PIL import Image
 
 from timm_sbs.common.errors import ConfigError, SbsError
+from timm_sbs.data import loaders
 from timm_sbs.data.datasets import ImagesInMemory
-from timm_sbs.data.loaders import eval_loader, held_out_loader, sample_loader, split_indices, train_batches
+from timm_sbs.data.loaders import eval_loader, split_indices
 from timm_sbs.data.settings import ImageSettings
 
 CFG = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
@@ -18,15 +20,29 @@ def settings(folder, **others):
     return ImageSettings(**{'data_dir': str(folder), 'batch_size': 40, 'workers': 0, 'no_aug': True, **others})
 
 
+def process(index=0, count=1):
+    """One of the processes of a run, on the CPU."""
+    return SimpleNamespace(process_index=index, num_processes=count, device=torch.device('cpu'))
+
+
+def train_batches(given, cfg=CFG, accelerator=process(), **others):
+    return loaders.train_batches(given, cfg, accelerator, **others)
+
+
+def sample_and_held_out(given, count, seed=0, accelerator=process()):
+    return loaders.sample_and_held_out(given, CFG, accelerator, count, seed)
+
+
 def seen(batches):
     """The images of some batches, in any order: a set of their values."""
-    return {image.numpy().tobytes() for images, _ in batches for image in images}
+    batches = (batch if isinstance(batch, torch.Tensor) else batch[0] for batch in batches)
+    return {image.numpy().tobytes() for images in batches for image in images}
 
 
 def one_pass(given, *processes):
-    batches = train_batches(given, CFG, 0, *processes)
-    stream = batches.starting_at(0)
-    return seen(next(stream) for _ in range(len(batches.dataset) // (given.batch_size * batches.num_processes)))
+    batches = train_batches(given, CFG, process(*processes))
+    size = given.batch_size * batches.accelerator.num_processes
+    return seen(take(batches, 0, len(batches.dataset) // size))
 
 
 @pytest.mark.parametrize('count, wanted, expected', [
@@ -42,22 +58,22 @@ def test_every_image_is_either_trained_on_or_held_out(count, wanted, expected):
 def test_held_out_images_are_neither_trained_on_nor_sampled(image_folder):
     given = settings(image_folder)
     training, whole = one_pass(given), one_pass(settings(image_folder, holdout_images=0))
-    loader, count = sample_loader(given, CFG, 1000)
-    held_out = held_out_loader(given, CFG)
-    assert (count, held_out.count, len(whole)) == (360, 40, 400)
-    assert training == seen(loader) == whole - seen(held_out.batches)
+    sample, held_out = sample_and_held_out(given, 1000)
+    assert (sample.count, held_out.count, len(whole)) == (360, 40, 400)
+    assert training == seen(sample.batches) == whole - seen(held_out.batches)
     assert len(seen(held_out.batches)) == 40 and not seen(eval_loader(given, CFG)) & whole
 
 
 def test_processes_share_all_of_them(image_folder):
     given = settings(image_folder, holdout_images=45, batch_size=5)
-    parts = [held_out_loader(given, CFG, process, 2) for process in (0, 1)]
+    samples, parts = zip(*(sample_and_held_out(given, 30, 1, process(index, 2)) for index in (0, 1)))
+    sample, held_out = sample_and_held_out(given, 30, 1)
     first, second = (seen(part.batches) for part in parts)
     assert [part.count for part in parts] == [45, 45] and (len(first), len(second)) == (23, 22)
-    assert first | second == seen(held_out_loader(given, CFG).batches)
-    samples = [sample_loader(given, CFG, 30, 1, process, 2) for process in (0, 1)]
-    assert [count for _, count in samples] == [30, 30]
-    assert seen(samples[0][0]) | seen(samples[1][0]) == seen(sample_loader(given, CFG, 30, 1)[0])
+    assert first | second == seen(held_out.batches)
+    assert [part.count for part in samples] == [30, 30]
+    first, second = (seen(part.batches) for part in samples)
+    assert first | second == seen(sample.batches)
     assert len(one_pass(given, 0, 2) | one_pass(given, 1, 2)) == 350  # of 355, in batches of 10
 
 
@@ -73,7 +89,7 @@ def test_folders_of_images_are_added(image_folder):
     count = len(list((image_folder / 'train' / 'cat').iterdir())) + 100
     alone = settings(image_folder, images=folders, data_dir=None, holdout_images=0)
     assert len(train_batches(alone, CFG).dataset) == count
-    assert sample_loader(alone, CFG, 1000)[1] == count
+    assert sample_and_held_out(alone, 1000)[0].count == count
     assert len(train_batches(settings(image_folder, images=folders, holdout_images=0), CFG).dataset) == count + 400
 
 
@@ -99,13 +115,13 @@ def take(batches, start, count):
 
 
 def same(first, second):
-    return all(torch.equal(a, b) for left, right in zip(first, second, strict=True)
-               for a, b in zip(left, right, strict=True))
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize('no_aug', [False, True])
 def test_images_kept_in_memory_are_those_of_the_files(image_folder, no_aug):
-    kept, read = (train_batches(settings(image_folder, no_aug=no_aug, image_cache=cache), CFG) for cache in (10**9, 0))
+    given = settings(image_folder, no_aug=no_aug)
+    kept, read = (train_batches(given, CFG, wanted=wanted) for wanted in (None, 1))
     assert isinstance(kept.dataset, ImagesInMemory) and not isinstance(read.dataset, ImagesInMemory)
     whole = take(read, 0, 10)  # a pass has 9
     assert same(take(kept, 0, 10), whole) and same(take(kept, 8, 2), whole[8:])
@@ -115,20 +131,23 @@ def test_files_are_read_when_images_are_asked_for_and_not_again(image_folder, mo
     opened, original = [], Image.open
     monkeypatch.setattr(Image, 'open', lambda file, *args, **kwargs: (opened.append(file), original(file))[1])
     training = train_batches(settings(image_folder), CFG)
-    validation, uncached = (eval_loader(settings(image_folder, image_cache=cache), CFG) for cache in (10**9, 0))
+    _, held_out = sample_and_held_out(settings(image_folder), 1)
+    validation = eval_loader(settings(image_folder), CFG)
     opened.clear()
     take(training, 0, 10)
     take(training, 3, 9)
     assert len(opened) == 360
-    first = list(validation)
-    assert same(first, validation) and len(opened) == 460
-    assert same(first, uncached) and len(opened) == 560
+    assert seen(held_out.batches) == seen(held_out.batches) and len(opened) == 400
+    list(validation)  # which is looked at once
+    assert len(opened) == 500
 
 
-def test_only_what_fits_and_is_seen_again_is_kept(image_folder):
-    def is_kept(wanted=None, **others):
-        return isinstance(train_batches(settings(image_folder, **others), CFG, wanted=wanted).dataset, ImagesInMemory)
+def test_only_what_fits_and_is_seen_again_is_kept(image_folder, monkeypatch):
+    def is_kept(wanted=None, cfg=CFG):
+        return isinstance(
+            train_batches(settings(image_folder, no_aug=False), cfg, wanted=wanted).dataset, ImagesInMemory)
 
-    assert is_kept(image_cache=360 * 3072) and not is_kept(image_cache=360 * 3072 - 1)
     assert is_kept(wanted=361) and not is_kept(wanted=360)
-    assert not is_kept(no_aug=False, crop_padding=0)  # each time another part is cropped
+    assert not is_kept(cfg={**CFG, 'input_size': (3, 64, 64)})  # each time another part is cropped
+    monkeypatch.setattr(loaders, 'IMAGE_CACHE', 360 * 3072 - 1)
+    assert not is_kept()

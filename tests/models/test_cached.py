@@ -6,7 +6,7 @@ import timm
 import torch
 from huggingface_hub.utils import _cache_assets
 
-from timm_sbs.artifact.find import shipped_folder
+from timm_sbs.artifact.folder import shipped_folder
 from timm_sbs.common.errors import ArtifactError
 from timm_sbs.models import create
 

@@ -16,8 +16,7 @@ from timm.models import save_for_hf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_sbs import SbsError
-from timm_sbs.artifact.find import shipped_folder
-from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.artifact.folder import load_artifact, shipped_folder
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

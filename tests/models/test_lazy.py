@@ -67,11 +67,10 @@ def test_type_checkers_see_what_is_imported_later():
 
 
 def test_public_names_are_listed_and_found():
-    assert set(timm_sbs.__all__) == {'Artifact', 'SbsError', '__version__', 'fit', 'load', 'push_to_hub'}
+    assert set(timm_sbs.__all__) == {'Artifact', 'SbsError', '__version__', 'fit', 'load'}
     assert set(timm_sbs.__all__) <= set(dir(timm_sbs))
     from timm_sbs.artifact.artifact import Artifact
-    from timm_sbs.artifact.load import load
-    from timm_sbs.artifact.push import push_to_hub
-    assert (timm_sbs.Artifact, timm_sbs.load, timm_sbs.push_to_hub) == (Artifact, load, push_to_hub)
+    from timm_sbs.artifact.folder import load
+    assert (timm_sbs.Artifact, timm_sbs.load) == (Artifact, load)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         timm_sbs.nothing

@@ -5,12 +5,12 @@ import torch
 from timm.models import register_model
 
 from timm_sbs.common.errors import TargetError
-from timm_sbs.predictor.base_model import canonical_args, describe_base, first_names, kept_names, named_state
+from timm_sbs.predictor.base_model import BaseModel, canonical_args, first_names, kept_names, named_state
 
 
-def test_describe_base_takes_no_memory_and_matches_the_model():
+def test_the_described_state_takes_no_memory_and_matches_the_model():
     cfg = dict(num_classes=7, input_size=[1, 32, 32])
-    state = describe_base('resnet20_cifar10', {}, cfg)
+    state = BaseModel('resnet20_cifar10', {}, cfg).state
     expected = timm.create_model('resnet20_cifar10', num_classes=7, in_chans=1).state_dict()
     assert list(state) == list(expected)
     assert all(t.is_meta and t.shape == expected[k].shape and t.dtype == expected[k].dtype for k, t in state.items())
@@ -28,7 +28,7 @@ def test_describe_base_takes_no_memory_and_matches_the_model():
 ])
 def test_bases_that_cannot_be_built(base, args, cfg, says):
     with pytest.raises(TargetError, match=says):
-        describe_base(base, args, {'num_classes': 10, 'input_size': [3, 32, 32], **cfg})
+        BaseModel(base, args, {'num_classes': 10, 'input_size': [3, 32, 32], **cfg}).state
 
 
 def test_canonical_args_join_classes_and_channels():
@@ -38,7 +38,7 @@ def test_canonical_args_join_classes_and_channels():
 
 def test_shared_tensors_have_one_first_name_on_any_device():
     cfg = dict(num_classes=1000, input_size=[3, 224, 224])
-    state = describe_base('coat_tiny', {}, cfg)  # its blocks share position encodings
+    state = BaseModel('coat_tiny', {}, cfg).state  # its blocks share position encodings
     real = named_state(timm.create_model('coat_tiny'))
     assert first_names(state) == first_names(real)
     assert first_names(state)['serial_blocks1.1.cpe.proj.weight'] == 'cpe1.proj.weight'
@@ -54,5 +54,5 @@ def test_a_base_that_computes_while_it_is_built_is_described_all_the_same():
         assert float(model[0].weight.detach().abs().sum()) > 0
         return model
 
-    state = describe_base('computes_while_built', {}, dict(num_classes=0, input_size=[2, 8, 8]))
+    state = BaseModel('computes_while_built', {}, dict(num_classes=0, input_size=[2, 8, 8])).state
     assert state['0.weight'].is_meta and state['0.weight'].shape == (4, 2, 3, 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from timm_sbs.common.config import OrderingConfig
-from timm_sbs.common.errors import OrderingError
+from timm_sbs.common.errors import ArtifactError
 from timm_sbs.predictor.ordering import (
     check_permutations,
     kernel_at_position,
@@ -61,5 +61,5 @@ def test_wrong_permutations_are_refused():
     spec, config = SPECS[0], OrderingConfig()
     check_permutations((np.arange(12)[None],), spec, config)
     for rows, says in ((np.zeros((1, 12), np.int64), "'a' is not a permutation"), (np.arange(11)[None], 'shapes')):
-        with pytest.raises(OrderingError, match=says):
+        with pytest.raises(ArtifactError, match=says):
             check_permutations((rows,), spec, config)

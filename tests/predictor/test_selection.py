@@ -81,7 +81,7 @@ def test_names_of_a_config_must_be_weights_of_the_base_model():
     tensor = torch.zeros(4, 4)
     state = {'conv.weight': torch.zeros(2, 1, 3, 3), 'fc.weight': tensor, 'tied.weight': tensor,
              'fc.bias': torch.zeros(4), 'index': torch.zeros(4, 4).long()}
-    assert specs_from_names(['fc.weight'], state, 'base', 2) == [WeightSpec('fc.weight', (4, 4), 2)]
+    assert specs_from_names(['fc.weight'], state, 'base') == [WeightSpec('fc.weight', (4, 4))]
     assert rounded_names([OTHERS], ['conv.weight'], state) == ['fc.weight']
     assert rounded_names(['fc.weight', 'conv.weight'], [], state) == ['conv.weight', 'fc.weight']
     for name, says in (('stem.weight', "no weight 'stem.weight'"), ('tied.weight', "values with 'fc.weight'"),

@@ -61,4 +61,4 @@ def test_a_program_keeps_its_accelerator():
         'again = Accelerator(cpu=True, gradient_accumulation_steps=4)\n'
         'print(own.gradient_accumulation_steps, own.mixed_precision, again.mixed_precision)'))
     assert not done.returncode, done.stderr
-    assert done.stdout.split() == ['4', 'bf16', 'bf16']
+    assert done.stdout.splitlines()[-1] == '4 bf16 bf16'

@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator
 from conftest import started
 
-from timm_sbs.common.config import QuantizationConfig
+from timm_sbs.common.config import QuantizationConfig, to_dict
 from timm_sbs.common.errors import SbsError
-from timm_sbs.training.checkpoints import Checkpoints, artifact_at, artifact_tensors
+from timm_sbs.training.checkpoints import Checkpoints, artifact_tensors
 
 SETTINGS = {'pct': 20.0, 'seed': 0, 'weights': (0.9, 0.99)}
 
@@ -28,7 +28,7 @@ def optimizer_of(accelerator):
 
 
 def save(checkpoints, number, phase=0, state=(), **progress):
-    checkpoints.save(number, {'phase_index': phase, 'step': number, **progress}, {}, None, dict(state))
+    checkpoints.save(number, {'phase_index': phase, 'step': number, **progress}, {'kept': {}}, dict(state))
 
 
 def test_round_trip_of_everything(tmp_path, accelerator, small_model):
@@ -37,7 +37,8 @@ def test_round_trip_of_everything(tmp_path, accelerator, small_model):
     optimizer.step()
     artifact = started(small_model, bits=5.)
     checkpoints = Checkpoints(str(tmp_path), accelerator, SETTINGS)
-    checkpoints.save(7, {'phase_index': 1, 'step': 3}, artifact_tensors(artifact), QuantizationConfig((5.,) * 4),
+    quantization = to_dict(QuantizationConfig((5.,) * 4))
+    checkpoints.save(7, {'phase_index': 1, 'step': 3, 'quantization': quantization}, artifact_tensors(artifact),
                      {'predictor.a': torch.arange(4.)})
     drawn = torch.rand(2)
     accelerator.free_memory()
@@ -45,25 +46,25 @@ def test_round_trip_of_everything(tmp_path, accelerator, small_model):
     _, optimizer = optimizer_of(accelerator)
     again = Checkpoints(str(tmp_path), accelerator, dict(SETTINGS))
     found = again.open('latest')
-    assert found.progress['step'] == 3 and torch.equal(found.tensors()['predictor.a'], torch.arange(4.))
+    assert found.progress['step'] == 3 and torch.equal(found.state()['predictor.a'], torch.arange(4.))
     again.restore(found)
     assert float(optimizer.state_dict()['state'][0]['exp_avg'].sum()) == pytest.approx(0.3)
     assert torch.equal(torch.rand(2), drawn)  # random states too
     assert again.open(str(tmp_path / 'checkpoints' / 'checkpoint-1-0000007')).progress == found.progress
-    other = artifact_at(found, started(small_model, bits=4., seed=1))
+    other = found.artifact(started(small_model, bits=4., seed=1))
     assert other.storage.quantization == QuantizationConfig((5.,) * 4)
-    assert all(torch.equal(tensor, artifact_tensors(artifact)[name])
-               for name, tensor in artifact_tensors(other).items())
+    assert all(torch.equal(tensor, artifact_tensors(artifact)[part][name])
+               for part, tensors in artifact_tensors(other).items() for name, tensor in tensors.items())
 
 
 def test_the_last_two_complete_ones_are_there(tmp_path, accelerator):
     checkpoints = Checkpoints(str(tmp_path), accelerator, SETTINGS)
-    assert checkpoints.open('latest') is None
+    assert checkpoints.open('latest') is checkpoints.open(None) is None
     for phase, number in ((0, 9), (0, 10), (0, 100), (1, 100)):  # the last is that of a phase that begins
         save(checkpoints, number, phase)
-    unfinished = tmp_path / 'checkpoints' / '.checkpoint-1-0000200'
-    unfinished.mkdir()
-    (unfinished / 'progress.json').write_text('{}')
+    unfinished = tmp_path / 'checkpoints' / 'checkpoint-1-0000200'
+    unfinished.mkdir()  # progress.json is written last
+    (unfinished / 'state.pt').write_text('')
     assert checkpoints.open('latest').progress['phase_index'] == 1
     save(checkpoints, 300, 1)
     assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == [
@@ -78,7 +79,7 @@ def test_other_settings_and_other_runs_are_named(tmp_path, accelerator):
     with pytest.raises(SbsError, match=r'was made with pct = 20.0, but this run has 15.0. Resume with the same'):
         other.open('latest')
     with pytest.raises(SbsError, match='holds checkpoints of an earlier run. Continue from them with --resume latest'):
-        other.refuse_those_of_another_run()
+        other.open(None)
 
 
 @pytest.mark.parametrize('text', [None, '{"step": ', '{"step": 1}', '[]', '{"settings": 3}'])
@@ -95,7 +96,8 @@ class Hostile:
 
 
 @pytest.mark.parametrize('name, content', [
-    ('state.safetensors', b'x' * 20), ('optimizer.bin', b'x' * 20), ('optimizer.bin', pickle.dumps(Hostile(), 2))])
+    ('state.pt', b'x' * 20), ('state.pt', pickle.dumps(Hostile(), 2)),
+    ('optimizer.bin', b'x' * 20), ('optimizer.bin', pickle.dumps(Hostile(), 2))])
 def test_damaged_and_hostile_files_are_one_sentence(tmp_path, accelerator, name, content, capfd):
     optimizer_of(accelerator)
     checkpoints = Checkpoints(str(tmp_path), accelerator, SETTINGS)
@@ -103,7 +105,7 @@ def test_damaged_and_hostile_files_are_one_sentence(tmp_path, accelerator, name,
     (tmp_path / 'checkpoints' / 'checkpoint-0-0000001' / name).write_bytes(content)
     found = checkpoints.open('latest')
     with pytest.raises(SbsError, match='could not be read.*Resume from an earlier checkpoint'):
-        found.tensors()
+        found.state()
         checkpoints.restore(found)
     assert 'hostile\n' not in capfd.readouterr().out
 

@@ -5,17 +5,14 @@ import pytest
 import timm
 import torch
 
-from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.training.fit import fit
-from timm_sbs.training.flat_settings import settings_of
-from timm_sbs.training.images import Images, training_images
 
 # Most weights are stored as they are, which takes least time.
 ROUND = dict(bytes='66k', keep=['layer[23].*'], mixed_precision='no', workers=0, distillation_steps=0, quiet=True,
              statistics_images=40, batch_size=20)
 PREDICT = dict(pct=10, keep=['layer3.*'], mixed_precision='no', workers=0, reconstruction_steps=20,
                second_order_steps=3, distillation_steps=2, statistics_images=40, batch_size=20, mixup=0.5, quiet=True)
-DRAWN = dict(data_free='inversion', synthetic_images=40, synthetic_steps=2)
+DRAWN = dict(data_free=True, synthetic_images=40, synthetic_steps=2)
 
 
 @pytest.fixture()
@@ -61,25 +58,10 @@ def test_features_of_headless_networks_are_compared(network, image_folder, image
     assert 'no classifier: its features are compared' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('kwargs, drawn', [
-    (dict(in_chans=1), DRAWN), (dict(in_chans=2), dict(data_free='noise')), (dict(num_classes=0), DRAWN)])
-def test_drawn_images_have_the_channels_of_any_network(network, kwargs, drawn):
-    artifact = fit(network(**kwargs), **ROUND, **drawn)
-    assert artifact.results['statistics_images'] == 40 and artifact.results['data_free'] == drawn['data_free']
-
-
-def test_batches_are_mixed_and_resized_as_asked(images):
-    """The same in a run that is resumed, and larger from step to step."""
-    class InTurn:
-        def starting_at(self, number):
-            return iter([])
-
-    settings = settings_of(dict(data_free='noise', mixup=1., train_size=[16, 32], distillation_steps=9))
-    prepare = training_images(settings, Images(), InTurn(), 10, make_accelerator('no', cpu=True)).prepare
-    batch, labels = images[0][:8], images[1][:8]
-    first, again, other = (prepare(batch.clone(), labels, number, 8)[0] for number in (3, 3, 4))
-    assert torch.equal(first, again) and not torch.equal(first, other) and not torch.equal(first, batch)
-    assert first.shape == batch.shape and prepare(batch.clone(), labels, 3, 0)[0].shape == (8, 3, 16, 16)
+@pytest.mark.parametrize('kwargs', [dict(in_chans=1), dict(in_chans=2), dict(num_classes=0)])
+def test_drawn_images_have_the_channels_of_any_network(network, kwargs):
+    artifact = fit(network(**kwargs), **ROUND, **DRAWN)
+    assert artifact.results['statistics_images'] == 40 and artifact.results['data_free'] == 'inversion'
 
 
 def test_files_that_cannot_be_read_are_told_even_where_a_run_is_quiet(network, image_folder, tmp_path, capsys):
@@ -87,10 +69,10 @@ def test_files_that_cannot_be_read_are_told_even_where_a_run_is_quiet(network, i
     (tmp_path / 'cats' / '003.png').write_text('no picture')
     fit(network(in_chans=1), **{**ROUND, 'statistics_images': 1000}, images=tmp_path / 'cats')
     told = capsys.readouterr().out
-    assert told.startswith('warning: 1 image(s) could not be read') and '003.png' in told and told.count('\n') == 1
+    assert told.count('warning: ') == told.count('\n') == 1 and '003.png' in told
 
 
 def test_a_network_that_has_lost_its_function_is_told(resnet20, image_folder, capsys):
     few = dict(pct=8, keep=['layer3.*'], reconstruction_steps=2, second_order_steps=1, distillation_steps=0)
     fit(resnet20, **{**PREDICT, **few, 'quiet': False}, images=image_folder / 'train')
-    assert 'warning: only ' in capsys.readouterr().out
+    assert 'warning: Only ' in capsys.readouterr().out

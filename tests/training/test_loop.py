@@ -24,7 +24,7 @@ def descend(trained, settings, notes, **options):
         return loss.detach()
 
     groups = [{'params': [trained[0]]}, {'params': [trained[1]], 'lr_scale': 0.5}]
-    optimize('any', settings, groups, take_step, notes, dict, dict, **options)
+    optimize('any', settings, torch.nn.ParameterList(trained), groups, take_step, notes, **options)
     return given
 
 
@@ -43,8 +43,8 @@ def test_groups_have_learning_rates_of_their_own(monkeypatch):
 
 
 class Resumed(Notes):
-    def resume(self, load):
-        load({'seen': torch.ones(1)})
+    def resume(self, module):
+        assert len(module) == 2
         return 3
 
 

@@ -9,6 +9,7 @@ import yaml
 from conftest import started
 
 from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.common.errors import SbsError
 from timm_sbs.training.flat_settings import settings_of
 from timm_sbs.training.plan import open_plan
 from timm_sbs.training.run import Run
@@ -81,29 +82,38 @@ def test_what_is_kept_does_not_change_with_the_training(run_of, small_model):
 
 
 def test_a_resumed_run_goes_on_with_rows_results_and_the_best(run_of, tmp_path, bad):
-    state = {'x': torch.arange(3.)}
+    trained, restored = (torch.nn.Linear(2, 3) for _ in range(2))
     with run_of(output=tmp_path, checkpointing_steps=2) as run:
-        run.begin('reconstruction', 0, 0, bad)
-        assert run.resume(lambda tensors: None) == 0
+        run.begin('reconstruction', 0, bad)
+        assert run.resume(restored) == 0
         for step in range(1, 4):
             run.log(step, {'loss': 1 / step, 'lr': 0.1})
             if step == 2:
                 run.results['reconstruction_error'] = 0.5
                 run.consider(bad, 'step 2', step=2)
-            run.step_done(step, lambda: state)
+            run.step_done(step, trained)
         run.add_row({'phase': 'reconstruction', 'step': 3})  # of after the checkpoint
         written = yaml.safe_load((tmp_path / 'settings.yaml').read_text())
         assert written['checkpointing_steps'] == 2 and written['model'] == 'resnet8_cifar10'
-    found, loaded = [], {}
+    found = []
     with run_of(output=tmp_path, checkpointing_steps=2, resume='latest') as again:
         assert again.results == {'seed': 3, 'reconstruction_error': 0.5}
-        again.begin('reconstruction', 0, 0, bad)
-        assert again.resume(loaded.update) == 2 and torch.equal(loaded['x'], state['x'])
+        again.begin('reconstruction', 0, bad)
+        assert again.resume(restored) == 2 and torch.equal(restored.weight, trained.weight)
         assert again.best.results['reconstruction_error'] == 0.5
         again.consider(bad, 'step 4', step=4)
         found = [(row['step'], row['loss']) for row in rows(tmp_path)]
-        again.begin('distillation', 1, 4, bad)
-        assert again.resume(loaded.update) == 0
+        for step in (3, 4):
+            again.step_done(step, trained)
+        again.begin('distillation', 1, bad)
+        assert again.resume(restored) == 0
     assert found == [('2', '0.5'), ('4', '0.5')]  # neither lost nor doubled
     progress = json.loads((tmp_path / 'checkpoints' / 'checkpoint-1-0000004' / 'progress.json').read_text())
     assert (progress['phase'], progress['step']) == ('distillation', 0) and again.seconds >= progress['seconds']
+
+
+def test_an_output_that_cannot_be_written_to(run_of, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(SbsError, match=r"file/out/settings.yaml' could not be written.*Choose another --output"), \
+            run_of(output=tmp_path / 'file' / 'out'):
+        pass

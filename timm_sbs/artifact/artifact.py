@@ -1,9 +1,9 @@
 """The artifact: a generator, the tensors stored beside it, and timm's description of the original."""
 import dataclasses
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,18 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from timm_sbs.artifact.build import build_around, own_args
+from timm_sbs.artifact.build import build_around
+from timm_sbs.artifact.card import CARD_NAME, artifact_card
+from timm_sbs.artifact.describe import description
 from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, config_text, write_files
 from timm_sbs.artifact.hub import upload
-from timm_sbs.artifact.ledger import measured
+from timm_sbs.artifact.ledger import full_ledger, measured
 from timm_sbs.codec.kept import stored_kept
 from timm_sbs.codec.quantization import predictor_codes, stored_predictor, stored_rounded
 from timm_sbs.codec.tensor_file import Contents, to_tensors
-from timm_sbs.common.config import OTHERS, POINTWISE_SIZE, ArtifactConfig, QuantizationConfig, StorageConfig
-from timm_sbs.common.errors import ConfigError
-from timm_sbs.common.results import with_short_history
+from timm_sbs.common.config import OTHERS, ArtifactConfig, QuantizationConfig, StorageConfig
+from timm_sbs.common.errors import ArtifactError, ConfigError
+from timm_sbs.common.files import replace_files
 from timm_sbs.common.tensors import without_prefix
 from timm_sbs.predictor.base_model import BaseModel, first_names, is_counter, kept_names
 from timm_sbs.predictor.generator import Generator
@@ -29,7 +31,7 @@ from timm_sbs.predictor.selection import rounded_names
 __all__ = ['Artifact']
 
 # Arguments that the artifact itself gives when a model is built.
-_OWN_ARGS = ('pretrained', 'pretrained_cfg', 'model_name', 'base', 'state_dict', 'cfg', 'sources')
+_OWN_ARGS = ('pretrained', 'pretrained_cfg', 'model_name', 'base', 'state_dict', 'cfg', 'sources', 'base_args')
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +45,7 @@ class Artifact:
         kept: Stored tensors: the state dict entries of the base model that are neither generated nor rounded.
         base: The base model, and timm's description of the original weights.
         storage: How the numbers are stored.
-        rounded: Weights that are stored as integers of few bits.
+        rounded: Weights that a quantized artifact stores as integers of few bits, and one of floats as they are.
         steps: Codes of the step sizes of these ('rounded.' and a name), and of those predictor weights ('predictor.')
             whose step sizes do not follow from their bits: they were fixed before training, or read from a file.
         results: Measured figures, and how they were measured: a JSON-ready dict.
@@ -54,8 +56,7 @@ class Artifact:
     Example:
         >>> import timm_sbs
         >>> artifact = timm_sbs.load('sbs_resnet20_cifar10_20pct')
-        >>> artifact.save('copy').base
-        'resnet20_cifar10'
+        >>> artifact.save('copy')
         >>> artifact.create_model(in_chans=1).conv1.weight.shape
         torch.Size([16, 1, 3, 3])
     """
@@ -69,9 +70,6 @@ class Artifact:
     license_text: str | None = None
     source: 'dict[str, Tensor] | Artifact | None' = field(default=None, init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, 'results', with_short_history(self.results))
-
     def __repr__(self) -> str:
         """In one line, for notebooks."""
         return (f"Artifact('{self.base.name}': {len(self.generator.names)} weights generated from "
@@ -83,23 +81,23 @@ class Artifact:
         """What config.json says, but for the checksum and the ledger of a written file."""
         generator = self.generator
         others = rounded_names([OTHERS], generator.names, self.base.state)
+        rounded = self.rounded if self.storage.quantization else ()
         return ArtifactConfig(
             base=self.base.name,
             generated=generator.names,
-            rounded=(OTHERS,) if self.rounded and set(self.rounded) == set(others) else tuple(self.rounded),
+            rounded=(OTHERS,) if rounded and set(rounded) == set(others) else tuple(rounded),
             base_args=self.base.args,
             ordering=generator.config.ordering,
             encoding=generator.config.encoding,
             predictor=generator.config.predictor,
-            pointwise_size=generator.specs[0].pointwise_size if generator.specs else POINTWISE_SIZE,
             storage_dtype=self.storage.dtype,
             quantization=self.storage.quantization,
             results=self.results,
         )
 
     def quantized(self, quantization: QuantizationConfig | None) -> 'Artifact':
-        """The same artifact, to be rounded in this way; with None, to be stored as floats. Rounded weights keep their
-        step sizes."""
+        """The same artifact, to be rounded in this way; with None, a predictor to be stored as floats. Rounded weights
+        keep their step sizes."""
         steps = {name: codes for name, codes in self.steps.items() if name.startswith('rounded.')}
         return dataclasses.replace(
             self, steps=steps, storage=dataclasses.replace(self.storage, quantization=quantization))
@@ -124,7 +122,7 @@ class Artifact:
         return dataclasses.replace(self, results=dict(results)).from_source(self.source)
 
     def from_source(self, source: 'dict[str, Tensor] | Artifact | None') -> 'Artifact':
-        """This artifact, once it is told its source."""
+        """This artifact, which is told its source."""
         object.__setattr__(self, 'source', source)
         return self
 
@@ -156,11 +154,7 @@ class Artifact:
             >>> len(state), state['linear.weight'].shape
             (116, torch.Size([10, 64]))
         """
-        return self._state_dict(_copied({**self.rounded, **self.kept}))
-
-    def _state_dict(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The base model's state dict with these rounded weights and stored tensors."""
-        tensors = {**tensors, **self.generator()}
+        tensors = {**_copied(self.rounded), **_copied(self.kept), **self.generator()}
         for name in self.base.state:
             if is_counter(name):
                 tensors[name] = torch.zeros((), dtype=torch.long, device='cpu')
@@ -185,36 +179,24 @@ class Artifact:
             raise ConfigError(
                 f"create_model of an artifact takes no '{given[0]}': its base model is '{self.base.name}', and the "
                 f'weights are always generated.')
-        return build_around(self.base.name, self.stored_state_dict(), self.base.pretrained_cfg, {},
-                            **own_args(self.base, kwargs))
+        return build_around(self.base.name, self.as_stored().state_dict(), self.base.pretrained_cfg, {},
+                            base_args=self.base.args, **kwargs)
 
-    def stored_state_dict(self) -> dict[str, Tensor]:
-        """That of the written artifact. It shares tensors with the artifact, so it must not be changed."""
-        stored = self.as_stored()
-        return stored._state_dict({**stored.rounded, **stored.kept})
-
-    def tensors(self, ordering: Tensor | None = None) -> dict[str, Tensor]:
-        """The tensors of model.safetensors. ``ordering`` are the coded kernel orderings, if they are there already
-        (:func:`~timm_sbs.artifact.folder.coded_ordering`).
-
-        Raises:
-            ArtifactError: A tensor is not finite.
-            OrderingError: An ordering is not a permutation of its layer's kernels.
-        """
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of model.safetensors. What cannot be stored is refused, see :meth:`save`."""
         if self.source is not None:
-            return self.source.tensors(ordering) if isinstance(self.source, Artifact) else self.source
+            return self.source.tensors() if isinstance(self.source, Artifact) else self.source
         generator = self.generator
         kept, rounded = ({name: tensors[name] for name in self.base.state if name in tensors}  # a reader's order
                          for tensors in (self.kept, self.rounded))
         contents = Contents(
             generator.predictor.state_dict(), generator.frequencies, generator.permutations, kept, rounded, self.steps,
-            self.base.norm_eps if self.storage.quantization else {}, ordering)
+            self.base.norm_eps if self.storage.quantization else {})
         return to_tensors(contents, self.config, generator.specs)
 
-    def files(self, ordering: Tensor | None = None) -> tuple[ArtifactConfig, dict[str, bytes]]:
-        """Configuration, with checksum and size ledger, and contents of the files by their names; see :meth:`tensors`.
-        """
-        tensors = self.tensors(ordering)
+    def files(self) -> tuple[ArtifactConfig, dict[str, bytes]]:
+        """Configuration, with checksum and size ledger, and contents of the files by their names."""
+        tensors = self.tensors()
         data = safetensors.torch.save(tensors)
         config = dataclasses.replace(
             self.config, weights_sha256=hashlib.sha256(data).hexdigest(),
@@ -224,18 +206,52 @@ class Artifact:
             contents[LICENSE_NAME] = self.license_text.encode()
         return config, contents
 
-    def save(self, folder: str | Path) -> ArtifactConfig:
-        """Write the artifact in place of the one that may be in a folder. Other files in it stay.
+    def ledger(self) -> dict[str, int]:
+        """Bytes that :meth:`save` writes, part by part: see :func:`timm_sbs.artifact.ledger.full_ledger`."""
+        config, contents = self.files()
+        return full_ledger(config.ledger, len(contents[CONFIG_NAME]))
 
-        Returns:
-            The configuration as written, with the checksum of the tensors and the size ledger.
+    def describe(self) -> str:
+        """What it is and where its bytes go, as text: what ``timm-sbs info`` shows."""
+        return description(self.config, self.base.pretrained_cfg, self.ledger())
+
+    def card(self, repo_id: str) -> str:
+        """The model card of a repository 'user/name'. Every figure in it is one of the artifact's."""
+        return artifact_card(
+            repo_id, self.config, self.base.pretrained_cfg, self.ledger(), self.license_text is not None)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the artifact in place of the one that may be in a folder. Other files in it stay.
 
         Raises:
             SbsError: A tensor is not finite, an ordering is not a permutation, or the folder cannot be written.
         """
-        config, contents = self.files()
-        write_files(folder, contents)
-        return config
+        write_files(folder, self.files()[1])
+
+    def export(self, file: str | Path) -> None:
+        """Write the base model's complete state dict, which timm loads with ``checkpoint_path``, without this package.
+
+        The file's metadata have the licence of the weights, if it is known, and the text of the artifact's LICENSE, as
+        'license' and 'license_text'.
+
+        Raises:
+            ArtifactError: The name does not end in .safetensors, or the file cannot be written.
+
+        Example:
+            >>> artifact.export('resnet18.safetensors')  # doctest: +SKIP
+            >>> timm.create_model('resnet18', checkpoint_path='resnet18.safetensors')  # doctest: +SKIP
+        """
+        file = Path(expanduser(file))
+        if file.suffix != '.safetensors':
+            raise ArtifactError(f"'{file}' must end in .safetensors, by which timm knows how to read the file.")
+        license = self.base.pretrained_cfg.get('license')
+        metadata = {'format': 'pt', 'license': license, 'license_text': self.license_text}
+        weights = _copied(self.as_stored().state_dict())  # a file has no shared memory
+        data = safetensors.torch.save(weights, metadata={key: text for key, text in metadata.items() if text})
+        try:
+            replace_files({file: data})
+        except OSError as e:
+            raise ArtifactError(f"Cannot write '{file}': {e}.") from e
 
     def push_to_hub(
             self,
@@ -244,16 +260,34 @@ class Artifact:
             revision: str | None = None,
             tag: str | None = None,
             token: str | None = None,
+            card: str | None = None,
     ) -> str:
-        """Publish the artifact: see :func:`timm_sbs.artifact.push.push_to_hub`. It needs no folder of its own.
+        """Publish the artifact on the Hugging Face Hub in one commit.
+
+        Files that the repository has already are not uploaded again, so that a push that broke off goes on when it is
+        repeated, and one without changes makes no commit. A LICENSE that the artifact does not have is deleted there.
+
+        Args:
+            repo_id: 'user/name' or 'organisation/name'; created where there is none.
+            private: Whether it is created as a private repository.
+            revision: Branch to commit to, created where there is none; default: main.
+            tag: New tag of the commit, so that 'user/name@TAG' always is this one. A tag is never moved.
+            token: Of a user who may write there; default: that of the login, or HF_TOKEN.
+            card: Text of the repository's README.md; default: :meth:`card`.
+
+        Returns:
+            Address of the commit, or of the last one where nothing has changed.
+
+        Raises:
+            SbsError: The Hub refuses or cannot be reached, or it has the tag already, for another commit.
 
         Example:
-            >>> artifact.push_to_hub('user/name', tag='v1')  # doctest: +SKIP
-            'https://huggingface.co/user/name/commit/...'
+            >>> artifact.push_to_hub('user/resnet18-sbs', tag='v1')  # doctest: +SKIP
+            'https://huggingface.co/user/resnet18-sbs/commit/...'
+            >>> model = timm.create_model('hf-hub:user/resnet18-sbs@v1', pretrained=True)  # doctest: +SKIP
         """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save(folder)
-            return upload(Path(folder), repo_id, private, revision, tag, token)
+        contents = {**self.files()[1], CARD_NAME: (self.card(repo_id) if card is None else card).encode()}
+        return upload(contents, repo_id, private, revision, tag, token)
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

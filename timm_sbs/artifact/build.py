@@ -11,9 +11,9 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from timm_sbs.common.errors import ConfigError
-from timm_sbs.predictor.base_model import BaseModel, SkipRandomInit
+from timm_sbs.predictor.base_model import SkipRandomInit
 
-__all__ = ['FIELDS', 'SOURCES', 'build_around', 'own_args', 'known_cfg']
+__all__ = ['FIELDS', 'SOURCES', 'build_around']
 
 SOURCES = ('source', 'url', 'file', 'hf_hub_id', 'hf_hub_filename')  # fields of a PretrainedCfg
 FIELDS = {field.name for field in dataclasses.fields(PretrainedCfg)}
@@ -39,31 +39,32 @@ def build_around(
         sources: Mapping[str, Any],
         cache_dir: str | Path | None = None,
         pretrained: bool = True,
+        base_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
 ) -> nn.Module:
     """Let timm build a base model and load its weights, adapting stem and classifier to ``in_chans`` and
     ``num_classes``.
 
     Args:
-        base: timm's name of the architecture.
         state_dict: Complete, at the classes and channels that ``cfg`` says; None: timm looks where ``sources`` say.
-        cfg: timm's description of the weights, see :func:`known_cfg`.
+        cfg: timm's description of the weights, of which only what is known is passed on.
         sources: Where timm finds the weights, for the model's own description.
-        cache_dir: As in timm.
-        pretrained: Whether to load weights at all.
-        **kwargs: Arguments of the base model and of timm.create_model, such as features_only.
+        base_args: The artifact's arguments of the base model, which timm is to remember.
+        **kwargs: The caller's, which go before these, and those of timm.create_model, such as features_only.
 
     Raises:
         ConfigError: The state dict holds something that is not a tensor.
     """
-    passed = {**known_cfg(cfg), **sources, 'architecture': base}
+    passed = {**_known_cfg(cfg), **sources, 'architecture': base}
     own = {'num_classes': passed.get('num_classes'), 'in_chans': (passed.get('input_size') or (3,))[0]}
-    complete = state_dict is not None and not _PARTIAL & kwargs.keys() and all(
+    complete = pretrained and state_dict is not None and not _PARTIAL & kwargs.keys() and all(
         kwargs.get(name) in (None, value) for name, value in own.items())
     if state_dict is not None:
         if not all(isinstance(value, Tensor) for value in state_dict.values()):
             raise ConfigError('The state_dict in pretrained_cfg holds something that is not a tensor.')
         passed['state_dict'] = {name: tensor.as_subclass(_NotCopied) for name, tensor in state_dict.items()}
+    if base_args:
+        kwargs = {**base_args, **kwargs, 'pretrained_model_args': base_args}
     with SkipRandomInit() if complete else nullcontext():
         model = timm.create_model(base, pretrained=pretrained, pretrained_cfg=passed, cache_dir=cache_dir, **kwargs)
     for module in model.modules():
@@ -72,12 +73,7 @@ def build_around(
     return model
 
 
-def own_args(base: BaseModel, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for :func:`build_around`: those of the base model, which timm is to remember, and the caller's."""
-    return {**base.args, **kwargs, **({'pretrained_model_args': base.args} if base.args else {})}
-
-
-def known_cfg(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
+def _known_cfg(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a description that this timm knows, with tuples where JSON has lists. Fields that say whose weights
     are described, and where they are, are left out: the generated ones are others."""
     known: dict[str, Any] = {

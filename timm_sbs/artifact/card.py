@@ -3,15 +3,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from timm_sbs.artifact.describe import describe_rounded, describe_storage
-from timm_sbs.artifact.files import CONFIG_NAME, artifact_bytes, read_config, read_license
-from timm_sbs.artifact.ledger import PARTS, sizes
+from timm_sbs.artifact.ledger import PARTS
 from timm_sbs.common.config import ArtifactConfig
 from timm_sbs.common.entries import ENTRIES
-from timm_sbs.common.results import earlier, number, text
+from timm_sbs.common.results import block, number, text
 
 __all__ = ['CARD_NAME', 'artifact_card']
 
@@ -26,18 +24,14 @@ Results = Mapping[str, Any]
 Table = list[tuple[str, ...]]
 
 
-def artifact_card(folder: str | Path, repo_id: str) -> str:
-    """The card of an artifact in repository 'user/name'. Every figure in it is one of the artifact's.
-
-    Raises:
-        SbsError: The folder is not an artifact.
-    """
-    config, pretrained_cfg = read_config(folder)
-    results, total = config.results, artifact_bytes(folder)
-    ledger = {**sizes(config.ledger), CONFIG_NAME: (Path(folder) / CONFIG_NAME).stat().st_size}
-    name, license = repo_id.partition('/')[2], pretrained_cfg.get('license')
-    registered = timm.get_pretrained_cfg(name) if name in ENTRIES else None
-    entry = ENTRIES[name] if registered and registered.hf_hub_id == repo_id else None
+def artifact_card(
+        repo_id: str, config: ArtifactConfig, pretrained_cfg: Results, ledger: Mapping[str, int], has_license: bool,
+) -> str:
+    """The card of an artifact in repository 'user/name', from what its config.json says; ``ledger`` is that of
+    :meth:`~timm_sbs.artifact.artifact.Artifact.ledger`."""
+    results, license = config.results, pretrained_cfg.get('license')
+    user, _, name = repo_id.partition('/')
+    entry = ENTRIES.get(name) if user == 'timm-sbs' else None
     dataset = entry.dataset if entry else text(results, 'dataset')
     data = ModelCardData(
         license=license or 'unknown', library_name='timm', pipeline_tag='image-classification', tags=_TAGS,
@@ -45,22 +39,21 @@ def artifact_card(folder: str | Path, repo_id: str) -> str:
         **_model_index(name, dataset, results))
     card = ModelCard.from_template(
         data, template_path=str(_TEMPLATE), name=name, source=name if entry else f'hf-hub:{repo_id}', base=config.base,
-        generates=bool(config.generated), comparison=_comparison(results, ledger, total),
-        ledger=[(part, f'{ledger[part]:,}') for part in (*PARTS, CONFIG_NAME) if ledger[part]],
-        making=_making(config), license=license, own_license=read_license(folder) is not None,
+        generates=bool(config.generated), comparison=_comparison(results, ledger),
+        ledger=[(part, f'{ledger[part]:,}') for part in PARTS if ledger[part]],
+        making=_making(config), license=license, own_license=has_license,
         agreement=_percent(results, 'agreement') if number(results, 'top1', 100) is not None else None)
     return str(card).rstrip('\n') + '\n'
 
 
-def _percent(results: Results, name: str) -> str | None:
-    figure = number(results, name, 100)
-    return None if figure is None else f'{figure:.2f} %'
-
-
-def _told(results: Results, name: str, words: str) -> str | None:
+def _told(results: Results, name: str, words: str, most: float = 1e15) -> str | None:
     """A recorded number in words, or None."""
-    figure = number(results, name)
+    figure = number(results, name, most)
     return None if figure is None else words.format(figure)
+
+
+def _percent(results: Results, name: str) -> str | None:
+    return _told(results, name, '{:.2f} %', 100)
 
 
 def _model_index(name: str, dataset: str | None, results: Results) -> dict[str, Any]:
@@ -74,7 +67,7 @@ def _model_index(name: str, dataset: str | None, results: Results) -> dict[str, 
         metric_name='top-1', metric_value=top1)]}
 
 
-def _comparison(results: Results, ledger: Mapping[str, int], total: int) -> Table:
+def _comparison(results: Results, ledger: Mapping[str, int]) -> Table:
     parts = _told(results, 'images', '{:,.0f} images'), text(results, 'measured_on')
     where = ''.join(f', {part}' for part in parts if part)
     rows: Table = []
@@ -84,22 +77,19 @@ def _comparison(results: Results, ledger: Mapping[str, int], total: int) -> Tabl
         same = 'same class as the original' if top1 else 'cosine similarity of the features'
         rows.append((f'{same}{where}', '', agreement))
     rows.append(('bytes', f"{ledger['original']:,} (float32 values)",
-                 f"{total:,} (both files; {100 * total / max(1, ledger['original']):.1f} %)"))
+                 f"{ledger['total']:,} (both files; {100 * ledger['total'] / max(1, ledger['original']):.1f} %)"))
     if (parameters := _told(results, 'original_parameters', '{:,.0f}')) and ledger['predictor_parameters']:
         rows.append(('parameters', parameters, f"{ledger['predictor_parameters']:,} of the predictor"))
     return rows
 
 
-def _phases(results: Results) -> list[str]:
-    """Of each run that an artifact has gone through, the first of them first."""
-    found = [steps for phase, words in _PHASES.items()
-             if (steps := _told(results, f'{phase}_steps', f'{{:,.0f}} steps of {words}')) and steps[0] != '0']
+def _phases(results: Results) -> str:
+    """Of one run."""
+    found = [f'{steps:,.0f} steps of {words}' for phase, words in _PHASES.items()
+             if (steps := number(results, f'{phase}_steps'))]
     if number(results, 'rounding_error') is not None:  # else weights were not rounded before the first step
         found.insert(0, f"rounding by {'second order' if number(results, 'statistics_images') else 'squared error'}")
-    if before := earlier(results, 'before_quantization'):
-        return [*_phases(before), 'rounding without data']
-    started = earlier(results, 'started_from')
-    return [*(_phases(started) if started else []), *([', '.join(found)] if found else [])]
+    return ', '.join(found)
 
 
 def _making(config: ArtifactConfig) -> Table:
@@ -108,15 +98,15 @@ def _making(config: ArtifactConfig) -> Table:
     if held_out:
         held_out += f", agreement {_percent(results, 'holdout_agreement') or 'not measured'}"
         held_out += _told(results, 'holdout_images', ', on {:,.0f} training images') or ''
-    versions = earlier(results, 'versions')
+    runs, versions = (block(results, 'started_from'), results), block(results, 'versions')
     rows = [
-        ('phases', '; then '.join(_phases(results)) or 'not recorded'),
+        ('phases', '; then '.join(filter(None, map(_phases, runs))) or 'not recorded'),
         ('error of the weights after reconstruction', _told(results, 'reconstruction_error', '{:.4f}')),
         ('error of the weights after rounding', _told(results, 'rounding_error', '{:.4f}')),
         ('images for statistics', _told(results, 'statistics_images', '{:,.0f}, without labels')),
         ('images without labels', text(results, 'unlabelled')),
         ('held-out images', held_out),
-        ('synthetic images', text(results, 'data_free')),
+        ('synthetic images', 'inverted from the original' if results.get('data_free') else None),
         ('generated', f'{len(config.generated)} weights; ordering of their kernels: {config.ordering.order_over}'
          if config.generated else None),
         ('rounded', describe_rounded(config) if config.rounded else None),

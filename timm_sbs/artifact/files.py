@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from timm_sbs.common.config import FORMAT_VERSION, ArtifactConfig, from_dict, to_dict
-from timm_sbs.common.errors import ArtifactError, ConfigError, UnknownFieldError
+from timm_sbs.common.errors import ArtifactError, ConfigError
 from timm_sbs.common.fields import require_text
 from timm_sbs.common.files import replace_files
 
 __all__ = [
-    'CONFIG_NAME', 'WEIGHTS_NAME', 'LICENSE_NAME', 'MAX_CONFIG_BYTES', 'artifact_bytes', 'config_text', 'read_config',
-    'read_license', 'write_files',
+    'CONFIG_NAME', 'WEIGHTS_NAME', 'LICENSE_NAME', 'MAX_CONFIG_BYTES', 'config_text', 'read_config', 'read_license',
+    'write_files',
 ]
 
 CONFIG_NAME = 'config.json'
@@ -25,10 +25,7 @@ _UPGRADE = 'A later timm_sbs may read it: pip install --upgrade timm_sbs'
 
 
 def read_config(folder: str | Path) -> tuple[ArtifactConfig, dict[str, Any]]:
-    """Read config.json of an artifact.
-
-    Returns:
-        The sbs block, and timm's pretrained_cfg as a dict.
+    """Read config.json of an artifact: its sbs block, and timm's pretrained_cfg as a dict.
 
     Raises:
         ArtifactError: The file is missing, not JSON, not an artifact's, or of another format.
@@ -52,10 +49,7 @@ def read_config(folder: str | Path) -> tuple[ArtifactConfig, dict[str, Any]]:
         advice = _UPGRADE if version > FORMAT_VERSION else 'Fit it again: that format was never released.'
         raise ArtifactError(f'{path} is of format {version}, but this timm_sbs reads {FORMAT_VERSION}. {advice}')
     information = {name: value if isinstance(value := block.get(name), dict) else {} for name in ('ledger', 'results')}
-    try:
-        config = from_dict(ArtifactConfig, {**block, **information}, f"'sbs' in {path}")
-    except UnknownFieldError as e:
-        raise UnknownFieldError(f'{e} {_UPGRADE}') from None
+    config = from_dict(ArtifactConfig, {**block, **information}, f"'sbs' in {path}")
     if not isinstance(pretrained_cfg, dict):
         raise ArtifactError(f"{path} has no 'pretrained_cfg' object.")
     license = pretrained_cfg.get('license')
@@ -95,19 +89,6 @@ def read_license(folder: str | Path) -> str | None:
         return (data or b'').decode('utf-8') or None
     except ValueError as e:
         raise ArtifactError(f'{path} cannot be read: {e}.') from e
-
-
-def artifact_bytes(folder: str | Path) -> int:
-    """Bytes of both files of a written artifact.
-
-    Raises:
-        ArtifactError: One of them is missing.
-    """
-    paths = [Path(folder) / name for name in (CONFIG_NAME, WEIGHTS_NAME)]
-    for path in paths:
-        if not path.is_file():
-            raise ArtifactError(f"'{folder}' is not an artifact: {path.name} not found.")
-    return sum(path.stat().st_size for path in paths)
 
 
 def config_text(config: ArtifactConfig, pretrained_cfg: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Reading an artifact with suspicion: shapes are compared with the base model's before any values are read."""
+"""Finding and reading an artifact, with suspicion: shapes are compared with the base model's before any values."""
 import hashlib
 from collections.abc import Mapping
 from os.path import expanduser
@@ -6,75 +6,118 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from timm_sbs.artifact import hub
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, read_config, read_license
-from timm_sbs.artifact.ledger import sizes
-from timm_sbs.codec.tensor_file import Slot, encode_ordering, from_tensors, slots
+from timm_sbs.codec.tensor_file import Slot, from_tensors, slots
 from timm_sbs.common.config import ArtifactConfig
-from timm_sbs.common.errors import ArtifactError, OrderingError
+from timm_sbs.common.errors import ArtifactError
 from timm_sbs.predictor.base_model import BaseModel
-from timm_sbs.predictor.generator import Generator, build_predictor
+from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.network import Predictor, num_predictor_parameters
 from timm_sbs.predictor.ordering import output_sizes
 from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.predictor.tokens import WeightSpec
 
-__all__ = ['load_artifact', 'artifact_ledger', 'coded_ordering']
+__all__ = ['load', 'load_artifact', 'find_folder', 'shipped_folder']
+
+
+def load(name: str | Path) -> Artifact:
+    """Read an artifact.
+
+    Args:
+        name: A folder, 'local-dir:FOLDER', 'hf-hub:user/name', 'hf-hub:user/name@revision', or a name such as
+            'sbs_resnet20_cifar10_20pct' of one that ships inside the package.
+
+    Raises:
+        SbsError: There is none, it is damaged, or the Hub cannot be reached.
+
+    Example:
+        >>> import timm_sbs
+        >>> artifact = timm_sbs.load('sbs_resnet20_cifar10_20pct')
+        >>> artifact.base.name, artifact.results['top1']
+        ('resnet20_cifar10', 91.58)
+        >>> artifact.state_dict()['layer1.0.conv1.weight'].shape
+        torch.Size([16, 16, 3, 3])
+        >>> artifact.create_model(num_classes=7).num_classes
+        7
+    """
+    return load_artifact(find_folder(str(name)))
+
+
+def find_folder(name: str) -> Path:
+    """Folder of an artifact, by a name as :func:`load` takes it or by a file in it; of the Hub, in the local cache.
+
+    Raises:
+        ArtifactError: There is none.
+    """
+    if name.startswith('hf-hub:'):
+        return hub.download(name.removeprefix('hf-hub:'))
+    path = Path(expanduser(name.removeprefix('local-dir:')))
+    if path.is_file():
+        path = path.parent
+    if path.is_dir():
+        return path
+    if folder := shipped_folder(name):
+        return folder
+    raise ArtifactError(f"'{name}' is neither a folder nor the name of an artifact. Named ones: "
+                        f"{', '.join(timm.list_models('sbs_*'))}.")
+
+
+def shipped_folder(name: str) -> Path | None:
+    """Folder of an artifact inside the package, or None."""
+    folder = Path(__file__).parent / 'shipped' / name
+    return folder if folder.is_dir() else None
 
 
 def load_artifact(folder: str | Path) -> Artifact:
-    """Read and validate an artifact.
-
-    Args:
-        folder: With config.json and model.safetensors.
+    """Read the artifact of a folder, which holds config.json and model.safetensors.
 
     Raises:
         SbsError: Anything is missing, damaged, newer than this package, or does not fit the base model.
     """
+    folder = Path(expanduser(folder))
     with torch.device('cpu'):  # whatever the default device is
-        return _load(Path(expanduser(folder)))
-
-
-def _load(folder: Path) -> Artifact:
-    config, pretrained_cfg = read_config(folder)
-    base = BaseModel(config.base, config.base_args, pretrained_cfg)
-    specs = tuple(specs_from_names(config.generated, base.state, config.base, config.pointwise_size))
-    predictor = _structure(config, specs)
-    path = folder / WEIGHTS_NAME
-    tensors = _read_tensors(path, config, slots(config, specs, predictor, base.state))
-    try:
-        contents = from_tensors(tensors, config, specs, predictor, base.state)
-    except (ArtifactError, OrderingError) as e:
-        raise type(e)(f'{path}: {e}') from None
-    predictor.load_state_dict(contents.predictor, assign=True)
-    predictor.requires_grad_(False).eval()
-    return Artifact(
-        generator=Generator(config.generator, specs, contents.permutations, contents.frequencies, predictor),
-        kept=contents.kept,
-        base=base,
-        storage=config.storage,
-        rounded=contents.rounded,
-        steps=contents.steps,
-        results=config.results,
-        license_text=read_license(folder),
-    ).from_source(tensors)
+        config, pretrained_cfg = read_config(folder)
+        base = BaseModel(config.base, config.base_args, pretrained_cfg)
+        specs = tuple(specs_from_names(config.generated, base.state, config.base))
+        predictor = _structure(config, specs)
+        path = folder / WEIGHTS_NAME
+        tensors = _read_tensors(path, config, slots(config, specs, predictor, base.state))
+        try:
+            contents = from_tensors(tensors, config, specs, predictor, base.state)
+        except ArtifactError as e:
+            raise ArtifactError(f'{path}: {e}') from None
+        predictor.load_state_dict(contents.predictor, assign=True)
+        predictor.requires_grad_(False).eval()
+        return Artifact(
+            generator=Generator(config.generator, specs, contents.permutations, contents.frequencies, predictor),
+            kept=contents.kept,
+            base=base,
+            storage=config.storage,
+            rounded=contents.rounded,
+            steps=contents.steps,
+            results=config.results,
+            license_text=read_license(folder),
+        ).from_source(tensors)
 
 
 def _structure(config: ArtifactConfig, specs: tuple[WeightSpec, ...]) -> Predictor:
     """The predictor without memory for parameters. Its size is limited by what it generates."""
-    size = num_predictor_parameters(
-        config.generator.feature_width, output_sizes(specs, config.ordering), config.predictor)
+    shape = config.generator.feature_width, output_sizes(specs, config.ordering), config.predictor
+    size = num_predictor_parameters(*shape)
     generated = sum(spec.num_weights for spec in specs)
     if size > generated:
         raise ArtifactError(
             f"{CONFIG_NAME} describes a predictor of {size:,} parameters, more than the {generated:,} weights that it "
             f"generates for '{config.base}', so it is not one that timm_sbs makes.")
     with torch.device('meta'):
-        return build_predictor(config.generator, specs)
+        return Predictor(*shape)
 
 
 def _read_tensors(path: Path, config: ArtifactConfig, expected: Mapping[str, Slot]) -> dict[str, Tensor]:
@@ -107,20 +150,3 @@ def _check_slots(path: Path, config: ArtifactConfig, expected: Mapping[str, Slot
                 f"and '{config.base}'.")
     if surplus := sorted(set(found) - set(expected)):
         raise ArtifactError(f"{path} holds tensor '{surplus[0]}', which no artifact of '{config.base}' has.")
-
-
-def coded_ordering(artifact: Artifact) -> Tensor:
-    """The kernel orderings of an artifact as bytes, for those who measure it several times."""
-    generator = artifact.generator
-    return encode_ordering(generator.permutations, generator.config.ordering, generator.specs)
-
-
-def artifact_ledger(artifact: Artifact, ordering: Tensor | None = None) -> dict[str, int]:
-    """Bytes that :meth:`~timm_sbs.artifact.artifact.Artifact.save` would write: those of
-    :func:`~timm_sbs.artifact.ledger.sizes`, ``config`` (of config.json) and ``total`` (of both files).
-
-    ``ordering`` is what :func:`coded_ordering` returns, if that is known.
-    """
-    config, contents = artifact.files(ordering)
-    found = {**sizes(config.ledger), 'config': len(contents[CONFIG_NAME])}
-    return {**found, 'total': found['file'] + found['config']}

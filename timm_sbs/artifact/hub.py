@@ -2,36 +2,26 @@
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    constants,
-    get_token,
-    snapshot_download,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
-    HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from timm_sbs.artifact.card import CARD_NAME, artifact_card
-from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, read_license
+from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME
 from timm_sbs.common.errors import ArtifactError, SbsError
 
 __all__ = ['create_repository', 'download', 'offline_if_unreachable', 'unreachable', 'upload']
 
-# What the Hub's client raises: its own errors, and those of the HTTP library beneath, which differs between versions.
-NETWORK_ERRORS: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
-# The client has no class of its own for an upload that breaks off.
-UPLOAD_ERRORS: tuple[type[BaseException], ...] = (*NETWORK_ERRORS, RuntimeError, ValueError)
+# What the Hub's client raises: its own errors, those of the HTTP library beneath, which differs between versions,
+# ValueError for names that are none, and RuntimeError for an upload that breaks off.
+HUB_ERRORS: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError)
 LIBRARY = 'timm_sbs'
 PATIENCE = 2.5  # seconds until a host must have answered
 
@@ -57,14 +47,12 @@ def unreachable(url: str) -> str | None:
 
 
 @contextmanager
-def offline_if_unreachable() -> Iterator[str | None]:
-    """Within the block huggingface_hub, whoever calls it, searches its cache alone unless the Hub answers in time.
-
-    Yields:
-        Why it does not, or None.
+def offline_if_unreachable(download: bool = True) -> Iterator[str | None]:
+    """Within the block huggingface_hub, whoever calls it, searches its cache alone, unless something may be downloaded
+    and the Hub answers in time. Yields why it does not, or None.
     """
     before = constants.HF_HUB_OFFLINE
-    why = 'HF_HUB_OFFLINE is set' if before else unreachable(constants.ENDPOINT)
+    why = ('HF_HUB_OFFLINE is set' if before else unreachable(constants.ENDPOINT)) if download else 'it is not asked'
     constants.HF_HUB_OFFLINE = why is not None
     try:
         yield why
@@ -72,29 +60,18 @@ def offline_if_unreachable() -> Iterator[str | None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def download(repo: str, cache_dir: str | Path | None = None, weights: bool = True) -> Path:
-    """Download an artifact, or find it in the local cache.
-
-    Args:
-        repo: 'user/name' or 'user/name@revision'.
-        cache_dir: Cache folder; default: that of huggingface_hub.
-        weights: Whether model.safetensors and a LICENSE are needed too, or only config.json.
-
-    Returns:
-        The folder that holds its files.
+def download(repo: str, cache_dir: str | Path | None = None) -> Path:
+    """Download an artifact, 'user/name' or 'user/name@revision', or find it in the local cache: its folder there.
 
     Raises:
         ArtifactError: The repository, revision or a file does not exist, or cannot be reached.
     """
     repo_id, _, revision = repo.partition('@')
-    needed = [CONFIG_NAME, WEIGHTS_NAME] if weights else [CONFIG_NAME]
     with offline_if_unreachable() as why:
         try:
             folder = Path(snapshot_download(
                 repo_id, revision=revision or None, cache_dir=cache_dir, library_name=LIBRARY,
-                allow_patterns=[*needed, LICENSE_NAME] if weights else needed))
-        except HFValidationError as e:
-            raise ArtifactError(f"'{repo_id}' is not a repository name of the Hub: {_reason(e)}.") from e
+                allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, LICENSE_NAME]))
         except RepositoryNotFoundError as e:
             raise ArtifactError(f"The Hub has no repository '{repo_id}' that you may read. Check the name, and log in "
                                 f'if it is private.') from e
@@ -102,9 +79,9 @@ def download(repo: str, cache_dir: str | Path | None = None, weights: bool = Tru
             raise ArtifactError(f"'{repo_id}' on the Hub has no revision '{revision}'.") from e
         except EntryNotFoundError as e:  # in the cache
             raise _not_cached(repo, why or _reason(e.__cause__ or e)) from e
-        except NETWORK_ERRORS as e:
+        except HUB_ERRORS as e:
             raise ArtifactError(f"'{repo}' cannot be downloaded from the Hub: {_reason(e)}.") from e
-    for name in needed:
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
             raise _not_cached(repo, why) if why else ArtifactError(
                 f"'{repo}' on the Hub is not an artifact: {name} not found.")
@@ -128,27 +105,20 @@ def create_repository(repo_id: str, private: bool = False, token: str | None = N
         raise SbsError(f"Repository '{repo_id}' cannot be created: the Hub cannot be reached ({why}).")
     try:
         HfApi(library_name=LIBRARY).create_repo(repo_id, private=private, exist_ok=True, token=token)
-    except HFValidationError as e:
-        raise SbsError(f"'{repo_id}' is not a repository name of the Hub: {_reason(e)}.") from e
-    except NETWORK_ERRORS as e:
+    except HUB_ERRORS as e:
         raise SbsError(f"Repository '{repo_id}' cannot be created on the Hub: {_reason(e)}. Is the token valid, and "
                        f'may it write there?') from e
 
 
 def upload(
-        folder: Path,
+        contents: Mapping[str, bytes],
         repo_id: str,
         private: bool = False,
         revision: str | None = None,
         tag: str | None = None,
         token: str | None = None,
 ) -> str:
-    """Upload a folder's artifact, with its README.md or else a card, in one commit; see
-    :func:`timm_sbs.artifact.push.push_to_hub`."""
-    own_card, license = folder / CARD_NAME, read_license(folder)
-    card = own_card.read_bytes() if own_card.is_file() else artifact_card(folder, repo_id).encode()
-    contents = {name: (folder / name).read_bytes() for name in (CONFIG_NAME, WEIGHTS_NAME)}
-    contents |= {CARD_NAME: card, **({LICENSE_NAME: license.encode()} if license else {})}
+    """Upload an artifact's files, by their names; see :meth:`~timm_sbs.artifact.artifact.Artifact.push_to_hub`."""
     create_repository(repo_id, private, token)
     api = HfApi(library_name=LIBRARY, token=token)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
@@ -156,16 +126,15 @@ def upload(
     try:
         if revision:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        if not license and api.file_exists(repo_id, LICENSE_NAME, revision=revision):
+        if LICENSE_NAME not in contents and api.file_exists(repo_id, LICENSE_NAME, revision=revision):
             operations.append(CommitOperationDelete(LICENSE_NAME))
         commit = api.create_commit(
             repo_id, operations, commit_message='Upload an artifact of timm_sbs', revision=revision)
         if tag:
             api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=True)  # which leaves one where it is
             tagged = api.model_info(repo_id, revision=tag).sha
-    except UPLOAD_ERRORS as e:
-        raise SbsError(f"The artifact cannot be uploaded to '{repo_id}': {_reason(e)}. Nothing on disk has changed; "
-                       f'push it again later.') from e
+    except HUB_ERRORS as e:
+        raise SbsError(f"The artifact cannot be uploaded to '{repo_id}': {_reason(e)}. Push it again later.") from e
     if tag and tagged != commit.oid:
         raise SbsError(
             f"The artifact was uploaded to '{repo_id}' as commit {commit.oid}, but tag '{tag}' is still at commit "

@@ -1,4 +1,4 @@
-"""The original model: loading it, and what an artifact has to remember of it."""
+"""The original model: loading it, what an artifact remembers of it, and whose weights it is proved to have."""
 import functools
 import json
 from collections.abc import Mapping
@@ -24,13 +24,16 @@ from timm_sbs.common.entries import ENTRIES
 from timm_sbs.common.errors import SbsError, TargetError, short_reason
 from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
 
-__all__ = ['ASKED_ARGS', 'load_original', 'url_and_file', 'describe_original']
+__all__ = ['ASKED_ARGS', 'load_original', 'describe_original', 'proved_description']
 
 # Attribute of a network that a run has built: arguments that its user asked for. timm leaves some out, as drop rates.
 ASKED_ARGS = 'asked_args'
 
 # Fields of timm's pretrained_cfg that name the original or say where it is, which an artifact does not have.
 _NOT_KEPT = ('architecture', 'state_dict', 'custom_load', 'notes')
+# Fields of a pretrained_cfg that tell whose weights it describes, and not how they are used.
+_CLAIMS = ('tag', 'license', 'origin_url', 'paper_name', 'paper_ids', 'description', 'notes', 'source', 'url', 'file',
+           'hf_hub_id', 'hf_hub_filename')
 
 
 def load_original(
@@ -38,12 +41,9 @@ def load_original(
         checkpoint: str | None = None,
         model_args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Create the original model with its trained weights, in eval mode.
+    """Create the original model with its trained weights, those of timm or of a checkpoint file, in eval mode.
 
-    Args:
-        name: timm model name, with or without a tag, or a source such as 'hf-hub:user/name'.
-        checkpoint: File with the weights; without it, timm's own pretrained weights are loaded.
-        model_args: Further arguments of the architecture.
+    ``name`` is timm's, with or without a tag, or a source such as 'hf-hub:user/name'.
 
     Raises:
         TargetError: timm has no such model.
@@ -63,7 +63,7 @@ def load_original(
     return model.requires_grad_(False).eval()
 
 
-def _pretrained(name: str, args: Mapping[str, Any]) -> nn.Module:
+def _pretrained(name: str, args: Mapping[str, Any], download: bool = True) -> nn.Module:
     """With timm's weights from a cache, the Hub or an url; without a wait for hosts that do not answer."""
     source, wanted = name.rpartition(':')[0], 'its pretrained weights'
     try:
@@ -72,15 +72,16 @@ def _pretrained(name: str, args: Mapping[str, Any]) -> nn.Module:
         raise TargetError(f"timm {timm.__version__} has no weights '{name}'. List them with "
                           f"timm.list_pretrained('{split_model_name_tag(name)[0]}*').") from e
     if source.startswith('hf') or (cfg.hf_hub_id and cfg.architecture not in ENTRIES):
-        with offline_if_unreachable() as why:
+        with offline_if_unreachable(download) as why:
             try:
                 return _created(name, wanted, pretrained=True, **args)
             except SbsError as e:
                 if not why:
                     raise
                 raise _out_of_reach(name, 'the Hub', why) from e
-    url, cached = url_and_file(cfg)
-    if url and not cached.is_file() and (why := unreachable(url)):
+    url, file = (cfg.url, Path(urlparse(cfg.url).path).name) if isinstance(cfg.url, str) else cfg.url or ('', '')
+    is_cached = Path(torch.hub.get_dir(), 'checkpoints', file).is_file()
+    if url and not is_cached and (why := unreachable(url) if download else 'it is not asked'):
         raise _out_of_reach(name, urlparse(url).netloc, why)
     return _created(name, wanted, pretrained=True, **args)
 
@@ -88,12 +89,6 @@ def _pretrained(name: str, args: Mapping[str, Any]) -> nn.Module:
 def _out_of_reach(name: str, host: str, why: str) -> SbsError:
     return SbsError(f"The pretrained weights of '{name}' are not in the local cache and {host} cannot be reached "
                     f'({why}). Connect once, or name a file of the weights.')
-
-
-def url_and_file(cfg: PretrainedCfg) -> tuple[str, Path]:
-    """Where an entry's weights are outside of the Hub ('' if they are not), and where torch keeps its download."""
-    url, file = (cfg.url, Path(urlparse(cfg.url).path).name) if isinstance(cfg.url, str) else cfg.url or ('', '')
-    return url, Path(torch.hub.get_dir(), 'checkpoints', file)
 
 
 def _created(name: str, source: str, **kwargs: Any) -> nn.Module:
@@ -112,9 +107,7 @@ def describe_original(
     """What an artifact stores of the original model: its architecture, the arguments that it was created with, as timm
     remembers them, and timm's pretrained_cfg, without sources and with the model's own classes and input size.
 
-    Args:
-        model: The original.
-        model_args: Arguments of its architecture that timm does not remember, or other values for those that it does.
+    ``model_args`` are arguments that timm does not remember, or other values for those that it does.
 
     Raises:
         TargetError: timm has not made the model, or an artifact cannot hold an argument.
@@ -161,3 +154,51 @@ def _usual_args(name: str, num_classes: int, in_chans: int) -> dict[str, Any]:
             return get_model_args(timm.create_model(name, num_classes=num_classes, in_chans=in_chans))
     except Exception:  # such as constructors that compute with their tensors: nothing is usual then
         return {}
+
+
+def proved_description(
+        model: nn.Module,
+        loaded_as: str | None = None,
+        license: str | None = None,
+        base_model: str | None = None,
+) -> dict[str, Any]:
+    """A model's pretrained_cfg without what is not known of its weights: timm gives each model that of its pretrained
+    weights, whether these were loaded, trained further, or never there.
+
+    Their origin is known where they were just loaded by a name that timm or the Hub has, and where they equal those of
+    an entry of timm's registry, as far as these are in the local cache: nothing is downloaded for it.
+
+    Args:
+        model: As timm has made it; trained further or not, in any precision.
+        loaded_as: Name by which its pretrained weights were just loaded, if they were. A local folder's own
+            description proves nothing.
+        license: Of the weights, by the user's word, as the Hub names licences: 'cc-by-nc-4.0'.
+        base_model: Repository of the weights on the Hub, by the user's word.
+
+    Example:
+        >>> proved_description(timm.create_model('resnet18'), license='mit').get('hf_hub_id')  # random weights
+    """
+    described = dict(pretrained_cfg_of(model))
+    loaded = loaded_as is not None and not loaded_as.startswith('local-dir:')
+    if not (loaded or _are_registered(model, described)):
+        described = {name: value for name, value in described.items() if name not in _CLAIMS}
+    told = {'license': license, 'hf_hub_id': base_model}
+    return {**described, **{name: value for name, value in told.items() if value}}
+
+
+def _are_registered(model: nn.Module, described: dict[str, Any]) -> bool:
+    """Whether a model's weights are those of the entry that its description names."""
+    name = (described.get('hf_hub_id') or '').removeprefix('timm-sbs/')
+    if name not in ENTRIES:
+        name = '.'.join(filter(None, [described.get('architecture'), described.get('tag')]))
+    if not timm.is_model_pretrained(name):
+        return False
+    base = describe_original(model)
+    try:
+        expected = _pretrained(name, canonical_args(base.args, base.pretrained_cfg), download=False).state_dict()
+    except SbsError:  # the weights are not in the local cache, or another network's
+        return False
+    state = model.state_dict()
+    return state.keys() == expected.keys() and all(
+        torch.equal(state[name].cpu(), tensor.to(state[name].dtype))
+        for name, tensor in expected.items() if tensor.is_floating_point())

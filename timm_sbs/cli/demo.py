@@ -13,9 +13,7 @@ from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from timm_sbs.artifact.files import artifact_bytes, read_config
-from timm_sbs.artifact.find import find_folder
-from timm_sbs.artifact.ledger import sizes
+from timm_sbs.artifact.folder import load
 from timm_sbs.data.accuracy import Accuracy, evaluate
 from timm_sbs.predictor.base_model import pretrained_cfg_of
 
@@ -28,8 +26,6 @@ SIZE = 32  # pixels of an image
 BATCH = 100
 MODEL = 'sbs_resnet20_cifar10_20pct'
 IMAGENET_MODEL = 'sbs_resnet18_15pct'
-
-Predictions = tuple[tuple[str, float], ...]  # names of classes and their probabilities, the most probable first
 
 
 @dataclass(frozen=True)
@@ -57,58 +53,42 @@ def demo_batches(demo: DemoImages, pretrained_cfg: Mapping[str, Any]) -> Iterato
         yield torch.stack(images), torch.tensor(demo.labels[start:start + BATCH])
 
 
-def classify_images() -> Accuracy:
-    """Create the shipped ResNet-20, classify the shipped images, print the result beside the original's, and return it.
-    """
-    demo, (model, seconds) = load_demo_images(), _created(MODEL)
+def classify_images() -> None:
+    """Create the shipped ResNet-20, classify the shipped images, and print the result beside the original's."""
+    demo, artifact, model = load_demo_images(), load(MODEL), _created(MODEL)
     accuracy = evaluate(model, demo_batches(demo, pretrained_cfg_of(model)), 'classifying')
     original = Accuracy(demo.original['correct'], len(demo.labels))
-    folder = find_folder(MODEL)
-    config, _ = read_config(folder)
-    recorded, size, original_size = config.results, artifact_bytes(folder), sizes(config.ledger)['original']
-    print(f'{MODEL}, created from the predictor inside the package in {1000 * seconds:.0f} ms')
+    recorded, sizes = artifact.results, artifact.ledger()
     for label, before, after in (
             ('', 'original', 'generated'),
             (f'accuracy on these {accuracy.images} images', f'{original.top1:.1f} %', f'{accuracy.top1:.1f} %'),
             (f"accuracy on {recorded['images']:,} images (recorded)", f"{recorded['original_top1']:.2f} %",
              f"{recorded['top1']:.2f} %"),
-            ('bytes', f'{original_size:,}', f'{size:,} ({original_size / size:.1f} times smaller)')):
+            ('bytes', f"{sizes['original']:,}",
+             f"{sizes['total']:,} ({sizes['original'] / sizes['total']:.1f} times smaller)")):
         print(f'  {label:<38}  {before:>10}  {after:>10}')
-    return accuracy
 
 
 @torch.inference_mode()
-def classify_photographs() -> dict[str, tuple[Predictions, Predictions]]:
-    """Create the shipped ResNet-18, and print and return what it sees in the shipped photographs, by their titles: the
-    original's five most probable classes, which are recorded, and its own.
-
-    Example:
-        >>> original, generated = classify_photographs()['A cat']  # doctest: +ELLIPSIS
-        sbs_resnet18_15pct, created from ...
-        >>> generated[0][0]
-        'Egyptian cat'
-    """
+def classify_photographs() -> None:
+    """Create the shipped ResNet-18, and print what it sees in the shipped photographs: the original's five most
+    probable classes, which are recorded, and its own."""
     entries = json.loads((FOLDER / 'photographs.json').read_text(encoding='utf-8'))['photographs']
-    model, seconds = _created(IMAGENET_MODEL)
-    cfg, classes, found = pretrained_cfg_of(model), ImageNetInfo(), {}
-    transform = create_transform(**resolve_data_config(pretrained_cfg=cfg))
+    model, classes = _created(IMAGENET_MODEL), ImageNetInfo()
+    transform = create_transform(**resolve_data_config(pretrained_cfg=pretrained_cfg_of(model)))
     images = [transform(Image.open(FOLDER / entry['file']).convert('RGB')) for entry in entries]
     top = model(torch.stack(images)).softmax(dim=1).topk(5)
-    print(f'{IMAGENET_MODEL}, created from the predictor inside the package in {1000 * seconds:.0f} ms '
-          f"(licence: {cfg.get('license')})")
-    for entry, values, indices in zip(entries, top.values.tolist(), top.indices.tolist()):
-        original, generated = (tuple((classes.index_to_description(index).split(',')[0], probability)
-                                     for index, probability in pairs)
-                               for pairs in (entry['original'], zip(indices, values)))
-        found[entry['title']] = original, generated
+    for entry, *generated in zip(entries, top.indices.tolist(), top.values.tolist()):
         print(f"  {entry['title']} ({entry['source']})\n    {'original':<32}  generated")
-        for (name, probability), (own_name, own_probability) in zip(original, generated):
-            print(f'    {name:<24} {100 * probability:5.1f} %  {own_name:<24} {100 * own_probability:5.1f} %')
-    return found
+        for pair in zip(entry['original'], zip(*generated)):
+            names = [classes.index_to_description(index).split(',')[0] for index, _ in pair]
+            print('    ' + '  '.join(f'{name:<24} {100 * chance:5.1f} %' for name, (_, chance) in zip(names, pair)))
 
 
-def _created(name: str) -> tuple[nn.Module, float]:
-    """A shipped model in eval mode, and the seconds that creating it took."""
+def _created(name: str) -> nn.Module:
+    """A shipped model in eval mode. Prints the time that creating it took."""
     started = time.perf_counter()
     model = timm.create_model(name, pretrained=True).eval()
-    return model, time.perf_counter() - started
+    print(f'{name}, created from the predictor inside the package in {1000 * (time.perf_counter() - started):.0f} ms '
+          f"(licence: {pretrained_cfg_of(model).get('license')})")
+    return model

@@ -8,14 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from os.path import expanduser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from timm_sbs.common.errors import SbsError, short_reason
-
-if TYPE_CHECKING:
-    import torch
+from timm_sbs.common.errors import SbsError
 
 __all__ = ['COMMANDS', 'main', 'parse']
 
@@ -45,10 +42,9 @@ def info(model: str) -> None:
     Args:
         model: Folder of an artifact, a name such as sbs_resnet20_cifar10_20pct, or hf-hub:USER/NAME.
     """
-    from timm_sbs.artifact.describe import describe_artifact
-    from timm_sbs.artifact.find import find_folder
+    from timm_sbs.artifact.folder import load
 
-    print(describe_artifact(find_folder(model, weights=False)))
+    print(load(model).describe())
 
 
 def train(arguments: tyro.conf.Positional[tuple[str, ...]] = ()) -> int:
@@ -58,33 +54,6 @@ def train(arguments: tyro.conf.Positional[tuple[str, ...]] = ()) -> int:
     return train(list(arguments))
 
 
-def quantize(folder: str, output: str, bits: float = 7., kept_bits: int = 8) -> None:
-    """Round a predictor to fewer bits, without data and without training.
-
-    Args:
-        folder: Artifact with a predictor, quantized or not.
-        output: Folder of the quantized copy.
-        bits: Bits per weight of the predictor, the mean over its layers. For few bits, use timm-sbs train --bits.
-        kept_bits: Bits of the tensors that are neither generated nor rounded.
-    """
-    from timm_sbs.artifact.describe import describe_artifact
-    from timm_sbs.artifact.files import artifact_bytes
-    from timm_sbs.artifact.find import find_folder
-    from timm_sbs.artifact.lost import lost_function
-    from timm_sbs.artifact.quantize import quantize_artifact
-
-    source, copy = find_folder(folder), Path(expanduser(output))
-    before = artifact_bytes(source)
-    results = quantize_artifact(source, copy, bits, kept_bits)
-    print(describe_artifact(copy))
-    if (after := artifact_bytes(copy)) >= before:
-        print(f'The copy is not smaller: it has {after:,} bytes, the artifact had {before:,}. Choose fewer --bits.')
-    print(f"The squared error of the generated weights is {100 * results['quantization_error']:.3g} % of their squared "
-          f'norm. Measure the accuracy: timm-sbs eval local-dir:{output} --data-dir DIR')
-    if warning := lost_function(results):
-        print(warning, file=sys.stderr)
-
-
 def export(model: str, output: str) -> None:
     """Write all weights of an artifact as an ordinary checkpoint, which timm loads without this package.
 
@@ -92,27 +61,39 @@ def export(model: str, output: str) -> None:
         model: As for info.
         output: File to write, such as resnet20.safetensors.
     """
-    from timm_sbs.artifact.export import export_checkpoint
-    from timm_sbs.artifact.find import find_folder
+    from timm_sbs.artifact.folder import load
 
-    base, size, license = export_checkpoint(find_folder(model), output)
-    print(f"wrote {output} ({size:,} bytes, licence: {license or 'unknown'}). Load it with: "
-          f"timm.create_model('{base}', checkpoint_path='{output}')")
+    artifact = load(model)
+    artifact.export(output)
+    print(f"wrote {output} (licence: {artifact.base.pretrained_cfg.get('license') or 'unknown'}). Load it with: "
+          f"timm.create_model('{artifact.base.name}', checkpoint_path='{output}')")
 
 
-def push(folder: str, repo_id: str, private: bool = False, revision: str | None = None, tag: str | None = None) -> None:
+def push(
+        model: str,
+        repo_id: str,
+        private: bool = False,
+        revision: str | None = None,
+        tag: str | None = None,
+        card: str | None = None,
+) -> None:
     """Upload an artifact to the Hugging Face Hub, with a model card of its measured results.
 
     Args:
-        folder: Folder of an artifact. Log in first with 'hf auth login', or set HF_TOKEN.
+        model: As for info. Log in first with 'hf auth login', or set HF_TOKEN.
         repo_id: Repository, USER/NAME or ORGANISATION/NAME; created if it does not exist.
         private: Create the repository as a private one.
         revision: Branch to commit to. None: main.
         tag: New tag of the commit, so that it can be loaded as USER/NAME@TAG.
+        card: Markdown file to upload as README.md instead of that card.
     """
-    from timm_sbs.artifact.push import push_to_hub
+    from timm_sbs.artifact.folder import load
 
-    print(push_to_hub(folder, repo_id, private, revision, tag))
+    try:
+        text = None if card is None else Path(expanduser(card)).read_text(encoding='utf-8')
+    except (OSError, ValueError) as e:
+        raise SbsError(f"'{card}' cannot be read: {e}.") from e
+    print(load(model).push_to_hub(repo_id, private, revision, tag, card=text))
 
 
 def run(script: str, arguments: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
@@ -135,7 +116,6 @@ def plot(
         source: str,
         output: str,
         kind: Literal['ledger', 'kernels', 'curves'] | None = None,
-        theme: Literal['light', 'dark'] = 'light',
         original: str | None = None,
         layer: str | None = None,
 ) -> None:
@@ -145,14 +125,13 @@ def plot(
         source: As for info, or the output folder of a training run.
         output: Picture to write, such as ledger.svg or ledger.png.
         kind: Bytes of each part, kernels of a layer along their path, or curves of a run. None: what the source has.
-        theme: Colours.
         original: Checkpoint with the original weights, for 'kernels'. None: timm's pretrained weights.
         layer: Weight whose kernels are drawn. None: the largest.
     """
-    from timm_sbs.artifact.find import find_folder
+    from timm_sbs.artifact.folder import find_folder
     from timm_sbs.plots.plot import plot
 
-    print(f'wrote {output} ({plot(find_folder(source), output, kind, theme, original, layer)})')
+    print(f'wrote {output} ({plot(find_folder(source), output, kind, original, layer)})')
 
 
 def eval(
@@ -164,9 +143,8 @@ def eval(
         val_split: str = 'validation',
         batch_size: Annotated[int, tyro.conf.arg(aliases=['-b'])] = 128,
         workers: Annotated[int | None, tyro.conf.arg(aliases=['-j'])] = None,
-        device: str | None = None,
 ) -> None:
-    """Measure the top-1 accuracy of any timm model, generated or not, on labelled images.
+    """Measure the top-1 accuracy of any timm model, generated or not, on labelled images, on a GPU if there is one.
 
     Args:
         model: timm model name, such as sbs_resnet20_cifar10_20pct or local-dir:FOLDER.
@@ -177,42 +155,28 @@ def eval(
         val_split: Split to measure on.
         batch_size: Images of one batch.
         workers: Processes that read images. None: as many as the cores allow.
-        device: Where the model runs, such as cuda:1. None: the accelerator, if there is one.
     """
+    import torch
+
     from timm_sbs.artifact.original import load_original
     from timm_sbs.data.accuracy import evaluate
-    from timm_sbs.data.datasets import skipped_message
     from timm_sbs.data.loaders import eval_loader
     from timm_sbs.data.settings import ImageSettings
     from timm_sbs.predictor.base_model import pretrained_cfg_of
 
     settings = ImageSettings(data_dir=data_dir, dataset=dataset, class_map=class_map, val_split=val_split,
-                             batch_size=batch_size, workers=workers, image_cache=0)
+                             batch_size=batch_size, workers=workers)
     if not settings.given:
         raise SbsError('Pass labelled images with --data-dir DIR or --dataset NAME.')
-    target = _device(device)
-    network = load_original(model, checkpoint).to(target)
+    network = load_original(model, checkpoint)
+    if torch.accelerator.is_available():
+        network.to(torch.accelerator.current_accelerator())
     loader = eval_loader(settings, pretrained_cfg_of(network))
     accuracy = evaluate(network, loader, model)
     print(f'{model}: top-1 {accuracy.top1:.2f} % ({accuracy.correct:,} of {accuracy.images:,} images)')
-    if skipped := skipped_message([loader]):
-        print(f'warning: {skipped}', file=sys.stderr)
 
 
-def _device(name: str | None) -> 'torch.device':
-    """The device of this name; without one, torch's accelerator, or the CPU."""
-    import torch
-
-    if name is None:
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device('cpu')
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise SbsError(f"Device '{name}' is not available: {short_reason(e)}") from e
-
-
-COMMANDS = {command.__name__: command for command in (demo, info, train, quantize, export, push, run, plot, eval)}
+COMMANDS = {command.__name__: command for command in (demo, info, train, export, push, run, plot, eval)}
 OWN_ARGUMENTS = {'train': 1, 'run': 2}  # position of '--': what follows is the trainer's or the script's
 STYLE = (tyro.conf.PositionalRequiredArgs, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone,
          tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)

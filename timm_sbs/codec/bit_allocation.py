@@ -10,7 +10,7 @@ from timm_sbs.codec.quantization import layer_names, stored_predictor
 from timm_sbs.common.config import QuantizationConfig, StorageConfig
 from timm_sbs.predictor.generator import Generator, relative_error
 
-__all__ = ['FEWEST', 'MOST', 'GRID', 'Influence', 'measure_influence', 'divide_bits']
+__all__ = ['FEWEST', 'MOST', 'Influence', 'measure_influence', 'divide_bits']
 
 TRIAL_BITS = 6.  # at which a layer's influence is measured: fine enough for errors to be proportional to step sizes
 FEWEST, MOST = 2., 8.
@@ -25,23 +25,15 @@ class Influence:
     error: float
 
 
-Weights = Mapping[str, Tensor]
-
-
 @torch.no_grad()
 def measure_influence(
         generator: Generator,
-        error: Callable[[Weights, Weights], float] | None = None,
+        error: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], float] | None = None,
 ) -> tuple[Influence, ...]:
-    """How much rounding each layer of the predictor changes the generated kernels.
+    """How much rounding each layer of the predictor, trunk and then heads, changes the generated kernels.
 
-    Args:
-        generator: With a trained predictor.
-        error: Of changes from some generated weights to others, quadratic in these; None: the relative error, which
-            needs no data.
-
-    Returns:
-        One entry for each of the trunk's layers and for each head.
+    ``error`` is that of changes from some generated weights to others, quadratic in these; None: the relative error,
+    which needs no data.
     """
     predictor = generator.predictor
     names = layer_names(predictor.state_dict())
@@ -60,10 +52,7 @@ def divide_bits(influence: Sequence[Influence], mean_bits: float) -> tuple[float
     """Bits of each layer that minimise the error of the generated kernels, with a mean of ``mean_bits`` per weight.
 
     Rounding a layer of n weights at b bits adds an error c * 4^-b. The sum of errors is smallest, at a given number of
-    bits, where b = 0.5 * log2(c / n) + constant (reverse water-filling).
-
-    Returns:
-        Multiples of 1/16 from 2 to 8.
+    bits, where b = 0.5 * log2(c / n) + constant (reverse water-filling). They are multiples of 1/16 from 2 to 8.
     """
     wanted = [0.5 * math.log2(layer.error / layer.weights) for layer in influence]
     total = sum(layer.weights for layer in influence)

@@ -16,7 +16,7 @@ from timm_sbs.codec.quantization import ROUNDED_LIMIT, QuantizedTensor, step_cod
 from timm_sbs.common.config import QuantizationConfig, StorageConfig
 from timm_sbs.common.tensors import as_float64
 
-__all__ = ['NormEps', 'is_quantized', 'kept_kind', 'quantize_kept', 'dequantize_kept', 'stored_kept']
+__all__ = ['NormEps', 'kept_codes_shape', 'quantize_kept', 'dequantize_kept', 'stored_kept']
 
 NormEps = Mapping[str, float]  # of a network's BatchNorms, by the prefix of their tensors' names
 NO_NORMS: NormEps = {}
@@ -25,22 +25,15 @@ MEAN_STEP = 64  # of a BatchNorm's means, relative to the step sizes of other ve
 FINEST_RATIO = 1023  # so that integers reach far enough: 10^12 times the limit at 12 bits
 ROW_RANGE = 8  # times the typical size of a row's numbers, up to which ``kept_bits`` reach, as to the largest one
 
-_Rounded = dict[str, tuple[QuantizedTensor, Tensor]]  # integers, and what they stand for, in float32
 
+def kept_codes_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
+    """Shape of a stored tensor's step codes: one for each row, or one for a vector.
 
-def is_quantized(tensor: Tensor) -> bool:
-    """Whether a stored tensor is rounded: all floating-point ones are."""
-    return tensor.is_floating_point()
-
-
-def kept_kind(name: str, tensor: Tensor) -> str:
-    """How a stored tensor is rounded.
-
-    'logarithm': variances, whose relative error counts. 'rows': a step size for each output row. 'whole': one of all.
+    Variances have none, [0]: their relative error counts, so their integers are themselves step codes.
     """
     if name.endswith('running_var'):
-        return 'logarithm'
-    return 'rows' if tensor.dim() > 1 else 'whole'
+        return (0,)
+    return (tensor.shape[0], *(1,) * (tensor.dim() - 1)) if tensor.dim() > 1 else ()
 
 
 def _limit(bits: int) -> int:
@@ -73,89 +66,89 @@ def _integers(rows: Tensor, steps: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return (integers.round().clamp(max=ROUNDED_LIMIT) * exact.sign()).int().to(rows.device), codes.to(rows.device)
 
 
-def dequantize_kept(integers: QuantizedTensor, bits: int) -> Tensor:
+def dequantize_kept(quantized: QuantizedTensor, bits: int) -> Tensor:
     """The stored tensor that integers stand for, float32."""
-    if integers.values is None:
-        return step_sizes(integers.codes)
-    limit, values = _limit(bits), as_float64(integers.values)
+    if quantized.codes.shape == (0,):
+        return step_sizes(quantized.integers)
+    limit, values = _limit(bits), as_float64(quantized.integers)
     beyond = limit * ((values.abs() - limit).clamp(min=0) / _per_e(bits)).exp() * values.sign()
-    numbers = torch.where(values.abs() <= limit, values, beyond) * as_float64(step_sizes(integers.codes))
-    return numbers.float().to(integers.values.device)
+    numbers = torch.where(values.abs() <= limit, values, beyond) * as_float64(step_sizes(quantized.codes))
+    return numbers.float().to(quantized.integers.device)
 
 
-def _rounded_vectors(vectors: Mapping[str, Tensor], bits: int, step: int = 1) -> _Rounded:
-    """Vectors of the kind 'whole', all at once: a network has a hundred small ones, and a GPU counts calls."""
+def _quantized_vectors(vectors: Mapping[str, Tensor], bits: int, step: int = 1) -> dict[str, QuantizedTensor]:
+    """Vectors with one step size each, all at once: a network has a hundred small ones, and a GPU counts calls."""
     if not vectors:
         return {}
     rows = pad_sequence([vector.flatten() for vector in vectors.values()], batch_first=True)
     integers, codes = _integers(rows, step * _typical(rows.abs()) / _limit(bits), bits)
-    values = dequantize_kept(QuantizedTensor(integers, codes), bits)
-    return {name: (QuantizedTensor(row[:vector.numel()].view_as(vector), code.squeeze()),
-                   value[:vector.numel()].view_as(vector))
-            for (name, vector), row, code, value in zip(vectors.items(), integers, codes, values)}
+    return {name: QuantizedTensor(row[:vector.numel()].view_as(vector), code.squeeze())
+            for (name, vector), row, code in zip(vectors.items(), integers, codes)}
 
 
-def _rounded_rows(tensor: Tensor, bits: int) -> tuple[QuantizedTensor, Tensor]:
+def _quantized_rows(tensor: Tensor, bits: int) -> QuantizedTensor:
     rows = tensor.flatten(1)
     largest = rows.abs().amax(dim=1, keepdim=True)
     steps = torch.minimum(largest, ROW_RANGE * _typical(rows.abs())) / _limit(bits - 1)
     integers, codes = _integers(rows, steps, bits)
-    part = QuantizedTensor(integers.view_as(tensor), codes.view(-1, *(1,) * (tensor.dim() - 1)))
-    return part, dequantize_kept(part, bits)
+    return QuantizedTensor(integers.view_as(tensor), codes.view(kept_codes_shape('', tensor)))
 
 
 @torch.no_grad()
-def _rounded_kept(kept: Mapping[str, Tensor], bits: int, norm_eps: NormEps) -> _Rounded:
-    """All floating-point tensors, BatchNorm's in an order in which each makes up for those before it."""
-    exact = {name: tensor.detach().float() for name, tensor in kept.items() if is_quantized(tensor)}
-    found: _Rounded = {}
+def quantize_kept(
+        kept: Mapping[str, Tensor], config: QuantizationConfig, norm_eps: NormEps = NO_NORMS,
+) -> dict[str, QuantizedTensor]:
+    """The floating-point tensors among stored ones, BatchNorm's in an order in which each makes up for those before it.
+
+    ``norm_eps`` are those of the network's BatchNorms; what is rounded in one that is not there, or that has no weight
+    and bias among ``kept``, is not made up for.
+    """
+    exact = {name: tensor.detach().float() for name, tensor in kept.items() if tensor.is_floating_point()}
+    bits, found = config.kept_bits, dict[str, QuantizedTensor]()
     for name, tensor in exact.items():
-        if kept_kind(name, tensor) == 'logarithm':
-            codes = step_codes(tensor)
-            found[name] = QuantizedTensor(None, codes), step_sizes(codes)
-        elif kept_kind(name, tensor) == 'rows':
-            found[name] = _rounded_rows(tensor, bits)
+        shape = kept_codes_shape(name, tensor)
+        if shape == (0,):
+            found[name] = QuantizedTensor(step_codes(tensor), torch.empty(0, dtype=torch.int32))
+        elif shape:
+            found[name] = _quantized_rows(tensor, bits)
     parts = ('running_var', 'running_mean', 'weight', 'bias')
     norms = [prefix for prefix in norm_eps if all(f'{prefix}{part}' in exact for part in parts)]
     if norms:
         variances, means, weights, biases = ([f'{prefix}{part}' for prefix in norms] for part in parts)
         sizes = [exact[name].numel() for name in means]
-        variance, mean, weight, bias = (_joined(exact, names) for names in (variances, means, weights, biases))
+        variance, mean, weight, bias = (
+            torch.cat([exact[name] for name in names]) for names in (variances, means, weights, biases))
         eps = torch.tensor([norm_eps[prefix] for prefix in norms]).repeat_interleave(torch.tensor(sizes)).to(mean)
-        deviation = (_joined(found, variances) + eps).sqrt()
-        found.update(_rounded_vectors({name: exact[name] for name in means}, bits, MEAN_STEP))
+        deviation = (step_sizes(torch.cat([found[name].integers for name in variances])) + eps).sqrt()
+        found.update(_quantized_vectors({name: exact[name] for name in means}, bits, MEAN_STEP))
         weight *= deviation / (variance + eps).sqrt()
-        found.update(_rounded_vectors(dict(zip(weights, weight.split(sizes))), bits))
-        bias += _joined(found, weights) / deviation * (_joined(found, means) - mean)
+        found.update(_quantized_vectors(dict(zip(weights, weight.split(sizes))), bits))
+        bias += _joined(found, weights, bits) / deviation * (_joined(found, means, bits) - mean)
         exact.update(zip(biases, bias.split(sizes)))
-    found.update(_rounded_vectors({name: tensor for name, tensor in exact.items() if name not in found}, bits))
-    return found
+    found.update(_quantized_vectors({name: tensor for name, tensor in exact.items() if name not in found}, bits))
+    return {name: found[name] for name in exact}
 
 
-def _joined(tensors: Mapping[str, Tensor] | _Rounded, names: Sequence[str]) -> Tensor:
-    found = (tensors[name] for name in names)
-    return torch.cat([tensor if isinstance(tensor, Tensor) else tensor[1] for tensor in found])
-
-
-def quantize_kept(
-        kept: Mapping[str, Tensor], config: QuantizationConfig, norm_eps: NormEps = NO_NORMS,
-) -> dict[str, QuantizedTensor]:
-    """QuantizedTensor of each floating-point tensor among stored ones.
-
-    ``norm_eps`` are those of the network's BatchNorms; what is rounded in one that is not there, or that has no weight
-    and bias among ``kept``, is not made up for.
-    """
-    found = _rounded_kept(kept, config.kept_bits, norm_eps)
-    return {name: found[name][0] for name in kept if name in found}
+def _joined(found: Mapping[str, QuantizedTensor], names: Sequence[str], bits: int) -> Tensor:
+    """What the integers of some tensors stand for, one after the other, in one call."""
+    parts = [found[name] for name in names]
+    codes = torch.cat([part.codes.expand_as(part.integers).flatten() for part in parts])
+    return dequantize_kept(QuantizedTensor(torch.cat([part.integers.flatten() for part in parts]), codes), bits)
 
 
 def stored_kept(
         kept: Mapping[str, Tensor], storage: StorageConfig, norm_eps: NormEps = NO_NORMS) -> dict[str, Tensor]:
     """Stored tensors as a reader of the artifact will have them. Differentiable as if nothing were rounded."""
-    if storage.quantization is None:
-        return dict(kept)
     stored = dict(kept)
-    for name, (_, value) in _rounded_kept(kept, storage.quantization.kept_bits, norm_eps).items():
-        tensor, value = kept[name], value.to(kept[name].dtype)
+    if storage.quantization is None:
+        return stored
+    found, bits = quantize_kept(kept, storage.quantization, norm_eps), storage.quantization.kept_bits
+    values = {name: step_sizes(part.integers) for name, part in found.items() if part.codes.shape == (0,)}
+    if others := [name for name in found if name not in values]:
+        sizes = [kept[name].numel() for name in others]
+        values.update(zip(others, _joined(found, others, bits).split(sizes)))
+    for name, value in values.items():
+        tensor = kept[name]
+        value = value.view_as(tensor).to(tensor.dtype)
         stored[name] = value + (tensor - tensor.detach()) if tensor.requires_grad else value
     return stored

@@ -1,4 +1,4 @@
-"""Matrices of small integers to bytes and back, by contexts that adapt: no tables are stored.
+"""How integers become symbols and bytes: classes and contexts that adapt, so that no tables are stored.
 
 The rounded weights of a network are not independent. Filters, channels and positions in a kernel differ in scale, and
 neighbours in a kernel are alike in size and sign. So each integer is coded by counts of those before it that had the
@@ -94,11 +94,7 @@ def _contexts(position: int, expected: Integers, kernel_sums: NDArray[np.int32])
 
 
 class _Sums:
-    """Sums of the magnitudes known in the rows, or in the columns, of all matrices, and how many they are.
-
-    Args:
-        sizes: Rows of each matrix.
-    """
+    """Sums of the magnitudes known in the rows, or in the columns, of all matrices, and how many they are."""
 
     def __init__(self, sizes: Integers) -> None:
         self._matrix = np.repeat(np.arange(len(sizes)), sizes)  # of each row
@@ -184,10 +180,8 @@ def _code_group(
     """Code matrices with kernels of one size.
 
     Args:
-        stream: Writer or reader.
         counts: Learned from the groups before.
         kernels: [kernels, positions], matrix after matrix; a reader fills them.
-        shapes: Of the matrices.
         guesses: Mean magnitude of each, in units, to start from.
     """
     rows, columns = (_Sums(np.array([shape[axis] for shape in shapes])) for axis in (0, 1))
@@ -251,7 +245,7 @@ def _code(
     stream.code_uniform(np.full(len(distances), 2 * LARGEST), distances)
     offsets[:] = 0
     offsets[far > 0] = distances - LARGEST
-    counts, found = _first_counts(), [np.full((1, 1, 1), offset, np.int32) for offset in offsets]
+    counts, found = _first_counts(), [np.full(shape, offset, np.int32) for shape, offset in zip(shapes, offsets)]
     for positions in sorted({shape[2] for shape in shapes}):
         group = [index for index, shape in enumerate(shapes) if shape[2] == positions and classes[index]]
         if not group:
@@ -263,9 +257,8 @@ def _code(
         _code_group(stream, counts[:, :2 * classes[group].max() + 1], kernels, [shapes[index] for index in group],
                     _exp2(logarithms[group] * BUCKET + BUCKET // 2))
         for index, part in zip(group, np.split(kernels, np.cumsum(sizes)[:-1])):
-            found[index] = (part + found[index].item() if offsets[index] else part).reshape(shapes[index])
-    return [matrix if matrix.shape == shape else np.broadcast_to(matrix, shape).copy()
-            for matrix, shape in zip(found, shapes)]
+            found[index] += part.reshape(shapes[index])
+    return found
 
 
 def encode_matrices(matrices: Sequence[Integers]) -> NDArray[np.uint8]:

@@ -5,21 +5,19 @@ position, b bits say which block its value lies in: blocks are equally likely, s
 order in each block is stored exactly, by how many smaller values follow each value (its Lehmer code), and all such
 numbers by one entropy coder. Whatever the bits are, what they say is a permutation.
 """
-import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from timm_sbs.codec.streams import StreamReader, StreamWriter
-from timm_sbs.common.errors import ArtifactError, OrderingError
-from timm_sbs.predictor.ordering import are_permutations
+from timm_sbs.codec.streams import DAMAGED, StreamReader, StreamWriter
+from timm_sbs.common.errors import ArtifactError
 
-__all__ = ['coded_bits', 'most_coded_bytes', 'usual_coded_bytes', 'encode_permutations', 'decode_permutations']
+__all__ = ['most_coded_bytes', 'encode_permutations', 'decode_permutations']
 
 BLOCK = 64
 FLUSH = 9  # bytes by which the coder's output exceeds the information in it, at the most
-USUAL_FLUSH = 4  # and mostly
 
 Shape = tuple[int, int]
 
@@ -41,6 +39,7 @@ def _blocks(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.in
     return starts, starts[:-1, None] + indices, np.maximum(sizes[:, None] - indices, 1)
 
 
+@lru_cache(maxsize=32)
 def _alphabets(n: int) -> NDArray[np.int32]:
     """Number of equally likely values of each number of a permutation's Lehmer codes."""
     choices = _blocks(n)[2]
@@ -51,23 +50,10 @@ def _all_alphabets(shapes: Sequence[Shape]) -> NDArray[np.int32]:
     return np.concatenate([np.zeros(0, np.int32), *(np.tile(_alphabets(n), rows) for rows, n in shapes)])
 
 
-def coded_bits(shapes: Sequence[Shape]) -> float:
-    """Information in permutations of shapes [rows, n]: what :func:`encode_permutations` takes, to within 72 bits."""
-    bits = 0.
-    for rows, n in set(shapes):
-        each = n * _block_bits(n) + float(np.log2(_alphabets(n).astype(np.float64)).sum())
-        bits += list(shapes).count((rows, n)) * rows * each
-    return bits
-
-
 def most_coded_bytes(shapes: Sequence[Shape]) -> int:
-    """Bytes that coded permutations of shapes [rows, n] cannot exceed."""
-    return int(coded_bits(shapes) * 1.0001 / 8) + FLUSH
-
-
-def usual_coded_bytes(shapes: Sequence[Shape]) -> int:
-    """Bytes that coded permutations of shapes [rows, n] take, to within five: all orders take equally many."""
-    return math.ceil(coded_bits(shapes) / 8) + USUAL_FLUSH
+    """Bytes that coded permutations of shapes [rows, n] cannot exceed. All take about as many, whatever they are."""
+    bits = sum(rows * (n * _block_bits(n) + float(np.log2(_alphabets(n)).sum())) for rows, n in shapes)
+    return int(bits * 1.0001 / 8) + FLUSH
 
 
 def _lehmer(orders: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -117,11 +103,8 @@ def _permutations(planes: NDArray[np.uint8], symbols: NDArray[np.int32], shape: 
 def encode_permutations(permutations: Sequence[NDArray[np.int64]]) -> NDArray[np.uint8]:
     """Code arrays whose rows are permutations of 0 .. n-1: each [rows, n], all together -> bytes.
 
-    Raises:
-        OrderingError: A row is not a permutation.
+    They are not checked: see :func:`~timm_sbs.predictor.ordering.check_permutations`.
     """
-    if not all(are_permutations(rows) for rows in permutations):
-        raise OrderingError('Cannot code an ordering that is not a permutation: a value is missing or doubled.')
     parts = [(np.zeros(0, np.uint8), np.zeros(0, np.int64)), *map(_symbols, permutations)]
     planes, symbols = (np.concatenate(part) for part in zip(*parts))
     writer = StreamWriter()
@@ -133,23 +116,16 @@ def decode_permutations(coded: NDArray[np.uint8], shapes: Sequence[Shape]) -> li
     """Inverse of :func:`encode_permutations`, given the arrays' shapes [rows, n].
 
     Raises:
-        OrderingError: The bytes do not hold permutations of these shapes.
+        ArtifactError: The bytes do not hold permutations of these shapes.
     """
-    most = most_coded_bytes(shapes)
-    if len(coded) > most:
-        raise OrderingError(f'The coded orderings take at most {most} bytes, but {len(coded)} were found.')
     bits = [rows * n * _block_bits(n) for rows, n in shapes]
-    split = -(-sum(bits) // 8)
-    alphabets = _all_alphabets(shapes)
+    split, alphabets = -(-sum(bits) // 8), _all_alphabets(shapes)
     symbols = np.zeros(len(alphabets), np.int32)
-    try:
-        if len(coded) < split:
-            raise ArtifactError('it is too short.')
-        reader = StreamReader(coded[split:])
-        reader.code_uniform(alphabets, symbols)
-        reader.check_end()
-    except ArtifactError as e:
-        raise OrderingError(f'The coded ordering is damaged: {e}') from None
+    if len(coded) < split:
+        raise ArtifactError(DAMAGED)
+    reader = StreamReader(coded[split:])
+    reader.code_uniform(alphabets, symbols)
+    reader.check_end()
     planes = np.split(np.unpackbits(coded[:split], count=sum(bits)), np.cumsum(bits))
     sizes = [rows * len(_alphabets(n)) for rows, n in shapes]
     return [_permutations(*part) for part in zip(planes, np.split(symbols, np.cumsum(sizes)), shapes)]

@@ -18,10 +18,9 @@ from timm_sbs.common.tensors import as_float64
 from timm_sbs.predictor.network import Predictor
 
 __all__ = [
-    'QuantizedTensor', 'StepCodes', 'layer_names', 'predictor_codes', 'quantize_predictor', 'dequantize', 'quantize',
+    'QuantizedTensor', 'StepCodes', 'layer_names', 'predictor_codes', 'dequantize', 'quantize',
     'leaning_to_exact', 'leaning_to_zero', 'rounded', 'rounded_predictor', 'stored_predictor', 'predictor_floats',
-    'stored_rounded', 'code_for_bits', 'finest_code', 'step_codes', 'step_sizes', 'ROUNDED_LIMIT',
-    'OUTPUT_SCALE',
+    'stored_rounded', 'code_for_bits', 'finest_code', 'step_codes', 'step_sizes', 'ROUNDED_LIMIT', 'OUTPUT_SCALE',
 ]
 
 StepCodes = Mapping[str, Tensor]  # of some weights by name, int32: step sizes are 2^(code / 16)
@@ -34,7 +33,7 @@ NORMAL_ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # bits of a normal 
 # 0.65, 0.8 and 0.95, 0.5 was best: after 300 optimization steps of ResNet-20 in 39.6 kB, divergences 0.146, 0.102,
 # 0.108, 0.115, 0.140.
 LEAN = 0.5
-LIMIT = 4095  # largest integer of a predictor weight
+LIMIT, BIAS_LIMIT = 4095, 127  # largest integers of a predictor's weights and biases
 ROUNDED_LIMIT = 32767  # of a rounded weight: a stem has few weights and long tails, and may have small step sizes
 ON_GRID = 1e-3  # of a step size: so near to an integer is one
 # Of a step size or a variance: 2^-40 stands for 0, and 2^(127 15/16) is the largest in float32.
@@ -43,21 +42,14 @@ SMALLEST_CODE, LARGEST_CODE = -40 * STEPS_PER_OCTAVE, 128 * STEPS_PER_OCTAVE - 1
 
 @dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """A quantized tensor: ``values * 2^(codes / 16)``, or, without values, ``2^(codes / 16)``.
+    """A quantized tensor: ``integers * 2^(codes / 16)``, both int32.
 
     Shapes: R rows
-        values: the tensor's own shape, int32; None for a tensor that is stored by its logarithm
-        codes [R, 1, ...] or []: one for each row or one for all, int32
+        integers: the tensor's own shape
+        codes [R, 1, ...] or []: one for each row or one for all
     """
-    values: Tensor | None
+    integers: Tensor
     codes: Tensor
-
-    @property
-    def integers(self) -> Tensor:
-        """``values`` of a tensor that is not stored by its logarithm."""
-        if self.values is None:
-            raise ValueError('A tensor that is stored by its logarithm has no values.')
-        return self.values
 
 
 def layer_names(state: Mapping[str, Tensor]) -> list[str]:
@@ -83,13 +75,9 @@ def _row_codes(weight: Tensor, bits: float) -> Tensor:
     return step_codes(rms * 2 ** (NORMAL_ENTROPY - bits)).to(weight.device)
 
 
-def _range_codes(tensor: Tensor, bits: int) -> Tensor:
-    """Step size with which ``bits`` reach to the largest value: []."""
-    return step_codes(tensor.detach().abs().amax() / _limit(bits), up=True)
-
-
-def _limit(bits: int) -> int:
-    return (1 << (bits - 1)) - 1
+def finest_code(tensor: Tensor, limit: int = ROUNDED_LIMIT) -> Tensor:
+    """The smallest step size with which all integers of a tensor are within a limit: a code []."""
+    return step_codes(tensor.detach().abs().amax() / limit, up=True)
 
 
 def predictor_codes(
@@ -97,35 +85,17 @@ def predictor_codes(
         config: QuantizationConfig,
         steps: StepCodes = NO_STEPS,
 ) -> dict[str, tuple[Tensor, int]]:
-    """Step codes and largest integer of every weight and bias of a predictor.
-
-    Args:
-        state: Of the predictor.
-        config: Bits of each layer.
-        steps: Codes of weights whose step sizes are known already, by name.
-    """
+    """Step codes and largest integer of every weight and bias of a predictor, given those codes that are fixed."""
     names = layer_names(state)
     if len(names) != len(config.layer_bits):
         raise ConfigError(
             f'quantization.layer_bits has {len(config.layer_bits)} entries, but the predictor has {len(names)} layers.')
     codes = {}
     for name, bits in zip(names, config.layer_bits):
-        weight = state[f'{name}.weight']
-        known = steps.get(f'{name}.weight')
+        weight, bias, known = state[f'{name}.weight'], state[f'{name}.bias'], steps.get(f'{name}.weight')
         codes[f'{name}.weight'] = _row_codes(weight, bits) if known is None else known.to(weight.device), LIMIT
-        codes[f'{name}.bias'] = _range_codes(state[f'{name}.bias'], config.bias_bits), _limit(config.bias_bits)
+        codes[f'{name}.bias'] = finest_code(bias, BIAS_LIMIT), BIAS_LIMIT
     return codes
-
-
-def quantize_predictor(
-        state: Mapping[str, Tensor],
-        config: QuantizationConfig,
-        steps: StepCodes = NO_STEPS,
-) -> dict[str, QuantizedTensor]:
-    """QuantizedTensor of every weight and bias of a predictor's state dict; its output scale is left out."""
-    return {
-        name: quantize(state[name], codes, limit)
-        for name, (codes, limit) in predictor_codes(state, config, steps).items()}
 
 
 def rounded_predictor(
@@ -138,8 +108,9 @@ def rounded_predictor(
 
 def leaning_to_zero(tensor: Tensor, codes: Tensor, part: float) -> Tensor:
     """A tensor's integers times their step sizes. Numbers up to 0.5 + ``part`` of one off are rounded towards zero."""
-    scaled = tensor / step_sizes(codes)
-    return scaled.sign() * (scaled.abs() + 0.5 - part).floor().clamp(min=0) * step_sizes(codes)
+    steps = step_sizes(codes)
+    scaled = tensor / steps
+    return scaled.sign() * (scaled.abs() + 0.5 - part).floor().clamp(min=0) * steps
 
 
 def leaning_to_exact(values: Tensor, exact: Tensor, codes: Tensor | None) -> Tensor:
@@ -177,11 +148,6 @@ def code_for_bits(weight: Tensor, bits: float) -> Tensor:
     return torch.maximum(step_codes(rms * 2 ** (NORMAL_ENTROPY - bits)).to(weight.device), finest_code(weight))
 
 
-def finest_code(weight: Tensor) -> Tensor:
-    """The smallest step size with which all integers of a rounded weight are within the limit: a code []."""
-    return step_codes(weight.detach().abs().amax() / ROUNDED_LIMIT, up=True)
-
-
 def quantize(tensor: Tensor, codes: Tensor, limit: int = LIMIT) -> QuantizedTensor:
     """Integers of a tensor with step sizes [] or [R, 1, ...], up to ``limit``.
 
@@ -190,21 +156,16 @@ def quantize(tensor: Tensor, codes: Tensor, limit: int = LIMIT) -> QuantizedTens
     return QuantizedTensor((tensor.detach().float() / step_sizes(codes)).clamp(-limit, limit).round().int(), codes)
 
 
+def dequantize(quantized: QuantizedTensor) -> Tensor:
+    """The tensor that integers stand for, float32."""
+    return quantized.integers.float().mul_(step_sizes(quantized.codes))
+
+
 def rounded(tensor: Tensor, codes: Tensor, limit: int = LIMIT) -> Tensor:
     """A tensor's integers times their step sizes. Gradients pass the rounding, and stop beyond the limit."""
-    return _rounded_by(tensor, step_sizes(codes), limit)
-
-
-def _rounded_by(tensor: Tensor, steps: Tensor, limit: int) -> Tensor:
+    steps = step_sizes(codes)
     scaled = (tensor / steps).clamp(-limit, limit)
     return (scaled + (scaled.round() - scaled).detach()) * steps
-
-
-def _split_like(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A flat tensor as tensors of these names and shapes. Only those have gradients that their models do."""
-    parts = flat.split([tensor.numel() for tensor in like.values()])
-    return {name: (part if tensor.requires_grad else part.detach()).view_as(tensor)
-            for (name, tensor), part in zip(like.items(), parts)}
 
 
 def stored_rounded(
@@ -213,17 +174,7 @@ def stored_rounded(
         storage: StorageConfig,
 ) -> dict[str, Tensor]:
     """Rounded weights as a reader of the artifact will have them. Differentiable as if nothing were rounded."""
-    if storage.quantization is None or not rounded_weights:
+    if storage.quantization is None:
         return dict(rounded_weights)
-    tensors = list(rounded_weights.values())
-    flat = torch.cat([tensor.flatten().float() for tensor in tensors])
-    sizes = step_sizes(torch.stack([steps[name].to(flat.device) for name in rounded_weights]))
-    each = torch.cat([size.expand(tensor.numel()) for size, tensor in zip(sizes, tensors)])
-    parts = _split_like(_rounded_by(flat, each, ROUNDED_LIMIT), rounded_weights)
-    return {name: part.to(rounded_weights[name].dtype) for name, part in parts.items()}
-
-
-def dequantize(integers: QuantizedTensor) -> Tensor:
-    """The tensor that integers stand for, float32."""
-    steps = step_sizes(integers.codes)
-    return steps if integers.values is None else integers.values.float().mul_(steps)
+    return {name: rounded(tensor.float(), steps[name].to(tensor.device), ROUNDED_LIMIT).to(tensor.dtype)
+            for name, tensor in rounded_weights.items()}

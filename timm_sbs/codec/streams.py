@@ -1,4 +1,4 @@
-"""Symbols to bytes and back: asymmetric numeral systems (the constriction library), for a writer and a reader alike.
+"""The entropy coder: asymmetric numeral systems (the constriction library), for a writer and a reader alike.
 
 What says which symbols come next, and how likely they are, is given either of the two. It may depend on all symbols
 before, and must be exact on every machine, so probabilities are integers.
@@ -79,20 +79,11 @@ class StreamWriter(Stream):
 
 
 class StreamReader(Stream):
-    """Reads what a writer wrote.
-
-    Args:
-        data: [n].
-
-    Raises:
-        ArtifactError: They are not a code.
-    """
+    """Reads what a writer wrote, and raises ArtifactError where bytes are not that."""
     reading = True
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
-        if len(data) % 4:
-            raise ArtifactError(f'{DAMAGED} Their {len(data)} bytes are not a whole number of words.')
-        try:
+        try:  # their number may be no multiple of four
             self._coder = constriction.stream.stack.AnsCoder(
                 np.frombuffer(data.tobytes(), dtype='<u4').astype(np.uint32))
         except ValueError:
@@ -102,8 +93,6 @@ class StreamReader(Stream):
         symbols[:] = self._coder.decode(model, *(parameters or (len(symbols),)))
 
     def check_end(self) -> None:
-        """Raises:
-            ArtifactError: Bytes are left, or there were too few, so what was read is not what was written.
-        """
+        """Raises ArtifactError if bytes are left, or there were too few: what was read is not what was written."""
         if self._coder.decode(constriction.stream.model.Uniform(2)) != _MARK or not self._coder.is_empty():
             raise ArtifactError(DAMAGED)

@@ -1,28 +1,34 @@
 """The tensors of model.safetensors: which there are, and what they stand for.
 
-Unquantized, every tensor of the predictor, every rounded weight and every stored tensor has its own name, as floats.
-Quantized, each of the three is one run of bytes (see :mod:`timm_sbs.codec.coded_tensors`); only stored tensors that are
-not floats stay as they are. Orderings are one run of bytes, and frequencies 16-bit integers, in both.
+Unquantized, every tensor of the predictor and every stored tensor has its own name, as floats; weights that were to be
+rounded are stored tensors. Quantized, the predictor, all rounded weights and all stored tensors are one run of bytes
+each; only stored tensors that are not floats stay as they are. Orderings are one run of bytes, and frequencies 16-bit
+integers, in both.
 """
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from timm_sbs.codec.coded_tensors import (
-    check_finite,
-    decode_kept,
-    decode_predictor,
-    decode_rounded,
-    encode_kept,
-    encode_predictor,
-    encode_rounded,
-)
-from timm_sbs.codec.kept import NormEps, is_quantized
+from timm_sbs.codec.kept import NormEps, dequantize_kept, kept_codes_shape, quantize_kept
+from timm_sbs.codec.matrices import decode_matrices, encode_matrices
 from timm_sbs.codec.permutations import decode_permutations, encode_permutations, most_coded_bytes
-from timm_sbs.codec.quantization import LARGEST_CODE, OUTPUT_SCALE, SMALLEST_CODE, predictor_floats
-from timm_sbs.common.config import ArtifactConfig, OrderingConfig
+from timm_sbs.codec.quantization import (
+    OUTPUT_SCALE,
+    ROUNDED_LIMIT,
+    QuantizedTensor,
+    StepCodes,
+    dequantize,
+    layer_names,
+    predictor_codes,
+    predictor_floats,
+    quantize,
+)
+from timm_sbs.common.config import ArtifactConfig, QuantizationConfig
 from timm_sbs.common.errors import ArtifactError
 from timm_sbs.common.tensors import as_float64, with_prefix, without_prefix
 from timm_sbs.predictor.base_model import kept_names
@@ -32,7 +38,7 @@ from timm_sbs.predictor.ordering import Permutations, check_permutations, permut
 from timm_sbs.predictor.selection import rounded_names
 from timm_sbs.predictor.tokens import WeightSpec
 
-__all__ = ['Contents', 'Slot', 'slots', 'to_tensors', 'from_tensors', 'encode_ordering']
+__all__ = ['Contents', 'Slot', 'slots', 'to_tensors', 'from_tensors', 'encode_quantized', 'decode_quantized']
 
 # How safetensors names torch's dtypes in a file's header.
 _DTYPE_CODES = {
@@ -41,8 +47,13 @@ _DTYPE_CODES = {
 }
 _BYTES_PER_INTEGER = 4  # more than any code takes
 _OTHER_BYTES = 1 << 20  # more than all headers and step sizes take
+_LARGEST = 1e38  # magnitude of a number that is still finite once it is rounded to a multiple of a step size
+
+_SCALE = np.dtype('<f4')  # of each of a predictor's output scales
+_LARGEST_KERNEL = 64  # values; what is larger is no kernel, but has rows alone
 
 State = Mapping[str, Tensor]
+Shape = Sequence[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +63,6 @@ class Contents:
     Attributes:
         steps: Codes of the step sizes of predictor ('predictor.' and a name) and of rounded weights ('rounded.').
         norm_eps: Of the base model's BatchNorms, see :func:`~timm_sbs.codec.kept.quantize_kept`. No file holds it.
-        ordering: The permutations as :func:`encode_ordering` codes them, if that was done before.
     """
     predictor: dict[str, Tensor]
     frequencies: Tensor
@@ -61,7 +71,6 @@ class Contents:
     rounded: dict[str, Tensor] = field(default_factory=dict)
     steps: dict[str, Tensor] = field(default_factory=dict)
     norm_eps: NormEps = field(default_factory=dict)
-    ordering: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def _expected(config: ArtifactConfig, base_state: State) -> tuple[State, State, 
     """Rounded weights, stored tensors that are coded where the artifact is quantized, and the other stored ones."""
     rounded = {name: base_state[name] for name in rounded_names(config.rounded, config.generated, base_state)}
     kept = {name: base_state[name] for name in kept_names(base_state, (*config.generated, *rounded))}
-    coded = {name: tensor for name, tensor in kept.items() if config.quantization and is_quantized(tensor)}
+    coded = {name: tensor for name, tensor in kept.items() if config.quantization and tensor.is_floating_point()}
     return rounded, coded, {name: tensor for name, tensor in kept.items() if name not in coded}
 
 
@@ -93,29 +102,23 @@ def slots(
 ) -> dict[str, Slot]:
     """Every tensor that model.safetensors must hold. ``predictor`` and ``base_state`` may be on the meta device."""
     rounded, coded, others = _expected(config, base_state)
-    state, plain = predictor.state_dict() if specs else {}, with_prefix('kept.', others)
-    found: dict[str, Slot] = {}
+    state = predictor.state_dict() if specs else {}
     if config.quantization:
-        for part, tensors in (('predictor', state), ('rounded', rounded), ('kept', coded)):
-            if tensors:
-                found[part] = _coded(tensors.values())
+        found = {part: Slot((_BYTES_PER_INTEGER * sum(tensor.numel() for tensor in tensors.values()) + _OTHER_BYTES,),
+                            'U8', coded=True)
+                 for part, tensors in (('predictor', state), ('rounded', rounded), ('kept', coded)) if tensors}
     else:
-        code = _DTYPE_CODES[getattr(torch, config.storage_dtype)]
-        found = {f'predictor.{name}': Slot(tuple(tensor.shape), 'F32' if name == OUTPUT_SCALE else code)
-                 for name, tensor in state.items()}
-        plain |= with_prefix('rounded.', rounded)
-        if rounded:
-            found['rounded_steps'] = Slot((len(rounded),), 'I32')
-    found |= {name: Slot(tuple(tensor.shape), _DTYPE_CODES.get(tensor.dtype, 'unknown'))
-              for name, tensor in plain.items()}
+        plain = predictor_floats(state, config.storage_dtype)
+        found = {f'predictor.{name}': _plain(tensor) for name, tensor in plain.items()}
+    found |= {f'kept.{name}': _plain(tensor) for name, tensor in others.items()}
     if specs:
         found['frequencies'] = Slot(config.generator.frequencies_shape, 'I16')
         found['ordering'] = Slot((most_coded_bytes(_permutation_shapes(config, specs)),), 'U8', coded=True)
     return found
 
 
-def _coded(tensors: Iterable[Tensor]) -> Slot:
-    return Slot((_BYTES_PER_INTEGER * sum(tensor.numel() for tensor in tensors) + _OTHER_BYTES,), 'U8', coded=True)
+def _plain(tensor: Tensor) -> Slot:
+    return Slot(tuple(tensor.shape), _DTYPE_CODES.get(tensor.dtype, 'unknown'))
 
 
 def _permutation_shapes(config: ArtifactConfig, specs: Sequence[WeightSpec]) -> list[tuple[int, int]]:
@@ -126,35 +129,42 @@ def to_tensors(contents: Contents, config: ArtifactConfig, specs: Sequence[Weigh
     """Contents as the tensors of a file.
 
     Raises:
-        ArtifactError: A number is not finite, or not as it will be stored, or a frequency not a multiple of 1/4096.
-        OrderingError: An ordering is not a permutation of its layer's kernels.
+        ArtifactError: A number is too large or not finite, a frequency not a multiple of 1/4096, or an ordering not a
+            permutation of its layer's kernels.
     """
-    parts = {'predictor': contents.predictor if specs else {}, 'rounded': contents.rounded, 'kept': contents.kept}
-    for part, state in parts.items():
-        check_finite(with_prefix(f'{part}.', state), '')
-    steps = {part: without_prefix(f'{part}.', contents.steps) for part in ('predictor', 'rounded')}
+    predictor, then = contents.predictor if specs else {}, ', so the artifact was not written. Did training diverge?'
+    for part, state in (('predictor', predictor), ('rounded', contents.rounded), ('kept', contents.kept)):
+        _check_finite(part, state, f' or beyond {_LARGEST:g}{then}', _LARGEST)
     tensors: dict[str, Tensor] = {}
     if config.quantization:
-        floats = {name: tensor for name, tensor in contents.kept.items() if is_quantized(tensor)}
-        if parts['predictor']:
-            tensors['predictor'] = encode_predictor(parts['predictor'], config.quantization, steps['predictor'])
+        floats = {name: tensor for name, tensor in contents.kept.items() if tensor.is_floating_point()}
+        if predictor:
+            steps = without_prefix('predictor.', contents.steps)
+            tensors['predictor'] = _encode_predictor(predictor, config.quantization, steps)
         if contents.rounded:
-            tensors['rounded'] = encode_rounded(contents.rounded, steps['rounded'])
+            tensors['rounded'] = encode_quantized({
+                name: quantize(tensor, contents.steps[f'rounded.{name}'], ROUNDED_LIMIT)
+                for name, tensor in contents.rounded.items()})
         if floats:
-            tensors['kept'] = encode_kept(floats, config.quantization, contents.norm_eps)
+            tensors['kept'] = encode_quantized(quantize_kept(floats, config.quantization, contents.norm_eps))
         tensors.update({f'kept.{name}': tensor for name, tensor in contents.kept.items() if name not in floats})
     else:
-        parts['predictor'] = predictor_floats(parts['predictor'], config.storage_dtype)
-        for part, state in parts.items():
-            tensors.update(with_prefix(f'{part}.', state))
-        check_finite(tensors, f' in {config.storage_dtype}')
-        if contents.rounded:
-            tensors['rounded_steps'] = torch.stack([steps['rounded'][name].int() for name in sorted(contents.rounded)])
+        predictor = predictor_floats(predictor, config.storage_dtype)
+        _check_finite('predictor', predictor, f' in {config.storage_dtype}{then}')
+        tensors = {**with_prefix('predictor.', predictor), **with_prefix('kept.', contents.kept | contents.rounded)}
     if specs:
         tensors['frequencies'] = _frequency_steps(contents.frequencies)
-        tensors['ordering'] = encode_ordering(contents.permutations, config.ordering, specs) \
-            if contents.ordering is None else contents.ordering
+        for layer, spec in zip(contents.permutations, specs):
+            check_permutations(layer, spec, config.ordering)
+        rows = [rows for layer in contents.permutations for rows in layer]
+        tensors['ordering'] = torch.from_numpy(encode_permutations(rows))
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _check_finite(part: str, tensors: State, then: str, largest: float = torch.finfo(torch.float32).max) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not (as_float64(tensor).abs() <= largest).all():
+            raise ArtifactError(f"Tensor '{part}.{name}' holds values that are not finite{then}")
 
 
 def _frequency_steps(frequencies: Tensor) -> Tensor:
@@ -166,18 +176,6 @@ def _frequency_steps(frequencies: Tensor) -> Tensor:
     return steps.to(torch.int16)
 
 
-def encode_ordering(
-        permutations: Sequence[Permutations], config: OrderingConfig, specs: Sequence[WeightSpec]) -> Tensor:
-    """Kernel orderings of all layers as bytes: [n], uint8. Takes a second for a million kernels.
-
-    Raises:
-        OrderingError: An ordering is not a permutation of its layer's kernels.
-    """
-    for layer, spec in zip(permutations, specs):
-        check_permutations(layer, spec, config)
-    return torch.from_numpy(encode_permutations([rows for layer in permutations for rows in layer]))
-
-
 def from_tensors(
         tensors: State, config: ArtifactConfig, specs: Sequence[WeightSpec], predictor: Predictor, base_state: State,
 ) -> Contents:
@@ -185,33 +183,95 @@ def from_tensors(
 
     Raises:
         ArtifactError: Coded integers are damaged, or a number is not finite.
-        OrderingError: The ordering's bytes are damaged.
     """
-    kept, rounded = without_prefix('kept.', tensors), without_prefix('rounded.', tensors)
     state = {name: tensor.float() for name, tensor in without_prefix('predictor.', tensors).items()}
-    steps: dict[str, Tensor] = {}
+    kept, rounded, steps = without_prefix('kept.', tensors), dict[str, Tensor](), dict[str, Tensor]()
     if config.quantization:
         expected_rounded, expected_kept, _ = _expected(config, base_state)
         if specs:
-            state, codes = decode_predictor(tensors['predictor'].numpy(), predictor.state_dict())
+            state, codes = _decode_predictor(tensors['predictor'], predictor.state_dict())
             steps.update(with_prefix('predictor.', codes))
         if expected_rounded:
-            rounded, codes = decode_rounded(tensors['rounded'].numpy(), expected_rounded)
-            steps.update(with_prefix('rounded.', codes))
+            code_shapes: dict[str, Shape] = dict.fromkeys(expected_rounded, ())
+            for name, part in decode_quantized(tensors['rounded'], expected_rounded, code_shapes).items():
+                rounded[name], steps[f'rounded.{name}'] = dequantize(part), part.codes
         if expected_kept:
-            kept.update(decode_kept(tensors['kept'].numpy(), expected_kept, config.quantization.kept_bits))
-    elif rounded:
-        stored_codes = tensors['rounded_steps']
-        if stored_codes.min() < SMALLEST_CODE or stored_codes.max() > LARGEST_CODE:
-            raise ArtifactError('The step sizes of rounded weights are out of range.')
-        steps = {f'rounded.{name}': code for name, code in zip(sorted(rounded), stored_codes)}
-    for part, found in (('predictor', state), ('rounded', rounded), ('kept', kept)):
-        for name, tensor in found.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise ArtifactError(f"Tensor '{part}.{name}' holds values that are not finite.")
+            code_shapes = {name: kept_codes_shape(name, tensor) for name, tensor in expected_kept.items()}
+            for name, part in decode_quantized(tensors['kept'], expected_kept, code_shapes).items():
+                kept[name] = dequantize_kept(part, config.quantization.kept_bits)
+    for kind, found in (('predictor', state), ('rounded', rounded), ('kept', kept)):
+        _check_finite(kind, found, '.')
     if not specs:
         return Contents({OUTPUT_SCALE: torch.ones(0)}, torch.zeros(config.generator.frequencies_shape), (), kept,
                         rounded, steps)
     rows = iter(decode_permutations(tensors['ordering'].numpy(), _permutation_shapes(config, specs)))
     permutations = tuple(tuple(next(rows) for _ in permutation_shapes(spec, config.ordering)) for spec in specs)
     return Contents(state, tensors['frequencies'].float() / FREQUENCY_STEPS, permutations, kept, rounded, steps)
+
+
+def _matrix_shape(shape: Shape) -> tuple[int, int, int]:
+    """A weight as filters, channels and values of a kernel; numbers of fewer dimensions as one filter."""
+    kernel = math.prod(shape[2:])
+    if len(shape) < 2:
+        return 1, math.prod(shape), 1
+    return (shape[0], shape[1], kernel) if kernel <= _LARGEST_KERNEL else (shape[0], shape[1] * kernel, 1)
+
+
+def _encode(tensors: Sequence[Tensor]) -> NDArray[np.uint8]:
+    """Integers of each tensor as a matrix, all of them as one run of bytes."""
+    return encode_matrices([tensor.cpu().numpy().reshape(_matrix_shape(tensor.shape)) for tensor in tensors])
+
+
+def _decode(data: NDArray[np.uint8], shapes: Sequence[Shape]) -> list[Tensor]:
+    """Inverse of :func:`_encode`, given all shapes."""
+    matrices = decode_matrices(data, [_matrix_shape(shape) for shape in shapes])
+    return [torch.from_numpy(matrix).reshape(tuple(shape)) for matrix, shape in zip(matrices, shapes)]
+
+
+def _joined(parts: Iterable[Tensor]) -> Tensor:
+    """Integers of some tensors as one vector."""
+    return torch.cat([torch.zeros(0, dtype=torch.int32), *(part.cpu().flatten() for part in parts)])
+
+
+def encode_quantized(tensors: Mapping[str, QuantizedTensor]) -> Tensor:
+    """Rounded weights or stored tensors as bytes: the step codes of all, and the integers of each."""
+    parts = tensors.values()
+    return torch.from_numpy(_encode([_joined(part.codes for part in parts), *(part.integers for part in parts)]))
+
+
+def decode_quantized(data: Tensor, expected: State, code_shapes: Mapping[str, Shape]) -> dict[str, QuantizedTensor]:
+    """Inverse of :func:`encode_quantized`, given tensors of the same shapes, and the shapes of their codes."""
+    sizes = [math.prod(shape) for shape in code_shapes.values()]
+    codes, *integers = _decode(data.numpy(), [(sum(sizes),), *(tensor.shape for tensor in expected.values())])
+    return {name: QuantizedTensor(part, code.reshape(tuple(code_shapes[name])))
+            for name, part, code in zip(expected, integers, codes.split(sizes))}
+
+
+def _encode_predictor(state: State, config: QuantizationConfig, steps: StepCodes) -> Tensor:
+    """A predictor as bytes: its output scales, all biases and step codes, and the weights of each layer."""
+    quantized = {name: quantize(state[name], *codes) for name, codes in predictor_codes(state, config, steps).items()}
+    weights, biases = ([quantized[f'{name}.{part}'] for name in layer_names(state)] for part in ('weight', 'bias'))
+    scales = state[OUTPUT_SCALE].detach().cpu().numpy().astype(_SCALE).view(np.uint8)
+    return torch.from_numpy(np.concatenate([scales, _encode([
+        _joined(bias.integers for bias in biases), _joined(weight.codes for weight in weights),
+        _joined(bias.codes for bias in biases), *(weight.integers for weight in weights)])]))
+
+
+def _decode_predictor(data: Tensor, expected: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Inverse of :func:`_encode_predictor`, given a state dict of the same shapes: the state dict, and the step codes
+    of its weights."""
+    names, coded, size = layer_names(expected), data.numpy(), _SCALE.itemsize * len(expected[OUTPUT_SCALE])
+    if len(coded) < size:
+        raise ArtifactError('The coded predictor is damaged: it is too short.')
+    shapes = [expected[f'{name}.weight'].shape for name in names]
+    heights = [height for height, _ in shapes]
+    rows = (sum(heights),)
+    biases, codes, bias_codes, *weights = _decode(coded[size:], [rows, rows, (len(names),), *shapes])
+    state, steps = {}, {}
+    for name, weight, code, bias, bias_code in zip(
+            names, weights, codes[:, None].split(heights), biases.split(heights), bias_codes):
+        steps[f'{name}.weight'] = code
+        state[f'{name}.weight'] = dequantize(QuantizedTensor(weight, code))
+        state[f'{name}.bias'] = dequantize(QuantizedTensor(bias, bias_code))
+    state[OUTPUT_SCALE] = torch.from_numpy(coded[:size].copy().view(_SCALE).astype(np.float32))
+    return state, steps

@@ -7,10 +7,9 @@ from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.fields import from_dict, require_choice, require_range, require_text, to_dict
 
 __all__ = [
-    'FORMAT_VERSION', 'OTHERS', 'POINTWISE_SIZE', 'LARGEST_TOKEN', 'METHODS', 'ORDER_OVER', 'KEPT_BITS',
-    'OrderingConfig', 'EncodingConfig', 'PredictorConfig', 'GeneratorConfig', 'SelectionRule', 'QuantizationConfig',
-    'StorageConfig', 'ArtifactConfig', 'byte_count', 'to_dict', 'from_dict',
-]
+    'FORMAT_VERSION', 'OTHERS', 'POINTWISE_SIZE', 'LARGEST_TOKEN', 'OrderingConfig', 'EncodingConfig',
+    'PredictorConfig', 'GeneratorConfig', 'SelectionRule', 'QuantizationConfig', 'StorageConfig', 'ArtifactConfig',
+    'byte_count', 'to_dict', 'from_dict']
 
 # Version of config.json and model.safetensors. A reader refuses all others.
 FORMAT_VERSION = 5
@@ -20,12 +19,6 @@ OTHERS = '*'  # for the names of rounded weights: all that are not generated
 LARGEST_TOKEN = 64  # values; larger kernels are cut into their rows
 FOLDS = (1, 4, 16, 64, 256)  # kernels at a position; few numbers, for each has an output layer of its own
 
-ORDER_OVER = ('layer', 'filter', 'axes', 'nothing')
-METHODS = ('generation', 'rounding')
-COORDINATES = ('path', 'grid')
-ENCODINGS = ('random_fourier', 'positional')
-ACTIVATIONS = ('gelu', 'relu', 'sine')
-KEPT_BITS = (4, 12)  # fewest and most bits of a stored tensor
 STORAGE_DTYPES = ('float32', 'float16', 'bfloat16')
 
 _UNITS = {'': 1, 'k': 1000, 'm': 1000 ** 2, 'g': 1000 ** 3, 'ki': 1024, 'mi': 1024 ** 2, 'gi': 1024 ** 3}
@@ -43,18 +36,13 @@ class OrderingConfig:
     max_positions: int = 0  # of a layer; where it has more kernels, several are generated at each position. 0: no limit
 
     def __post_init__(self) -> None:
-        require_choice('ordering.order_over', self.order_over, ORDER_OVER)
+        require_choice('ordering.order_over', self.order_over, ('layer', 'filter', 'axes', 'nothing'))
         require_range('ordering.max_positions', self.max_positions, 0, 1 << 31)
-        require_choice('ordering.coordinates', self.coordinates, COORDINATES)
+        require_choice('ordering.coordinates', self.coordinates, ('path', 'grid'))
         if self.coordinates == 'path' and self.order_over != 'layer':
             raise ConfigError(
                 f"ordering.coordinates='path' needs ordering.order_over='layer', but it is '{self.order_over}'. "
                 f"Use coordinates='grid'.")
-
-    @property
-    def num_axes(self) -> int:
-        """Coordinates of a kernel inside its layer: 1 for a path, 2 for a grid."""
-        return 1 if self.coordinates == 'path' else 2
 
 
 @dataclass(frozen=True)
@@ -74,7 +62,7 @@ class EncodingConfig:
     levels: int = 40  # positional: frequencies for each coordinate
 
     def __post_init__(self) -> None:
-        require_choice('encoding.kind', self.kind, ENCODINGS)
+        require_choice('encoding.kind', self.kind, ('random_fourier', 'positional'))
         require_range('encoding.num_frequencies', self.num_frequencies, 1, 65536)
         require_range('encoding.layer_bandwidth', self.layer_bandwidth, 0, 1e6)
         require_range('encoding.bandwidth', self.bandwidth, 0, 1e6)
@@ -82,16 +70,6 @@ class EncodingConfig:
         require_range('encoding.seed', self.seed, 0, 2 ** 63 - 1)
         require_range('encoding.base', self.base, 1e-3, 1e3)
         require_range('encoding.levels', self.levels, 1, 1024)
-
-    def feature_width(self, num_coordinates: int) -> int:
-        """Features for each kernel: a sine and a cosine of every frequency."""
-        if self.kind == 'random_fourier':
-            return 2 * self.num_frequencies
-        return 2 * self.levels * num_coordinates
-
-    def frequencies_shape(self, num_coordinates: int) -> tuple[int, int]:
-        """Shape of the stored random frequencies; 'positional' has none."""
-        return (self.num_frequencies if self.kind == 'random_fourier' else 0, num_coordinates)
 
 
 @dataclass(frozen=True)
@@ -106,7 +84,7 @@ class PredictorConfig:
         require_range('predictor.width', self.width, 1, 1 << 20)
         require_range('predictor.extra', self.extra, 0, 1 << 20)
         require_range('predictor.linear_layers', self.linear_layers, 2, 64)
-        require_choice('predictor.activation', self.activation, ACTIVATIONS)
+        require_choice('predictor.activation', self.activation, ('gelu', 'relu', 'sine'))
 
     @property
     def hidden_widths(self) -> tuple[int, ...]:
@@ -116,7 +94,7 @@ class PredictorConfig:
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """Which weights are generated and which are rounded, and what a token is. Every other tensor is stored.
+    """Which weights are generated and which are rounded. Every other tensor is stored.
 
     Patterns are globs over names of weights. Beside a predictor, weights are rounded only where it is quantized.
     """
@@ -124,13 +102,11 @@ class SelectionRule:
     min_weights: int = 1024  # smaller weights are not generated
     generate: tuple[str, ...] = ()  # weights that are generated, whatever the rule says
     keep: tuple[str, ...] = ()  # weights that are neither
-    pointwise_size: int = POINTWISE_SIZE  # input channels in a token of 1x1 convolutions and linear layers
 
     def __post_init__(self) -> None:
-        require_choice('method', self.method, METHODS)
+        require_choice('method', self.method, ('generation', 'rounding'))
         if self.generate and self.method == 'rounding':
             raise ConfigError('generate names weights for a predictor, but all weights are rounded. Leave one out.')
-        require_range('targets.pointwise_size', self.pointwise_size, 1, LARGEST_TOKEN)
         require_range('targets.min_weights', self.min_weights, 0, 1 << 62)
 
 
@@ -143,14 +119,12 @@ class QuantizationConfig:
     few bits moves weights towards cheaper integers, and so takes fewer. Rounded weights bring step sizes of their own.
     """
     layer_bits: tuple[float, ...] = ()  # of the predictor's layers: trunk, then heads from the smallest kernel size on
-    bias_bits: int = 8  # the predictor's biases, rounded to 2^bits steps over the range of each layer's
     kept_bits: int = 8  # of stored tensors: up to the typical numbers of vectors, and over each row of others
 
     def __post_init__(self) -> None:
         for bits in self.layer_bits:
             require_range('quantization.layer_bits', bits, 1, 12)
-        require_range('quantization.bias_bits', self.bias_bits, 4, 12)
-        require_range('quantization.kept_bits', self.kept_bits, *KEPT_BITS)
+        require_range('quantization.kept_bits', self.kept_bits, 4, 12)
 
 
 @dataclass(frozen=True)
@@ -172,16 +146,18 @@ class GeneratorConfig:
 
     @property
     def num_coordinates(self) -> int:
-        """The layer coordinate and those inside the layer."""
-        return 1 + self.ordering.num_axes
+        """The layer coordinate and those inside the layer: one on a path, two in a grid."""
+        return 2 if self.ordering.coordinates == 'path' else 3
 
     @property
     def feature_width(self) -> int:
-        return self.encoding.feature_width(self.num_coordinates)
+        """Features for each kernel: a sine and a cosine of every frequency."""
+        return 2 * (self.frequencies_shape[0] or self.encoding.levels * self.num_coordinates)
 
     @property
     def frequencies_shape(self) -> tuple[int, int]:
-        return self.encoding.frequencies_shape(self.num_coordinates)
+        """Shape of the stored random frequencies; 'positional' has none."""
+        return self.encoding.num_frequencies if self.encoding.kind == 'random_fourier' else 0, self.num_coordinates
 
 
 @dataclass(frozen=True)
@@ -194,7 +170,6 @@ class ArtifactConfig:
     ordering: OrderingConfig = field(default_factory=OrderingConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
-    pointwise_size: int = POINTWISE_SIZE  # input channels in a token of 1x1 convolutions and linear layers
     storage_dtype: str = 'float32'  # see StorageConfig, as the next
     quantization: QuantizationConfig | None = None
     weights_sha256: str = ''  # checksum of model.safetensors
@@ -214,8 +189,9 @@ class ArtifactConfig:
                 raise ConfigError(f'{kind} names a weight twice.')
         if both := set(self.generated) & set(self.rounded):
             raise ConfigError(f"'{min(both)}' is generated and rounded, but a weight can be only one of these.")
-        require_range('pointwise_size', self.pointwise_size, 1, LARGEST_TOKEN)
         require_choice('storage_dtype', self.storage_dtype, STORAGE_DTYPES)
+        if self.rounded and not self.quantization:
+            raise ConfigError('rounded names weights, but without a quantization none is rounded.')
         if self.quantization and self.generated and len(self.quantization.layer_bits) < self.predictor.linear_layers:
             raise ConfigError(
                 f'quantization.layer_bits has {len(self.quantization.layer_bits)} entries, but the predictor has '

@@ -1,5 +1,6 @@
-"""Work divided among the processes of a run. Each holds all parameters, and all have the same after each step."""
+"""Devices and processes of a run, and work divided among them. All hold all parameters, the same after each step."""
 import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -8,10 +9,22 @@ from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from timm_sbs.common.cores import local_processes, uses_accelerator
 from timm_sbs.common.errors import SbsError
 
-__all__ = ['processes', 'make_accelerator', 'decided_once', 'share', 'sum_gradients', 'average']
+__all__ = [
+    'uses_accelerator', 'local_processes', 'processes', 'make_accelerator', 'decided_once', 'share', 'sum_gradients',
+    'average']
+
+
+def uses_accelerator() -> bool:
+    """Whether a run computes on a GPU or the like: there is one, and ``accelerate launch --cpu`` does not forbid it."""
+    forbidden = os.environ.get('ACCELERATE_USE_CPU', '').lower() in ('1', 'true', 'yes', 'y', 't', 'on')
+    return torch.accelerator.is_available() and not forbidden
+
+
+def local_processes() -> int:
+    """Processes of a run on this machine, as torchrun and ``accelerate launch`` say."""
+    return max(1, int(os.environ.get('LOCAL_WORLD_SIZE') or 1))
 
 
 def processes() -> PartialState:

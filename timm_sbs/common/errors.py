@@ -1,9 +1,7 @@
 """Errors that users of timm_sbs may want to catch. Each message says what was wrong, where, and what to do."""
 
 __all__ = [
-    'SbsError', 'ConfigError', 'UnknownFieldError', 'TargetError', 'OrderingError', 'ArtifactError',
-    'MissingExtraError', 'short_reason',
-]
+    'SbsError', 'ConfigError', 'TargetError', 'ArtifactError', 'MissingExtraError', 'short_reason']
 
 
 def short_reason(error: BaseException, limit: int = 300) -> str:
@@ -19,16 +17,8 @@ class ConfigError(SbsError, ValueError):
     """A setting is unknown, of the wrong type or out of range."""
 
 
-class UnknownFieldError(ConfigError):
-    """A configuration has a field that this version does not know: a later one has written it, or it is misspelt."""
-
-
 class TargetError(SbsError, ValueError):
     """A model has no weights to generate, or a weight does not have the shape it should have."""
-
-
-class OrderingError(SbsError, ValueError):
-    """A kernel ordering is not a permutation, or its coded form is damaged."""
 
 
 class ArtifactError(SbsError):

@@ -8,40 +8,35 @@ import torch
 
 __all__ = ['float32_products']
 
-_lock = threading.Lock()
-_open: list[str] = []  # precisions of the blocks that have not ended yet, in all threads
-_restore: Callable[[], None] | None = None  # sets back what the first of them found
+_lock = threading.RLock()  # torch has one setting for the process
 
 
 @contextmanager
 def float32_products(precision: Literal['ieee', 'tf32']) -> Iterator[None]:
-    """Matrix products of float32 within the block, whatever the caller has allowed.
-
-    torch has one setting for the process. Where blocks overlap, in one thread or in several, 'ieee' wins; when the last
-    one ends, the setting is what it was.
+    """Matrix products of float32 within the block, whatever the caller has allowed; afterwards that is back.
 
     Args:
-        precision: 'ieee': of float32 itself. 'tf32': on GPUs that have TF32 units, with 10 bits of mantissa instead of
-            23 and several times as fast; elsewhere nothing changes.
+        precision: 'ieee': of float32 itself, also where another block is open; threads wait for each other. 'tf32': on
+            GPUs that have TF32 units, with 10 bits of mantissa instead of 23 and several times as fast; elsewhere
+            nothing changes.
     """
-    global _restore
-    if precision == 'tf32' and not torch.cuda.is_available():
-        yield
-        return
-    with _lock:
-        restore = _set('ieee' if 'ieee' in (precision, *_open) else 'tf32')
-        if not _open:
-            _restore = restore
-        _open.append(precision)
-    try:
-        yield
-    finally:
+    if precision == 'ieee':
         with _lock:
-            _open.remove(precision)
-            if _open:
-                _set('ieee' if 'ieee' in _open else 'tf32')
-            elif _restore:
-                _restore()
+            restore = _set(precision)
+            try:
+                yield
+            finally:
+                restore()
+    elif torch.cuda.is_available():
+        with _lock:
+            restore = _set(precision)
+        try:
+            yield
+        finally:
+            with _lock:
+                restore()
+    else:
+        yield
 
 
 def _set(precision: str) -> Callable[[], None]:
@@ -49,19 +44,15 @@ def _set(precision: str) -> Callable[[], None]:
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:  # the program has used torch's newer settings, which this older one refuses
-        return _set_newer(precision)
+        backends: Any = torch.backends
+        found = [(backend, backend.fp32_precision) for backend in (backends.cuda.matmul, backends.mkldnn.matmul)]
+        for backend, _ in found:
+            backend.fp32_precision = precision
+
+        def restore() -> None:
+            for backend, value in found:
+                backend.fp32_precision = value
+
+        return restore
     torch.set_float32_matmul_precision({'ieee': 'highest', 'tf32': 'high'}[precision])
     return lambda: torch.set_float32_matmul_precision(before)
-
-
-def _set_newer(precision: str) -> Callable[[], None]:
-    backends: Any = torch.backends
-    found = [(backend, backend.fp32_precision) for backend in (backends.cuda.matmul, backends.mkldnn.matmul)]
-    for backend, _ in found:
-        backend.fp32_precision = precision
-
-    def restore() -> None:
-        for backend, value in found:
-            backend.fp32_precision = value
-
-    return restore

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-__all__ = ['INTERVAL', 'LOGGER', 'Progress', 'messages', 'silence', 'say', 'warn']
+__all__ = ['INTERVAL', 'LOGGER', 'Progress', 'messages', 'say', 'warn']
 
 LOGGER = logging.getLogger('timm_sbs')
 INTERVAL = 30.  # seconds between two lines
@@ -22,34 +22,26 @@ class _Printer(logging.Handler):
 
 
 @contextmanager
-def messages() -> Iterator[None]:
-    """Print what the package says within the block, unless the caller has given its logger a handler."""
-    if LOGGER.handlers:
-        yield
-        return
+def messages(quiet: bool = False) -> Iterator[None]:
+    """Print what the package says within the block, unless the caller has given its logger a handler.
+
+    Args:
+        quiet: Suppress bars and all messages but warnings, whoever prints them.
+    """
     printer, level, propagate = _Printer(), LOGGER.level, LOGGER.propagate
-    LOGGER.addHandler(printer)
-    LOGGER.propagate = False  # else a program with logging of its own says everything twice
-    if level == logging.NOTSET:
-        LOGGER.setLevel(logging.INFO)
+    if not LOGGER.handlers:
+        LOGGER.addHandler(printer)
+        LOGGER.propagate = False  # else a program with logging of its own says everything twice
+        if level == logging.NOTSET:
+            LOGGER.setLevel(logging.INFO)
+    if quiet:
+        LOGGER.setLevel(logging.WARNING)
     try:
         yield
     finally:
         LOGGER.removeHandler(printer)
         LOGGER.setLevel(level)
         LOGGER.propagate = propagate
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Suppress bars and all messages but warnings within the block."""
-    level = LOGGER.level
-    LOGGER.setLevel(logging.WARNING)
-    try:
-        with messages():
-            yield
-    finally:
-        LOGGER.setLevel(level)
 
 
 def say(accelerator: Any, text: str, level: int = logging.INFO) -> None:

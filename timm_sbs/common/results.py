@@ -7,9 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ['EARLIER', 'number', 'text', 'earlier', 'with_short_history']
+__all__ = ['number', 'text', 'block']
 
-EARLIER = ('started_from', 'before_quantization')  # results of the artifact that training or rounding started from
 MAX_TEXT = 256  # characters
 
 
@@ -27,13 +26,7 @@ def text(results: Mapping[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= MAX_TEXT else None
 
 
-def earlier(results: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Recorded results of an earlier artifact, see :data:`EARLIER`; empty if there are none."""
+def block(results: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A dict among the results, such as those of the artifact that training started from; empty if there is none."""
     value = results.get(name)
     return value if isinstance(value, Mapping) else {}
-
-
-def with_short_history(results: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of results with one level of earlier ones: what is older is left out."""
-    return {name: {key: inner for key, inner in value.items() if key not in EARLIER}
-            if name in EARLIER and isinstance(value, Mapping) else value for name, value in results.items()}

@@ -1,5 +1,5 @@
 """Data sets of images, by timm.data: their splits and classes, files that cannot be read, and images kept in memory."""
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from timm.data import create_dataset
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from timm_sbs.common.errors import SbsError, short_reason
-from timm_sbs.common.progress import Progress
+from timm_sbs.common.progress import LOGGER, Progress
 from timm_sbs.data.augmentation import ImageTransform
 from timm_sbs.data.settings import TRAIN_NAMES, ImageSettings
 
-__all__ = ['ImageFiles', 'ImagesInMemory', 'Sample', 'open_split', 'open_training_images', 'skipped_message']
+__all__ = ['ImageFiles', 'ImagesInMemory', 'Sample', 'open_split', 'open_training_images']
 
 Sample = tuple[Tensor, int]  # image [C, H, W], and class index
 
@@ -26,13 +26,13 @@ MODES = {1: 'L', 3: 'RGB'}  # of PIL, by the number of channels
 class ImageFiles(Dataset[Sample]):
     """uint8 images of a data set of timm or torchvision. One that cannot be read is replaced by the next that can.
 
-    timm's own data set logs a damaged file each time, and gives up after ten in a row.
+    Each process warns once of each such file. timm's own data set does so each time, and gives up after ten in a row.
     """
 
     def __init__(self, dataset: Any, transform: ImageTransform) -> None:
         self.reader = getattr(dataset, 'reader', dataset)
         self._mode, self._transform = MODES[transform.data_config['input_size'][0]], transform.single
-        self._unreadable = torch.zeros(len(self.reader), dtype=torch.bool).share_memory_()  # with workers
+        self._unreadable: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -44,23 +44,21 @@ class ImageFiles(Dataset[Sample]):
         raise SbsError(f"None of {len(self)} images can be read, such as '{self._name(0)}'.")
 
     def _read(self, index: int) -> tuple[Image.Image, int] | None:
-        if self._unreadable[index]:
+        if index in self._unreadable:
             return None
         try:
             found, label, *_ = self.reader[index]
             image = found if isinstance(found, Image.Image) else Image.open(found)
             return image.convert(self._mode), -1 if label is None else label
-        except Exception:  # a damaged file raises almost any error somewhere in PIL
-            self._unreadable[index] = True
+        except Exception as e:  # a damaged file raises almost any error somewhere in PIL
+            self._unreadable.add(index)
+            LOGGER.warning(f"warning: image '{self._name(index)}' cannot be read, and is replaced by the next: "
+                           f'{short_reason(e) or type(e).__name__}')
             return None
 
     def _name(self, index: int) -> str:
         name = self.reader.filename(index, absolute=True) if hasattr(self.reader, 'filename') else None
         return str(name or index)
-
-    def skipped(self) -> list[str]:
-        """Names of the files that could not be read so far, by this process and its workers."""
-        return [self._name(index) for index in self._unreadable.nonzero().flatten().tolist()]
 
 
 class ImagesInMemory(Dataset[Sample]):
@@ -77,51 +75,26 @@ class ImagesInMemory(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """What torch's loaders call for a batch: uint8 [B, C, H, W] and class indices [B]."""
-        images, labels = self._kept
-        at = torch.as_tensor(indices)
-        return images[at], labels[at]
+    def __getitem__(self, index: int) -> Sample:
+        images, labels = self.kept
+        return images[index], int(labels[index])
 
     @cached_property
-    def _kept(self) -> tuple[Tensor, Tensor]:
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """All images, uint8 [N, C, H, W], and their class indices [N]."""
         loader: DataLoader[Sample] = DataLoader(
             self.dataset, READ_AT_ONCE, num_workers=self._workers, generator=torch.Generator())
-        images, labels, start = torch.empty(0), torch.empty(len(self), dtype=torch.long), 0
+        images, labels = [], []
         with Progress(len(self), 'reading images', 'image', leave=False) as progress:
             for some, their_labels in loader:
-                if not start:
-                    images = torch.empty(len(self), *some.shape[1:], dtype=some.dtype)
-                stop = start + len(some)
-                images[start:stop], labels[start:stop] = some, their_labels
+                images.append(some)
+                labels.append(their_labels)
                 progress.update(len(some))
-                start = stop
-        return images, labels
+        return torch.cat(images), torch.cat(labels)
 
 
-def skipped_message(sources: Iterable[Any], gather: Callable[[list[str]], list[str]] = list) -> str | None:
-    """A sentence on the files that could not be read so far; None if there are none.
-
-    Args:
-        sources: Loaders, batches or data sets; None is ignored.
-        gather: Joins the lists of all processes, each of which has to call this.
-    """
-    names = sorted(set(gather([name for source in sources for file in _files_of(source) for name in file.skipped()])))
-    if not names:
-        return None
-    return f"{len(names):,} image(s) could not be read and were replaced by others, such as '{names[0]}'."
-
-
-def _files_of(source: Any) -> list[ImageFiles]:
-    """What a loader reads, or a data set that is made from others."""
-    if source is None or isinstance(source, ImageFiles):
-        return [source] if source else []
-    parts = getattr(source, 'datasets', None) or [getattr(source, 'dataset', None)]
-    return [file for part in parts for file in _files_of(part)]
-
-
-def open_training_images(settings: ImageSettings, transform: ImageTransform, num_classes: int | None = None) -> Any:
-    """Training images of all folders as one data set, or a stream: see :func:`open_split`.
+def open_training_images(settings: ImageSettings, transform: ImageTransform) -> ImageFiles | ConcatDataset[Sample]:
+    """Training images of all folders as one data set: see :func:`open_split`. Labels may be anything.
 
     Beside ``images``, ``data_dir`` may hold a validation split alone.
     """
@@ -130,23 +103,19 @@ def open_training_images(settings: ImageSettings, transform: ImageTransform, num
         not settings.splits_in_folder(TRAIN_NAMES))
     if not parts or ((settings.data_dir or settings.dataset) and not only_validation):
         parts.insert(0, (settings, settings.train_split))
-    datasets = [open_split(part, split, transform, num_classes, is_training=True) for part, split in parts]
-    if len(datasets) > 1 and isinstance(datasets[0], IterableDataset):
-        raise SbsError('--images cannot be combined with a --dataset that is a stream.')
+    datasets = [open_split(part, split, transform) for part, split in parts]
     return datasets[0] if len(datasets) == 1 else ConcatDataset(datasets)
 
 
 def open_split(
-        settings: ImageSettings, split: str, transform: ImageTransform, num_classes: int | None = None,
-        is_training: bool = False) -> Any:
-    """One split as a data set or a stream of uint8 images [C, H, W] and class indices.
+        settings: ImageSettings, split: str, transform: ImageTransform, num_classes: int | None = None) -> ImageFiles:
+    """One split as a data set of uint8 images [C, H, W] and class indices.
 
     Args:
         settings: Where the images are.
         split: Its name; '': all images of a folder and its subfolders, whatever these are called.
         transform: What is done to each image.
         num_classes: Of the network, if labels are used.
-        is_training: Whether a stream is shuffled.
 
     Raises:
         SbsError: There are no images, or not one of them can be read; or labels cannot be the network's.
@@ -160,12 +129,12 @@ def open_split(
         raise SbsError(f'No images could be read from {which}: there is no such folder.')
     try:
         dataset: Any = create_dataset(
-            settings.dataset, root=settings.data_dir, split=split, is_training=is_training,
-            search_split=bool(split), download=settings.dataset_download, batch_size=settings.batch_size,
+            settings.dataset, root=settings.data_dir, split=split, search_split=bool(split),
+            download=settings.dataset_download,
             class_map=settings.class_map,  # type: ignore[arg-type]  # timm takes a file too
             input_img_mode=MODES[channels])
         reader = getattr(dataset, 'reader', dataset)
-        if not isinstance(dataset, IterableDataset) and not len(dataset):
+        if not len(dataset):
             raise ValueError('it is empty.')
     except Exception as e:
         raise SbsError(f'No images could be read from {which}: {short_reason(e) or type(e).__name__}') from e
@@ -174,10 +143,6 @@ def open_split(
         raise SbsError(f"'{settings.data_dir}' has no split '{split}', only {' and '.join(splits)}.")
     if num_classes:
         _check_classes(reader, settings, num_classes, which)
-    if isinstance(dataset, IterableDataset):
-        dataset.transform = transform.single  # type: ignore[attr-defined]
-        dataset.set_loader_cfg(num_workers=settings.readers)  # type: ignore[attr-defined]
-        return dataset
     files = ImageFiles(dataset, transform)
     files[0]  # raises if no file can be read
     return files

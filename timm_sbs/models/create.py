@@ -1,20 +1,25 @@
 """How an ``sbs_*`` model is created: its artifact is found and read, and timm builds the base model around the weights.
 """
+import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from huggingface_hub import cached_assets_path
+from safetensors import SafetensorError
 from timm.models import PretrainedCfg, resolve_pretrained_cfg
-from torch import nn
+from torch import Tensor, nn
 
 from timm_sbs.artifact import hub
-from timm_sbs.artifact.build import FIELDS, SOURCES, build_around, own_args
-from timm_sbs.artifact.cached import cached_file, read_cached, write_cached
+from timm_sbs.artifact.build import FIELDS, SOURCES, build_around
 from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, read_config
-from timm_sbs.artifact.find import shipped_folder
-from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.artifact.folder import load_artifact, shipped_folder
 from timm_sbs.common.errors import ArtifactError, ConfigError
+from timm_sbs.common.files import replace_files
+from timm_sbs.common.version import __version__
 from timm_sbs.predictor.base_model import BaseModel
 
 __all__ = ['create_generated']
@@ -40,11 +45,9 @@ def create_generated(
     Args:
         variant: Registered name of the entry.
         base: Architecture that the entry stands for; None for the one that the artifact names.
-        pretrained: Whether to generate weights.
         pretrained_cfg: As timm passes it: None, a tag, or the pretrained_cfg of a config.json.
         pretrained_cfg_overlay: ``file`` names an artifact's folder, or an ordinary checkpoint of the base, as ``url``
             does; ``hf_hub_id`` a repository; other keys as in timm.
-        cache_dir: Cache of downloads.
         pretrained_model_args: Arguments stored in a config.json, which timm has merged into ``kwargs`` already.
         **kwargs: Arguments of the base model and of timm's builder, such as features_only.
 
@@ -57,22 +60,16 @@ def create_generated(
     if unknown := set(overlay) - FIELDS:
         raise ConfigError(f"pretrained_cfg_overlay has '{min(unknown)}', which is not a field of timm's PretrainedCfg.")
     cfg = {**registered, **given, **overlay}
-    if base is not None and not pretrained:
-        return build_around(base, None, cfg, sources, cache_dir, False, **kwargs)
-    folder = _find(variant, sources, cache_dir, pretrained)
+    folder = _find(variant, sources, cache_dir) if pretrained or base is None else None
     if folder is None and base is not None:
-        return build_around(base, sources.pop('state_dict', None), cfg, sources, cache_dir, **kwargs)
+        return build_around(base, sources.pop('state_dict', None), cfg, sources, cache_dir, pretrained, **kwargs)
     if folder is None:
         raise ArtifactError(
             f"'{variant}' is not a network: its artifact says which one. Use timm.create_model('hf-hub:user/name', "
             f"pretrained=True) or 'local-dir:FOLDER', or pass pretrained_cfg_overlay=dict(file=FOLDER).")
 
-    device = torch.device(kwargs.get('device') or torch.empty(0).device)  # of the model
-    on_cpu = device.type in ('cpu', 'meta')
-    cached = cached_file(folder) if pretrained and on_cpu and 'file' not in sources else None  # a folder may change
-    state_dict = read_cached(cached)
-    artifact = load_artifact(folder) if pretrained and state_dict is None else None
-    own = artifact.base if artifact else _described(folder, state_dict is None)
+    config, pretrained_cfg = read_config(folder)
+    own = BaseModel(config.base, config.base_args, pretrained_cfg)
     if base not in (None, own.name):
         raise ArtifactError(
             f"The artifact has weights of '{own.name}', but '{variant}' is '{base}'. Load it with "
@@ -81,23 +78,40 @@ def create_generated(
         raise ConfigError(
             f"model_args in {CONFIG_NAME} are {str(pretrained_model_args)[:200]}, but the artifact is of '{own.name}' "
             f'with {str(own.args)[:200]}. Download or copy the folder again.')
-    cfg, sources = {**own.pretrained_cfg, **given, **overlay}, {
-        name: value for name, value in sources.items() if name == 'hf_hub_id'}  # timm itself cannot read artifacts
-    if artifact:
-        if not on_cpu:
-            artifact.generator.to(device)
-        state_dict = artifact.stored_state_dict()
-        write_cached(cached, state_dict)
-    return build_around(own.name, state_dict, cfg, sources, cache_dir, pretrained, **own_args(own, kwargs))
+    if not pretrained:
+        own.state  # noqa: B018  (refuses what reading the weights would)
+    weights = _weights(folder, 'file' not in sources) if pretrained else None  # a folder may change
+    sources = {name: value for name, value in sources.items() if name == 'hf_hub_id'}  # timm cannot read artifacts
+    return build_around(own.name, weights, {**own.pretrained_cfg, **given, **overlay}, sources, cache_dir, pretrained,
+                        own.args, **kwargs)
 
 
-def _described(folder: Path, doubtful: bool) -> BaseModel:
-    """The base model of an artifact whose weights are not needed."""
-    config, pretrained_cfg = read_config(folder)
-    base = BaseModel(config.base, config.base_args, pretrained_cfg)
-    if doubtful:
-        base.state  # noqa: B018  (refuses what reading the weights would)
-    return base
+def _weights(folder: Path, cached: bool) -> dict[str, Tensor]:
+    """The state dict of an artifact, generated on the CPU, or read from huggingface_hub's folder of assets, which takes
+    a fraction of the time. Files there are as large as models, and may be deleted."""
+    file = _cached_file(folder) if cached else None
+    if file:
+        with suppress(OSError, SafetensorError):  # it is not there, or damaged
+            return safetensors.torch.load_file(file)
+    with torch.device('cpu'):
+        state_dict = load_artifact(folder).state_dict()
+    if file:
+        contents = {name: tensor.clone() for name, tensor in state_dict.items()}  # a file has no shared memory
+        with suppress(OSError):  # the disk is full
+            replace_files({file: safetensors.torch.save(contents)})
+    return state_dict
+
+
+def _cached_file(folder: Path) -> Path | None:
+    """Where the state dict of an artifact is kept: by the contents of its files, and by what they were read with. None
+    if they, or the cache, cannot be read."""
+    try:
+        parts = [(folder / name).read_bytes() for name in (CONFIG_NAME, WEIGHTS_NAME)]
+        cache = cached_assets_path('timm_sbs', 'weights')
+    except (OSError, ValueError):
+        return None
+    digests = [hashlib.sha256(part).digest() for part in (__version__.encode(), torch.__version__.encode(), *parts)]
+    return Path(cache, f"{hashlib.sha256(b''.join(digests)).hexdigest()}.safetensors")
 
 
 def _given(
@@ -127,7 +141,7 @@ def _sources(*descriptions: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _find(variant: str, sources: Mapping[str, Any], cache_dir: str | Path | None, weights: bool) -> Path | None:
+def _find(variant: str, sources: Mapping[str, Any], cache_dir: str | Path | None) -> Path | None:
     """The artifact's folder, or None where the sources are those of ordinary weights, or there are none."""
     registered = {'hf_hub_id': resolve_pretrained_cfg(variant).hf_hub_id}
     if sources == registered and (shipped := shipped_folder(variant)):
@@ -136,16 +150,13 @@ def _find(variant: str, sources: Mapping[str, Any], cache_dir: str | Path | None
         return None
     if sources.get('source') != 'hf-hub' and (file := sources.get('file')):
         path = Path(file)
-        folder = path.parent if path.name in (CONFIG_NAME, WEIGHTS_NAME) else path
-        if folder.is_dir() and (folder == path or _is_artifact(folder)):
-            return folder
+        if path.is_dir():
+            return path
+        config = path.with_name(CONFIG_NAME)
+        if path.name in (CONFIG_NAME, WEIGHTS_NAME) and config.is_file() and b'"sbs"' in config.read_bytes():
+            return path.parent
         if path.is_file():
             return None
         raise ArtifactError(f"'{file}' is neither a checkpoint nor a folder with an artifact ({CONFIG_NAME} and "
                             f'{WEIGHTS_NAME}).')
-    return hub.download(sources['hf_hub_id'], cache_dir, weights) if sources.get('hf_hub_id') else None
-
-
-def _is_artifact(folder: Path) -> bool:
-    path = folder / CONFIG_NAME
-    return path.is_file() and b'"sbs"' in path.read_bytes()
+    return hub.download(sources['hf_hub_id'], cache_dir) if sources.get('hf_hub_id') else None

@@ -27,31 +27,21 @@ default_cfgs = generate_default_cfgs({
 })
 
 
-def _create(name: str, base: str | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
-    from timm_sbs.models.create import create_generated  # registering needs none of what that imports
-
-    return create_generated(name, base, pretrained, **kwargs)
-
-
-def _entrypoint(name: str, entry: Entry) -> Callable[..., nn.Module]:
+def _entrypoint(name: str, base: str | None, text: str) -> Callable[..., nn.Module]:
     """The function that timm calls to create an entry's model, under the entry's name."""
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return _create(name, entry.base, pretrained, kwargs)
+        from timm_sbs.models.create import create_generated  # registering needs none of what that imports
+
+        return create_generated(name, base, pretrained, **kwargs)
 
     create.__name__ = create.__qualname__ = name
-    create.__doc__ = f'{entry.text} Ships inside the package. Licence: {default_cfgs[name].default.license}.'
-    return create
+    create.__doc__ = text
+    return register_model(create)
 
 
 for _name, _entry in ENTRIES.items():
-    globals()[_name] = register_model(_entrypoint(_name, _entry))
-
-
-@register_model
-def sbs(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """The architecture in every artifact's config.json, which names the base that timm builds. It is not listed, since
-    it stands for no network without one."""
-    return _create('sbs', None, pretrained, kwargs)
-
-
+    globals()[_name] = _entrypoint(
+        _name, _entry.base, f'{_entry.text} Ships inside the package. Licence: {default_cfgs[_name].default.license}.')
+# The architecture in every artifact's config.json. It is not listed, since it stands for no network without one.
+sbs = _entrypoint('sbs', None, 'Any artifact, whose config.json names the base that timm builds.')
 hidden_models['sbs'] = None

@@ -51,8 +51,6 @@ class ResNetCifar(ResNet):
 
     Args:
         layers: Blocks in each of the three stages.
-        num_classes: Classes of the classifier; 0 for none.
-        in_chans: Channels of the image.
         output_stride: Of the last stage: 4, or 2 with dilated convolutions. Larger ones, as other networks have them,
             change nothing.
         channels: Of the stages; the stem has as many as the first one.
@@ -141,12 +139,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 # Published weights and their accuracies: https://github.com/akamaster/pytorch_resnet_cifar10 (BSD 2-Clause).
 _ORIGIN = 'https://github.com/akamaster/pytorch_resnet_cifar10'
-_PUBLISHED = {  # by depth: file, millions of parameters, top-1
-    20: ('resnet20-12fca82f.th', 0.27, 91.73),
-    32: ('resnet32-d509ac18.th', 0.46, 92.63),
-    44: ('resnet44-014dd654.th', 0.66, 93.10),
-    56: ('resnet56-4bfd9763.th', 0.86, 93.39),
-    110: ('resnet110-1d1ed7c2.th', 1.7, 93.68),
+_PUBLISHED = {  # by depth: file, top-1
+    20: ('resnet20-12fca82f.th', 91.73), 32: ('resnet32-d509ac18.th', 92.63), 44: ('resnet44-014dd654.th', 93.10),
+    56: ('resnet56-4bfd9763.th', 93.39), 110: ('resnet110-1d1ed7c2.th', 93.68),
 }
 
 
@@ -162,10 +157,10 @@ def _cfg(filename: str) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs({
-    f'resnet{depth}_cifar10.akamaster': _cfg(filename) for depth, (filename, *_) in _PUBLISHED.items()})
+    f'resnet{depth}_cifar10.akamaster': _cfg(filename) for depth, (filename, _) in _PUBLISHED.items()})
 
 
-def _entrypoint(depth: int, millions: float, top1: float) -> Callable[..., nn.Module]:
+def _entrypoint(depth: int, top1: float) -> Callable[..., nn.Module]:
     """The function that timm calls to create the network of a depth, under its name."""
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return build_model_with_cfg(
@@ -173,10 +168,9 @@ def _entrypoint(depth: int, millions: float, top1: float) -> Callable[..., nn.Mo
             feature_cfg=dict(out_indices=(0, 1, 2, 3)), **{'layers': ((depth - 2) // 6,) * 3, **kwargs})
 
     create.__name__ = create.__qualname__ = name = f'resnet{depth}_cifar10'
-    create.__doc__ = (f'ResNet-{depth} for 32x32 images: {millions} M parameters, published CIFAR-10 top-1 '
-                      f'{top1:.2f} %.')
+    create.__doc__ = f'ResNet-{depth} for 32x32 images. Published CIFAR-10 top-1: {top1:.2f} %.'
     return create
 
 
-for _depth, (_, *_measured) in _PUBLISHED.items():
-    globals()[f'resnet{_depth}_cifar10'] = register_model(_entrypoint(_depth, *_measured))
+for _depth, (_, _top1) in _PUBLISHED.items():
+    globals()[f'resnet{_depth}_cifar10'] = register_model(_entrypoint(_depth, _top1))

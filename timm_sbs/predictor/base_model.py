@@ -1,4 +1,5 @@
 """The base model of an artifact: what timm builds, known by the names, shapes and dtypes of its state dict."""
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from timm_sbs.common.errors import TargetError
 
 __all__ = [
-    'BaseModel', 'SkipRandomInit', 'is_counter', 'canonical_args', 'describe_base', 'named_state', 'first_names',
-    'kept_names', 'norm_eps', 'pretrained_cfg_of',
+    'BaseModel', 'SkipRandomInit', 'is_counter', 'canonical_args', 'named_state', 'first_names', 'kept_names',
+    'norm_eps', 'pretrained_cfg_of',
 ]
 
 # Arguments of timm.create_model that say where weights come from or what is built around the model: users pass them,
@@ -27,7 +28,7 @@ _NOT_BASE_ARGS = {
 _RANDOM = {torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_,
            nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.xavier_normal_, nn.init.xavier_uniform_}
 MAX_CLASSES = 1 << 20
-MAX_CHANNELS = MAX_SIDE = 1 << 12
+MAX_SIDE = 1 << 12  # of an image, and channels
 MAX_NUMBER = 1 << 16  # of other arguments: building a billion layers would take hours
 MAX_TEXT = 256  # characters
 MAX_LENGTH = 64  # entries of a list or dict
@@ -49,13 +50,42 @@ class BaseModel:
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
-        """Its state dict on the meta device, see :func:`describe_base`. Built once."""
-        return describe_base(self.name, self.args, self.pretrained_cfg)
+        """Its state dict on the meta device: names, shapes and dtypes, without memory for values. Built once.
+
+        A tensor of several names is the same object under each. Floating-point ones are float32, whatever torch's
+        default dtype is, for so an artifact stores them.
+
+        Raises:
+            TargetError: timm does not know the architecture, or cannot build it with these arguments.
+        """
+        state = named_state(self._built())
+        described: dict[str, Tensor] = {}
+        for name, first in first_names(state).items():
+            dtype = torch.float32 if state[name].is_floating_point() else state[name].dtype
+            described[name] = state[name].detach().to('meta', dtype) if first == name else described[first]
+        return described
 
     @cached_property
     def norm_eps(self) -> dict[str, float]:
         """See :func:`norm_eps`. The network is built once more for it."""
-        return norm_eps(_built(self.name, self.args, self.pretrained_cfg))
+        return norm_eps(self._built())
+
+    def _built(self) -> nn.Module:
+        """The network, on the meta device if its constructor does not compute with tensors."""
+        args = canonical_args(self.args, self.pretrained_cfg)
+        if not timm.is_model(self.name) or self.name.startswith('sbs'):
+            raise TargetError(
+                f"'{self.name}' is no architecture that timm {timm.__version__} can build. "
+                f'Check the name with timm.list_models(), or upgrade timm.')
+        try:
+            with _limited_modules():
+                try:
+                    with torch.device('meta'), SkipRandomInit():
+                        return timm.create_model(self.name, **args)
+                except (RuntimeError, NotImplementedError):  # some constructors compute with their tensors
+                    return timm.create_model(self.name, **args)
+        except Exception as e:
+            raise TargetError(f"timm cannot build '{self.name}' with arguments {args}: {e}") from e
 
 
 def is_counter(name: str) -> bool:
@@ -80,10 +110,10 @@ def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, An
     input_size = pretrained_cfg.get('input_size')
     if not _is_int(num_classes, 0, MAX_CLASSES):
         raise TargetError(f'pretrained_cfg.num_classes is {num_classes!r}, but must be from 0 to {MAX_CLASSES}.')
-    if not (isinstance(input_size, (list, tuple)) and len(input_size) == 3 and _is_int(input_size[0], 1, MAX_CHANNELS)
-            and all(_is_int(side, 1, MAX_SIDE) for side in input_size[1:])):
-        raise TargetError(f'pretrained_cfg.input_size is {input_size!r}, but must be [channels, height, width], the '
-                          f'sides up to {MAX_SIDE:,}.')
+    if not (isinstance(input_size, (list, tuple)) and len(input_size) == 3
+            and all(_is_int(size, 1, MAX_SIDE) for size in input_size)):
+        raise TargetError(f'pretrained_cfg.input_size is {input_size!r}, but must be [channels, height, width], each '
+                          f'up to {MAX_SIDE:,}.')
     return {**{name: _as_tuple(value) for name, value in base_args.items()},
             'num_classes': num_classes, 'in_chans': input_size[0]}
 
@@ -132,12 +162,8 @@ def first_names(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def kept_names(state: Mapping[str, Tensor], generated: Iterable[str]) -> list[str]:
-    """State dict entries that are neither generated nor counters nor second names of a tensor.
-
-    Args:
-        state: As :func:`named_state` or :func:`describe_base` returns it.
-        generated: Names of generated weights, each the first of its tensor.
-    """
+    """Entries of :func:`named_state` or :attr:`BaseModel.state` that are neither generated nor counters nor second
+    names of a tensor."""
     generated = set(generated)
     return [
         name for name, first in first_names(state).items()
@@ -148,42 +174,6 @@ def norm_eps(model: nn.Module) -> dict[str, float]:
     """What each BatchNorm adds to its variances, by the prefix of its tensors' names, such as 'layer1.0.bn1.'."""
     return {f'{name}.' if name else '': module.eps for name, module in model.named_modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm)}
-
-
-def describe_base(base: str, base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The base model's state dict on the meta device: names, shapes and dtypes, without memory for values.
-
-    A tensor of several names is the same object under each. Floating-point ones are float32, whatever torch's default
-    dtype is, for so an artifact stores them.
-
-    Raises:
-        TargetError: timm does not know the base, or cannot build it with these arguments.
-    """
-    state = named_state(_built(base, base_args, pretrained_cfg))
-    first = first_names(state)
-    described: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-        described[name] = tensor.detach().to('meta', dtype) if first[name] == name else described[first[name]]
-    return described
-
-
-def _built(base: str, base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> nn.Module:
-    """The base model, on the meta device if its constructor does not compute with tensors."""
-    args = canonical_args(base_args, pretrained_cfg)
-    if not timm.is_model(base) or base.startswith('sbs'):
-        raise TargetError(
-            f"'{base}' is no architecture that timm {timm.__version__} can build. "
-            f'Check the name with timm.list_models(), or upgrade timm.')
-    try:
-        with _limited_modules():
-            try:
-                with torch.device('meta'), SkipRandomInit():
-                    return timm.create_model(base, **args)
-            except (RuntimeError, NotImplementedError):  # some constructors compute with their tensors
-                return timm.create_model(base, **args)
-    except Exception as e:
-        raise TargetError(f"timm cannot build '{base}' with arguments {args}: {e}") from e
 
 
 class SkipRandomInit(TorchFunctionMode):
@@ -199,12 +189,10 @@ class SkipRandomInit(TorchFunctionMode):
 @contextmanager
 def _limited_modules() -> Iterator[None]:
     """Raises TargetError within the block as soon as a model has too many modules."""
-    count = 0
+    numbers = itertools.count(1)
 
     def registered(*args: object) -> None:
-        nonlocal count
-        count += 1
-        if count > MAX_MODULES:
+        if next(numbers) > MAX_MODULES:
             raise TargetError(f'it has more than {MAX_MODULES:,} modules')
 
     handle = register_module_module_registration_hook(registered)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from timm_sbs.common.config import EncodingConfig, OrderingConfig
+from timm_sbs.common.config import EncodingConfig, GeneratorConfig, OrderingConfig
 from timm_sbs.predictor.ordering import positions
 from timm_sbs.predictor.tokens import WeightSpec
 
@@ -16,15 +16,14 @@ FREQUENCY_STEPS = 4096  # frequencies are multiples of 1/4096
 FREQUENCY_LIMIT = 32767  # of these steps
 
 
-def draw_frequencies(config: EncodingConfig, num_coordinates: int) -> Tensor:
+def draw_frequencies(config: GeneratorConfig) -> Tensor:
     """Random frequencies b ~ N(0, 1) of UOS-RFF and RFF: [num_frequencies, num_coordinates], float32.
 
     They are multiples of 1/4096, which 16 bits store exactly; with coarser ones, distant kernels of a long path would
     have the same features. They are drawn once, when a predictor is made, and stored in the artifact, for random
     streams differ between library versions. 'positional' has none: [0, num_coordinates].
     """
-    generator = torch.Generator().manual_seed(config.seed)
-    drawn = torch.randn(config.frequencies_shape(num_coordinates), generator=generator)
+    drawn = torch.randn(config.frequencies_shape, generator=torch.Generator().manual_seed(config.encoding.seed))
     return (drawn * FREQUENCY_STEPS).round().clamp(-FREQUENCY_LIMIT, FREQUENCY_LIMIT) / FREQUENCY_STEPS
 
 

@@ -1,6 +1,6 @@
 """The generator: all generated weights of a network, from the coordinates of their kernels."""
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,10 @@ from timm_sbs.predictor.network import Predictor
 from timm_sbs.predictor.ordering import Permutations, fold_of, output_sizes, stack_kernel_indices
 from timm_sbs.predictor.tokens import WeightSpec, from_kernels, to_kernels
 
-__all__ = ['TokenGroup', 'Generator', 'build_predictor', 'split_weights', 'relative_error']
+__all__ = ['TokenGroup', 'Generator', 'split_weights', 'relative_error']
 
-# Places of one matrix product: keeps the activations of a block in the processor's caches, or a GPU busy.
+# Positions of one matrix product: keeps the activations of a block in the processor's caches, or a GPU busy.
 BLOCK, DEVICE_BLOCK = 1024, 65536
-PORTION = 1 << 22  # generated values that are in memory at once, if no layer has more
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,25 +53,6 @@ class TokenGroup:
         indices = self.position_of_kernel if position_of_kernel is None else position_of_kernel
         rows[indices.to(rows.device)] = kernels
         return rows.view(self.num_positions, self.output_size)
-
-    def portions(self) -> Iterator[tuple[tuple[WeightSpec, ...], slice, Tensor]]:
-        """Whole layers that are generated at once: their specs, their positions, and rows of their kernels in these."""
-        first = start = 0
-        stop = kernels = 0
-        for index, positions in enumerate(self.positions):
-            stop += positions
-            last = index + 1 == len(self.positions)
-            if last or stop + self.positions[index + 1] - start > PORTION // self.output_size:
-                specs = self.specs[first:index + 1]
-                count = sum(spec.num_kernels for spec in specs)
-                rows = self.position_of_kernel[kernels:kernels + count] - start * self.fold
-                yield specs, slice(start, stop), rows
-                first, start, kernels = index + 1, stop, kernels + count
-
-
-def build_predictor(config: GeneratorConfig, specs: Sequence[WeightSpec]) -> Predictor:
-    """The predictor that a generator of these weights has, freshly initialised."""
-    return Predictor(config.feature_width, output_sizes(specs, config.ordering), config.predictor)
 
 
 class Generator(nn.Module):
@@ -128,8 +108,8 @@ class Generator(nn.Module):
         ``weights`` are the originals: each layer is learned in its own scale, the root mean square of its weight.
         """
         torch.manual_seed(seed)
-        frequencies = draw_frequencies(config.encoding, config.num_coordinates)
-        predictor = build_predictor(config, specs)
+        frequencies = draw_frequencies(config)
+        predictor = Predictor(config.feature_width, output_sizes(specs, config.ordering), config.predictor)
         if weights is not None and specs:
             scales = [as_float64(weights[spec.name].detach()).square().mean().sqrt() for spec in specs]
             predictor.output_scale.copy_(torch.stack(scales))
@@ -170,28 +150,23 @@ class Generator(nn.Module):
         return encode(coordinates, self.frequencies, self.config.encoding).to(self.device)
 
     @torch.no_grad()
-    def kernels(self, group: TokenGroup, positions: slice) -> Tensor:
-        """Kernels at some positions of a group, before scaling: [positions, G * T].
-
-        They are on the generator's device, and so are all intermediate results. Their precision is the predictor's,
-        whatever autocast, default dtype or precision of matrix products the caller has set.
-        """
-        block = BLOCK if self.device.type == 'cpu' else DEVICE_BLOCK
-        kernels = self.predictor.output_scale.new_empty(positions.stop - positions.start, group.output_size)
-        with torch.autocast(self.device.type, enabled=False), float32_products('ieee'):
-            for out, start in zip(kernels.split(block), range(positions.start, positions.stop, block)):
-                rows = slice(start, min(start + block, positions.stop))
-                self.predictor.write(self.features(group, rows), out)
-        return kernels
-
     def forward(self) -> dict[str, Tensor]:
         """All generated weights by name, float32 on the generator's device, without autograd. Memory beside the weights
-        is that of a few layers' kernels."""
-        weights: dict[str, Tensor] = {}
-        for group in self.groups:
-            for specs, positions, rows in group.portions():
-                kernels = self.kernels(group, positions)
-                weights.update(split_weights(kernels, specs, rows.to(kernels.device), self.scales))
+        is that of one layer's kernels.
+
+        Their precision is the predictor's, whatever autocast or precision of matrix products the caller has set.
+        """
+        block, weights = BLOCK if self.device.type == 'cpu' else DEVICE_BLOCK, dict[str, Tensor]()
+        with torch.autocast(self.device.type, enabled=False), float32_products('ieee'):
+            for group in self.groups:
+                stop = 0
+                rows = group.position_of_kernel.to(self.device).split([spec.num_kernels for spec in group.specs])
+                for spec, count, part in zip(group.specs, group.positions, rows):
+                    start, stop = stop, stop + count
+                    blocks = [slice(first, min(first + block, stop)) for first in range(start, stop, block)]
+                    kernels = torch.cat(
+                        [self.predictor(self.features(group, one), group.output_size) for one in blocks])
+                    weights.update(split_weights(kernels, (spec,), part - start * group.fold, self.scales))
         return {name: weights[name] for name in self.names}
 
 
@@ -222,7 +197,7 @@ def split_weights(
     """Weights of some layers of a group, by name, from their kernels in position order [M, G * T]. Differentiable.
 
     ``scales`` are the generator's. ``position_of_kernel`` is on the device of the kernels: the group's own for all its
-    layers, or that of a portion. Weights do not share storage, so that a copy of one is not a copy of all.
+    layers, or a part of it. Weights do not share storage, so that a copy of one is not a copy of all.
     """
     rows = kernels.reshape(-1, specs[0].token_size)
     parts = position_of_kernel.split([spec.num_kernels for spec in specs])

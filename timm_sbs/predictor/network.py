@@ -1,6 +1,8 @@
 """The predictor: a small multilayer perceptron from features to kernels."""
 import dataclasses
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -12,10 +14,8 @@ from timm_sbs.common.errors import ConfigError
 
 __all__ = ['Predictor', 'num_predictor_parameters', 'predictor_for_budget']
 
-_Activation = Callable[[Tensor], Tensor]
-# Of each: the function that returns a new tensor, and the one that works in place.
-_ACTIVATIONS: dict[str, tuple[_Activation, _Activation]] = {
-    'gelu': (F.gelu, torch.ops.aten.gelu_), 'relu': (F.relu, torch.relu_), 'sine': (torch.sin, torch.sin_)}
+_WIDTHS = range(1, (1 << 20) + 1)  # those that a configuration may have
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {'gelu': F.gelu, 'relu': F.relu, 'sine': torch.sin}
 
 
 class Predictor(nn.Module):
@@ -44,21 +44,11 @@ class Predictor(nn.Module):
         """Kernels before scaling, by ``parameters`` of these names where they are not the predictor's own, such as
         rounded ones."""
         at = dict(self.named_parameters()) if parameters is None else parameters
-        activation, _ = _ACTIVATIONS[self.config.activation]
+        activation = _ACTIVATIONS[self.config.activation]
         for index in range(len(self.trunk)):
             features = activation(F.linear(features, at[f'trunk.{index}.weight'], at[f'trunk.{index}.bias']))
         head = f'heads.{output_size}'
         return F.linear(features, at[f'{head}.weight'], at[f'{head}.bias'])
-
-    @torch.no_grad()
-    def write(self, features: Tensor, kernels: Tensor) -> None:
-        """What :meth:`forward` returns, without autograd, into ``kernels``; activations are computed in place."""
-        _, activation = _ACTIVATIONS[self.config.activation]
-        for layer in self.trunk:
-            features = activation(layer(features))
-        head = self.heads[str(kernels.shape[1])]
-        bias, weight = head.get_parameter('bias'), head.get_parameter('weight')
-        torch.addmm(bias, features, weight.T, out=kernels)
 
 
 def num_predictor_parameters(feature_width: int, output_sizes: Iterable[int], config: PredictorConfig) -> int:
@@ -77,12 +67,7 @@ def predictor_for_budget(
 ) -> PredictorConfig:
     """The largest predictor of at most ``budget`` parameters: as wide as fits, with as many extra units in the last
     hidden layer as fit then. Equal widths alone would miss a budget by some percent.
-
-    Args:
-        budget: Parameters.
-        feature_width: Features of a kernel.
-        output_sizes: Of all layers.
-        config: Layers and activation; its width is ignored.
+    ``config`` says how many layers and which activation.
 
     Raises:
         ConfigError: Even a predictor of width 1 is larger; names the smallest size.
@@ -97,16 +82,5 @@ def predictor_for_budget(
         raise ConfigError(
             f'{budget} parameters are too few: with {feature_width} features and {config.linear_layers} linear layers '
             f'the smallest predictor has {size(1)}. Allow more parameters, or use fewer frequencies or layers.')
-    width = _largest(lambda n: size(n) <= budget)
-    return dataclasses.replace(config, width=width, extra=_largest(lambda n: size(width, n) <= budget, 0))
-
-
-def _largest(fits: Callable[[int], bool], low: int = 1) -> int:
-    """The largest number for which ``fits`` holds, given that it holds for ``low`` and not for all above."""
-    high = low + 1
-    while fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    width = bisect_right(_WIDTHS, budget, key=size)
+    return dataclasses.replace(config, width=width, extra=bisect_right(_WIDTHS, budget, key=partial(size, width)))

@@ -5,12 +5,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timm_sbs.common.config import FOLDS, OrderingConfig
-from timm_sbs.common.errors import OrderingError
+from timm_sbs.common.errors import ArtifactError
 from timm_sbs.predictor.tokens import WeightSpec
 
 __all__ = [
-    'Permutations', 'are_permutations', 'permutation_shapes', 'check_permutations', 'kernel_at_position', 'fold_of',
-    'output_sizes', 'positions', 'stack_kernel_indices',
+    'Permutations', 'permutation_shapes', 'check_permutations', 'kernel_at_position', 'fold_of', 'output_sizes',
+    'positions', 'stack_kernel_indices',
 ]
 
 # The permutations of one layer. Each array [rows, n] holds, row by row, a permutation of 0 .. n-1.
@@ -30,31 +30,21 @@ def permutation_shapes(spec: WeightSpec, config: OrderingConfig) -> list[tuple[i
     }[config.order_over]
 
 
-def are_permutations(rows: NDArray[np.int64]) -> bool:
-    """Whether every row [rows, n] holds each of 0 .. n-1 once."""
-    if rows.size and (rows.min() < 0 or rows.max() >= rows.shape[1]):
-        return False
-    found = np.zeros(rows.shape, dtype=bool)
-    np.put_along_axis(found, rows, True, axis=1)
-    return bool(found.all())
-
-
 def check_permutations(permutations: Permutations, spec: WeightSpec, config: OrderingConfig) -> None:
-    """Raises OrderingError unless the arrays have the right shapes and every row is a permutation."""
+    """Raises ArtifactError unless the arrays have the right shapes and every row is a permutation."""
     shapes = permutation_shapes(spec, config)
     if [p.shape for p in permutations] != shapes:
-        raise OrderingError(
+        raise ArtifactError(
             f"The ordering of '{spec.name}' has shapes {[p.shape for p in permutations]}, but order_over "
             f"'{config.order_over}' needs {shapes}.")
-    for rows in permutations:
-        if not are_permutations(rows):
-            raise OrderingError(f"The ordering of '{spec.name}' is not a permutation: a kernel is missing or doubled.")
+    if any((np.sort(rows, axis=1) != np.arange(rows.shape[1])).any() for rows in permutations):
+        raise ArtifactError(f"The ordering of '{spec.name}' is not a permutation: a kernel is missing or doubled.")
 
 
 def kernel_at_position(permutations: Permutations, spec: WeightSpec, config: OrderingConfig) -> NDArray[np.int64]:
     """Index of the kernel (row-major over filter and channel) at each position of a layer: [num_kernels].
 
-    Places run along the path (order_over 'layer'), or row by row over the (filter, channel) grid.
+    Positions run along the path (order_over 'layer'), or row by row over the (filter, channel) grid.
     """
     if config.order_over == 'layer':
         return permutations[0][0]

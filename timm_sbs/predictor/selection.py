@@ -5,12 +5,12 @@ from fnmatch import fnmatchcase
 from timm.layers import CondConv2d
 from torch import Tensor, nn
 
-from timm_sbs.common.config import OTHERS, POINTWISE_SIZE, SelectionRule
+from timm_sbs.common.config import OTHERS, SelectionRule
 from timm_sbs.common.errors import TargetError
 from timm_sbs.predictor.base_model import first_names, kept_names
 from timm_sbs.predictor.tokens import WeightSpec
 
-__all__ = ['named_in_cfg', 'explain_selection', 'select_weights', 'select_rounded', 'specs_from_names', 'rounded_names']
+__all__ = ['explain_selection', 'select_weights', 'select_rounded', 'specs_from_names', 'rounded_names']
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, CondConv2d)
 
@@ -19,8 +19,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def named_in_cfg(model: nn.Module, key: str) -> tuple[str, ...]:
-    """Modules that timm's ``pretrained_cfg`` names under 'first_conv' (the stem) or 'classifier'."""
+def _named_in_cfg(model: nn.Module, key: str) -> tuple[str, ...]:
     names = (getattr(model, 'pretrained_cfg', None) or {}).get(key) or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
@@ -38,16 +37,12 @@ def _keeps_linear_layers(model: nn.Module, ends: Sequence[str]) -> bool:
 def explain_selection(model: nn.Module, rule: SelectionRule = SelectionRule()) -> dict[str, str]:
     """Why each parameter is not generated, or '' for a weight that is, by name.
 
-    Generated are the weights of convolutions and linear layers, whatever their kernels and groups, apart from stem,
-    classifier, small ones, and linear layers of networks of convolutions with some attention. With the method
-    'rounding' none is. ``rule.generate`` names further tensors of two or more dimensions, ``rule.keep`` overrules
-    everything else. A weight that modules share has the first of its names.
-
-    Args:
-        model: A timm model; its ``pretrained_cfg`` names stem ('first_conv') and classifier.
-        rule: Smallest size, and glob patterns over names.
+    Generated are the weights of convolutions and linear layers, whatever their kernels and groups, apart from stem and
+    classifier (of which timm's ``pretrained_cfg`` knows the names), small ones, and linear layers of networks of
+    convolutions with some attention. With the method 'rounding' none is. ``rule.generate`` names further tensors of two
+    or more dimensions, ``rule.keep`` overrules everything else. A weight that modules share has the first of its names.
     """
-    stems, classifiers = named_in_cfg(model, 'first_conv'), named_in_cfg(model, 'classifier')
+    stems, classifiers = _named_in_cfg(model, 'first_conv'), _named_in_cfg(model, 'classifier')
     keeps_linear_layers = _keeps_linear_layers(model, (*stems, *classifiers))
     parameters = dict(model.named_parameters())
     reasons = dict.fromkeys(parameters, 'norms, biases and others')
@@ -89,7 +84,7 @@ def select_weights(model: nn.Module, rule: SelectionRule = SelectionRule()) -> l
                 raise TargetError(
                     f"{option} '{pattern}' matches no weight of {type(model).__name__} with two or more dimensions. "
                     f"Names look like '{next(iter(reasons), '')}'.")
-    specs = [WeightSpec(name, shapes[name], rule.pointwise_size) for name, reason in reasons.items() if not reason]
+    specs = [WeightSpec(name, shapes[name]) for name, reason in reasons.items() if not reason]
     if not specs and rule.method == 'generation':
         raise TargetError(
             f'{type(model).__name__} has no weight to generate: apart from stem and classifier, no convolution or '
@@ -118,29 +113,21 @@ def _check(names: Iterable[str], base_state: Mapping[str, Tensor], base: str, ve
                               f'{list(base_state[name].shape)}.')
 
 
-def specs_from_names(
-        names: Sequence[str],
-        base_state: Mapping[str, Tensor],
-        base: str,
-        pointwise_size: int = POINTWISE_SIZE,
-) -> list[WeightSpec]:
+def specs_from_names(names: Sequence[str], base_state: Mapping[str, Tensor], base: str) -> list[WeightSpec]:
     """Specs of named weights, with the shapes that the base model gives them.
 
     Raises:
         TargetError: The model has no such weight, or it cannot be generated.
     """
     _check(names, base_state, f"'{base}'", 'generated')
-    return [WeightSpec(name, tuple(base_state[name].shape), pointwise_size) for name in names]
+    return [WeightSpec(name, tuple(base_state[name].shape)) for name in names]
 
 
 def rounded_names(rounded: Sequence[str], generated: Sequence[str], base_state: Mapping[str, Tensor]) -> list[str]:
     """Names of the rounded weights of a base model, in the order of its state dict.
 
-    Args:
-        rounded: As config.json has them: names, or ``OTHERS`` for all weights of two or more dimensions that are not
-            generated.
-        generated: Names of generated weights.
-        base_state: The base model's state dict, on any device.
+    ``rounded`` is as config.json has it: names, or ``OTHERS`` for all weights of two or more dimensions that are not
+    generated.
 
     Raises:
         TargetError: The model has no such weight, or it cannot be rounded.

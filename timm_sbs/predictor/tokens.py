@@ -19,12 +19,11 @@ class WeightSpec:
 
     - one kernel of up to 64 values, such as 3x3, 5x5, 7x7 or 1x11, depthwise ones too;
     - one row of a larger kernel: 31 tokens of 31 values for 31x31;
-    - ``pointwise_size`` successive input channels of one filter where kernels have one value: 1x1 convolutions and
-      linear layers. Zeros fill the last token of a row up.
+    - eight successive input channels of one filter where kernels have one value: 1x1 convolutions and linear layers.
+      Zeros fill the last token of a row up.
     """
     name: str
     shape: tuple[int, ...]
-    pointwise_size: int = POINTWISE_SIZE
 
     @property
     def token_size(self) -> int:
@@ -33,7 +32,7 @@ class WeightSpec:
             return kernel
         if kernel > LARGEST_TOKEN and 1 < self.shape[-1] <= LARGEST_TOKEN:
             return self.shape[-1]
-        return self.pointwise_size
+        return POINTWISE_SIZE
 
     @property
     def num_filters(self) -> int:
@@ -67,15 +66,7 @@ def to_kernels(weight: Tensor, spec: WeightSpec) -> Tensor:
 
 
 def from_kernels(kernels: Tensor, spec: WeightSpec) -> Tensor:
-    """Inverse of :func:`to_kernels`.
-
-    Raises:
-        TargetError: The number or the size of the kernels is not the spec's.
-    """
-    if tuple(kernels.shape) != (spec.num_kernels, spec.token_size):
-        raise TargetError(
-            f"'{spec.name}' consists of {spec.num_kernels} kernels of {spec.token_size} values, "
-            f'but got {list(kernels.shape)}.')
+    """Inverse of :func:`to_kernels`."""
     rows = kernels.reshape(spec.num_filters, -1)
     values = math.prod(spec.shape[1:])
     return (rows if rows.shape[1] == values else rows[:, :values]).reshape(spec.shape)

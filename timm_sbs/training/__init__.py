@@ -1,4 +1,4 @@
-"""Fitting a predictor. ``fit`` is the function; the folders are its options, design, losses, steps and runs.
+"""From a trained model and settings to an artifact: ``fit`` is the function; what a run decides, does and writes.
 
 May import all rooms but ``models``, ``plots`` and ``cli``. Needs the 'train' extra.
 """

@@ -3,16 +3,16 @@ import argparse
 import ast
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
 
-from timm_sbs.training.fields import name_of
-from timm_sbs.training.flat_settings import read_yaml, settings_of
+from timm_sbs.common.fields import name_of
+from timm_sbs.training.flat_settings import read_yaml, settings_fields, settings_of
 from timm_sbs.training.settings import Settings
 
-__all__ = ['Request', 'parse']
+__all__ = ['parse']
 
 SHORT = {'config': '-c', 'batch_size': '-b', 'workers': '-j'}
 DESCRIPTION = """\
@@ -24,19 +24,13 @@ where they change predictions, and the model is trained to predict what the orig
     timm-sbs train --model resnet18 --pct 15 --output out/resnet18
     timm-sbs train --model resnet18 --bytes 3M --images photos --output out/resnet18
     timm-sbs train --config cifar10 --model resnet20_cifar10 --dataset torch/cifar10 --data-dir data --output out
-    accelerate launch -m timm_sbs.train --model resnet18 --data-free inversion --output out/resnet18
+    accelerate launch -m timm_sbs.train --model resnet18 --data-free --output out/resnet18
 
 The last line is for several processes or GPUs. Then, in Python:
 
     import timm, timm_sbs
     model = timm.create_model('local-dir:out/resnet18', pretrained=True)
 """
-
-
-class Request(NamedTuple):
-    """What a command line asks for."""
-    settings: Settings
-    dry_run: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +45,9 @@ class _Command:
     dry_run: bool = False
 
 
-def parse(argv: Sequence[str]) -> Request:
-    """Settings from a command line: defaults, the file of --config, and the flags, each overruling the one before.
+def parse(argv: Sequence[str]) -> tuple[Settings, bool]:
+    """Settings from a command line (defaults, the file of --config, and the flags, each overruling the one before), and
+    whether it asks for a dry run.
 
     Exits as argparse does, after --help and where an argument cannot be parsed.
 
@@ -60,32 +55,29 @@ def parse(argv: Sequence[str]) -> Request:
         ConfigError: A value is out of range, or two exclude each other.
 
     Example:
-        >>> parse(['--model', 'resnet18', '--bytes', '64k', '--output', 'out']).settings.target.max_bytes
+        >>> parse(['--model', 'resnet18', '--bytes', '64k', '--output', 'out'])[0].target.max_bytes
         64000
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument('-c', '--config')
     config = first.parse_known_args(argv)[0].config
     settings = settings_of(read_yaml(config), config) if config else Settings()
-    parts: dict[str, Any] = {'command': _Command()}
-    parts.update({part.name: getattr(settings, part.name) for part in dataclasses.fields(settings)})
-    views = {name: view for name, part in parts.items() if (view := _view(part)) is not None}
+    views = {name: _view(part) for name, part in {'command': _Command(), **vars(settings)}.items()}
     root = dataclasses.make_dataclass('Train', [
         (name, type(view), dataclasses.field(default=view)) for name, view in views.items()])
     found: Any = tyro.cli(
         root, args=list(argv), prog='timm-sbs train', description=DESCRIPTION,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
     given = {}
-    for name, view in views.items():
-        for leaf in dataclasses.fields(parts[name]):
-            value: Any = getattr(getattr(found, name), leaf.name, None)
-            if name != 'command' and value != getattr(view, leaf.name, None):
-                given[name_of(leaf)] = _as_mapping(value) if leaf.name == 'model_kwargs' else value
-    return Request(settings_of(given, 'The command line', settings), found.command.dry_run)
+    for part, leaf in settings_fields():
+        value: Any = getattr(getattr(found, part), leaf.name, None)  # None: it has no flag
+        if value != getattr(views[part], leaf.name, None):
+            given[name_of(leaf)] = _as_mapping(value) if leaf.name == 'model_kwargs' else value
+    return settings_of(given, 'The command line', settings), found.command.dry_run
 
 
 def _view(part: Any) -> Any:
-    """A part of the settings as tyro is to see it: its fields that have a flag, with their help. None without any."""
+    """A part of the settings as tyro is to see it: its fields that have a flag, with their help."""
     hints, help_of = get_type_hints(type(part)), docstring_parser.parse(type(part).__doc__ or '')
     texts = {text.arg_name: text.description or '' for text in help_of.params}
     fields = []
@@ -100,8 +92,6 @@ def _view(part: Any) -> Any:
             aliases=(SHORT[name],) if name in SHORT else None,
             help_behavior_hint=_default_words(value))],
             dataclasses.field(default=value)))
-    if not fields:
-        return None
     namespace = {'__doc__': help_of.short_description}
     return dataclasses.make_dataclass(type(part).__name__, fields, frozen=True, namespace=namespace)()
 

@@ -46,11 +46,10 @@ def describe_plan(plan: Plan) -> str:
     smaller = sizes['original'] / sizes['total']
     lines += [f"both files: {sizes['total']:,} bytes, {smaller:.1f} times smaller than the original's values",
 
-              '  ' + ', '.join(f'{part} {sizes[part]:,}' for part in (*PARTS, 'config') if sizes[part])]
+              '  ' + ', '.join(f'{part} {sizes[part]:,}' for part in PARTS if sizes[part])]
     if plan.uses:
-        memory = 2 * sum(use.bytes for use in plan.uses.values()) / 1e6  # once more while they are damped
-        count = plan.images.sample[1] if plan.images.sample else plan.settings.second_order.statistics_images
-        lines.append(f'activation statistics: {count:,} images, {memory:,.0f} MB of memory')
+        count = plan.images.sample.count if plan.images.sample else plan.settings.second_order.statistics_images
+        lines.append(f'activation statistics: {count:,} images')
     return '\n'.join([*lines, f"phases: {', '.join(plan.phases).replace('_', ' ')}"])
 
 

@@ -1,15 +1,18 @@
-"""The trainer as a Python function."""
-from collections.abc import Sequence
+"""The trainer as a Python function, which leaves the program that calls it as it was."""
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.common.distributed import processes
 from timm_sbs.common.errors import ConfigError, TargetError
-from timm_sbs.common.progress import messages, silence
-from timm_sbs.training.caller import undisturbed_caller
+from timm_sbs.common.progress import messages
+from timm_sbs.data.augmentation import kept_random_states
 from timm_sbs.training.design.given_model import unwrapped
 from timm_sbs.training.dry_run import describe_plan
 from timm_sbs.training.flat_settings import read_yaml, settings_of
@@ -59,7 +62,7 @@ def fit(
         >>> artifact.save('out')
         >>> smaller = timm_sbs.fit(model, bytes='1.6M', images='imagenet/train')
     """
-    with silence() if quiet else messages(), undisturbed_caller():
+    with messages(quiet), _undisturbed_caller():
         settings, original = _request(model, dict(pct=pct, bytes=bytes, images=images, output=output), fields, config)
         if output is None and processes().num_processes > 1:
             raise ConfigError('Several processes need one folder to write to: pass output=FOLDER.')
@@ -82,9 +85,9 @@ def describe_fit(
     Example:
         >>> print(describe_fit(timm.create_model('resnet18', pretrained=True), pct=15))
     """
-    with undisturbed_caller():
+    with _undisturbed_caller():
         settings, original = _request(model, dict(pct=pct, bytes=bytes, images=images), fields, config)
-        with open_plan(settings, original, dry_run=True) as plan:
+        with open_plan(settings, original) as plan:
             return describe_plan(plan)
 
 
@@ -107,3 +110,38 @@ def _request(
         raise ConfigError('initial_checkpoint has no effect: the model has its weights already. Leave it out.')
     name = {'model': description.get('architecture', '')}
     return settings_of({**values, **name}, 'The call of fit()', default), original
+
+
+@contextmanager
+def _undisturbed_caller() -> Iterator[None]:
+    """Within the block a run has settings of its own, whatever the caller has set; afterwards, also after an error,
+    all is as it was.
+
+    accelerate keeps precision and gradient accumulation once for a process, and would give a run those of the caller.
+    Processes that talk to each other go on doing so.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(kept_random_states())
+        if torch.cuda.is_available():
+            stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+        if torch.get_default_device().type != 'cpu':
+            stack.enter_context(torch.device('cpu'))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in ('cpu', 'cuda'):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        for state in (PartialState, AcceleratorState, GradientState):
+            stack.callback(_restore, state, dict(state._shared_state))
+        for state in (AcceleratorState, GradientState):
+            state._shared_state.clear()
+        yield
+
+
+def _restore(state: Any, values: dict[str, Any]) -> None:
+    connected = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if values or state is not PartialState or not connected:  # else the run has connected the processes; they stay so
+        state._shared_state.clear()
+        state._shared_state.update(values)

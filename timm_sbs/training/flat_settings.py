@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from os.path import expanduser
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import yaml
 
 from timm_sbs.common.errors import ConfigError, short_reason
-from timm_sbs.training.fields import called, name_of
+from timm_sbs.common.fields import called, name_of, typed
 from timm_sbs.training.settings import Settings
 
 __all__ = ['flat', 'read_yaml', 'recipe_names', 'settings_fields', 'settings_of']
@@ -25,8 +24,7 @@ def settings_fields() -> Iterator[tuple[str, 'dataclasses.Field[Any]']]:
     """Every field of the tree, and the name of the part that it belongs to, in order."""
     for part in dataclasses.fields(Settings):
         for leaf in dataclasses.fields(part.default):  # type: ignore[arg-type]  # an instance of a dataclass
-            if leaf.init:
-                yield part.name, leaf
+            yield part.name, leaf
 
 
 def settings_of(
@@ -51,7 +49,7 @@ def settings_of(
             raise ConfigError(f"{where} sets '{name}', which is not a setting of the trainer.")
         part, leaf = known[name]
         hint = get_type_hints(type(getattr(default, part)))[leaf.name]
-        changes.setdefault(part, {})[leaf.name] = _typed(hint, value, f'{where}: {called(leaf)}')
+        changes.setdefault(part, {})[leaf.name] = typed(hint, _plain(hint, value), f'{where}: {called(leaf)}')
     target = changes.get('target', {})
     for size, other in (('pct', 'bytes'), ('bytes', 'pct'), ('bytes', 'bits')):
         if target.get(size) is not None:
@@ -60,37 +58,11 @@ def settings_of(
         part: dataclasses.replace(getattr(default, part), **fields) for part, fields in changes.items()})
 
 
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    """A value as its field's type has it: tuples for lists, floats for integers, text for paths."""
-    value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if get_origin(hint) in (Union, UnionType):
-        if value is None:
-            return None
-        kinds = [kind for kind in get_args(hint) if kind is not NoneType]
-        return _typed(next((kind for kind in kinds if _is_of(kind, value)), kinds[0]), value, where)
+def _plain(hint: Any, value: Any) -> Any:
+    """A value as YAML has it: text for paths, and a list where a field takes several."""
     if get_origin(hint) is tuple:
-        value, (kind, *others) = value if isinstance(value, (list, tuple)) else [value], get_args(hint)
-        if others != [...] and len(value) != 1 + len(others):
-            raise ConfigError(f'{where} has {len(value)} values, but must have {1 + len(others)}.')
-        return tuple(_typed(kind, part, where) for part in value)
-    if not _is_of(hint, value):
-        must = f"one of: {', '.join(get_args(hint))}" if get_origin(hint) is Literal else _name(hint)
-        raise ConfigError(f'{where} is {value!r}, but must be {must}.')
-    return float(value) if hint is float else value
-
-
-def _name(hint: Any) -> str:
-    return {float: 'a number', int: 'an integer', str: 'text', bool: 'true or false'}.get(hint, 'a mapping')
-
-
-def _is_of(hint: Any, value: Any) -> bool:
-    if hint is Any:
-        return True
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else get_origin(hint) or hint)
+        return [_plain(None, part) for part in (value if isinstance(value, (list, tuple)) else [value])]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def flat(settings: Settings) -> dict[str, Any]:

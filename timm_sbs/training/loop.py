@@ -1,4 +1,4 @@
-"""The loop that all training phases share: Adam, learning rate, progress, logged figures, checkpoints."""
+"""The loop of optimization steps that all training phases share: Adam, learning rate, progress, logged figures."""
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import Progress
 from timm_sbs.training.phase_settings import Phase
 
-__all__ = ['Context', 'optimize']
+__all__ = ['Context', 'optimize', 'trained_state']
 
 LOG_INTERVAL = 50  # optimization steps between looks at the loss, each of which waits for the device
 
@@ -32,39 +32,38 @@ class Context:
         self.seed = seed
         self.results: dict[str, Any] = {}
 
-    def resume(self, load: Callable[[Mapping[str, Tensor]], None]) -> int:
-        """Restore the state of a run that was stopped in this phase; optimization steps that were done."""
+    def resume(self, module: nn.Module) -> int:
+        """Restore what is trained in a run that was stopped in this phase; optimization steps that were done."""
         return 0
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Figures of an optimization step, counted from 1."""
 
-    def step_done(self, step: int, state: Callable[[], Mapping[str, Tensor]]) -> None:
+    def step_done(self, step: int, module: nn.Module) -> None:
         """An optimization step is done, and nothing else is left to do for it: the time for a checkpoint."""
 
-    def consider(
-            self,
-            artifact: Artifact,
-            when: str,
-            model: nn.Module | None = None,
-            fits: bool = True,
-            step: int = 0,
-    ) -> None:
-        """Measure an artifact, whose network may be there already, and keep it if it is the best."""
+    def consider(self, artifact: Artifact, when: str, fits: bool = True, step: int = 0) -> None:
+        """Measure an artifact, and keep it if it is the best."""
 
     def far_worse(self, artifact: Artifact, other: Callable[[], Artifact]) -> tuple[float, float] | None:
         """Percentages of unchanged predictions of an artifact and of another, if the other has far more."""
         return None
 
 
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers and trained parameters of a module, a tensor of several names under the first."""
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    tensors = {**trained, **dict(module.named_buffers())}
+    return {name: tensors[name].detach() for name in module.state_dict() if name in tensors}
+
+
 def optimize(
         name: str,
         settings: Phase,
+        module: nn.Module,
         parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         take_step: Callable[[int], Tensor],
         context: Context,
-        state: Callable[[], Mapping[str, Tensor]],
-        load: Callable[[Mapping[str, Tensor]], Any],
         lr_scale: float = 1.,
         after_step: Callable[[int], None] = lambda done: None,
 ) -> None:
@@ -73,12 +72,11 @@ def optimize(
     Args:
         name: Of the phase, for messages and logged figures.
         settings: Optimization steps and learning rate.
-        parameters: As torch's optimizers take them; 'lr_scale' of a group is a factor of its learning rate.
+        module: What is trained.
+        parameters: Of the module, as torch's optimizers take them; 'lr_scale' of a group is a factor of its rate.
         take_step: Given the number of the step, counted from 0, leaves gradients and returns this process's part of the
             loss.
         context: The run.
-        state: What a checkpoint has to hold of the model.
-        load: Its inverse.
         lr_scale: Factor of all learning rates.
         after_step: Called with the number of steps done, before the checkpoint of that step.
 
@@ -88,7 +86,7 @@ def optimize(
     accelerator = context.accelerator
     # One kernel for all tensors: a step has dozens of tensors of a few numbers.
     optimizer = accelerator.prepare(torch.optim.Adam([*parameters], lr=settings.lr, betas=settings.betas, fused=True))
-    start = context.resume(load)
+    start = context.resume(module)
     with Progress(settings.steps, name, initial=start, accelerator=accelerator) as progress:
         for step in range(start, settings.steps):
             lr = settings.lr_at(step) * lr_scale
@@ -106,5 +104,5 @@ def optimize(
                 if not math.isfinite(value):
                     raise SbsError(f'The loss of {name} is {value} at step {done}. Lower its learning rate.')
             after_step(done)
-            context.step_done(done, state)
+            context.step_done(done, module)
     accelerator.free_memory()

@@ -1,9 +1,9 @@
 """Settings of the training phases. Their ``Attributes`` are the help of the flags."""
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
-from timm_sbs.common.errors import ConfigError
-from timm_sbs.training.fields import named, python_only, require, require_positive
+from timm_sbs.common.fields import named, python_only, require, require_positive
 
 __all__ = ['FEWEST_IMAGES', 'Phase', 'Reconstruction', 'SecondOrder', 'Distillation']
 
@@ -21,7 +21,7 @@ class Phase:
     """
     steps: int
     lr: float
-    betas: tuple[float, float] = field(default=(0.9, 0.99), init=False, metadata={'flag': False})  # of Adam
+    betas: ClassVar[tuple[float, float]] = 0.9, 0.99  # of Adam
 
     def __post_init__(self) -> None:
         require(self, 'steps', lambda steps: steps >= 0, '0 or more')
@@ -50,15 +50,9 @@ class Reconstruction(Phase):
     Attributes:
         steps: Optimization steps; 0 skips the phase.
         lr: Peak learning rate of predictors up to a width of 128; wider ones get less in proportion.
-        batch_size: Kernels of one step, over all processes.
     """
     steps: int = named('reconstruction_steps', 4000)
     lr: float = named('reconstruction_lr', 2e-2)
-    batch_size: int = named('reconstruction_batch_size', 4096, flag=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(self, 'batch_size')
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ class SecondOrder(Phase):
         statistics_images: Training images from which activation statistics are collected, without labels.
         damping: Part of their mean that is added to the diagonals of the statistics.
     """
-    steps: int = named('second_order_steps', 750)
+    steps: int = named('second_order_steps', 1500)
     lr: float = named('second_order_lr', 4e-3)
     statistics_images: int = 2000
     damping: float = named('second_order_damping', 1e-3, flag=False)
@@ -86,52 +80,28 @@ class SecondOrder(Phase):
 class Distillation(Phase):
     """Distillation: train on images until the model predicts what the original predicts
 
-    Loss weights are one number, or those of the first and the last step.
-
     Attributes:
         steps: Optimization steps; 0 skips the phase.
         lr: Peak learning rate.
         rounding_lr: Peak learning rate of rounded weights, in step sizes of their integers.
-        feature_weight: Loss weight of the relative squared error of feature maps.
-        output_weight: Loss weight of the Kullback-Leibler divergence of the predictions.
-        label_weight: Loss weight of the cross-entropy with the labels.
-        feature_modules: Modules whose outputs are compared (default: those that timm's features come from).
+        feature_weight: Weight of the relative squared error of feature maps, beside the divergence of predictions.
         temperature: Of the softmax of both networks.
         train_statistics: Whether BatchNorm statistics follow the training images (default: if these are read and not
             mixed).
         clip_grad: Largest norm of the gradient.
-        grad_accum_steps: Batches of one step; weights are generated once for all of them.
         eval_interval: Steps between looks at the held-out images; the best artifact is kept.
     """
     steps: int = named('distillation_steps', 4000)
     lr: float = 5e-4
     rounding_lr: float = 1e-2
-    feature_weight: tuple[float, ...] = (0.,)
-    output_weight: tuple[float, ...] = python_only((1.,))
-    label_weight: tuple[float, ...] = python_only((0.,))
-    feature_modules: tuple[str, ...] = python_only(())
+    feature_weight: float = 0.
     temperature: float = python_only(2.)
     train_statistics: bool | None = python_only(None)
     clip_grad: float = python_only(1.)
-    grad_accum_steps: int = python_only(1)
     eval_interval: int = python_only(500)
-    betas: tuple[float, float] = field(default=(0.9, 0.999), init=False, metadata={'flag': False})
+    betas: ClassVar[tuple[float, float]] = 0.9, 0.999
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(self, 'rounding_lr', 'temperature', 'clip_grad', 'grad_accum_steps', 'eval_interval')
-        names = 'output_weight', 'feature_weight', 'label_weight'
-        for name in names:
-            weights = getattr(self, name)
-            if len(weights) not in (1, 2) or not all(0 <= weight < math.inf for weight in weights):
-                raise ConfigError(f'{name} is {list(weights)}, but must be one number or two, 0 or more.')
-        if self.steps and not all(any(getattr(self, name)[end] for name in names) for end in (0, -1)):
-            raise ConfigError('All loss weights are 0 at the first or the last step. Set one of them, or no steps.')
-
-    def weights_at(self, step: int) -> tuple[float, float, float]:
-        """Weights of the output, feature and label loss at a step, counted from 0: linear between both ends."""
-        progress = step / max(1, self.steps - 1)
-        output, feature, label = (
-            weights[0] + (weights[-1] - weights[0]) * progress
-            for weights in (self.output_weight, self.feature_weight, self.label_weight))
-        return output, feature, label
+        require_positive(self, 'rounding_lr', 'temperature', 'clip_grad', 'eval_interval')
+        require(self, 'feature_weight', lambda weight: weight >= 0, '0 or more')

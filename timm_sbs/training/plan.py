@@ -1,11 +1,10 @@
-"""Everything that a run decides and opens before its first step, so that what is wrong is found at once."""
+"""The plan of a run: which phases, the design, the images, the checkpoint it goes on from, the precision. What is wrong
+is found here, before any work."""
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,34 +12,30 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from torch import nn
 
-from timm_sbs.artifact.original import load_original
-from timm_sbs.artifact.provenance import proved_description
-from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.artifact.original import load_original, proved_description
+from timm_sbs.common.distributed import decided_once, make_accelerator, processes
 from timm_sbs.common.errors import ConfigError, SbsError
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
-from timm_sbs.data.augmentation import data_config_of
-from timm_sbs.data.image_size import check_sizes
+from timm_sbs.data.augmentation import check_sizes, data_config_of
 from timm_sbs.data.outputs import check_outputs
 from timm_sbs.data.synthetic import batch_norms
 from timm_sbs.predictor.base_model import BaseModel
-from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.training.checkpoints import Checkpoint, Checkpoints
-from timm_sbs.training.design.given_model import adopted, describe_as
+from timm_sbs.training.design.given_model import adopted
 from timm_sbs.training.design.sizing import Design, design
 from timm_sbs.training.flat_settings import flat
 from timm_sbs.training.images import Images, open_images
-from timm_sbs.training.losses.feature_maps import feature_modules
+from timm_sbs.training.losses.distillation import feature_modules
 from timm_sbs.training.losses.weight_uses import Use, find_uses
-from timm_sbs.training.precision import settle_precision
 from timm_sbs.training.settings import Settings
 
-__all__ = ['Plan', 'open_plan']
+__all__ = ['Plan', 'open_plan', 'settled_precision']
 
 # Settings that may differ between a checkpoint and its resumption, because they change no result.
 MAY_CHANGE = {
-    'output', 'resume', 'checkpointing_steps', 'report_to', 'push_to_hub', 'hub_private', 'hub_dataset', 'base_model',
-    'license', 'workers', 'image_cache', 'dataset_download', 'initial_checkpoint', 'mixed_precision'}
+    'output', 'resume', 'checkpointing_steps', 'report_to', 'push_to_hub', 'hub_private', 'base_model', 'license',
+    'workers', 'dataset_download', 'initial_checkpoint', 'mixed_precision'}
 PATHS = ('images', 'data_dir', 'class_map')  # known by what they are called, for they may have moved
 
 
@@ -51,7 +46,6 @@ class Plan:
     Attributes:
         settings: All settings.
         accelerator: Device, processes, precision.
-        told: That precision, and why it was chosen, in a sentence for the user.
         original: The original model.
         design: What is generated or rounded, and by which predictor.
         uses: How the network uses these weights, if there are statistics to collect.
@@ -61,7 +55,6 @@ class Plan:
     """
     settings: Settings
     accelerator: Accelerator
-    told: str
     original: nn.Module
     design: Design
     uses: Mapping[str, Use]
@@ -80,16 +73,12 @@ class Plan:
 
 
 @contextmanager
-def open_plan(
-        settings: Settings, model: nn.Module | None = None, whole_program: bool = False, dry_run: bool = False,
-) -> Iterator[Plan]:
-    """The plan of a run, for a block in which it is carried out.
+def open_plan(settings: Settings, model: nn.Module | None = None) -> Iterator[Plan]:
+    """The plan of a run, for a block in which it is carried out. Writes nothing.
 
     Args:
         settings: As they were given.
         model: The original model; None: that which the settings name.
-        whole_program: Whether nothing follows: processes then end their group.
-        dry_run: Whether nothing is going to be written.
 
     Raises:
         SbsError: Something about the request is wrong.
@@ -98,17 +87,42 @@ def open_plan(
         if getattr(settings.run, name) is not None and not settings.run.output:
             raise ConfigError(f'{name} needs a folder to write to: --output (output=...).')
     with float32_products('tf32'):
-        precision, told = settle_precision(settings.run.mixed_precision)
         accelerator = make_accelerator(
-            precision, log_with=list(settings.run.report_to) or None, project_dir=settings.run.output or '.')
+            settled_precision(settings.run.mixed_precision), log_with=list(settings.run.report_to) or None,
+            project_dir=settings.run.output or '.')
         try:
-            yield _plan(settings, accelerator, told, _original(settings, model), dry_run)
+            yield _plan(settings, accelerator, _original(settings, model))
         finally:
-            if whole_program:
-                accelerator.end_training()
-            else:
-                for tracker in accelerator.trackers:
-                    tracker.finish()
+            for tracker in accelerator.trackers:
+                tracker.finish()
+
+
+def settled_precision(asked: str) -> str:
+    """The precision of a run in accelerate's words, the same on all processes.
+
+    Args:
+        asked: A precision, or 'auto': what ``accelerate launch`` says, else bfloat16 on devices that have units for it,
+            else float16 on GPUs and float32 elsewhere.
+    """
+    state = processes()
+
+    def choose() -> str:
+        launched, on_gpu = os.environ.get('ACCELERATE_MIXED_PRECISION') or 'no', state.device.type == 'cuda'
+        if asked != 'auto' or launched != 'no':
+            return launched if asked == 'auto' else asked
+        if torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else (
+                state.device.type == 'cpu' and cpu_has_bf16_units()):
+            return 'bf16'
+        return 'fp16' if on_gpu else 'no'
+
+    return decided_once(choose, state)
+
+
+def cpu_has_bf16_units() -> bool:
+    """Whether the CPU says that it has AVX512-BF16 or AMX. Others compute in bfloat16 up to hundreds of times more
+    slowly than in float32."""
+    names = '_is_avx512_bf16_supported', '_is_amx_tile_supported'  # private: torch 2.6 has no others
+    return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def _original(settings: Settings, model: nn.Module | None) -> nn.Module:
@@ -117,34 +131,31 @@ def _original(settings: Settings, model: nn.Module | None) -> nn.Module:
     if model is None and not wanted.model:
         raise ConfigError('Which model is to be fitted? Give --model NAME.')
     given = load_original(wanted.model, wanted.initial_checkpoint, wanted.model_kwargs) if model is None else model
-    original = adopted(given, wanted.model_kwargs)
     by_name = wanted.model if model is None and not wanted.initial_checkpoint else None
-    describe_as(original, proved_description(given, by_name, wanted.license, wanted.base_model))
+    original = adopted(given, wanted.model_kwargs)
+    # By setattr, for torch declares all attributes of a module to be tensors or modules.
+    described = proved_description(given, by_name, wanted.license, wanted.base_model)
+    setattr(original, 'pretrained_cfg', described)  # noqa: B010
     return original
 
 
-def _plan(settings: Settings, accelerator: Accelerator, told: str, original: nn.Module, dry_run: bool) -> Plan:
+def _plan(settings: Settings, accelerator: Accelerator, original: nn.Module) -> Plan:
     chosen = design(original, settings.target, settings.run.seed)
     base = chosen.base
     _check_before_work(settings, original, base)
     images = open_images(settings, base.pretrained_cfg, accelerator)
-    if settings.run.output and not dry_run:
-        _check_writable(settings.run.output)
     checkpoints = Checkpoints(
         settings.run.output, accelerator, _unchanging(settings, accelerator.mixed_precision, original),
         settings.run.checkpointing_steps)
-    checkpoint = checkpoints.open(settings.run.resume) if settings.run.resume else None
-    if settings.run.output and not settings.run.resume:
-        checkpoints.refuse_those_of_another_run()
+    checkpoint = checkpoints.open(settings.run.resume) if settings.run.output else None
     uses: Mapping[str, Use] = {}
     if settings.takes_statistics:
-        specs = chosen.specs or specs_from_names(chosen.rounded, base.state, base.name)
         size = data_config_of(base.pretrained_cfg)['input_size']
-        uses = find_uses(original, specs, torch.zeros(1, *size))
+        uses = find_uses(original, chosen.weights, torch.zeros(1, *size))
         if not uses:
             say(accelerator, 'No generated or rounded weight is passed unmodified to a convolution or linear layer, so '
                              'there is no second order.')
-    return Plan(settings, accelerator, told, original, chosen, uses, images, checkpoints, checkpoint)
+    return Plan(settings, accelerator, original, chosen, uses, images, checkpoints, checkpoint)
 
 
 def _check_before_work(settings: Settings, original: nn.Module, base: BaseModel) -> None:
@@ -155,25 +166,13 @@ def _check_before_work(settings: Settings, original: nn.Module, base: BaseModel)
     input_size = data_config_of(base.pretrained_cfg)['input_size']
     if settings.has_images:
         check_outputs(original, input_size)
-    classes = base.pretrained_cfg['num_classes']
     if settings.distils:
-        if any(settings.distillation.label_weight) and classes < 2:
-            raise SbsError(f'label_weight needs a network with 2 classes or more, and this one has {classes}.')
-        if any(settings.distillation.feature_weight):
-            feature_modules(original, settings.distillation.feature_modules)
+        if settings.distillation.feature_weight:
+            feature_modules(original)
         if sizes := settings.images.train_size:
             check_sizes(original, sizes, input_size)
-    if settings.images.data_free == 'inversion':
+    if settings.images.data_free:
         batch_norms(original)
-
-
-def _check_writable(folder: str) -> None:
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as e:
-        raise SbsError(f"--output '{folder}' cannot be written to: {e}.") from e
 
 
 def _unchanging(settings: Settings, precision: str | None, original: nn.Module) -> dict[str, Any]:

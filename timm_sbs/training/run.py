@@ -1,4 +1,5 @@
-"""A run in progress: checkpoints, the choice by held-out images, summary.csv, trackers."""
+"""A run in progress: when checkpoints are written, which artifact is best on held-out images, summary.csv, trackers.
+"""
 import copy
 import csv
 import dataclasses
@@ -15,17 +16,16 @@ from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import load_artifact
-from timm_sbs.common.config import QuantizationConfig
+from timm_sbs.common.config import to_dict
 from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.files import replace_files
 from timm_sbs.common.progress import say
-from timm_sbs.data.batches import SampleBatches
-from timm_sbs.training.checkpoints import artifact_tensors
+from timm_sbs.data.accuracy import Comparison
+from timm_sbs.training.checkpoints import Checkpoint, artifact_tensors
 from timm_sbs.training.flat_settings import flat
-from timm_sbs.training.held_out import HeldOut, figures_of, with_tensors
-from timm_sbs.training.images import statistics_images
-from timm_sbs.training.loop import Context
+from timm_sbs.training.images import Images, statistics_images
+from timm_sbs.training.loop import Context, trained_state
 from timm_sbs.training.plan import Plan
 
 __all__ = ['Run']
@@ -47,6 +47,7 @@ class Run(Context):
     Attributes:
         results: Measured results so far, as they will stand in config.json.
         best: The best artifact so far, in a copy of its own.
+        steps: Optimization steps of this phase that are done.
     """
 
     def __init__(self, plan: Plan, results: Mapping[str, Any]) -> None:
@@ -58,12 +59,13 @@ class Run(Context):
         self._best_results: dict[str, Any] = dict(progress.get('best', {}))
         self._rows: list[dict[str, Any]] = list(progress.get('rows', []))
         self._started = time.monotonic() - progress.get('seconds', 0.)
-        self._phase, self._index, self._before = '', 0, 0  # name, number, and steps before it
-        self._start: tuple[QuantizationConfig | None, dict[str, Tensor]] | None = None  # the artifact when it began
+        self._phase, self._index, self.steps = '', 0, 0
+        self._before = progress.get('before', 0)  # steps of the phases before this one
+        self._start: tuple[dict[str, Any] | None, dict[str, dict[str, Tensor]]] = None, {}  # the artifact when it began
         self._last: dict[str, float] = {}  # figures of the last logged step
-        self.held_out: HeldOut | None = None  # chooses
+        self.held_out: Comparison | None = None  # chooses
         if images := plan.images.held_out:
-            self.held_out = HeldOut(images.batches, images.count, plan.original, self.accelerator)
+            self.held_out = Comparison(images.batches, plan.original, self.accelerator, 'held-out images')
         self._looked_at = self.held_out
         self.output = Path(plan.settings.run.output) if plan.settings.run.output else None
         if self.output and self._best_results:
@@ -71,75 +73,71 @@ class Run(Context):
         if self.output:
             self._write(SETTINGS_NAME, yaml.safe_dump(flat(plan.settings)))
 
-    def look_at(self, drawn: SampleBatches | None) -> None:
+    def look_at(self, images: Images) -> None:
         """Look at some images of the statistics where none are held out, to find out what statistics have led to."""
         if self._looked_at is None and self.plan.uses:
-            batches, count = statistics_images(self.plan.images, drawn, FEW_IMAGES, self.accelerator)
-            labelled = [(images, torch.zeros(len(images), dtype=torch.long)) for images in batches]
-            self._looked_at = HeldOut(labelled, count, self.plan.original, self.accelerator)
+            batches, _ = statistics_images(images, FEW_IMAGES, self.accelerator)
+            labelled = [(batch, torch.zeros(len(batch), dtype=torch.long)) for batch in batches]
+            self._looked_at = Comparison(labelled, self.plan.original, self.accelerator, 'comparison')
 
     @property
     def seconds(self) -> float:
         """Time of the run, without what was lost between a checkpoint and a kill."""
         return time.monotonic() - self._started
 
-    def begin(self, phase: str, index: int, steps_before: int, artifact: Artifact) -> None:
+    def begin(self, phase: str, index: int, artifact: Artifact) -> None:
         """A phase begins. What it draws depends on nothing before it."""
-        self._phase, self._index, self._before, self._last = phase, index, steps_before, {}
+        self._before += self.steps
+        self._phase, self._index, self.steps, self._last = phase, index, 0, {}
         torch.manual_seed(self.seed * 1009 + index)
-        checkpoints, resumed = self.plan.checkpoints, self.plan.checkpoint
-        if checkpoints.every:
-            self._start = artifact.storage.quantization, artifact_tensors(artifact)
-            if not (resumed and resumed.progress['phase_index'] == index):
-                self._save_checkpoint(0, {})
+        if self.plan.checkpoints.every:
+            quantization = artifact.storage.quantization
+            self._start = to_dict(quantization) if quantization else None, artifact_tensors(artifact)
+            if self._resumed is None:
+                self._save_checkpoint({})
 
-    def resume(self, load: Callable[[Mapping[str, Tensor]], None]) -> int:
+    @property
+    def _resumed(self) -> Checkpoint | None:
+        """The checkpoint that the run goes on from, if it is one of this phase."""
         checkpoint = self.plan.checkpoint
-        if checkpoint is None or checkpoint.progress['phase_index'] != self._index or not checkpoint.progress['step']:
-            return 0
-        load(checkpoint.tensors())
-        self.plan.checkpoints.restore(checkpoint)
-        self._last = dict(checkpoint.progress['last'])
-        return checkpoint.progress['step']
+        return checkpoint if checkpoint and checkpoint.progress['phase_index'] == self._index else None
+
+    def resume(self, module: nn.Module) -> int:
+        checkpoint = self._resumed
+        if checkpoint and checkpoint.progress['step']:
+            module.load_state_dict(checkpoint.state(), strict=False)  # what is not trained is not in it
+            self.plan.checkpoints.restore(checkpoint)
+            self.steps, self._last = checkpoint.progress['step'], dict(checkpoint.progress['last'])
+        return self.steps
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self._last = dict(figures)
         named = {f'{self._phase}/{name}': value for name, value in figures.items()}
         self.accelerator.log(named, step=self._before + step)
 
-    def step_done(self, step: int, state: Callable[[], Mapping[str, Tensor]]) -> None:
-        every = self.plan.checkpoints.every
+    def step_done(self, step: int, module: nn.Module) -> None:
+        self.steps, every = step, self.plan.checkpoints.every
         if every and step % every == 0:
-            self._save_checkpoint(step, state())
+            self._save_checkpoint(trained_state(module))
 
-    def _save_checkpoint(self, step: int, state: Mapping[str, Tensor]) -> None:
-        if self._start is None:
-            return
+    def _save_checkpoint(self, state: Mapping[str, Tensor]) -> None:
         quantization, tensors = self._start
         progress = {
-            'phase': self._phase, 'phase_index': self._index, 'step': step, 'last': self._last, 'results': self.results,
-            'best': self._best_results, 'rows': self._rows, 'seconds': round(self.seconds, 2)}
-        self.plan.checkpoints.save(self._before + step, progress, tensors, quantization, state)
+            'phase': self._phase, 'phase_index': self._index, 'before': self._before, 'step': self.steps,
+            'last': self._last, 'results': self.results, 'best': self._best_results, 'rows': self._rows,
+            'seconds': round(self.seconds, 2), 'quantization': quantization}
+        self.plan.checkpoints.save(self._before + self.steps, progress, tensors, state)
 
-    def consider(
-            self,
-            artifact: Artifact,
-            when: str,
-            model: nn.Module | None = None,
-            fits: bool = True,
-            step: int = 0,
-    ) -> None:
+    def consider(self, artifact: Artifact, when: str, fits: bool = True, step: int = 0) -> None:
         """Measure an artifact on held-out images; keep it if none was better, or if it is the first that fits.
 
         All processes have to call this. What does not fit is the best only if there is nothing else.
         """
         figures: dict[str, float] = {}
         if self.held_out:
-            if model is None:
-                model = with_tensors(self.plan.original, artifact.as_stored().state_dict(), self.accelerator.device)
-            found = self.held_out.measure(model)
-            figures = figures_of(found)
-            self.results.update(holdout_images=self.held_out.count, **figures)
+            found = self.held_out.measure(artifact.as_stored().state_dict())
+            figures = {MEASURE: float(f'{found.divergence:.6g}'), 'holdout_agreement': round(found.agreement, 3)}
+            self.results.update(holdout_images=found.images, **figures)
             say(self.accelerator, f'{when}: {found} on held-out images')
         results = dict(self.results)
         lowest = self._best_results.get(MEASURE, math.inf)
@@ -155,19 +153,12 @@ class Run(Context):
         """What is measured from now on is smaller: the artifacts before it do not compete."""
         self.best, self._best_results = None, {}
 
-    def agreement_of(self, artifact: Artifact) -> float | None:
-        """Percentage of predictions that stay; None where there are no images to look at. All processes call this."""
-        if self._looked_at is None:
-            return None
-        model = with_tensors(self.plan.original, artifact.as_stored().state_dict(), self.accelerator.device)
-        return self._looked_at.measure(model).agreement
-
     def far_worse(self, artifact: Artifact, other: Callable[[], Artifact]) -> tuple[float, float] | None:
-        """All processes have to call this."""
-        seen = self.agreement_of(artifact)
-        if seen is None or seen >= DOUBTFUL:
+        """All processes have to call this. None also where there are no images to look at."""
+        images = self._looked_at
+        if not images or (seen := images.measure(artifact.as_stored().state_dict()).agreement) >= DOUBTFUL:
             return None
-        without = self.agreement_of(other()) or 0.
+        without = images.measure(other().as_stored().state_dict()).agreement
         return (seen, without) if without > seen + WORSE else None
 
     def add_row(self, row: Mapping[str, Any]) -> None:
@@ -181,13 +172,18 @@ class Run(Context):
         self._write(SUMMARY_NAME, text.getvalue())
 
     def _write(self, name: str, text: str) -> None:
-        """Write a text file beside the artifact; it appears complete or not at all."""
-        if not self.output or not self.accelerator.is_main_process:
+        """Write a text file beside the artifact. All processes have to call this."""
+        if self.output is None:
             return
-        try:
-            replace_files({self.output / name: text.encode()})
-        except OSError as e:
-            raise SbsError(f"'{self.output / name}' could not be written: {e}.") from e
+        path = self.output / name
+
+        def write() -> None:
+            try:
+                replace_files({path: text.encode()})
+            except OSError as e:
+                raise SbsError(f"'{path}' could not be written: {e}. Choose another --output.") from e
+
+        decided_once(write, self.accelerator)
 
 
 def _copied(artifact: Artifact) -> Artifact:

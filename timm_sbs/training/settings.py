@@ -11,8 +11,8 @@ from typing import Any, Literal
 from timm_sbs.codec.bit_allocation import FEWEST, MOST
 from timm_sbs.common.config import OrderingConfig, PredictorConfig, QuantizationConfig, SelectionRule, byte_count
 from timm_sbs.common.errors import ConfigError
+from timm_sbs.common.fields import python_only, require, require_positive
 from timm_sbs.data.settings import ImageSettings
-from timm_sbs.training.fields import python_only, require, require_positive
 from timm_sbs.training.phase_settings import Distillation, Reconstruction, SecondOrder
 
 __all__ = ['PCT', 'Original', 'Target', 'RunSettings', 'Settings']
@@ -61,13 +61,12 @@ class Target:
         linear_layers: Matrix products from features to kernel (default: 5, or 4 if quantized: rounding errors grow from
             layer to layer).
         min_weights: Weights with fewer values are not generated.
-        pointwise_size: Input channels in a token of 1x1 convolutions and linear layers.
         max_positions: Largest number of positions in a layer; where it has more kernels, several are generated at each.
             0: no limit (default: 1,024 for networks of 200,000 kernels, else no limit).
         storage_dtype: Number format of a predictor that is not quantized.
     """
     pct: float | None = None
-    bytes: int | str | None = None
+    bytes: str | int | None = None
     bits: float | None = None
     kept_bits: int = python_only(8)
     keep: tuple[str, ...] = ()
@@ -82,7 +81,6 @@ class Target:
     activation: str = python_only('gelu')
     linear_layers: int | None = python_only(None)
     min_weights: int = python_only(SelectionRule.min_weights)
-    pointwise_size: int = python_only(SelectionRule.pointwise_size)
     max_positions: int | None = python_only(None)
     storage_dtype: str = python_only('float16')
 
@@ -115,7 +113,7 @@ class Target:
     @property
     def rule(self) -> SelectionRule:
         method = 'rounding' if self.rounds else 'generation'
-        return SelectionRule(method, self.min_weights, self.generate, self.keep, self.pointwise_size)
+        return SelectionRule(method, self.min_weights, self.generate, self.keep)
 
     @property
     def ordering(self) -> OrderingConfig:
@@ -136,7 +134,6 @@ class RunSettings:
         report_to: Trackers of accelerate, such as tensorboard or wandb; summary.csv is always written.
         push_to_hub: Upload the artifact to this repository, USER/NAME, at the end.
         hub_private: Whether the repository is created as a private one.
-        hub_dataset: Data set of the images as the Hub names it, for the model card (default: that of --dataset).
     """
     output: str | None = None
     seed: int = 0
@@ -146,7 +143,6 @@ class RunSettings:
     report_to: tuple[str, ...] = ()
     push_to_hub: str | None = None
     hub_private: bool = python_only(False)
-    hub_dataset: str | None = python_only(None)
 
     def __post_init__(self) -> None:
         require_positive(self, 'checkpointing_steps')
@@ -171,11 +167,6 @@ class Settings:
     images: ImageSettings = ImageSettings()
     run: RunSettings = RunSettings()
 
-    def __post_init__(self) -> None:
-        labelled = any(self.distillation.label_weight)
-        if labelled and (self.images.images or self.images.data_free == 'noise'):
-            raise ConfigError('label_weight needs labels, which images of --images and --data-free noise do not have.')
-
     @property
     def has_images(self) -> bool:
         """Whether there are training images, read or drawn: statistics and distillation need them."""
@@ -191,12 +182,7 @@ class Settings:
         return bool(self.distillation.steps and self.has_images)
 
     @property
-    def batches(self) -> int:
-        """Batches of images that each process trains on."""
-        return self.distils * self.distillation.steps * self.distillation.grad_accum_steps
-
-    @property
     def follows_statistics(self) -> bool:
         """Whether BatchNorm statistics follow the training images; by default not drawn or mixed ones."""
         given, images = self.distillation.train_statistics, self.images
-        return not (images.data_free or images.mixup or images.cutmix) if given is None else given
+        return not (images.data_free or images.mixup) if given is None else given

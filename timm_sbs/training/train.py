@@ -1,4 +1,4 @@
-"""A run from its plan to the artifact: the phases in order, validation, and the upload."""
+"""A run: carries out the phases of the plan in order, measures the artifact on validation images, and uploads it."""
 import dataclasses
 import platform
 from functools import cached_property
@@ -6,36 +6,27 @@ from typing import Any
 
 import timm
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.artifact.describe import lost_function
 from timm_sbs.artifact.hub import create_repository
-from timm_sbs.artifact.lost import lost_function
 from timm_sbs.common.distributed import decided_once
-from timm_sbs.common.progress import say
+from timm_sbs.common.progress import say, warn
 from timm_sbs.common.version import __version__
-from timm_sbs.data.batches import SampleBatches
-from timm_sbs.data.fidelity import fidelity, with_logits
+from timm_sbs.data.accuracy import Comparison
 from timm_sbs.data.outputs import outputs_of
 from timm_sbs.predictor.base_model import pretrained_cfg_of
-from timm_sbs.predictor.selection import specs_from_names
-from timm_sbs.training.budget import ByteBudget
-from timm_sbs.training.checkpoints import artifact_at
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import start_artifact
 from timm_sbs.training.flat_settings import flat
-from timm_sbs.training.held_out import with_tensors
-from timm_sbs.training.images import drawn_images, statistics_images, training_images
+from timm_sbs.training.images import Images, draw_images, statistics_images, training_images
 from timm_sbs.training.losses.divergence import ExpectedDivergence
-from timm_sbs.training.losses.statistics import (
-    LayerStatistics,
-    collect_statistics,
-    statistics_from_tensors,
-    statistics_tensors,
-)
+from timm_sbs.training.losses.statistics import LayerStatistics, collect_statistics
 from timm_sbs.training.phases.distillation import distill
 from timm_sbs.training.phases.reconstruction import reconstruct
-from timm_sbs.training.phases.rounding import quantize_predictor, round_original
+from timm_sbs.training.phases.rounding import ByteBudget, quantize_predictor, round_original
 from timm_sbs.training.phases.second_order import fit_second_order
 from timm_sbs.training.plan import Plan, open_plan
 from timm_sbs.training.run import Run
@@ -44,16 +35,15 @@ from timm_sbs.training.settings import Settings
 __all__ = ['train']
 
 QUANTIZED_LR = 5e-4  # of phases that go on with a quantized predictor
-SEEN = 'images'  # number of them, beside the statistics in their file
+PRECISIONS = {'no': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}  # by accelerate's words
 
 
-def train(settings: Settings, model: nn.Module | None = None, whole_program: bool = False) -> Artifact:
+def train(settings: Settings, model: nn.Module | None = None) -> Artifact:
     """Carry out a run.
 
     Args:
         settings: Of the run.
         model: The original model; None: that which the settings name.
-        whole_program: Whether nothing follows: processes then end their group, and the user hears what to do next.
 
     Returns:
         The best artifact, as a reader of the written one has it.
@@ -61,8 +51,8 @@ def train(settings: Settings, model: nn.Module | None = None, whole_program: boo
     Raises:
         SbsError: Something about the request is wrong; nothing half-written is left.
     """
-    with open_plan(settings, model, whole_program) as plan:
-        return _Training(plan).carry_out(whole_program)
+    with open_plan(settings, model) as plan:
+        return _Training(plan).carry_out()
 
 
 class _Training:
@@ -71,9 +61,10 @@ class _Training:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.settings, self.accelerator = plan, plan.settings, plan.accelerator
         self.original = plan.original
+        self.run: Run
         self.state = {name: tensor.detach() for name, tensor in plan.original.state_dict().items()}
 
-    def carry_out(self, whole_program: bool) -> Artifact:
+    def carry_out(self) -> Artifact:
         plan, settings, accelerator = self.plan, self.settings, self.accelerator
         if repository := settings.run.push_to_hub:
             decided_once(lambda: create_repository(repository, settings.run.hub_private), accelerator)
@@ -83,15 +74,13 @@ class _Training:
         self.run = Run(plan, first_results(plan))
         self._run_phases()
         artifact = self._validated(self.run.best)
-        plan.images.tell_skipped(accelerator)
         if warning := lost_function(artifact.results):
-            say(accelerator, warning)
-        if settings.run.output and accelerator.is_main_process:
-            artifact.save(settings.run.output)
-        accelerator.wait_for_everyone()
-        if whole_program and settings.run.output:
-            say(accelerator, f'wrote {settings.run.output}; load it with '
-                             f"timm.create_model('local-dir:{settings.run.output}', pretrained=True)")
+            warn(accelerator, warning)
+        if output := settings.run.output:
+            if accelerator.is_main_process:
+                artifact.save(output)
+            accelerator.wait_for_everyone()
+            say(accelerator, f"wrote {output}; load it with timm.create_model('local-dir:{output}', pretrained=True)")
         if repository:
             address = decided_once(lambda: artifact.push_to_hub(repository, settings.run.hub_private), accelerator)
             say(accelerator, f'uploaded to {address}')
@@ -99,32 +88,21 @@ class _Training:
 
     def _run_phases(self) -> None:
         """All phases that are not yet done."""
-        artifact, checkpoint, steps = self._ordered().with_results(self.run.results), self.plan.checkpoint, 0
-        done = checkpoint.progress['phase_index'] if checkpoint else 0
+        run, checkpoint, done = self.run, self.plan.checkpoint, 0
+        artifact = self._ordered().with_results(run.results)
+        if checkpoint:
+            artifact, done = checkpoint.artifact(artifact), checkpoint.progress['phase_index']
         artifact.generator.to(self.accelerator.device)
-        for index, name in enumerate(self.plan.phases):
-            if index >= done:
-                if checkpoint and index == done:
-                    artifact = artifact_at(checkpoint, artifact)
-                self.run.begin(name, index, steps, artifact)
-                artifact = getattr(self, f'_{name}')(artifact).with_results(dict(self.run.results))
-                self.run.results[f'{name}_seconds'] = round(self.run.seconds, 1)
-                if taken := self._steps(name):
-                    self.run.results[f"{'quantization' if name == 'rounding' else name}_steps"] = taken
-                if name != 'distillation':  # which measures by itself
-                    fits = self.budget is None or self.budget.excess(artifact) <= 0
-                    if name == 'rounding':
-                        self.run.forget_best()
-                    self.run.consider(artifact, f"after {name.replace('_', ' ')}", fits=fits, step=self._steps(name))
-            steps += self._steps(name)
-
-    def _steps(self, phase: str) -> int:
-        """Optimization steps of a phase."""
-        if phase == 'rounding' and (self.settings.target.rounds or self.settings.distils):
-            return 0
-        if phase == 'rounding':  # the last phase once more
-            phase = 'second_order' if self.plan.uses else 'reconstruction'
-        return getattr(self.settings, phase).steps
+        for index, name in enumerate(self.plan.phases[done:], done):
+            run.begin(name, index, artifact)
+            artifact = getattr(self, f'_{name}')(artifact).with_results(dict(run.results))
+            if run.steps:  # of rounding: the last phase once more, with everything rounded
+                run.results[f"{'quantization' if name == 'rounding' else name}_steps"] = run.steps
+            if name == 'rounding':
+                run.forget_best()
+            if name != 'distillation':  # which measures by itself
+                fits = self.budget is None or self.budget.excess(artifact) <= 0
+                run.consider(artifact, f"after {name.replace('_', ' ')}", fits=fits, step=run.steps)
 
     def _reconstruction(self, artifact: Artifact) -> Artifact:
         found = reconstruct(artifact, self.state, self.settings.reconstruction, self.run)
@@ -138,8 +116,7 @@ class _Training:
     def _rounding(self, artifact: Artifact) -> Artifact:
         settings, target, divergence = self.settings, self.settings.target, self.divergence
         if self.budget:
-            return round_original(artifact, self.state, self.budget, self.statistics, divergence,
-                                  settings.second_order.damping, self.run)
+            return round_original(artifact, self.state, self.budget, divergence, self.run)
         artifact = quantize_predictor(artifact, target.bits or 0., target.kept_bits, divergence, self.run)
         if settings.distils:
             return artifact
@@ -150,16 +127,18 @@ class _Training:
         return fit_second_order(artifact, self.state, divergence, second_order, self.run, 'quantization')
 
     def _distillation(self, artifact: Artifact) -> Artifact:
-        images = training_images(
-            self.settings, self.plan.images, self.drawn, artifact.base.pretrained_cfg['num_classes'], self.accelerator)
+        images = training_images(self.settings, self.images)
         return distill(artifact, self.original, images, self.settings.distillation, self.run, self.budget,
                        self.settings.target.bits, self.settings.follows_statistics)
 
     @cached_property
-    def drawn(self) -> SampleBatches | None:
-        """Images that the run draws, if it does."""
-        return drawn_images(self.settings, self.original, self.plan.design.base.pretrained_cfg, self.accelerator,
-                            self.plan.checkpoints)
+    def images(self) -> Images:
+        """The images that the run reads, and those that it draws."""
+        plan = self.plan
+        if not self.settings.images.data_free:
+            return plan.images
+        return dataclasses.replace(plan.images, train=draw_images(
+            self.settings, self.original, plan.design.base.pretrained_cfg, self.accelerator, plan.checkpoints))
 
     @cached_property
     def statistics(self) -> dict[str, LayerStatistics]:
@@ -168,28 +147,27 @@ class _Training:
             return {}
         device = self.accelerator.device
         self.original.to(device)
-        self.run.look_at(self.drawn)
+        self.run.look_at(self.images)
 
-        def collect() -> dict[str, Tensor]:
+        def collect() -> tuple[dict[str, dict[str, Tensor]], int]:
             batches, count = statistics_images(
-                self.plan.images, self.drawn, self.settings.second_order.statistics_images, self.accelerator)
+                self.images, self.settings.second_order.statistics_images, self.accelerator)
             found, seen = collect_statistics(
                 self.original, self.plan.uses, batches, count, self.accelerator, self.settings.run.seed)
-            return {**statistics_tensors(found), SEEN: torch.tensor([seen])}
+            return {name: vars(layer) for name, layer in found.items()}, seen
 
-        tensors = dict(self.plan.checkpoints.load_or_compute('statistics', collect))
-        self.run.results['statistics_images'] = int(tensors.pop(SEEN))
-        return statistics_from_tensors({name: tensor.to(device) for name, tensor in tensors.items()})
+        layers, self.run.results['statistics_images'] = self.plan.checkpoints.load_or_compute('statistics', collect)
+        return {name: LayerStatistics(**{part: tensor.to(device) for part, tensor in parts.items()})
+                for name, parts in layers.items()}
 
     @cached_property
     def divergence(self) -> ExpectedDivergence | None:
         """The second-order loss of the generated or rounded weights, if there are statistics."""
         if not self.plan.uses:
             return None
-        design = self.plan.design
-        specs = design.specs or specs_from_names(design.rounded, design.base.state, design.base.name)
+        weights = {name: self.state[name] for name in self.plan.design.weights}
         found = ExpectedDivergence(
-            specs, self.state, self.plan.uses, self.statistics, self.settings.second_order.damping)
+            weights, self.plan.uses, self.statistics, self.settings.second_order.damping)
         if names := found.without_statistics:
             say(self.accelerator, f"{len(names)} weight(s), such as '{names[0]}', have no activation statistics; using "
                                   f'squared error')
@@ -199,22 +177,19 @@ class _Training:
     def budget(self) -> ByteBudget | None:
         """Bytes of both files, if all weights are rounded into so many."""
         target = self.settings.target
-        if target.max_bytes is None:
-            return None
-        return ByteBudget(start_artifact(self.plan.design, (), self.original, 0), target.max_bytes)
+        return None if target.max_bytes is None else ByteBudget(target.max_bytes)
 
     def _ordered(self) -> Artifact:
         """A fresh predictor over orderings that are found once in a run, however often it is resumed."""
         design = self.plan.design
 
-        def find() -> dict[str, Tensor]:
-            permutations = find_orderings(self.original, design.specs, design.generator.ordering, self.accelerator)
-            return {f'{layer:05}.{part}': torch.from_numpy(rows)
-                    for layer, parts in enumerate(permutations) for part, rows in enumerate(parts)}
+        def find() -> list[list[Tensor]]:
+            permutations = decided_once(
+                lambda: find_orderings(self.original, design.specs, design.generator.ordering), self.accelerator)
+            return [[torch.from_numpy(rows) for rows in parts] for parts in permutations]
 
-        found = self.plan.checkpoints.load_or_compute('orderings', find) if design.specs else {}
-        permutations = [tuple(found[name].numpy() for name in sorted(found) if name.startswith(f'{layer:05}.'))
-                        for layer in range(len(design.specs))]
+        found = self.plan.checkpoints.load_or_compute('orderings', find) if design.specs else []
+        permutations = [tuple(rows.numpy() for rows in parts) for parts in found]
         artifact = start_artifact(design, permutations, self.original, self.settings.run.seed)
         return artifact if self.settings.target.rounds else artifact.quantized(None)
 
@@ -224,9 +199,8 @@ class _Training:
         validation, accelerator = self.plan.images.validation, self.accelerator
         if not validation:
             return artifact
-        model = with_tensors(self.original, artifact.as_stored().state_dict(), accelerator.device)
-        seen = with_logits(self.original.to(accelerator.device), validation)
-        found = fidelity(model, seen, accelerator, 'validation', len(validation))
+        comparison = Comparison(validation, self.original, accelerator, 'validation', once=True)
+        found = comparison.measure(artifact.as_stored().state_dict())
         figures = {'top1': found.top1, 'original_top1': found.original_top1, 'agreement': found.agreement}
         measured = {name: round(value, 4) for name, value in figures.items() if value is not None}
         accelerator.log({f'validation/{name}': value for name, value in measured.items()})
@@ -240,7 +214,8 @@ def _announcements(plan: Plan) -> list[str]:
     """What a run does, before it does it."""
     design, settings, name = plan.design, plan.settings, plan.design.base.name
     total = sum(p.numel() for p in plan.original.parameters())
-    told = [plan.told]
+    precision = plan.accelerator.mixed_precision
+    told = [f'computing in {PRECISIONS.get(precision, precision)} on {_hardware(plan.accelerator)}']
     if not settings.has_images:
         so = 'the predictor is fitted to the weights alone' if design.specs else 'weights are rounded by squared error'
         told.append(f'No images were given: {so}. Pass training images with --images, --data-dir or --dataset, or let '
@@ -267,19 +242,21 @@ def _announcements(plan: Plan) -> list[str]:
 
 def first_results(plan: Plan) -> dict[str, Any]:
     """How the results of a run come about, as config.json has them before anything is measured."""
-    settings, accelerator, original = plan.settings, plan.accelerator, plan.original
-    device = accelerator.device
-    hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else \
-        f'{torch.get_num_threads()} {device.type.upper()} threads, {platform.machine()}'
-    if accelerator.num_processes > 1:
-        hardware = f'{accelerator.num_processes} processes, {hardware}'
-    images = settings.images
+    settings, accelerator, original, images = plan.settings, plan.accelerator, plan.original, plan.settings.images
     found = {
         'seed': settings.run.seed, 'bits': settings.target.bits, 'max_bytes': settings.target.max_bytes,
         'mixed_precision': accelerator.mixed_precision, 'predictor_parameters': plan.design.num_parameters,
-        'original_parameters': sum(p.numel() for p in original.parameters()), 'data_free': images.data_free,
+        'original_parameters': sum(p.numel() for p in original.parameters()),
+        'data_free': 'inversion' if images.data_free else None,
         'original_hub_id': pretrained_cfg_of(original).get('hf_hub_id'),
-        'dataset': settings.run.hub_dataset or images.dataset.partition('/')[2],
+        'dataset': images.dataset.partition('/')[2],
         'versions': {'timm_sbs': __version__, 'timm': timm.__version__, 'torch': torch.__version__},
-        'hardware': hardware}
+        'hardware': _hardware(accelerator)}
     return {name: value for name, value in found.items() if value not in (None, '')}
+
+
+def _hardware(accelerator: Accelerator) -> str:
+    device, count = accelerator.device, accelerator.num_processes
+    found = torch.cuda.get_device_name(device) if device.type == 'cuda' else \
+        f'{torch.get_num_threads()} {device.type.upper()} threads, {platform.machine()}'
+    return f'{count} processes, {found}' if count > 1 else found

@@ -1,6 +1,5 @@
 """Tables of the artifacts inside the package."""
 from table_makers.sources import (
-    config_bytes,
     config_of,
     file_bytes,
     ledger_of,
@@ -29,7 +28,7 @@ def where_bytes_are() -> list[str]:
     rows = []
     for name in shipped_names():
         sizes = ledger_of(name)
-        rows.append((f'`{name}`', *(f'{sizes[part]:,}' for part in PARTS), f'{config_bytes(name):,}'))
+        rows.append((f'`{name}`', *(f'{sizes[part]:,}' for part in PARTS)))
     return markdown(['artifact', 'predictor', 'ordering', 'rounded weights', 'stored tensors', 'frequencies', 'header',
                      'config.json'], rows)
 

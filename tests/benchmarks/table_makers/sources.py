@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from timm_sbs.artifact.ledger import sizes
+from timm_sbs.artifact.ledger import full_ledger
 
 REPOSITORY = Path(__file__).parents[3]
 RESULTS = REPOSITORY / 'tests' / 'benchmarks' / 'results'
@@ -36,18 +36,13 @@ def sbs_of(name: str) -> dict[str, Any]:
 
 
 def ledger_of(name: str) -> dict[str, int]:
-    """Bytes of a shipped artifact's parts, of their file, and of the original's values; the predictor's parameters."""
-    return sizes(sbs_of(name)['ledger'])
-
-
-def config_bytes(name: str) -> int:
-    """Size of a shipped artifact's config.json."""
-    return (SHIPPED / name / 'config.json').stat().st_size
+    """Bytes of a shipped artifact's parts, of both files, and of the original's values; the predictor's parameters."""
+    return full_ledger(sbs_of(name)['ledger'], (SHIPPED / name / 'config.json').stat().st_size)
 
 
 def file_bytes(name: str) -> int:
     """Size of a shipped artifact's two files."""
-    return ledger_of(name)['file'] + config_bytes(name)
+    return ledger_of(name)['total']
 
 
 def network_name(key: str) -> str:

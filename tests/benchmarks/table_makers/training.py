@@ -27,8 +27,9 @@ def efficientnet_lite0() -> list[str]:
 
 
 def data_free() -> list[str]:
-    words = {'none': 'none: reconstruction alone', 'noise': '`--data-free noise`, the spectrum of photographs',
-             'inversion': '`--data-free inversion`, images that match the BatchNorm statistics'}
+    words = {'none': 'none: reconstruction alone',
+             'noise': 'noise with the spectrum of photographs, by an earlier version',
+             'inversion': '`--data-free`: images that match the BatchNorm statistics'}
     return markdown(['images', 'top-1'], [
         (words[kind], f'{top1:.2f} %') for kind, top1 in results_of('data_free')['top1'].items()])
 

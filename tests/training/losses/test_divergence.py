@@ -1,4 +1,5 @@
-"""The loss against traces written out and the divergence that really comes, its derivative against autograd."""
+"""The loss against traces written out and the divergence that really comes, its derivative against autograd; its
+curvatures against sums of squares."""
 import dataclasses
 
 import pytest
@@ -9,8 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from timm_sbs.common.distributed import make_accelerator
-from timm_sbs.predictor.tokens import WeightSpec
-from timm_sbs.training.losses.divergence import ExpectedDivergence
+from timm_sbs.training.losses.divergence import Curvature, ExpectedDivergence, curvatures
 from timm_sbs.training.losses.statistics import LayerStatistics, collect_statistics
 from timm_sbs.training.losses.weight_uses import find_uses
 
@@ -20,7 +20,7 @@ def test_loss_and_derivative(kind):
     torch.manual_seed(0)
     use, shape = KINDS[kind]
     weight, layer = torch.randn(shape), random_statistics(use, 6)
-    divergence = ExpectedDivergence([WeightSpec('w', shape)], {'w': weight}, {'w': use}, {'w': layer}, damping=0.)
+    divergence = ExpectedDivergence({'w': weight}, {'w': use}, {'w': layer}, damping=0.)
     moved = (weight + 0.1 * torch.randn(shape)).requires_grad_()
     error = (moved - weight).view(use.groups, -1, use.blocks, use.size)
     moment = layer.second_moment
@@ -30,23 +30,12 @@ def test_loss_and_derivative(kind):
     assert torch.allclose(loss, expected, rtol=1e-4) and torch.allclose(derivative, gradient, rtol=1e-3, atol=1e-4)
 
 
-def test_weights_without_statistics_count_as_much_for_their_size():
-    torch.manual_seed(0)
-    use, shape = KINDS['dense']
-    weights = {'w': torch.randn(shape), 'v': torch.randn(4, 5)}
-    divergence = ExpectedDivergence(
-        [WeightSpec('w', shape), WeightSpec('v', (4, 5))], weights, {'w': use}, {'w': random_statistics(use, 6)}, 1e-3)
-    assert divergence.without_statistics == ['v']
-    per_value = {name: float(divergence(name, torch.zeros_like(w))[0]) / w.numel() for name, w in weights.items()}
-    assert per_value['v'] == pytest.approx(per_value['w'], rel=1e-4)
-
-
 def test_damping_keeps_the_loss_positive_where_nothing_was_seen():
     use, shape = KINDS['dense']
-    layer = LayerStatistics(torch.zeros(1, 1, 12, 12), torch.zeros(1, 1, 12), torch.tensor(0.), torch.ones(6))
+    layer = LayerStatistics(torch.zeros(1, 1, 12, 12), torch.zeros(1, 1, 12), torch.ones(6))
     layer.second_moment[0, 0, 0, 0] = 5.
     weight = torch.zeros(shape)
-    divergence = ExpectedDivergence([WeightSpec('w', shape)], {'w': weight}, {'w': use}, {'w': layer}, damping=1e-2)
+    divergence = ExpectedDivergence({'w': weight}, {'w': use}, {'w': layer}, damping=1e-2)
     unseen = weight.clone()
     unseen[0, 2, 1, 1] = 1.
     assert float(divergence('w', unseen)[0]) == pytest.approx(0.5 * 1e-2 * 5 / 12 * 1.01, rel=1e-3)
@@ -54,14 +43,13 @@ def test_damping_keeps_the_loss_positive_where_nothing_was_seen():
 
 def divergence_of(model, images, damping, corrects=True):
     """The loss of all convolutions, from statistics of some images."""
-    specs = [WeightSpec(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()
-             if parameter.dim() == 4]
-    uses = find_uses(model, specs, images[:1])
+    weights = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() == 4}
+    uses = find_uses(model, list(weights), images[:1])
     if not corrects:
         uses = {name: dataclasses.replace(use, corrector=None) for name, use in uses.items()}
     accelerator = make_accelerator('no', cpu=True)
     statistics, _ = collect_statistics(model, uses, images.split(50), len(images), accelerator)
-    return ExpectedDivergence(specs, model.state_dict(), uses, statistics, damping)
+    return ExpectedDivergence(weights, uses, statistics, damping)
 
 
 class Layers(nn.Module):
@@ -116,3 +104,58 @@ def test_corrections_restore_the_means_of_outputs(name, entry, output):
         functional_call(model, change, (images,))
     original, generated, corrected = means
     assert (corrected - original).norm() < 0.01 * (generated - original).norm()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_loss_is_the_expected_divergence_and_factors_are_it_as_squares(kind):
+    torch.manual_seed(0)
+    use, shape = KINDS[kind]
+    weights, layer, error = {'w': torch.randn(shape)}, random_statistics(use, 6), torch.randn(shape)
+    divergence = ExpectedDivergence(weights, {'w': use}, {'w': layer}, damping=1e-2)
+    curvature = curvatures(weights, {'w': layer}, 1e-2)['w']
+    assert curvature.loss(error) == pytest.approx(float(divergence('w', weights['w'] + error)[0]), rel=1e-4)
+    assert torch.equal(curvature.rows(curvature.parts(error), error.shape), error)
+    own = float((curvature.importance * error.flatten(1).square().sum(1)).sum()) / 2
+    for prior in (0., 3.):
+        factor = curvature.factor(prior)
+        squares = factor.variances[:, None] * (curvature.parts(error) @ factor.mixing).square()
+        loss = float((curvature.per_part(curvature.importance)[..., None] * squares).sum() / 2)
+        assert loss == pytest.approx(curvature.loss(error) + prior * own, rel=1e-4)
+
+
+def test_weights_without_statistics_count_by_relative_errors():
+    torch.manual_seed(0)
+    use, shape = KINDS['dense']
+    weights = {'v': torch.randn(4, 5), 'w': torch.randn(shape)}
+    divergence = ExpectedDivergence(weights, {'w': use}, {'w': random_statistics(use, 6)}, 1e-3)
+    assert divergence.without_statistics == ['v']
+    found = divergence.curvatures
+    assert list(found) == ['v', 'w'] and found['v'].variance == 1
+    lost = {name: found[name].loss(weight) / weight.numel() for name, weight in weights.items()}
+    assert lost['v'] == pytest.approx(lost['w'], rel=0.05)  # losing all of a weight costs as much for its size
+    assert torch.equal(found['v'].importance, found['v'].importance[:1].expand(4))
+    assert float(curvatures({'v': weights['v']}, {}, 1e-3)['v'].importance.min()) > 0
+
+
+@pytest.mark.parametrize('useless', [0., 1e-20])
+def test_a_layer_without_useful_curvature_counts_by_its_activations(useless):
+    torch.manual_seed(0)
+    use, shape = KINDS['dense']
+    weights = {name: torch.randn(shape) for name in ('seen', 'unseen', 'zeros')}
+    weights['zeros'].zero_()
+    found = {name: random_statistics(use, shape[0]) for name in weights}
+    found['unseen'] = LayerStatistics(
+        found['unseen'].second_moment, found['unseen'].mean, torch.full((shape[0],), useless))
+    curved = curvatures(weights, found, 1e-3)
+    chosen = {name: curvature.importance for name, curvature in curved.items()}
+    assert torch.equal(chosen['seen'], found['seen'].importance + 1e-3 * found['seen'].importance.mean())
+    assert chosen['unseen'].min() == chosen['unseen'].max() > 0
+    costs = {name: curved[name].loss(weights[name]) for name in weights}
+    assert costs['seen'] / 10 < costs['unseen'] < costs['seen'] * 10
+    assert all(torch.isfinite(importance).all() and (importance > 0).all() for importance in chosen.values())
+
+
+def test_moments_without_full_rank_are_damped_by_themselves():
+    moment = torch.ones(1, 1, 5, 5) - 1e-3 * torch.eye(5)  # rounding has left a negative eigenvalue
+    factor = Curvature(torch.ones(3), moment).factor()
+    assert torch.isfinite(factor.mixing).all() and (factor.variances > 0).all()

@@ -25,7 +25,7 @@ def coded_bytes(weights, codes):
 
 
 def rate_of(weights, codes):
-    return Rate(codes, {name: weight.shape for name, weight in weights.items()})
+    return Rate(codes, weights)
 
 
 @pytest.mark.parametrize('wanted', [1.2, 4., 10.])
@@ -75,7 +75,7 @@ def test_weight_rises_above_the_wanted_bits_and_falls_below_them(weights, codes)
 def test_derivative_is_the_difference_of_code_lengths():
     """Zeros and ones without neighbours: of 8 numbers, 6 are 0; a number between pays log2(6 / 2) a step more."""
     numbers = nn.Parameter(torch.tensor([0.3, 0., 0., 0., 0., 0., 1., 1.])[:, None])
-    rate = Rate({'a': torch.tensor(-16)}, {'a': numbers.shape})  # steps of a half
+    rate = Rate({'a': torch.tensor(-16)}, {'a': numbers})  # steps of a half
     with torch.no_grad():
         numbers.mul_(0.5)
     rate.set_target(float(rate.bits({'a': numbers})))

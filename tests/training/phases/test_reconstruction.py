@@ -15,6 +15,7 @@ from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import design
 from timm_sbs.training.loop import Context
 from timm_sbs.training.phase_settings import Reconstruction
+from timm_sbs.training.phases import reconstruction
 from timm_sbs.training.phases.reconstruction import group_targets, reconstruct
 from timm_sbs.training.settings import Target
 
@@ -43,12 +44,13 @@ def test_real_weights_are_learned_and_nerns_configuration_learns_less(small_mode
     assert error_of(ours) == pytest.approx(relative_error(ours.stored_weights(), small_model.state_dict()), rel=1e-6)
 
 
-def test_a_layer_counts_by_the_square_root_of_its_values(small_model):
+def test_a_layer_counts_by_the_square_root_of_its_values(small_model, monkeypatch):
     artifact, state, notes = started(small_model, 5.), small_model.state_dict(), Notes()
     sizes = {name: weight.numel() for name, weight in artifact.generator().items()}
     errors = [relative_error({name: weight}, state) * math.sqrt(sizes[name])
               for name, weight in artifact.generator().items()]
-    reconstruct(artifact, state, Reconstruction(steps=1, batch_size=10 ** 6), notes)
+    monkeypatch.setattr(reconstruction, 'BATCH_SIZE', 10 ** 6)
+    reconstruct(artifact, state, Reconstruction(steps=1), notes)
     expected = sum(errors) / sum(math.sqrt(size) for size in sizes.values())
     assert notes.logged[1]['loss'] == pytest.approx(expected, rel=1e-4)
 
@@ -63,7 +65,7 @@ def test_every_ablation_is_a_setting_that_can_be_stored(small_model, target, tmp
     assert all(torch.equal(state[name], tensor) for name, tensor in artifact.state_dict().items())
 
 
-def test_kernels_of_two_sizes_share_a_predictor():
+def test_kernels_of_two_sizes_share_a_predictor(monkeypatch):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.Conv2d(16, 16, 3), torch.nn.Conv2d(16, 16, 5))
     model.pretrained_cfg = dict(architecture='resnet18', first_conv='0', num_classes=0, input_size=(3, 32, 32))
@@ -75,7 +77,8 @@ def test_kernels_of_two_sizes_share_a_predictor():
     assert set(generator.predictor.heads) == {'9', '25'}
     artifact, context = Artifact(generator, {}, None, StorageConfig('float32')), Context()
     start = relative_error(generator(), model.state_dict())
-    reconstruct(artifact, model.state_dict(), Reconstruction(steps=150, batch_size=200), context)
+    monkeypatch.setattr(reconstruction, 'BATCH_SIZE', 200)
+    reconstruct(artifact, model.state_dict(), Reconstruction(steps=150), context)
     assert context.results['reconstruction_error'] < 0.8 * start
     assert {n: w.shape for n, w in generator().items()} == {'1.weight': (16, 16, 3, 3), '2.weight': (16, 16, 5, 5)}
 

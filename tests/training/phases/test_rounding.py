@@ -3,16 +3,13 @@ import pytest
 import torch
 from conftest import Notes, fit_quickly, started
 
-from timm_sbs.artifact.folder import artifact_ledger
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.common.progress import messages
 from timm_sbs.predictor.generator import relative_error
-from timm_sbs.predictor.selection import specs_from_names
-from timm_sbs.training.budget import ByteBudget
 from timm_sbs.training.losses.divergence import ExpectedDivergence
 from timm_sbs.training.losses.statistics import collect_statistics
 from timm_sbs.training.losses.weight_uses import find_uses
-from timm_sbs.training.phases.rounding import quantize_predictor, round_original
+from timm_sbs.training.phases.rounding import ByteBudget, quantize_predictor, round_original
 
 KEEP = ('layer3.*',)  # the last stage has most of the weights, and takes most of the bytes
 BYTES, FEWER = 57_000, 55_000
@@ -24,38 +21,41 @@ def rounded(small_model):
     return started(small_model, None, bytes=BYTES, keep=KEEP)
 
 
+def measured(model, names, images):
+    """The divergence that follows from statistics of every tenth image."""
+    weights, accelerator = {name: model.get_parameter(name) for name in names}, make_accelerator('no', cpu=True)
+    uses = find_uses(model, list(names), images[0][:1])
+    statistics, _ = collect_statistics(model, uses, images[0][::10].split(25), 50, accelerator)
+    return ExpectedDivergence(weights, uses, statistics, 1e-3)
+
+
 @pytest.fixture(scope='module')
-def measured(small_model, rounded, images):
-    """Statistics, and the divergence that follows from them."""
-    specs = specs_from_names(tuple(rounded.rounded), rounded.base.state, rounded.base.name)
-    uses, accelerator = find_uses(small_model, specs, images[0][:1]), make_accelerator('no', cpu=True)
-    statistics, _ = collect_statistics(small_model, uses, images[0][::10].split(25), 50, accelerator)
-    return statistics, ExpectedDivergence(specs, small_model.state_dict(), uses, statistics, 1e-3)
+def divergence(small_model, rounded, images):
+    return measured(small_model, rounded.rounded, images)
 
 
 @pytest.fixture(scope='module')
 def by_squares(small_model, rounded):
     """Rounded without statistics."""
     notes = Notes()
-    found = round_original(rounded, small_model.state_dict(), ByteBudget(rounded, BYTES), {}, context=notes)
+    found = round_original(rounded, small_model.state_dict(), ByteBudget(BYTES), context=notes)
     return found.with_results(notes.results)
 
 
 def test_without_statistics_errors_count_by_their_squares(small_model, rounded, by_squares):
     state = small_model.state_dict()
-    assert 0.98 * BYTES < artifact_ledger(by_squares)['total'] <= BYTES
+    assert 0.98 * BYTES < by_squares.ledger()['total'] <= BYTES
     assert by_squares.results['rounding_error'] == pytest.approx(relative_error(by_squares.rounded, state), rel=1e-3)
     assert all(torch.equal(tensor, state[name]) for name, tensor in by_squares.kept.items())
-    smaller = round_original(rounded, state, ByteBudget(rounded, FEWER), {})
-    assert artifact_ledger(smaller)['total'] <= FEWER
+    smaller = round_original(rounded, state, ByteBudget(FEWER))
+    assert smaller.ledger()['total'] <= FEWER
     assert relative_error(smaller.rounded, state) > 1.5 * by_squares.results['rounding_error']
 
 
-def test_statistics_lower_the_divergence_and_biases_make_up_for_errors(small_model, rounded, measured, by_squares):
-    statistics, divergence = measured
+def test_statistics_lower_the_divergence_and_biases_make_up_for_errors(small_model, rounded, divergence, by_squares):
     state = small_model.state_dict()
-    found = round_original(rounded, state, ByteBudget(rounded, BYTES), statistics, divergence)
-    assert 0.98 * BYTES < artifact_ledger(found)['total'] <= BYTES
+    found = round_original(rounded, state, ByteBudget(BYTES), divergence)
+    assert 0.98 * BYTES < found.ledger()['total'] <= BYTES
     assert divergence.total(found.rounded) < 0.5 * divergence.total(by_squares.rounded)
     changed = {name for name, tensor in found.kept.items() if not torch.equal(tensor, state[name])}
     assert changed == {'linear.bias', *(
@@ -71,11 +71,11 @@ class Doubtful(Notes):
 
 
 def test_squared_errors_are_taken_where_statistics_lead_to_far_worse_predictions(
-        small_model, rounded, measured, by_squares, capsys):
+        small_model, rounded, divergence, by_squares, capsys):
     doubtful = Doubtful()
     with messages():
         found = round_original(
-            rounded, small_model.state_dict(), ByteBudget(rounded, BYTES), *measured, context=doubtful)
+            rounded, small_model.state_dict(), ByteBudget(BYTES), divergence, doubtful)
     assert all(torch.equal(tensor, by_squares.rounded[name]) for name, tensor in found.rounded.items())
     assert 'rounding by statistics keeps 10.0 % of the predictions, without them 90.0 %' in capsys.readouterr().out
 
@@ -83,8 +83,8 @@ def test_squared_errors_are_taken_where_statistics_lead_to_far_worse_predictions
 def test_bytes_that_nobody_needs_are_not_taken(small_model):
     """Integers have a limit, and so do bits: what is left is next to nothing."""
     artifact, state = started(small_model, None, bytes=400_000, keep=KEEP), small_model.state_dict()
-    found = round_original(artifact, state, ByteBudget(artifact, 400_000), {})
-    assert relative_error(found.rounded, state) < 2e-5 and artifact_ledger(found)['total'] < 100_000
+    found = round_original(artifact, state, ByteBudget(400_000))
+    assert relative_error(found.rounded, state) < 2e-5 and found.ledger()['total'] < 100_000
 
 
 def test_layers_of_a_predictor_get_bits_by_what_their_errors_do(small_model, images):
@@ -96,8 +96,5 @@ def test_layers_of_a_predictor_get_bits_by_what_their_errors_do(small_model, ima
     assert found.storage.quantization.kept_bits == 7 and notes.results['layer_bits'] == list(bits)
     assert sum(b * size for b, size in zip(bits, sizes)) / sum(sizes) == pytest.approx(4.5, abs=0.05)
     assert max(bits) - min(bits) > 0.2
-    specs = artifact.generator.specs
-    uses, accelerator = find_uses(small_model, specs, images[0][:1]), make_accelerator('no', cpu=True)
-    statistics, _ = collect_statistics(small_model, uses, images[0][::10].split(25), 50, accelerator)
-    divergence = ExpectedDivergence(specs, small_model.state_dict(), uses, statistics, 1e-3)
+    divergence = measured(small_model, artifact.generator.names, images)
     assert quantize_predictor(artifact, 4.5, divergence=divergence).storage.quantization.layer_bits != bits

@@ -26,7 +26,8 @@ SHALLOW = dict(keep=('layer3.*',))  # the last stage has most of the kernels
 
 def measured(model, images):
     """Uses and statistics on every fifth image of the demo."""
-    uses = find_uses(model, select_weights(model, Target(**SHALLOW).rule), images[0][:1])
+    uses = find_uses(
+        model, [spec.name for spec in select_weights(model, Target(**SHALLOW).rule)], images[0][:1])
     accelerator = make_accelerator('no', cpu=True)
     return uses, collect_statistics(model, uses, images[0][::5].split(25), 100, accelerator)[0]
 
@@ -41,7 +42,8 @@ def reconstructed(model, steps, **target):
 
 
 def divergence_of(artifact, model, seen):
-    return ExpectedDivergence(artifact.generator.specs, model.state_dict(), *seen, 1e-3)
+    weights = {name: model.get_parameter(name) for name in artifact.generator.names}
+    return ExpectedDivergence(weights, *seen, 1e-3)
 
 
 def test_a_few_steps_bring_predictions_back(resnet20, images):

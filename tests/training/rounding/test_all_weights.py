@@ -5,8 +5,7 @@ import torch
 from timm_sbs.codec.quantization import dequantize
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.common.errors import ConfigError
-from timm_sbs.predictor.tokens import WeightSpec
-from timm_sbs.training.losses.curvature import curvatures
+from timm_sbs.training.losses.divergence import curvatures
 from timm_sbs.training.losses.statistics import collect_statistics
 from timm_sbs.training.losses.weight_uses import find_uses
 from timm_sbs.training.rounding.all_weights import entropy_bits, round_to_bits
@@ -18,7 +17,7 @@ NAMES = 'conv1.weight', 'layer1.0.conv1.weight', 'linear.weight'
 def network(small_model, images):
     """Some weights, stem and classifier among them, and their curvatures by 100 images of the demo."""
     weights = {name: small_model.state_dict()[name] for name in NAMES}
-    uses = find_uses(small_model, [WeightSpec(name, tuple(w.shape)) for name, w in weights.items()], images[0][:1])
+    uses = find_uses(small_model, NAMES, images[0][:1])
     assert list(uses) == list(NAMES)
     accelerator = make_accelerator('no', cpu=True)
     statistics = collect_statistics(small_model, uses, images[0][::5].split(50), 100, accelerator)[0]

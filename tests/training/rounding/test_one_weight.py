@@ -3,11 +3,11 @@ import pytest
 import torch
 from layers import KINDS, random_statistics
 
-from timm_sbs.codec.quantization import QuantizedTensor, dequantize
-from timm_sbs.training.losses.curvature import Curvature, curvatures
+from timm_sbs.codec.quantization import QuantizedTensor, dequantize, step_sizes
+from timm_sbs.training.losses.divergence import Curvature, curvatures
 from timm_sbs.training.rounding import one_weight
 from timm_sbs.training.rounding.all_weights import entropy_bits
-from timm_sbs.training.rounding.one_weight import QUICK, THOROUGH, Passes, round_weight, step_code
+from timm_sbs.training.rounding.one_weight import QUICK, THOROUGH, round_weight, step_code
 
 
 def layer(kind, outputs=48):
@@ -19,7 +19,7 @@ def layer(kind, outputs=48):
 
 
 def nearest(weight, codes):
-    return QuantizedTensor((weight / dequantize(QuantizedTensor(None, codes))).round().int(), codes)
+    return QuantizedTensor((weight / step_sizes(codes)).round().int(), codes)
 
 
 def cost(weight, curvature, rounded, slope):
@@ -30,7 +30,7 @@ def cost(weight, curvature, rounded, slope):
 def test_divergence_and_bits_together_are_fewer(kind):
     weight, curvature = layer(kind)
     slope = 0.5
-    found = [round_weight(weight, curvature, slope, passes=passes) for passes in (QUICK, THOROUGH)]
+    found = [round_weight(weight, curvature, slope, again) for again in (QUICK, THOROUGH)]
     plain = nearest(weight, step_code(curvature, slope))
     assert all(r.integers.shape == weight.shape and r.integers.dtype == torch.int32 for r in found)
     quick, thorough = (cost(weight, curvature, rounded, slope) for rounded in found)
@@ -56,10 +56,12 @@ def test_a_slope_too_high_leaves_zeros_and_a_low_one_the_weight(moment):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_no_change_of_one_integer_is_better(kind):
+def test_no_change_of_one_integer_is_better(kind, monkeypatch):
     """Where bits cost next to nothing, values are settled again until each has the least divergence with the others."""
     weight, curvature = layer(kind, outputs=12)
-    rounded = round_weight(weight, curvature, 1e-9, step_code(curvature, 0.5), Passes(1, 20))
+    code = step_code(curvature, 0.5)
+    monkeypatch.setattr(one_weight, 'step_code', lambda *_: code)
+    rounded = round_weight(weight, curvature, 1e-9, again=20)
     least = curvature.loss(dequantize(rounded) - weight)
     for index in range(weight.numel()):
         for change in (1, -1):
@@ -71,9 +73,9 @@ def test_no_change_of_one_integer_is_better(kind):
 def test_values_of_independent_inputs_are_settled_as_if_each_were_alone():
     """What the prior takes from a value it gets back, for its own bits are known."""
     torch.manual_seed(0)
-    weight, importance = torch.randn(64, 12), torch.rand(64) + 0.5
-    alone = round_weight(weight, Curvature(2 * importance), 0.2, passes=Passes(0, 0)).integers
-    together = round_weight(weight, Curvature(importance, 2 * torch.eye(12)[None, None]), 0.2, passes=Passes(1, 0))
+    weight, importance = torch.randn(1000, 12), torch.rand(1000) + 0.5
+    alone = round_weight(weight, Curvature(2 * importance), 0.05, QUICK).integers
+    together = round_weight(weight, Curvature(importance, 2 * torch.eye(12)[None, None]), 0.05, QUICK)
     assert (together.integers != alone).float().mean() < 0.01
 
 

@@ -3,14 +3,17 @@ import copy
 
 import pytest
 import torch
-from conftest import student_of
+from conftest import started, student_of
 from torch.nn import functional
 
+from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.codec.kept import stored_kept
 from timm_sbs.codec.quantization import stored_predictor
 from timm_sbs.common.config import GeneratorConfig, QuantizationConfig, StorageConfig
 from timm_sbs.common.distributed import make_accelerator
+from timm_sbs.predictor.base_model import kept_names, norm_eps
 from timm_sbs.predictor.generator import Generator, split_weights
+from timm_sbs.training.loop import trained_state
 from timm_sbs.training.trainable import two_stage
 from timm_sbs.training.trainable.generated_model import GeneratedModel
 
@@ -20,21 +23,16 @@ def accelerator():
     return make_accelerator('no', cpu=True)
 
 
-def no_generator():
-    """Of a network whose weights are all rounded."""
-    return Generator.fresh(GeneratorConfig(), (), (), seed=0)
-
-
 @pytest.fixture()
 def student(small_model):
     return student_of(small_model)
 
 
-def test_forward_is_that_of_the_materialized_model(student, images, accelerator):
+def test_forward_is_that_of_the_base_with_generated_weights(student, images):
     student.eval()
-    logits = student(images[0][:8], student.generate(accelerator))
-    plain = copy.deepcopy(student.materialize())
-    torch.testing.assert_close(plain(images[0][:8]), logits, rtol=1e-2, atol=2e-2)  # stored in float16
+    plain = copy.deepcopy(student.model)
+    plain.load_state_dict(student.generator(), strict=False)
+    torch.testing.assert_close(student(images[0][:8], student.generate()), plain(images[0][:8]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('training', [False, True])
@@ -43,10 +41,13 @@ def test_rounded_forward_is_that_of_the_rounded_network(small_model, images, tra
     storage = StorageConfig(quantization=QuantizationConfig((5.,) * 5, kept_bits=5))
     student = student_of(small_model, storage, follows_statistics=False).train(training)
     weights = student.generator.with_predictor(stored_predictor(student.predictor, storage))()
+    plain, state = copy.deepcopy(student.model).eval(), student.model.state_dict()
+    kept = {name: state[name] for name in kept_names(state, student.generator.names)}
+    plain.load_state_dict({**weights, **stored_kept(kept, storage, norm_eps(plain))}, strict=False)
     with torch.no_grad():
         logits = student(images[0][:8], weights)
-        torch.testing.assert_close(logits, student.materialize().eval()(images[0][:8]), rtol=1e-4, atol=1e-4)
-        student.quantization = None
+        torch.testing.assert_close(logits, plain(images[0][:8]), rtol=1e-4, atol=1e-4)
+        student.storage = StorageConfig()
         assert (student(images[0][:8], weights) - logits).norm() > 0.02 * logits.norm()
 
 
@@ -65,21 +66,22 @@ def test_rounded_training_follows_the_statistics_of_batches_unrounded(small_mode
 
 
 @pytest.mark.parametrize('block', [100_000, 777])
-def test_two_stages_give_the_gradient_of_the_whole(student, images, accelerator, monkeypatch, block):
+def test_two_stages_give_the_gradient_of_the_whole(
+        small_model, student, images, accelerator, monkeypatch, block):
     """Against autograd through generation and network in one graph."""
     monkeypatch.setattr(two_stage, 'BLOCK', block)
     student.eval()
-    whole = copy.deepcopy(student)
+    whole = student_of(small_model).eval()
     weights = {}
     for group in whole.generator.groups:
         kernels = whole.predictor(whole.generator.features(group), group.token_size)
         weights.update(split_weights(kernels, group.specs, group.position_of_kernel, whole.generator.scales))
     whole(images[0][:8], weights).square().mean().backward()
 
-    leaves = student.generate(accelerator)
+    leaves = student.generate()
     for half in images[0][:8].split(4):  # two batches of one step
         accelerator.backward(student(half, leaves).square().mean() / 2)
-    student.backward(leaves, accelerator)
+    student.backward(leaves)
     for (name, parameter), expected in zip(student.named_parameters(), whole.parameters()):
         if expected.grad is None:
             assert parameter.grad is None, name
@@ -93,7 +95,9 @@ def test_generated_weights_of_the_base_are_no_parameters_of_their_own(student):
     assert 'model.layer1.0.conv1.weight' not in trained
     assert {'model.bn1.weight', 'model.linear.bias', 'model.conv1.weight'} <= trained
     assert 'generator.predictor.trunk.0.weight' in trained
-    assert 'layer1.0.conv1.weight' not in student.kept_state() and 'bn1.running_mean' in student.kept_state()
+    saved = trained_state(student)
+    assert trained < set(saved) and 'model.layer1.0.conv1.weight' not in saved
+    assert torch.equal(saved['model.bn1.running_mean'], student.model.bn1.running_mean)
 
 
 @pytest.mark.parametrize('follows', [False, True])
@@ -123,9 +127,9 @@ def test_modules_and_tensors_under_two_names_are_trained_once(accelerator):
     model = Tied().eval()
     rounded = {'first.weight': model.first.weight.detach().clone()}
     steps = {'rounded.first.weight': torch.tensor(-64, dtype=torch.int32)}
-    student = GeneratedModel(
-        no_generator(), copy.deepcopy(model), StorageConfig(quantization=QuantizationConfig(kept_bits=12)),
-        rounded_weights=rounded, steps=steps)
+    generator = Generator.fresh(GeneratorConfig(), (), (), seed=0)  # of nothing: all weights are rounded
+    storage = StorageConfig(quantization=QuantizationConfig(kept_bits=12))
+    student = GeneratedModel(Artifact(generator, {}, None, storage, rounded, steps), copy.deepcopy(model), accelerator)
     student.train()
     batch = torch.randn(8, 4)
     for _ in range(2):  # what a pass has put in place must be gone in the next
@@ -136,4 +140,16 @@ def test_modules_and_tensors_under_two_names_are_trained_once(accelerator):
     with torch.no_grad():  # both uses of a shared tensor are rounded
         student.eval()
         student.model.first.weight.add_(2. ** -6)
-        assert torch.equal(student(batch, {}), student.materialize()(batch))
+        plain, step = copy.deepcopy(student.model), 2. ** -4  # of the code -64
+        plain.first.weight.copy_((plain.first.weight / step).round() * step)
+        torch.testing.assert_close(student(batch, {}), plain(batch), rtol=0.01, atol=0.01)  # biases of 12 bits
+        assert 'model.first.weight' in trained_state(student) and 'model.second.weight' not in trained_state(student)
+
+
+@pytest.mark.parametrize('limit', [0, 256_000_000])
+def test_features_are_those_of_the_generator_kept_or_computed_anew(small_model, monkeypatch, limit):
+    generator = started(small_model).generator
+    monkeypatch.setattr(two_stage, 'FEATURES_BYTES', limit)
+    found, = two_stage.kernel_features(generator)
+    for rows in (torch.tensor([5, 8191, 0, 77]), slice(100, 164)):
+        assert torch.equal(found(rows), generator.features(generator.groups[0])[rows])

@@ -1,8 +1,7 @@
 """The original of a run: the network that timm will build from the artifact, with the tensors of the model that the
 user gave. It is compared with that model before any work, which stays as it is."""
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -13,7 +12,7 @@ from timm_sbs.artifact.original import ASKED_ARGS, describe_original
 from timm_sbs.common.errors import TargetError, short_reason
 from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
 
-__all__ = ['adopted', 'describe_as', 'unwrapped']
+__all__ = ['adopted', 'unwrapped']
 
 BATCH = 2  # random images on which both networks are compared
 # Largest difference of their outputs, relative to these: the same operations in another memory layout differ by less.
@@ -59,14 +58,8 @@ def adopted(model: nn.Module, model_args: Mapping[str, Any] | None = None) -> nn
                           f'{short_reason(e)}. {_ADVICE} Later changes of the network cannot be stored.') from e
     _check_function(model, original, base)
     setattr(original, ASKED_ARGS, dict(model_args or {}))
-    describe_as(original, dict(pretrained_cfg_of(model)))
+    setattr(original, 'pretrained_cfg', dict(pretrained_cfg_of(model)))  # noqa: B010
     return original.requires_grad_(False).cpu()
-
-
-def describe_as(original: nn.Module, pretrained_cfg: dict[str, Any]) -> None:
-    """Give a network another pretrained_cfg."""
-    # By setattr, for torch declares all attributes of a module to be tensors or modules.
-    setattr(original, 'pretrained_cfg', pretrained_cfg)  # noqa: B010
 
 
 def _check_tensors(state: Mapping[str, Tensor]) -> None:
@@ -84,13 +77,12 @@ def _check_tensors(state: Mapping[str, Tensor]) -> None:
 @torch.no_grad()
 def _check_function(model: nn.Module, original: nn.Module, base: BaseModel) -> None:
     """Raises TargetError where both networks have other outputs on the same random images."""
-    if {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()} != {torch.float32}:
-        model = copy.deepcopy(model).float()  # other precisions hide small differences, or cannot be mixed
     device, size = next(iter(model.parameters())).device, base.pretrained_cfg['input_size']
     images = torch.randn(BATCH, *size, generator=torch.Generator().manual_seed(0)).to(device)
     try:
-        with _in_eval_mode(model), torch.compiler.set_stance('force_eager'):
-            found = model(images)
+        # Lower precisions hide small differences, or cannot be mixed.
+        with torch.compiler.set_stance('force_eager'):
+            found = copy.deepcopy(model).float().eval()(images)
     except Exception as e:
         raise TargetError(f'The model cannot be run on images of {list(size)}: {short_reason(e)}') from e
     expected = original.to(device)(images)
@@ -103,14 +95,3 @@ def _check_function(model: nn.Module, original: nn.Module, base: BaseModel) -> N
     if not difference <= TOLERANCE:
         raise TargetError(f"The model is not what timm builds as '{base.name}' with arguments {base.args}: with the "
                           f'same tensors, outputs differ by {100 * difference:.3g} %. {_ADVICE}')
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -1,11 +1,13 @@
-"""The design of an artifact: what is generated or rounded, and how large the predictor is."""
+"""The design of an artifact: what is generated or rounded, how large the predictor is, and the bytes that follow."""
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
+import torch
 from scipy.optimize import brentq
-from torch import Tensor, nn
+from torch import nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.original import describe_original
@@ -21,14 +23,13 @@ from timm_sbs.common.errors import ConfigError
 from timm_sbs.predictor.base_model import BaseModel
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.network import num_predictor_parameters, predictor_for_budget
-from timm_sbs.predictor.ordering import Permutations, output_sizes
+from timm_sbs.predictor.ordering import Permutations, output_sizes, permutation_shapes
 from timm_sbs.predictor.selection import select_rounded, select_weights
 from timm_sbs.predictor.tokens import WeightSpec
-from timm_sbs.training.design.forecast import forecast_ledger
 from timm_sbs.training.rounding.all_weights import FEWEST_ROUNDED_BITS, MOST_ROUNDED_BITS
 from timm_sbs.training.settings import PCT, Target
 
-__all__ = ['Design', 'design', 'start_artifact']
+__all__ = ['RESULTS_BYTES', 'Design', 'design', 'start_artifact']
 
 # Encodings that were measured to work, by the coordinates of kernels. A grid's axes are shorter than a path, and its
 # features have to tell apart kernels that are not neighbours.
@@ -44,6 +45,7 @@ FOLD_FROM, MAX_POSITIONS = 200_000, 1024
 LINEAR_LAYERS, QUANTIZED_LINEAR_LAYERS = 5, 4  # matrix products: rounding errors grow from one to the next
 ROUNDED_BITS = 6.  # of rounded weights beside a predictor, before training finds out how many they need
 BITS_TOLERANCE = 0.01  # of rounded weights, whose step sizes are found later
+RESULTS_BYTES = 1024  # allowed for in config.json, for results that are not known yet
 FEWEST_FORECAST_BITS = 0.25  # by which steps are so large that normally distributed weights take half a bit
 
 
@@ -78,15 +80,28 @@ class Design:
         """Values of all generated weights."""
         return sum(spec.num_weights for spec in self.specs)
 
-    def rounded_steps(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Codes of the steps of rounded weights, as an artifact has them, for the original's state dict."""
-        return {f'rounded.{name}': code_for_bits(state[name], self.rounded_bits).cpu() for name in self.rounded}
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the generated weights, or of the rounded ones where none are generated."""
+        return tuple(spec.name for spec in self.specs) or self.rounded
 
-    def forecast(self, original: nn.Module) -> dict[str, Any]:
-        """Sizes of the artifact, before it exists: see :func:`forecast_ledger`."""
-        state = original.state_dict()
-        return forecast_ledger(
-            self.base, self.specs, self.generator, self.storage, state, self.rounded, self.rounded_steps(state))
+    def forecast(self, original: nn.Module) -> dict[str, int]:
+        """Sizes of the artifact that a fit of this design writes, from one with random weights.
+
+        Exact for a predictor that is stored as floats, up to what results take in config.json, and up to a few bytes of
+        the orderings, which take equally many whatever they are. A quantized predictor takes as many bits for a weight
+        as its configuration says, to within some per cent.
+
+        Returns:
+            As :meth:`~timm_sbs.artifact.artifact.Artifact.ledger`.
+        """
+        shapes = [permutation_shapes(spec, self.generator.ordering) for spec in self.specs]
+        unordered = [tuple(np.tile(np.arange(n), (rows, 1)) for rows, n in layer) for layer in shapes]
+        with torch.random.fork_rng(devices=[]):
+            artifact = start_artifact(self, unordered, original, seed=0)
+            for parameter in artifact.generator.predictor.parameters():
+                torch.nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[-1]))
+        return artifact.with_results({'hardware': ' ' * RESULTS_BYTES}).ledger()
 
 
 def design(original: nn.Module, target: Target = Target(), seed: int = 0) -> Design:
@@ -160,5 +175,5 @@ def start_artifact(
     state = original.state_dict()
     generator = Generator.fresh(design.generator, design.specs, permutations, seed, state)
     rounded = {name: state[name].detach().clone() for name in design.rounded}
-    steps = design.rounded_steps(state)
+    steps = {f'rounded.{name}': code_for_bits(weight, design.rounded_bits).cpu() for name, weight in rounded.items()}
     return Artifact(generator, {}, design.base, design.storage, rounded, steps).with_kept(original)

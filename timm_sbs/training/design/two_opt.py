@@ -78,7 +78,7 @@ def _distance(points: Points, a: int, b: int) -> float:
 def _reverse(tour: Integers, position: Integers, low: int, high: int) -> None:
     """Turn the part of the tour from place ``low`` on to ``high``, both included, or else all that is outside it."""
     size = len(tour)
-    inside = high - low + 1 if high >= low else high - low + 1 + size
+    inside = (high - low) % size + 1
     if 2 * inside > size:
         low, high = (high + 1) % size, (low - 1) % size
         inside = size - inside
@@ -88,23 +88,6 @@ def _reverse(tour: Integers, position: Integers, low: int, high: int) -> None:
         position[b], position[a] = low, high
         low = low + 1 if low + 1 < size else 0
         high = high - 1 if high > 0 else size - 1
-
-
-@njit(cache=True, nogil=True)
-def _nodes_to_turn(position: Integers, b: int, c: int, step: int) -> int:
-    """Nodes that :func:`_exchange` turns when b follows a, and d follows c, in direction ``step``."""
-    size = len(position)
-    inside = (position[c] - position[b]) * step % size + 1
-    return min(inside, size - inside)
-
-
-@njit(cache=True, nogil=True)
-def _exchange(tour: Integers, position: Integers, a: int, b: int, c: int) -> None:
-    """Replace edges (a, b) and (c, d) by (a, c) and (b, d), where d follows c as b follows a."""
-    if tour[(position[a] + 1) % len(tour)] == b:
-        _reverse(tour, position, position[b], position[c])
-    else:
-        _reverse(tour, position, position[c], position[b])
 
 
 @njit(cache=True, nogil=True)
@@ -124,8 +107,10 @@ def _two_opt(
             if c == b or d == a:
                 continue
             gain = edge - joined + _distance(points, c, d) - _distance(points, b, d)
-            if gain > least and _nodes_to_turn(position, b, c, step) <= LONGEST_REVERSED:
-                _exchange(tour, position, a, b, c)
+            low, high = (position[b], position[c]) if step == 1 else (position[c], position[b])
+            inside = (high - low) % size + 1
+            if gain > least and min(inside, size - inside) <= LONGEST_REVERSED:
+                _reverse(tour, position, low, high)
                 touched[0], touched[1], touched[2], touched[3] = a, b, c, d
                 return True
     return False

@@ -1,17 +1,43 @@
-"""The loss of distillation: how far a generated model is from the original on a batch of images."""
-from collections.abc import Sequence
+"""The loss of distillation: how far predictions and feature maps of a generated model are from the original's."""
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from timm_sbs.common.errors import SbsError
 from timm_sbs.data.outputs import outputs_of
-from timm_sbs.training.losses.feature_maps import FeatureMaps, feature_modules
 from timm_sbs.training.phase_settings import Distillation
 from timm_sbs.training.trainable.generated_model import GeneratedModel
 
-__all__ = ['Objective', 'feature_loss']
+__all__ = ['distillation_loss', 'feature_modules']
+
+
+def feature_modules(model: nn.Module) -> list[str]:
+    """Modules whose outputs are compared: those that timm's ``feature_info`` names.
+
+    Raises:
+        SbsError: timm does not say where the model's features come from.
+    """
+    modules = dict(model.named_modules())
+    names = [info['module'] for info in getattr(model, 'feature_info', None) or () if info['module'] in modules]
+    if not names:
+        raise SbsError(f'timm does not say where the feature maps of {type(model).__name__} come from. Set '
+                       f'--feature-weight 0.')
+    return names
+
+
+@contextmanager
+def collected(model: nn.Module, names: Sequence[str]) -> Iterator[list[Tensor]]:
+    """Outputs of some modules in the forward passes within the block, in the order of execution."""
+    found: list[Tensor] = []
+    hooks = [model.get_submodule(name).register_forward_hook(lambda module, inputs, output: found.append(output))
+             for name in names]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def feature_loss(maps: Sequence[Tensor], original_maps: Sequence[Tensor]) -> Tensor:
@@ -25,52 +51,27 @@ def feature_loss(maps: Sequence[Tensor], original_maps: Sequence[Tensor]) -> Ten
     return torch.stack(errors).mean()
 
 
-class Objective:
-    """The weighted sum of distillation losses on a batch.
+def distillation_loss(
+        student: GeneratedModel,
+        original: nn.Module,
+        images: Tensor,
+        weights: dict[str, Tensor],
+        settings: Distillation,
+) -> Tensor:
+    """The loss of a batch: the divergence of the predictions, and the weighted error of feature maps.
 
     Args:
         student: The generated model.
-        original: The original model, in eval mode, on the device.
-        settings: Weights, temperature, feature modules.
-        accelerator: Sets the precision.
+        original: In eval mode, on the device.
+        images: [B, C, H, W], on the device.
+        weights: Of the student.
+        settings: Weight of feature maps, temperature.
     """
-
-    def __init__(
-            self,
-            student: GeneratedModel,
-            original: nn.Module,
-            settings: Distillation,
-            accelerator: Accelerator,
-    ) -> None:
-        self.student = student
-        self.original = original
-        self.settings = settings
-        self.accelerator = accelerator
-        self.outputs = outputs_of(student.model)
-        self._maps: tuple[FeatureMaps, FeatureMaps] | None = None
-        if any(settings.feature_weight):
-            names = feature_modules(original, settings.feature_modules)
-            self._maps = FeatureMaps(student.model, names), FeatureMaps(original, names)
-
-    def __call__(self, images: Tensor, labels: Tensor, weights: dict[str, Tensor], step: int) -> Tensor:
-        """Loss of a batch on the device, at a step counted from 0."""
-        output_weight, feature_weight, label_weight = self.settings.weights_at(step)
-        expected: Tensor | None = None
-        with self.accelerator.autocast():
-            if self._maps or output_weight:
-                with torch.no_grad():
-                    expected = self.original(images)
-            found = self.student(images, weights)
-        loss = torch.zeros((), device=found.device)
-        if output_weight and expected is not None:
-            loss = loss + output_weight * self.outputs.distillation_loss(found, expected, self.settings.temperature)
-        if self._maps:
-            loss = loss + feature_weight * feature_loss(*(maps.take() for maps in self._maps))
-        if label_weight:
-            loss = loss + label_weight * F.cross_entropy(found.float(), labels)
-        return loss
-
-    def close(self) -> None:
-        """Remove the hooks."""
-        for maps in self._maps or ():
-            maps.close()
+    names = feature_modules(original) if settings.feature_weight else []
+    with (collected(student.model, names) as maps, collected(original, names) as original_maps,
+          student.accelerator.autocast()):
+        with torch.no_grad():
+            expected = original(images)
+        found = student(images, weights)
+    loss = outputs_of(original).distillation_loss(found, expected, settings.temperature)
+    return loss + settings.feature_weight * feature_loss(maps, original_maps) if names else loss

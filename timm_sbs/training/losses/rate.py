@@ -44,22 +44,22 @@ class Rate(nn.Module):
     def __init__(
             self,
             codes: Mapping[str, Tensor],
-            shapes: Mapping[str, Sequence[int]],
+            tensors: Mapping[str, Tensor],
             first_weight: float = 1.,
     ) -> None:
         """
         Args:
             codes: Of the steps of all tensors, by name: [] or [R, 1, ...].
-            shapes: Of these tensors.
+            tensors: Of these names, which are then given to all methods.
             first_weight: Of the bits in the loss, at the first step.
         """
         super().__init__()
         self.names = tuple(codes)
-        sizes = [math.prod(shapes[name]) for name in self.names]
+        sizes = [tensors[name].numel() for name in self.names]
         self.size = sum(sizes)
-        steps = [step_sizes(codes[name]).expand(tuple(shapes[name])).flatten() for name in self.names]
+        steps = [step_sizes(codes[name]).expand(tensors[name].shape).flatten() for name in self.names]
         tensor = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(torch.tensor(sizes))
-        places = [_neighbours(tuple(shapes[name])) for name in self.names]
+        places = [_neighbours(tensors[name].shape) for name in self.names]
         firsts = [sum(sizes[:index]) for index in range(len(sizes))]
         neighbours = [torch.where(p < 0, self.size, p + first) for p, first in zip(places, firsts)]
         positive = torch.from_numpy(BOUNDS[1:])

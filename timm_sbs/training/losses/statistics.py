@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +19,7 @@ from timm_sbs.data.outputs import ClassOutputs, FeatureOutputs, Outputs, outputs
 from timm_sbs.training.losses.weight_uses import Call, Use, WatchedCalls
 from timm_sbs.training.phase_settings import FEWEST_IMAGES
 
-__all__ = ['LayerStatistics', 'collect_statistics', 'statistics_tensors', 'statistics_from_tensors']
+__all__ = ['LayerStatistics', 'collect_statistics']
 
 DOUBTED_IMAGES = 8  # of the first batches, or a quarter of them
 HALF_OCTAVES = 81  # of temperature: up to a million million
@@ -32,81 +32,32 @@ class LayerStatistics:
 
     Shapes: G groups, B blocks of each group's inputs, d inputs of a block, O outputs
         second_moment [G, B, d, d]: the mean over images of (1 - r) sum_t u_t u_t^T + r (sum_t u_t) (sum_t u_t)^T, for
-            the input patches u_t at positions t, and the correlation r. Where a bias or a BatchNorm takes up constant
-            errors (:class:`Use`), u_t is without its mean over images and positions
+            the input patches u_t at positions t, and the correlation r, from 0 to 1, of the derivatives by an output at
+            two positions of an image. Where a bias or a BatchNorm takes up constant errors (:class:`Use`), u_t is
+            without its mean over images and positions
         mean [G, B, d]: that mean
-        correlation []: of the derivatives by an output at two positions of an image, from 0 to 1
         importance [O]: the mean over images and positions of the squared derivative of the log-likelihood by each
             output: the diagonal of the Fisher information of the outputs
     """
     second_moment: Tensor
     mean: Tensor
-    correlation: Tensor
     importance: Tensor
 
 
-def statistics_tensors(statistics: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:
-    """Flat, for a file."""
-    return {
-        f'{name}/{field.name}': getattr(layer, field.name).cpu().contiguous()
-        for name, layer in statistics.items() for field in fields(LayerStatistics)}
-
-
-def statistics_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, LayerStatistics]:
-    """Inverse of :func:`statistics_tensors`."""
-    names = {key.rpartition('/')[0]: None for key in tensors}
-    return {
-        name: LayerStatistics(**{field.name: tensors[f'{name}/{field.name}'] for field in fields(LayerStatistics)})
-        for name in names}
-
-
-def _sampled_positions(call: Call, count: int, generator: torch.Generator) -> Tensor | None:
-    """Some positions of a call, in row-major order, or None for all of them."""
-    if count >= call.positions:
-        return None
-    return torch.randperm(call.positions, generator=generator)[:count].to(call.inputs.device)
-
-
-def _num_positions(call: Call, use: Use) -> int:
-    """So many positions that their second moments cost about as much as two forward passes of the layer."""
-    outputs = call.weight.shape[0] // use.groups
-    return max(FEWEST_POSITIONS, math.ceil(2 * call.positions * outputs / use.size))
-
-
-def input_patches(call: Call, positions: Tensor | None = None) -> Tensor:
-    """Inputs of a call at some positions, or at all: [groups, channels / groups * kernel, images * positions]."""
+def _patches(call: Call, summed: bool = False) -> Tensor:
+    """What the weight is applied to at each position, a view [images, channels, kernel, kernel, height, width], or its
+    sum over all positions [images, channels, kernel, kernel]."""
     x = call.inputs.detach()
     if not call.kernel:
-        x = x.reshape(call.images, -1, x.shape[-1])
-        x = x if positions is None else x[:, positions]
-        return x.reshape(-1, x.shape[-1]).T[None]
+        x = x.reshape(call.images, -1, x.shape[-1]).mT[:, :, None, None, :, None]
+        return x.sum((-2, -1), dtype=torch.float32) if summed else x
     x = F.pad(x, [amount for pair in reversed(call.padding) for amount in pair])
-    height, width = call.outputs.shape[2:]
-    at = torch.arange(height * width, device=x.device) if positions is None else positions
-    rows, columns = (
-        (index * stride)[None] + dilation * torch.arange(kernel, device=x.device)[:, None]
-        for index, stride, dilation, kernel in zip(
-            (at // width, at % width), call.stride, call.dilation, call.kernel))
-    patches = x.movedim(0, 1)[:, :, rows[:, None], columns[None]]  # [C, B, kh, kw, P]
-    patches = patches.permute(0, 2, 3, 1, 4)
-    return patches.reshape(call.groups, -1, len(x) * len(at))
-
-
-def summed_patches(call: Call) -> Tensor:
-    """The sum over positions of the inputs of a call, for each image: [groups, channels / groups * kernel, images]."""
-    x = call.inputs.detach()
-    if not call.kernel:
-        return x.reshape(call.images, -1, x.shape[-1]).sum(1, dtype=torch.float32).T[None]
-    x = F.pad(x, [amount for pair in reversed(call.padding) for amount in pair])
-    sums = x.new_empty(x.shape[1], *call.kernel, len(x), dtype=torch.float32)
-    height, width = call.outputs.shape[2:]
-    for row in range(call.kernel[0]):
-        top = row * call.dilation[0]
-        rows = x[:, :, top:top + (height - 1) * call.stride[0] + 1:call.stride[0]].sum(2, dtype=torch.float32)
-        for column in range(call.kernel[1]):
-            left = column * call.dilation[1]
-            sums[:, row, column] = rows[..., left:left + (width - 1) * call.stride[1] + 1:call.stride[1]].sum(-1).T
-    return sums.reshape(call.groups, -1, len(x))
+    for axis, positions in enumerate(call.outputs.shape[2:]):
+        # A window begins at each number of the kernel, and each stride-th number in it is that of one position.
+        x = x.unfold(2 + axis, (positions - 1) * call.stride[axis] + 1, call.dilation[axis])[..., ::call.stride[axis]]
+        x = x.narrow(2 + axis, 0, call.kernel[axis])
+        x = x.sum(-1, dtype=torch.float32) if summed else x
+    return x
 
 
 class _Moments:
@@ -152,12 +103,15 @@ class _Accumulator:
         self.products = torch.zeros(2, device=device)  # of derivatives at two positions, and of equal ones as many
 
     def add_inputs(self, call: Call, generator: torch.Generator) -> None:
-        positions = _sampled_positions(call, _num_positions(call, self.use), generator)
-        patches = input_patches(call, positions).float()
-        parts = self.use.groups * self.use.blocks
-        self.sampled.add(patches.reshape(parts, self.use.size, -1),
-                         1. if positions is None else call.positions / len(positions))
-        self.summed.add(summed_patches(call).reshape(parts, self.use.size, call.images))
+        """Sums over all positions, and products at so many that they cost about as much as two forward passes."""
+        use, patches = self.use, _patches(call)
+        parts, (height, width) = use.groups * use.blocks, patches.shape[-2:]
+        outputs = call.weight.shape[0] // use.groups
+        count = min(height * width, max(FEWEST_POSITIONS, math.ceil(2 * height * width * outputs / use.size)))
+        at = torch.randperm(height * width, generator=generator)[:count].to(patches.device)
+        sampled = patches[..., at // width, at % width].float().movedim(0, -2)
+        self.sampled.add(sampled.reshape(parts, use.size, -1), height * width / count)
+        self.summed.add(_patches(call, summed=True).movedim(0, -1).reshape(parts, use.size, -1))
 
     def add_gradient(self, gradient: Tensor, axis: int, images: int) -> None:
         gradient = gradient.float().movedim(axis, -1)
@@ -178,8 +132,7 @@ class _Accumulator:
             summed -= inputs[..., :, None] * inputs[..., None, :]
         correlation = (products[0] / products[1].clamp(min=1e-30)).clamp(0, 1)
         moment, mean = each.lerp_(summed, correlation.to(each)), inputs / self.use.positions
-        return LayerStatistics(
-            moment.to(importance), mean.to(importance), correlation, importance / self.use.positions)
+        return LayerStatistics(moment.to(importance), mean.to(importance), importance / self.use.positions)
 
 
 def _random_score(outputs: Outputs, logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from timm_sbs.predictor.tokens import WeightSpec
-
 __all__ = ['Call', 'Use', 'WatchedCalls', 'find_uses']
 
 LARGEST_BLOCK = 4608  # inputs whose second moments are kept together: 85 MB
@@ -62,18 +60,22 @@ class Use:
     corrector: str | None = None
     sign: float = 1.
 
-    @property
-    def bytes(self) -> int:
-        """Memory of the second moments, float32."""
-        return 4 * self.groups * self.blocks * self.size ** 2
 
-
-def _tuple(value: int | Sequence[int], length: int) -> tuple[int, ...]:
-    return (value,) * length if isinstance(value, int) else tuple(value)
+# Names of the arguments, where they are given by position.
+_NAMES: Mapping[Any, tuple[str, ...]] = {
+    F.conv2d: ('input', 'weight', 'bias', 'stride', 'padding', 'dilation', 'groups'),
+    F.linear: ('input', 'weight', 'bias'), F.batch_norm: ('input', 'running_mean')}
 
 
 class WatchedCalls(TorchFunctionMode):
-    """While active, tells of every call of a convolution or linear layer whose weight is one of some tensors."""
+    """While active, tells of every call of a convolution or linear layer whose weight is one of some tensors.
+
+    Args:
+        weights: Names of the weights, by ``id``.
+        images: In the batch that is about to be looked at.
+        watch: Called with the name and the call.
+        norm: Called with the input and the running mean of each BatchNorm.
+    """
 
     def __init__(
             self,
@@ -82,18 +84,8 @@ class WatchedCalls(TorchFunctionMode):
             watch: Callable[[str, Call], None],
             norm: Callable[[Tensor, Tensor], None] = lambda inputs, mean: None,
     ) -> None:
-        """
-        Args:
-            weights: Names of the weights, by ``id``.
-            images: In the batch that is about to be looked at.
-            watch: Called with the name and the call.
-            norm: Called with the input and the running mean of each BatchNorm.
-        """
         super().__init__()
-        self._weights = weights
-        self._images = images
-        self._watch = watch
-        self._norm = norm
+        self._weights, self._images, self._watch, self._norm = weights, images, watch, norm
 
     def __torch_function__(
             self,
@@ -103,45 +95,51 @@ class WatchedCalls(TorchFunctionMode):
             kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         outputs = func(*args, **(kwargs or {}))
-        if func is F.conv2d or func is F.linear:
-            named = self._named(func, *args, **(kwargs or {}))
-            name = self._weights.get(id(named['weight']))
-            if name is not None:
-                call = _call(outputs=outputs, images=self._images, **named)
-                if call is not None:
+        if func in _NAMES:
+            named = dict(zip(_NAMES[func], args), **(kwargs or {}))
+            if func is F.batch_norm:
+                if named.get('running_mean') is not None:
+                    self._norm(named['input'], named['running_mean'])
+            elif name := self._weights.get(id(named['weight'])):
+                make = _conv_call if func is F.conv2d else _linear_call
+                if call := make(outputs=outputs, images=self._images, **named):
                     self._watch(name, call)
-        elif func is F.batch_norm:
-            named = dict(zip(('input', 'running_mean'), args), **(kwargs or {}))
-            if named.get('running_mean') is not None:
-                self._norm(named['input'], named['running_mean'])
         return outputs
 
-    @staticmethod
-    def _named(func: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        names = ('input', 'weight', 'bias') if func is F.linear else (
-            'input', 'weight', 'bias', 'stride', 'padding', 'dilation', 'groups')
-        defaults = {} if func is F.linear else dict(stride=1, padding=0, dilation=1, groups=1)
-        return {**defaults, **dict(zip(names, args)), **kwargs}
+
+def _linear_call(
+        input: Tensor, weight: Tensor, outputs: Tensor, images: int, bias: Tensor | None = None) -> Call | None:
+    """None where inputs cannot be told apart by images, whose number has to be a divisor of the batch: windows of
+    attention, for instance, lie in it."""
+    return None if input.dim() < 2 or len(input) % images else Call(weight, input, outputs, images, bias)
 
 
-def _call(
-        input: Tensor, weight: Tensor, outputs: Tensor, images: int, bias: Tensor | None = None, **conv: Any,
+def _conv_call(
+        input: Tensor,
+        weight: Tensor,
+        outputs: Tensor,
+        images: int,
+        bias: Tensor | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: str | int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
 ) -> Call | None:
-    """None for what cannot be told apart by images: their number has to be that of a convolution's batch, and a divisor
-    of a linear layer's (windows of attention, for instance, lie in its batch)."""
-    if not conv:
-        return None if input.dim() < 2 or len(input) % images else Call(weight, input, outputs, images, bias)
+    """None where inputs cannot be told apart by images."""
     if input.dim() != weight.dim() or len(input) != images:
         return None
-    kernel = tuple(weight.shape[2:])
-    stride, dilation = (_tuple(conv[name], len(kernel)) for name in ('stride', 'dilation'))
-    padding = conv['padding']
+    kernel, strides, dilations = tuple(weight.shape[2:]), _pair(stride), _pair(dilation)
     if padding == 'same':
-        total = [d * (k - 1) for d, k in zip(dilation, kernel)]
-        pairs = tuple((n // 2, n - n // 2) for n in total)
+        total = [d * (k - 1) for d, k in zip(dilations, kernel)]
+        paddings = tuple((n // 2, n - n // 2) for n in total)
     else:
-        pairs = tuple((n, n) for n in _tuple(0 if padding == 'valid' else padding, len(kernel)))
-    return Call(weight, input, outputs, images, bias, kernel, stride, pairs, dilation, conv['groups'])
+        paddings = tuple((n, n) for n in _pair(0 if isinstance(padding, str) else padding))
+    return Call(weight, input, outputs, images, bias, kernel, strides, paddings, dilations, groups)
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * (2 // len(values))
 
 
 def _blocks(channels: int, kernel: int) -> int:
@@ -150,18 +148,18 @@ def _blocks(channels: int, kernel: int) -> int:
                 if channels % parts == 0 and (channels // parts * kernel <= LARGEST_BLOCK or parts == channels))
 
 
-def find_uses(model: nn.Module, specs: Sequence[WeightSpec], images: Tensor) -> dict[str, Use]:
-    """Uses of the generated weights, by name, from a forward pass of some images in eval mode.
+def find_uses(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Use]:
+    """Uses of the generated or rounded weights, by name, from a forward pass of some images.
 
     A weight is left out if no convolution or linear layer gets it as it is: one that is standardized first, that of a
     1-d or 3-d convolution, one that is applied to constants, or one that no image reaches.
 
     Args:
-        model: With parameters that require no gradient.
-        specs: The generated weights.
+        model: In eval mode, with parameters that require no gradient.
+        names: Of the weights.
         images: [B, C, H, W]; their values do not matter.
     """
-    weights = {id(model.get_parameter(spec.name)): spec.name for spec in specs}
+    weights = {id(model.get_parameter(name)): name for name in names}
     entries = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
     calls: dict[str, list[Call]] = {}
     correctors: dict[str, tuple[str, float]] = {}  # entry of the state dict, and sign
@@ -180,13 +178,8 @@ def find_uses(model: nn.Module, specs: Sequence[WeightSpec], images: Tensor) -> 
         if name is not None and id(mean) in entries:
             correctors.setdefault(name, (entries[id(mean)], 1.))
 
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.enable_grad(), WatchedCalls(weights, len(images), watch, norm):
-            model(images.detach().requires_grad_())
-    finally:
-        model.train(was_training)
+    with torch.enable_grad(), WatchedCalls(weights, len(images), watch, norm):
+        model(images.detach().requires_grad_())
     claims = Counter(entry for entry, _ in correctors.values())
     found = {}
     for name, each in calls.items():
@@ -197,4 +190,4 @@ def find_uses(model: nn.Module, specs: Sequence[WeightSpec], images: Tensor) -> 
             corrector, sign = None, 1.
         found[name] = Use(
             each[0].groups, blocks, channels // blocks * kernel, sum(call.positions for call in each), corrector, sign)
-    return {spec.name: found[spec.name] for spec in specs if spec.name in found}
+    return {name: found[name] for name in names if name in found}

@@ -8,16 +8,17 @@ from torch import Tensor
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.codec.quantization import rounded_predictor
 from timm_sbs.common.distributed import share, sum_gradients
-from timm_sbs.predictor.generator import Generator, TokenGroup, relative_error
+from timm_sbs.predictor.generator import Generator, relative_error
 from timm_sbs.training.loop import Context, optimize
 from timm_sbs.training.phase_settings import Reconstruction
-from timm_sbs.training.trainable.features import kernel_features
+from timm_sbs.training.trainable.two_stage import kernel_features
 
 __all__ = ['group_targets', 'lr_scale_of', 'reconstruct']
 
 # Widest predictor that stands the full learning rate. Wider ones get less in proportion (arXiv 2203.03466): with 2e-2 a
 # width of 227 is at an error of 0.81 after 500 steps on ResNet-56, with 1e-2 at 0.44.
 FULL_RATE_WIDTH = 128
+BATCH_SIZE = 4096  # positions of a step, over all processes
 
 
 def lr_scale_of(generator: Generator) -> float:
@@ -26,15 +27,15 @@ def lr_scale_of(generator: Generator) -> float:
 
 
 def group_targets(generator: Generator, weights: Mapping[str, Tensor]) -> list[Tensor]:
-    """What the predictor is to generate, in place order, for each token group: original kernels over their layer's
-    scale [N, T]."""
+    """What the predictor is to generate, in the order of positions, for each token group: original kernels over their
+    layer's scale [N, T]."""
     originals = {name: weights[name].detach().cpu() / scale.cpu().clamp(min=torch.finfo(scale.dtype).tiny)
                  for name, scale in generator.scales.items()}
     return [group.in_position_order(originals) for group in generator.groups]
 
 
 def _emphases(generator: Generator) -> list[Tensor]:
-    """What the squared errors at each place of a token group count: [N, 1]. A layer counts by the square root of its
+    """What the squared errors at each position of a token group count: [N, 1]. A layer counts by the square root of its
     values, for those of small layers do more; their mean over all values is 1."""
     sizes = [spec.num_weights for spec in generator.specs]
     mean = sum(math.sqrt(size) for size in sizes) / max(sum(sizes), 1)
@@ -42,33 +43,19 @@ def _emphases(generator: Generator) -> list[Tensor]:
                        for spec, positions in zip(group.specs, group.positions)]) for group in generator.groups]
 
 
-class _ShuffledKernels:
-    """Endless batches of kernel indices; each pass visits every kernel once, in a new order.
+def _shuffled(count: int, batch_size: int, seed: int, device: torch.device, step: int) -> Iterator[Tensor]:
+    """Endless batches of positions, from a step on; each pass visits every position once, in a new order.
 
     The order is drawn on the CPU, alike for all devices, and goes to the device of the run as a whole.
     """
-
-    def __init__(self, num_kernels: int, batch_size: int, seed: int, device: torch.device) -> None:
-        self.num_kernels = num_kernels
-        self.batch_size = batch_size
-        self.device = device
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def starting_at(self, step: int) -> Iterator[Tensor]:
-        """Batches from a step on, counted from 0. To be called once."""
-        skipped, in_pass = divmod(step, math.ceil(self.num_kernels / self.batch_size))
-        for _ in range(skipped):
-            torch.randperm(self.num_kernels, generator=self._generator)
-        while True:
-            order = torch.randperm(self.num_kernels, generator=self._generator).to(self.device)
-            yield from order.split(self.batch_size)[in_pass:]
-            in_pass = 0
-
-
-def _batch_sizes(groups: tuple[TokenGroup, ...], batch_size: int) -> list[int]:
-    """Kernels of each group in one step: in proportion to their number."""
-    total = sum(group.num_positions for group in groups)
-    return [min(group.num_positions, math.ceil(batch_size * group.num_positions / total)) for group in groups]
+    generator = torch.Generator().manual_seed(seed)
+    skipped, in_pass = divmod(step, math.ceil(count / batch_size))
+    for _ in range(skipped):
+        torch.randperm(count, generator=generator)
+    while True:
+        order = torch.randperm(count, generator=generator).to(device)
+        yield from order.split(batch_size)[in_pass:]
+        in_pass = 0
 
 
 def reconstruct(
@@ -85,7 +72,7 @@ def reconstruct(
     Args:
         artifact: Its predictor is trained in place. If it is quantized, training rounds the predictor in each step.
         weights: Original weights by name.
-        settings: Optimization steps, batch size, learning rate.
+        settings: Optimization steps and learning rate.
         context: The run; None: this process alone.
         name: Of the phase.
 
@@ -103,14 +90,14 @@ def reconstruct(
     emphases = [emphasis.to(device) for emphasis in _emphases(generator)]
     features = kernel_features(generator)
     values = sum(t.numel() for t in targets)
-    sizes = _batch_sizes(generator.groups, settings.batch_size)
     streams: list[Iterator[Tensor]] = []
 
     def take_step(step: int) -> Tensor:
         if not streams:  # the first step after a resume is not step 0
-            streams.extend(
-                _ShuffledKernels(group.num_positions, size, context.seed + index, device).starting_at(step)
-                for index, (group, size) in enumerate(zip(generator.groups, sizes)))
+            total = sum(group.num_positions for group in generator.groups)
+            for index, group in enumerate(generator.groups):  # in proportion to their number
+                size = math.ceil(BATCH_SIZE * group.num_positions / total)
+                streams.append(_shuffled(group.num_positions, size, context.seed + index, device, step))
         loss = torch.zeros((), device=device)
         parameters: dict[str, Tensor] = dict(predictor.named_parameters())
         if quantization:
@@ -118,19 +105,16 @@ def reconstruct(
         for group, x, y, emphasis, stream in zip(generator.groups, features, targets, emphases, streams):
             batch = next(stream)
             rows = batch[share(len(batch), accelerator)]
-            if len(rows):
-                part = (y.numel() / values) * (len(rows) / len(batch))
-                with accelerator.autocast():
-                    kernels = predictor(x(rows), group.output_size, parameters).float()
-                loss = loss + part * (emphasis[rows] * (kernels - y[rows]).square()).mean()
-        if loss.requires_grad:  # a process may have no kernel of a small batch
-            accelerator.backward(loss)
+            with accelerator.autocast():
+                kernels = predictor(x(rows), group.output_size, parameters).float()
+            errors = (emphasis[rows] * (kernels - y[rows]).square()).sum()
+            loss = loss + errors * (len(y) / len(batch) / values)
+        accelerator.backward(loss)
         sum_gradients(predictor.parameters(), accelerator)
         return loss
 
     predictor.train()
-    optimize(name, settings, predictor.parameters(), take_step, context, predictor.state_dict,
-             predictor.load_state_dict, lr_scale_of(generator))
+    optimize(name, settings, predictor, predictor.parameters(), take_step, context, lr_scale_of(generator))
     predictor.eval()
     context.results[f'{name}_error'] = relative_error(artifact.as_stored().generator(), weights)
     return artifact

@@ -1,4 +1,4 @@
-"""Rounding: original weights to integers by what their errors do, or a trained predictor to the bits of its layers."""
+"""Rounding: original weights to integers into a number of bytes, or a trained predictor to the bits of its layers."""
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -7,31 +7,51 @@ from torch import Tensor
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.codec.bit_allocation import divide_bits, measure_influence
+from timm_sbs.codec.quantization import ROUNDED_LIMIT, quantize
 from timm_sbs.common.config import QuantizationConfig
 from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.progress import say
 from timm_sbs.predictor.generator import relative_error
-from timm_sbs.training.budget import ByteBudget
 from timm_sbs.training.loop import Context
-from timm_sbs.training.losses.curvature import Curvature, curvatures
-from timm_sbs.training.losses.divergence import ExpectedDivergence
-from timm_sbs.training.losses.statistics import LayerStatistics
+from timm_sbs.training.losses.divergence import Curvature, ExpectedDivergence, curvatures
 from timm_sbs.training.phases.second_order import corrected
-from timm_sbs.training.rounding.all_weights import MOST_ROUNDED_BITS, plain_bits, round_to_bits
+from timm_sbs.training.rounding.all_weights import MOST_ROUNDED_BITS, entropy_bits, round_to_bits
 
-__all__ = ['quantize_predictor', 'round_original']
+__all__ = ['ByteBudget', 'quantize_predictor', 'round_original']
 
+RESERVE = 200  # bytes of config.json for figures that are measured later
+RATE_MARGIN = 0.004  # by which training aims below the budget, for the last steps cannot follow it exactly
 ATTEMPTS = 3  # to find out how many bits of one table for each weight a budget has room for
 CLOSE = 0.975  # of these: near enough
+
+
+class ByteBudget:
+    """What a number of bytes for both files leaves for integers."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes - RESERVE
+
+    def excess(self, artifact: Artifact) -> int:
+        """Bytes by which both files are too large; below 0 if there is room."""
+        return artifact.ledger()['total'] - self.max_bytes
+
+    def wanted_bits(self, artifact: Artifact, bits: float) -> float:
+        """Bits that the integers with fixed step sizes may take.
+
+        Args:
+            artifact: Of this moment.
+            bits: What its integers take by the same model.
+        """
+        sizes = artifact.ledger()
+        coded = max(1, sizes['predictor'] + sizes['rounded'])
+        return max(1., bits * (self.max_bytes - sizes['total'] + coded) / coded * (1 - RATE_MARGIN))
 
 
 def round_original(
         artifact: Artifact,
         state: Mapping[str, Tensor],
         budget: ByteBudget,
-        statistics: Mapping[str, LayerStatistics],
         divergence: ExpectedDivergence | None = None,
-        damping: float = 1e-3,
         context: Context | None = None,
 ) -> Artifact:
     """Round the original's weights so that predictions change least for the bytes that there are.
@@ -42,9 +62,7 @@ def round_original(
         artifact: With rounded weights, and nothing generated.
         state: The original's state dict.
         budget: Bytes of both files.
-        statistics: Of activations; empty: all errors count by their squares.
-        divergence: What errors do, where there are statistics.
-        damping: Part of their mean that is added to the diagonals of the statistics.
+        divergence: What errors do, where there are statistics; None: errors count by their squares.
         context: The run; None: this process alone.
 
     Returns:
@@ -54,14 +72,14 @@ def round_original(
     weights = {name: state[name].detach() for name in artifact.rounded}
 
     @functools.cache
-    def rounded_by(uses_statistics: bool) -> Artifact:
-        curved = curvatures(weights, statistics if uses_statistics else {}, damping)
+    def rounded_by(divergence: ExpectedDivergence | None) -> Artifact:
+        curved = divergence.curvatures if divergence else curvatures(weights, {}, damping=0.)
         found = decided_once(lambda: _within(budget, artifact, weights, curved), context.accelerator)
-        return corrected(found, divergence, state) if divergence and uses_statistics else found
+        return corrected(found, divergence, state) if divergence else found
 
-    chosen = rounded_by(bool(statistics))
-    if statistics and (worse := context.far_worse(chosen, lambda: rounded_by(False))):
-        chosen = rounded_by(False)
+    chosen = rounded_by(divergence)
+    if divergence and (worse := context.far_worse(chosen, lambda: rounded_by(None))):
+        chosen = rounded_by(None)
         say(context.accelerator, f'rounding by statistics keeps {worse[0]:.1f} % of the predictions, without them '
                                  f'{worse[1]:.1f} %: these are taken')
     error = relative_error(chosen.rounded, state)
@@ -78,10 +96,11 @@ def _within(
         curved: Mapping[str, Curvature],
 ) -> Artifact:
     """The artifact with weights rounded to as many bits as the budget has room for."""
-    device = next(iter(curved.values())).importance.device
-    weights = {name: weight.to(device) for name, weight in weights.items()}
-    most = MOST_ROUNDED_BITS * sum(weight.numel() for weight in weights.values())
-    wanted, before = min(most, budget.wanted_bits(artifact, plain_bits(weights, artifact.steps))), 0.
+    weights = {name: weight.to(curved[name].importance.device) for name, weight in weights.items()}
+    most, before = MOST_ROUNDED_BITS * sum(weight.numel() for weight in weights.values()), 0.
+    plain = [quantize(weight, artifact.steps[f'rounded.{name}'].to(weight.device), ROUNDED_LIMIT)
+             for name, weight in weights.items()]
+    wanted = min(most, budget.wanted_bits(artifact, sum(entropy_bits(tensor.integers) for tensor in plain)))
     for attempt in range(ATTEMPTS):
         found = round_to_bits(weights, curved, wanted)
         artifact = dataclasses.replace(artifact, rounded=found.values, steps=found.steps)

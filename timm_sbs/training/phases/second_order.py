@@ -43,9 +43,9 @@ def fit_second_order(
 ) -> Artifact:
     """Fit the predictor of an artifact to the original weights, as far as errors of these change predictions.
 
-    Each step takes all kernels, for errors of a filter's kernels add up. Batches of filters took five times the steps,
-    and the same time, to a divergence that was 6 % lower on ResNet-20. Steps that make the loss larger, or that change
-    far more predictions, are undone.
+    Each step takes all kernels, for errors of a filter's kernels add up; with batches of filters, ResNet-20 needed
+    twice as many steps for the same divergence. A phase that makes the loss larger, or that changes far more
+    predictions, is undone.
 
     Args:
         artifact: After reconstruction. Its predictor is trained in place; if it is quantized, rounded in each step.
@@ -63,23 +63,22 @@ def fit_second_order(
     """
     context = context or Context()
     accelerator, generator, words = context.accelerator, artifact.generator, name.replace('_', ' ')
-    two_stage = TwoStageGenerator(generator, artifact.storage.quantization).to(accelerator.device)
+    two_stage = TwoStageGenerator(artifact, accelerator)
     predictor = generator.predictor
     before = dataclasses.replace(artifact, generator=generator.with_predictor(copy.deepcopy(predictor)))
 
     def take_step(step: int) -> Tensor:
-        weights = two_stage.generate(accelerator)
+        weights = two_stage.generate()
         total = torch.zeros((), device=accelerator.device)
         for weight_name, weight in weights.items():
             loss, gradient = divergence(weight_name, weight)
             weight.grad = accelerator.scaler.scale(gradient) if accelerator.scaler else gradient
             total += loss
-        two_stage.backward(weights, accelerator)
+        two_stage.backward(weights)
         return total / accelerator.num_processes  # each has the same
 
     predictor.train()
-    optimize(words, settings, predictor.parameters(), take_step, context, predictor.state_dict,
-             predictor.load_state_dict, lr_scale_of(generator))
+    optimize(words, settings, predictor, predictor.parameters(), take_step, context, lr_scale_of(generator))
     predictor.eval()
     found = corrected(artifact, divergence, state)
     was, now = (divergence.total(each.stored_weights()) for each in (before, artifact))

@@ -6,24 +6,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from timm_sbs.codec.quantization import ROUNDED_LIMIT, QuantizedTensor, StepCodes, dequantize, quantize
+from timm_sbs.codec.quantization import QuantizedTensor, dequantize
 from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.progress import Progress
 from timm_sbs.common.tensors import as_float64, with_prefix
-from timm_sbs.training.losses.curvature import Curvature
-from timm_sbs.training.rounding.one_weight import FINENESS, QUICK, THOROUGH, Passes, round_weight
+from timm_sbs.training.losses.divergence import Curvature
+from timm_sbs.training.rounding.one_weight import FINENESS, QUICK, THOROUGH, round_weight
 
-__all__ = [
-    'FEWEST_ROUNDED_BITS', 'MOST_ROUNDED_BITS', 'RoundedWeights', 'entropy_bits', 'plain_bits', 'round_weights',
-    'round_to_bits',
-]
+__all__ = ['FEWEST_ROUNDED_BITS', 'MOST_ROUNDED_BITS', 'RoundedWeights', 'entropy_bits', 'round_to_bits']
 
 FEWEST_ROUNDED_BITS, MOST_ROUNDED_BITS = 0.5, 10.  # of a weight: nobody sees what more bits buy
 SAMPLE = 20_000  # values of each weight, from which the first slope is guessed
 HALVINGS = 25  # of the span in which its logarithm lies
 SLACK = 0.004  # of the wanted bits: half of what may be left
 NEAR = 0.03  # of the wanted bits: quick passes have done what they can
-TRIALS = 12  # of each kind of passes, at the most; two are usual
+TRIALS = 12  # of each kind, at the most; two are usual
 FARTHEST = 64.  # by which a slope beyond all others differs from the last
 NARROW = 1.01  # ratio of slopes that take too many bits and few enough: nothing lies between
 
@@ -54,30 +51,6 @@ def entropy_bits(integers: Tensor) -> float:
     """Bits of integers with an ideal entropy coder and a table of their frequencies, itself not counted."""
     counts = as_float64(integers.flatten().unique(return_counts=True)[1].float())
     return float((counts * (counts.sum().log2() - counts.log2())).sum())
-
-
-def plain_bits(weights: Mapping[str, Tensor], steps: StepCodes) -> float:
-    """Bits of weights that are rounded to the nearest; codes of their steps are those of an artifact."""
-    return sum(
-        entropy_bits(quantize(weight, steps[f'rounded.{name}'].to(weight.device), ROUNDED_LIMIT).integers)
-        for name, weight in weights.items())
-
-
-@torch.no_grad()
-def round_weights(
-        weights: Mapping[str, Tensor],
-        curvatures: Mapping[str, Curvature],
-        slope: float,
-        passes: Passes = THOROUGH,
-        progress: Progress | None = None,
-) -> RoundedWeights:
-    """All weights in ``curvatures``, rounded by one slope: see :func:`round_weight`."""
-    tensors = {}
-    for name, curvature in curvatures.items():
-        tensors[name] = round_weight(weights[name], curvature, slope, passes=passes)
-        if progress:
-            progress.update()
-    return RoundedWeights(slope, tensors)
 
 
 class _PlainBits:
@@ -127,20 +100,24 @@ def round_to_bits(
     plain, wanted, ratio = _PlainBits(weights, curvatures), bits * (1 - SLACK), 1.
     best: RoundedWeights | None = None
     with Progress(None, 'rounding', 'weight') as progress:
-        for passes in (QUICK, THOROUGH):
+        for again in (QUICK, THOROUGH):
             low, high = 0., math.inf  # slopes with too many bits, and with few enough
             for _ in range(TRIALS):
                 slope = plain.slope(wanted / ratio)
                 if not low < slope < high:
                     slope = math.sqrt(low * high) if low > 0 and high < math.inf else low * FARTHEST or high / FARTHEST
-                found = round_weights(weights, curvatures, slope, passes, progress)
+                tensors = {}
+                for name, curvature in curvatures.items():
+                    tensors[name] = round_weight(weights[name], curvature, slope, again)
+                    progress.update()
+                found = RoundedWeights(slope, tensors)
                 taken = found.bits
                 progress.show(bits=f'{taken:,.0f} of {bits:,.0f}')
                 low, high = (slope, high) if taken > bits else (low, slope)
                 ratio = taken / max(plain(slope), 1.) or ratio
-                if passes is THOROUGH and 0 < taken <= bits and (best is None or slope < best.slope):
+                if again == THOROUGH and 0 < taken <= bits and (best is None or slope < best.slope):
                     best = found
-                near = abs(taken / wanted - 1) < (NEAR if passes is QUICK else SLACK)
+                near = abs(taken / wanted - 1) < (NEAR if again == QUICK else SLACK)
                 if near or high < low * NARROW:
                     break
     if best is None:

@@ -5,7 +5,6 @@ Values of a row are settled one after another, and those after each make up for 
 Then values are settled again in the light of all others.
 """
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,23 +19,14 @@ from timm_sbs.codec.quantization import (
     step_sizes,
 )
 from timm_sbs.common.tensors import as_float64
-from timm_sbs.training.losses.curvature import Curvature
+from timm_sbs.training.losses.divergence import Curvature
 
-__all__ = ['Passes', 'QUICK', 'THOROUGH', 'step_code', 'round_weight']
+__all__ = ['FINENESS', 'QUICK', 'THOROUGH', 'round_weight', 'step_code']
 
 COLUMNS = 64  # that are settled before their errors go to all that follow
 FINENESS = 0.8  # of squared steps, beside those at which uniform rounding has the slope: zeros are chosen besides
 TABLE = 255  # larger integers are taken to cost as much
-
-
-@dataclass(frozen=True)
-class Passes:
-    """How often values are settled: by successive cancellation, each with the last one's table of bits, and again."""
-    cancelling: int
-    again: int
-
-
-QUICK, THOROUGH = Passes(1, 0), Passes(1, 3)
+QUICK, THOROUGH = 0, 3  # how often values are settled again
 
 
 def step_code(curvature: Curvature, slope: float) -> Tensor:
@@ -58,8 +48,7 @@ def round_weight(
         weight: Tensor,
         curvature: Curvature,
         slope: float,
-        code: Tensor | None = None,
-        passes: Passes = THOROUGH,
+        again: int = THOROUGH,
 ) -> QuantizedTensor:
     """A weight as integers times a step, with little divergence + slope * bits.
 
@@ -69,27 +58,24 @@ def round_weight(
         weight: [O, ...], of a convolution with any groups or a linear layer, on the curvature's device.
         curvature: Of the weight.
         slope: Nats of divergence for a bit.
-        code: Of the step []; None: :func:`step_code`, or the finest whose integers can be stored.
-        passes: How thoroughly.
+        again: How often values are settled again, each time by a new table.
 
     Example:
         >>> rounded = round_weight(weight, curvatures(weights, statistics, 1e-3)[name], slope=1e-7)
         >>> dequantize(rounded)
     """
     weight = weight.detach().to(curvature.importance)
-    code = torch.maximum(step_code(curvature, slope), finest_code(weight)) if code is None else code
+    code = torch.maximum(step_code(curvature, slope), finest_code(weight))
     steps = curvature.per_part(step_sizes(code).expand(len(weight)))
     target = curvature.parts(weight)
     prices = curvature.per_part(curvature.importance) * steps.square() / (2 * slope)  # bits for a squared error of 1
-    if curvature.moment is None:
-        integers = _settled_alone(target / steps[..., None], prices[..., None], 1 + passes.cancelling + passes.again)
+    if curvature.matrix is None:
+        integers = _settled_alone(target / steps[..., None], prices[..., None], again)
     else:
         target = target.mT.contiguous()  # [P, d, R]: rows lie side by side
-        integers = _cancelled(target, steps, prices, curvature, _prior(weight, curvature, slope), passes.cancelling)
-        if passes.again:
-            moment = curvature.damped().to(target)
-            for _ in range(passes.again):
-                integers = _settled_again(integers, target, steps, prices, moment)
+        integers = _cancelled(target, steps, prices, curvature, _prior(weight, curvature, slope))
+        for _ in range(again):
+            integers = _settled_again(integers, target, steps, prices, curvature.matrix)
         integers = integers.mT
     values = curvature.rows(integers, weight.shape).int().clamp(-ROUNDED_LIMIT, ROUNDED_LIMIT)
     return QuantizedTensor(values, code)
@@ -118,18 +104,17 @@ def _towards_zero(nearest: Tensor) -> Tensor:
     return torch.stack((nearest, nearest - nearest.sign(), torch.zeros_like(nearest)))
 
 
-def _settled_alone(exact: Tensor, prices: Tensor, passes: int) -> Tensor:
+def _settled_alone(exact: Tensor, prices: Tensor, again: int) -> Tensor:
     """Integers for values [P, R, d] in steps, of which none can make up for another."""
     candidates = _towards_zero(exact.round())
     integers = candidates[0]
-    for _ in range(passes):
+    for _ in range(2 + again):
         integers = _cheapest(candidates, prices * (exact - candidates).square(), _bits(integers))
     return integers
 
 
-def _cancelled(
-        target: Tensor, steps: Tensor, prices: Tensor, curvature: Curvature, prior: float, passes: int) -> Tensor:
-    """Integers [P, d, R] by successive cancellation, with the bits of those to the nearest, and of the last pass.
+def _cancelled(target: Tensor, steps: Tensor, prices: Tensor, curvature: Curvature, prior: float) -> Tensor:
+    """Integers [P, d, R] by successive cancellation, with the bits of those to the nearest.
 
     With the bits of values to come as a prior, what is left of ``target`` is to be met: it is shrunk to the minimum of
     divergence and prior together. A value's own share of the prior is taken back, since its bits are known.
@@ -141,20 +126,18 @@ def _cancelled(
     integers = (target / steps[:, None]).round()
     target = target - (prior * solved).to(target)
     variances, mixing = factor.variances, factor.mixing.mT.contiguous()
-    own = prices * prior
-    for _ in range(passes):
-        bits, errors = _bits(integers), torch.empty_like(target)
-        for start in range(0, target.shape[1], COLUMNS):
-            stop = min(start + COLUMNS, target.shape[1])
-            rest = target[:, start:stop] - mixing[:, start:stop, :start] @ errors[:, :start]
-            for column in range(start, stop):
-                made_up = torch.bmm(mixing[:, column, None, start:column], errors[:, start:column])[:, 0]
-                exact = (rest[:, column - start] - made_up) / steps
-                candidates = _towards_zero(exact.round())
-                costs = (exact - candidates).square_().mul_(prices * variances[:, column, None])
-                chosen = _cheapest(candidates, costs.sub_(candidates.square().mul_(own)), bits)
-                integers[:, column] = chosen
-                errors[:, column] = chosen * steps - target[:, column]
+    own, bits, errors = prices * prior, _bits(integers), torch.empty_like(target)
+    for start in range(0, target.shape[1], COLUMNS):
+        stop = min(start + COLUMNS, target.shape[1])
+        rest = target[:, start:stop] - mixing[:, start:stop, :start] @ errors[:, :start]
+        for column in range(start, stop):
+            made_up = torch.bmm(mixing[:, column, None, start:column], errors[:, start:column])[:, 0]
+            exact = (rest[:, column - start] - made_up) / steps
+            candidates = _towards_zero(exact.round())
+            costs = (exact - candidates).square_().mul_(prices * variances[:, column, None])
+            chosen = _cheapest(candidates, costs.sub_(candidates.square().mul_(own)), bits)
+            integers[:, column] = chosen
+            errors[:, column] = chosen * steps - target[:, column]
     return integers
 
 

@@ -1,5 +1,4 @@
 """A base model whose weights are generated or rounded anew in each step, and trained through that."""
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,27 +7,20 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.codec.kept import stored_kept
-from timm_sbs.codec.quantization import (
-    leaning_to_exact,
-    leaning_to_zero,
-    step_sizes,
-    stored_predictor,
-    stored_rounded,
-)
-from timm_sbs.common.config import StorageConfig
+from timm_sbs.codec.quantization import leaning_to_exact, leaning_to_zero, step_sizes, stored_rounded
 from timm_sbs.common.distributed import average, sum_gradients
-from timm_sbs.common.tensors import with_prefix, without_prefix
+from timm_sbs.common.tensors import without_prefix
 from timm_sbs.predictor.base_model import first_names, kept_names, named_state, norm_eps
-from timm_sbs.predictor.generator import Generator
 from timm_sbs.training.losses.rate import Rate
 from timm_sbs.training.phase_settings import Distillation
-from timm_sbs.training.trainable.batch_norm import followed_statistics, set_statistics_mode
 from timm_sbs.training.trainable.two_stage import TwoStageGenerator
 
 __all__ = ['GeneratedModel']
 
 ROUNDED_RATE = 8.  # first weight of the rate where all weights are rounded: near where it ends
+_BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 class GeneratedModel(TwoStageGenerator):
@@ -37,62 +29,46 @@ class GeneratedModel(TwoStageGenerator):
     Between the two stages of a step, :meth:`forward` runs the base model with the generated weights, on as many batches
     as one likes. With a quantization its rounded weights and kept tensors are rounded too.
 
-    The base model's own copies of generated weights get no gradient; they are what :meth:`materialize` writes to. Its
-    copies of rounded weights are what is trained.
+    The base model's own copies of generated weights get no gradient. Its copies of rounded weights are what is trained.
+
+    Args:
+        artifact: Its generator is trained in place; its storage says how everything is rounded in each step.
+        model: The base model, with the tensors that the artifact stores, and the exact rounded weights. Its parameters'
+            ``requires_grad`` is set, and it is moved to the device.
+        accelerator: Device, processes and precision.
+        follows_statistics: Whether BatchNorm statistics follow the images in training.
 
     Attributes:
         rate: The bits of all integers whose steps are fixed, as a part of the loss; None where there are none.
     """
 
     def __init__(
-            self,
-            generator: Generator,
-            model: nn.Module,
-            storage: StorageConfig = StorageConfig(),
-            rounded_weights: Mapping[str, Tensor] | None = None,
-            steps: Mapping[str, Tensor] | None = None,
-            follows_statistics: bool = True,
+            self, artifact: Artifact, model: nn.Module, accelerator: Accelerator, follows_statistics: bool = True,
     ) -> None:
-        """
-        Args:
-            generator: Trained in place.
-            model: The base model, with its kept tensors and rounded weights. Its parameters' ``requires_grad`` is set.
-            storage: How everything will be stored. With a quantization, training rounds it in each step.
-            rounded_weights: As an artifact has them.
-            steps: Codes of fixed steps, as an artifact has them.
-            follows_statistics: Whether BatchNorm statistics follow the images in training.
-        """
-        super().__init__(generator, storage.quantization, steps)
-        self.dtype = storage.dtype
-        self.model, generated = model, set(generator.names)
+        super().__init__(artifact, accelerator)
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name not in generated)
-        self.follows_statistics = follows_statistics
+            parameter.requires_grad_(name not in self.generator.names)
+        self.model, self.follows_statistics = model.to(accelerator.device), follows_statistics
         self._norm_eps = norm_eps(model)
         self._rounded: dict[str, nn.Parameter] = {}
-        for name, tensor in (rounded_weights or {}).items():
+        for name, tensor in artifact.rounded.items():
             self._rounded[name] = model.get_parameter(name)
             exact = self._rounded[name].detach()
-            self._rounded[name].data.copy_(
-                leaning_to_exact(tensor.to(exact), exact, (steps or {}).get(f'rounded.{name}')))
+            self._rounded[name].data.copy_(leaning_to_exact(tensor.to(exact), exact, self.steps.get(f'rounded.{name}')))
         self._second_names = _names_in_other_modules(model)
         self.rate: Rate | None = None
-        if storage.quantization and steps:
-            integers = self._integer_parameters()
-            self.rate = Rate(steps, {name: parameter.shape for name, parameter in integers.items()},
-                             1. if generator.names else ROUNDED_RATE)
+        if self.storage.quantization and self.steps:
+            first_weight = 1. if self.generator.names else ROUNDED_RATE
+            self.rate = Rate(self.steps, self.integers, first_weight).to(accelerator.device)
 
     def train(self, mode: bool = True) -> 'GeneratedModel':
         """As in torch, but statistics that are not to be trained stay as they are, and are used."""
         super().train(mode)
         if mode and not self.follows_statistics:
-            set_statistics_mode(self.model, training=False)
+            for module in self.model.modules():
+                if isinstance(module, _BATCH_NORMS):
+                    module.eval()
         return self
-
-    @property
-    def storage(self) -> StorageConfig:
-        """How predictor and kept tensors will be stored. ``quantization`` may change while it is trained."""
-        return StorageConfig(self.dtype, self.quantization)
 
     @property
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -109,110 +85,62 @@ class GeneratedModel(TwoStageGenerator):
         rest = [parameter for parameter in self.trained_parameters if id(parameter) not in others]
         return [*([{'params': rest}] if rest else []), *groups]
 
-    def kept_state(self) -> dict[str, Tensor]:
-        """Entries of the base model's state dict that an artifact stores beside predictor and rounded weights."""
-        state = named_state(self.model)
-        return {name: state[name].detach() for name in kept_names(state, (*self.generator.names, *self._rounded))}
-
     def rounded_state(self) -> dict[str, Tensor]:
         """Rounded weights, before rounding."""
         return {name: parameter.detach() for name, parameter in self._rounded.items()}
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """Everything that training changes, for a checkpoint."""
-        return {
-            **with_prefix('predictor.', self.predictor.state_dict()), **with_prefix('rounded.', self.rounded_state()),
-            **with_prefix('kept.', self.kept_state()),
-            **(with_prefix('rate.', self.rate.state_dict()) if self.rate else {})}
-
-    @torch.no_grad()
-    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of :meth:`trained_state`."""
-        self.predictor.load_state_dict(without_prefix('predictor.', state))
-        self.model.load_state_dict(without_prefix('kept.', state), strict=False)
-        for name, tensor in without_prefix('rounded.', state).items():
-            self._rounded[name].copy_(tensor)
-        if self.rate:
-            self.rate.load_state_dict(without_prefix('rate.', state))
 
     def forward(self, images: Tensor, weights: dict[str, Tensor]) -> Tensor:
         """Logits [B, classes] of the base model with these weights, and with all others as they will be stored.
 
         Statistics that BatchNorm follows stay as they are: it reads those of the batch, and writes these.
         """
-        given = {**weights, **self._rounded_weights()}
-        if self.quantization:
-            state, followed = named_state(self.model), followed_statistics(self.model)
+        rounded = stored_rounded(dict(self._rounded), without_prefix('rounded.', self.steps), self.storage)
+        given = {**weights, **rounded}
+        if self.storage.quantization:
+            state = named_state(self.model)
+            followed = {f'{prefix}.{name}' for prefix, module in self.model.named_modules()
+                        if isinstance(module, _BATCH_NORMS) and module.training
+                        for name, _ in module.named_buffers(recurse=False)}
             kept = {name: state[name] for name in kept_names(state, given) if name not in followed}
             given.update(stored_kept(kept, self.storage, self._norm_eps))
         given.update({name: given[first] for name, first in self._second_names.items() if first in given})
         return functional_call(self.model, given, (images,), tie_weights=False)
 
-    def backward(self, weights: dict[str, Tensor], accelerator: Accelerator, progress: float = 1.) -> None:
+    def backward(self, weights: dict[str, Tensor], progress: float = 1.) -> None:
         """Second stage, also for all that is trained beside the predictor, and the rate.
 
         Args:
             weights: What :meth:`generate` returned, with gradients.
-            accelerator: Processes.
             progress: As for :class:`~timm_sbs.training.losses.rate.Rate`.
         """
-        super().backward(weights, accelerator)
+        super().backward(weights)
+        accelerator = self.accelerator
         others = [p for name, p in self.named_parameters() if p.requires_grad and not name.startswith('generator.')]
         sum_gradients(others, accelerator, scale=1 / accelerator.num_processes)
         if self.rate:
             scale = accelerator.scaler.get_scale() if accelerator.scaler else 1.
-            self.rate.add_gradients(self._integer_parameters(), progress, scale)
+            self.rate.add_gradients(self.integers, progress, scale)
 
-    @torch.no_grad()
-    def integer_bits(self) -> float:
-        """Bits of all integers whose steps are fixed, by the rate's model."""
-        return float(self.rate.bits(self._integer_parameters())) if self.rate else 0.
+    @property
+    def integers(self) -> dict[str, nn.Parameter]:
+        """What becomes integers of fixed steps, before rounding, by the names of these."""
+        found = {f'predictor.{name}': parameter for name, parameter in self.predictor.named_parameters()}
+        found.update({f'rounded.{name}': parameter for name, parameter in self._rounded.items()})
+        return {name: found[name] for name in self.steps}
 
     @torch.no_grad()
     def lean_to_zero(self, exact: Mapping[str, Tensor], part: float) -> None:
-        """Set what becomes integers to the nearest of these to ``exact``, what :meth:`integer_state` returned.
+        """Set :attr:`integers` to the nearest integers to ``exact``, their values before.
 
         Where that is up to 0.5 + ``part`` of a step away from one that is nearer to zero, it becomes that one.
         """
-        steps = self.steps
-        for name, parameter in self._integer_parameters().items():
-            parameter.copy_(leaning_to_zero(exact[name], steps[name], part))
-
-    def integer_state(self) -> dict[str, Tensor]:
-        """What becomes integers of fixed steps, before rounding."""
-        return {name: parameter.detach() for name, parameter in self._integer_parameters().items()}
+        for name, parameter in self.integers.items():
+            parameter.copy_(leaning_to_zero(exact[name], self.steps[name], part))
 
     @torch.no_grad()
-    def synchronize(self, accelerator: Accelerator) -> None:
+    def synchronize(self) -> None:
         """Make BatchNorm statistics, which follow each process's own images, the same everywhere."""
-        average((buffer for buffer in self.model.buffers() if buffer.is_floating_point()), accelerator)
-
-    @torch.no_grad()
-    def materialize(self) -> nn.Module:
-        """Generate all weights and return the network that users of the artifact get.
-
-        Everything is rounded as the artifact stores it, so that what is measured is what is shipped. Without a
-        quantization this is the base model itself, with one it is a copy.
-        """
-        stored = stored_predictor(self.predictor, self.storage, without_prefix('predictor.', self.steps))
-        model = self.model
-        if self.quantization:
-            model = copy.deepcopy(model)
-            model.load_state_dict(stored_kept(self.kept_state(), self.storage, self._norm_eps), strict=False)
-        weights = {**self.generator.with_predictor(stored)(), **self._rounded_weights()}
-        for name, weight in weights.items():
-            model.get_parameter(name).copy_(weight)
-        return model
-
-    def _rounded_weights(self) -> dict[str, Tensor]:
-        """Rounded weights as they will be stored. Differentiable."""
-        return stored_rounded(dict(self._rounded), without_prefix('rounded.', self.steps), self.storage)
-
-    def _integer_parameters(self) -> dict[str, nn.Parameter]:
-        """What becomes integers of fixed steps, by the names of these."""
-        found = {f'predictor.{name}': parameter for name, parameter in self.predictor.named_parameters()}
-        found.update({f'rounded.{name}': parameter for name, parameter in self._rounded.items()})
-        return {name: found[name] for name in self._step_names}
+        average((buffer for buffer in self.model.buffers() if buffer.is_floating_point()), self.accelerator)
 
 
 def _names_in_other_modules(model: nn.Module) -> dict[str, str]:

@@ -1,23 +1,44 @@
-"""All generated weights at once in training, in two stages."""
-from collections.abc import Mapping
+"""All generated weights at once in training, in two stages; and features of their kernels."""
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.codec.quantization import rounded_predictor
-from timm_sbs.common.config import QuantizationConfig
 from timm_sbs.common.distributed import sum_gradients
-from timm_sbs.common.tensors import without_prefix
-from timm_sbs.predictor.generator import DEVICE_BLOCK, Generator, split_weights
+from timm_sbs.common.tensors import float64_device, without_prefix
+from timm_sbs.predictor.generator import DEVICE_BLOCK, Generator, TokenGroup, split_weights
 from timm_sbs.predictor.network import Predictor
-from timm_sbs.training.trainable.features import KernelFeatures, kernel_features
 
-__all__ = ['TwoStageGenerator']
+__all__ = ['TwoStageGenerator', 'kernel_features']
 
 BLOCK = 8192  # positions whose activations are in memory at once, on a CPU
 KEPT_BYTES = 2_000_000_000  # of activations that a GPU keeps between the stages, at most
+# Of a network's features: those of ResNet-56 take 48 MB, those of ResNet-50 would take 1.4 GB.
+FEATURES_BYTES = 256_000_000
+
+
+def kernel_features(generator: Generator) -> list[Callable[[slice | Tensor], Tensor]]:
+    """For each token group, features [rows, F] of some of its positions: a slice, or indices on the generator's device.
+
+    They are kept where all groups' together take at most 256 MB, else computed each time.
+    """
+    positions = sum(group.num_positions for group in generator.groups)
+    kept = positions * generator.config.feature_width * torch.float32.itemsize <= FEATURES_BYTES
+
+    def features_of(group: TokenGroup) -> Callable[[slice | Tensor], Tensor]:
+        table = generator.features(group) if kept else group.coordinates.to(float64_device(generator.device))
+
+        def features(rows: slice | Tensor) -> Tensor:
+            found = table[rows if isinstance(rows, slice) else rows.to(table.device)]
+            return found if kept else generator.encoded(found)
+
+        return features
+
+    return [features_of(group) for group in generator.groups]
 
 
 class TwoStageGenerator(nn.Module):
@@ -32,69 +53,40 @@ class TwoStageGenerator(nn.Module):
 
     With a quantization, the predictor is used as its artifact will round it; gradients go to the numbers before
     rounding (straight-through estimation).
+
+    Args:
+        artifact: Its generator is trained in place, and moved to the device.
+        accelerator: Device, processes and precision.
     """
 
-    def __init__(
-            self,
-            generator: Generator,
-            quantization: QuantizationConfig | None = None,
-            steps: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """
-        Args:
-            generator: Trained in place.
-            quantization: How everything will be rounded, if training is to know of it.
-            steps: Codes of fixed step sizes, by names as in :class:`~timm_sbs.artifact.artifact.Artifact`.
-        """
+    def __init__(self, artifact: Artifact, accelerator: Accelerator) -> None:
         super().__init__()
-        generator.predictor.requires_grad_(True)
-        self.generator = generator
-        self.quantization = quantization
-        self._step_names = tuple(steps or {})
-        for index, codes in enumerate((steps or {}).values()):
-            self.register_buffer(f'step_codes_{index}', codes.clone(), persistent=False)
-        for index, group in enumerate(generator.groups):
-            self.register_buffer(f'position_of_kernel_{index}', group.position_of_kernel, persistent=False)
-        self._features: list[KernelFeatures] | None = None  # made on the device of the first step
+        self.accelerator, self.storage, device = accelerator, artifact.storage, accelerator.device
+        self.generator = artifact.generator.to(device)
+        self.predictor.requires_grad_(True)
+        self.steps = {name: codes.to(device) for name, codes in artifact.steps.items()}
+        self._positions = [group.position_of_kernel.to(device) for group in self.generator.groups]
+        self._features = kernel_features(self.generator)
         self._kernels: list[Tensor] = []  # of each group, with their graph
 
     @property
     def predictor(self) -> Predictor:
         return self.generator.predictor
 
-    @property
-    def steps(self) -> dict[str, Tensor]:
-        """Codes of fixed step sizes, on the device of this module."""
-        return {name: self.get_buffer(f'step_codes_{index}') for index, name in enumerate(self._step_names)}
-
-    def kernel_features(self) -> list[KernelFeatures]:
-        """Features of each token group, on the generator's device."""
-        if self._features is None:
-            self._features = kernel_features(self.generator)
-        return self._features
-
-    def position_of_kernel(self, index: int) -> Tensor:
-        """That of a token group, on the device of this module."""
-        return self.get_buffer(f'position_of_kernel_{index}')
-
-    def predictor_parameters(self) -> dict[str, Tensor]:
-        """Parameters that kernels are generated with, rounded if need be. Differentiable."""
-        parameters: dict[str, Tensor] = dict(self.predictor.named_parameters())
-        if self.quantization is None:
-            return parameters
-        return rounded_predictor(parameters, self.quantization, without_prefix('predictor.', self.steps))
-
-    def generate(self, accelerator: Accelerator) -> dict[str, Tensor]:
+    def generate(self) -> dict[str, Tensor]:
         """All generated weights by name, as leaves that collect gradients."""
-        groups, parameters, features = self.generator.groups, self.predictor_parameters(), self.kernel_features()
-        on_cpu, positions = accelerator.device.type == 'cpu', sum(group.num_positions for group in groups)
+        groups, parameters = self.generator.groups, dict[str, Tensor](self.predictor.named_parameters())
+        if self.storage.quantization:
+            parameters = rounded_predictor(
+                parameters, self.storage.quantization, without_prefix('predictor.', self.steps))
+        on_cpu, positions = self.accelerator.device.type == 'cpu', sum(group.num_positions for group in groups)
         # Before and after each activation function, in float32 at most.
         size = 2 * positions * sum(self.predictor.config.hidden_widths) * torch.float32.itemsize
         block, keeps = (BLOCK, False) if on_cpu else (DEVICE_BLOCK, size <= KEPT_BYTES)
 
         def kernels_at(index: int, rows: slice) -> Tensor:
-            with accelerator.autocast():
-                return self.predictor(features[index](rows), groups[index].output_size, parameters).float()
+            with self.accelerator.autocast():
+                return self.predictor(self._features[index](rows), groups[index].output_size, parameters).float()
 
         weights: dict[str, Tensor] = {}
         self._kernels = []
@@ -105,10 +97,10 @@ class TwoStageGenerator(nn.Module):
                     kernels_at, index, part, use_reentrant=False, preserve_rng_state=False) for part in rows])
             self._kernels.append(kernels)
             weights.update(split_weights(
-                kernels.detach(), group.specs, self.position_of_kernel(index), self.generator.scales))
+                kernels.detach(), group.specs, self._positions[index], self.generator.scales))
         return {name: weight.requires_grad_() for name, weight in weights.items()}
 
-    def backward(self, weights: dict[str, Tensor], accelerator: Accelerator) -> None:
+    def backward(self, weights: dict[str, Tensor]) -> None:
         """Second stage: from the gradients of the generated weights to those of the predictor.
 
         Afterwards every process holds the same gradients: the mean over the processes' own.
@@ -116,10 +108,10 @@ class TwoStageGenerator(nn.Module):
         scales = self.generator.scales
         gradients = [group.in_position_order(
             {spec.name: _gradient(weights[spec.name]) * scales[spec.name] for spec in group.specs},
-            self.position_of_kernel(index)) for index, group in enumerate(self.generator.groups)]
+            positions) for group, positions in zip(self.generator.groups, self._positions)]
         kernels, self._kernels = self._kernels, []
         torch.autograd.backward(kernels, gradients)
-        sum_gradients(self.predictor.parameters(), accelerator, scale=1 / accelerator.num_processes)
+        sum_gradients(self.predictor.parameters(), self.accelerator, scale=1 / self.accelerator.num_processes)
 
 
 def _gradient(weight: Tensor) -> Tensor:

@@ -54,11 +54,12 @@ def checkout(tmp_path, monkeypatch):
 @pytest.fixture()
 def quick_fit(monkeypatch):
     """``timm_sbs.fit`` with few optimization steps; in place of rounding, which takes longer, it loads what ships."""
-    from timm_sbs.training.fit import describe_fit, fit
+    from timm_sbs.training.fit import fit
+    from timm_sbs.training.flat_settings import settings_of
 
     def quick(model, *args, quiet=False, **fields):
         if 'bytes' in fields:
-            assert describe_fit(model, *args, **fields)
+            assert settings_of(fields).target.rounds
             return timm_sbs.load('sbs_resnet20_cifar10_50kb')
         return fit(model, *args, **{'reconstruction_steps': 5, **fields}, mixed_precision='no', quiet=True)
 

@@ -183,7 +183,7 @@ def test_results_are_written_as_they_are(small_artifact, tmp_path):
 def test_an_artifact_is_told_in_a_line(artifact):
     told = repr(artifact)
     assert len(told) < 200 and 'tensor(' not in told and artifact.base.name in told
-    assert f'{len(artifact.generator.names)} weights generated' in told
+    assert ('weights generated' in told) == bool(artifact.generator.names)
     assert artifact != copy.copy(artifact)  # tensors have no single answer
 
 

@@ -92,8 +92,9 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 def environment() -> dict[str, Any]:
     """Versions and hardware, for a results file."""
+    threads = torch.get_num_threads()
     name = (torch.cuda.get_device_name() if torch.cuda.is_available()
-            else f'{torch.get_num_threads()} CPU threads, {platform.machine()}')
+            else f"{threads} CPU thread{'s' if threads > 1 else ''}, {platform.machine()}")
     return {'versions': {name: version(name) for name in ('timm_sbs', 'timm', 'torch')}, 'hardware': name}
 
 

@@ -4,6 +4,7 @@ import torch
 from conftest import RESNET20, SHIPPED, write_demo_images
 from processes import run
 
+from timm_sbs.artifact.folder import shipped_folder
 from timm_sbs.cli import main as cli
 
 
@@ -49,8 +50,11 @@ def test_eval_of_generated_and_original(image_folder, capsys):
     args = ['--data-dir', str(image_folder), '--workers', '0']
     assert cli.main(['eval', SHIPPED, *args]) == 0
     assert cli.main(['eval', 'resnet20_cifar10', '--checkpoint', str(RESNET20), *args]) == 0
-    first, second = capsys.readouterr().out.splitlines()
+    folder = str(shipped_folder(SHIPPED))
+    assert cli.main(['eval', folder, *args]) == 0
+    first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith(f'{SHIPPED}: top-1 ') and first.endswith('of 100 images)')
+    assert third == first.replace(SHIPPED, folder)
     assert all(float(line.split('top-1 ')[1].split()[0]) >= 85 for line in (first, second))
 
 
@@ -65,7 +69,7 @@ def test_eval_runs_on_the_accelerator(image_folder, monkeypatch, capsys):
 
 @pytest.mark.parametrize('args, says', [
     (['eval', SHIPPED], 'Pass labelled images'),
-    (['eval', 'resnet19', '--data-dir', 'nowhere'], "no model 'resnet19'"),  # an error that is a ValueError
+    (['eval', 'resnet19', '--data-dir', 'nowhere'], "'resnet19'. Did you mean 'resnet18'?"),  # a ValueError
     (['run', 'nowhere.py', '--help'], "'nowhere.py' is not a file"),
 ])
 def test_bad_requests_are_one_line(args, says, capsys):

@@ -47,7 +47,7 @@ def test_importing_brings_what_registering_needs_and_loading_needs_no_extra():
     assert last == '10 resnet20_cifar10'
     assert {name for name in modules if name.startswith('timm_sbs')} == {
         'timm_sbs', 'timm_sbs.common', 'timm_sbs.common.entries', 'timm_sbs.common.errors',
-        'timm_sbs.common.timm_private', 'timm_sbs.common.version', 'timm_sbs.models', 'timm_sbs.models.entries',
+        'timm_sbs.common.version', 'timm_sbs.models', 'timm_sbs.models.entries',
         'timm_sbs.models.resnet_cifar'}
     assert not [name for name in modules if not name.startswith('timm_sbs')]
     assert 'sbs_resnet18_15pct' in names

@@ -49,7 +49,7 @@ def test_every_reason_is_given():
     reasons = explain_selection(build('efficientformer_l1'), SelectionRule(min_weights=20_000, keep=('stages.2.*',)))
     assert set(reasons.values()) == {
         '', 'stem', 'classifier', 'below 20000 weights', 'linear, in a network of convolutions with attention',
-        'kept by name', 'norms, biases and others'}
+        'named by --keep', 'norms, biases and others'}
 
 
 def test_rule_can_be_overruled_by_name(resnet20):

@@ -8,7 +8,7 @@ import torch
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.common.errors import SbsError
-from timm_sbs.training.fit import describe_fit, fit
+from timm_sbs.training.fit import fit
 
 QUICK = dict(reconstruction_steps=2, mixed_precision='no')
 
@@ -54,12 +54,11 @@ def test_a_name_a_file_of_settings_and_a_folder(resnet8, tmp_path, capsys):
 def test_images_of_a_file_of_settings_are_used(resnet8, tmp_path, image_folder):
     path = tmp_path / 'c.yaml'
     path.write_text(f'images: [{image_folder}/train]\nsecond_order_steps: 3\nstatistics_images: 40\n')
-    text = describe_fit(resnet8['model'], config=path, initial_checkpoint=resnet8['initial_checkpoint'], workers=0)
-    assert 'activation statistics: 40 images' in text
+    arguments = dict(config=path, initial_checkpoint=resnet8['initial_checkpoint'], workers=0, distillation_steps=0)
+    assert fit(resnet8['model'], **arguments, **QUICK).results['statistics_images'] == 40
     folders = [image_folder / 'train' / 'cat', str(image_folder / 'train' / 'dog')]
-    text = describe_fit(resnet8['model'], config=path, initial_checkpoint=resnet8['initial_checkpoint'], workers=0,
-                        images=folders, batch_size=10, statistics_images=1000)
-    assert 'activation statistics: 80 images' in text
+    assert fit(resnet8['model'], **arguments, **QUICK, images=folders, batch_size=10,
+               statistics_images=1000).results['statistics_images'] == 80
 
 
 def test_what_timm_remembers_need_not_be_said(tmp_path):

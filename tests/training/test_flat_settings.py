@@ -29,7 +29,8 @@ def test_values_become_what_their_fields_are():
 
 
 @pytest.mark.parametrize('values, says', [
-    (dict(surprise=1), "sets 'surprise', which is not a setting of the trainer"), (dict(pct='3'), "--pct is '3'"),
+    (dict(surprise=1), "sets 'surprise', which is not a setting"), (dict(pct='3'), "--pct is '3'"),
+    (dict(imagess='x'), r"not a setting. Did you mean 'images'\?"),
     (dict(pct=True), '--pct is True, but must be a number'), (dict(seed=1.5), '--seed is 1.5, but must be an integer'),
     (dict(images=3), '--images, entry 0 is 3, but must be text'), (dict(model=None), '--model is None'),
     (dict(data_free='noise'), "--data-free is 'noise', but must be true or false"),

@@ -37,7 +37,7 @@ def end_of(folder):
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_a_run_that_is_stopped_in_any_phase(resnet8, tmp_path, image_folder, monkeypatch, case):
+def test_a_run_that_is_stopped_in_any_phase(resnet8, tmp_path, image_folder, monkeypatch, capsys, case):
     """What was computed once, such as statistics, is not computed again."""
     settings, steps = CASES[case]
     settings = {**resnet8, **COMMON, **settings}
@@ -57,7 +57,9 @@ def test_a_run_that_is_stopped_in_any_phase(resnet8, tmp_path, image_folder, mon
     for name in ('collect_statistics', 'find_orderings'):
         monkeypatch.setattr(train, name, lambda *_: pytest.fail('it was computed again'))
     monkeypatch.setattr('timm_sbs.training.images.invert', lambda *_: pytest.fail('it was computed again'))
-    fit(**settings, output=tmp_path / 'stopped', resume='latest', quiet=True)
+    capsys.readouterr()
+    fit(**settings, output=tmp_path / 'stopped', resume='latest')
+    assert f"continuing from {tmp_path / 'stopped' / 'checkpoints' / 'checkpoint-'}" in capsys.readouterr().out
     assert end_of(tmp_path / 'stopped') == end_of(tmp_path / 'whole')
 
 

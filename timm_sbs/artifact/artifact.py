@@ -72,9 +72,10 @@ class Artifact:
 
     def __repr__(self) -> str:
         """In one line, for notebooks."""
-        return (f"Artifact('{self.base.name}': {len(self.generator.names)} weights generated from "
-                f'{self.generator.num_parameters:,} parameters, {len(self.rounded)} rounded, {len(self.kept)} tensors '
-                f'stored)')
+        generated = f'{len(self.generator.names)} weights generated from {self.generator.num_parameters:,} parameters'
+        parts = {generated: self.generator.names, f'{len(self.rounded)} weights rounded': self.rounded,
+                 f'{len(self.kept)} tensors stored': self.kept}
+        return f"Artifact('{self.base.name}': {', '.join(part for part, found in parts.items() if found)})"
 
     @property
     def config(self) -> ArtifactConfig:

@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from timm_sbs.artifact.describe import describe_rounded, describe_storage
-from timm_sbs.artifact.ledger import PARTS
+from timm_sbs.artifact.ledger import shown
 from timm_sbs.common.config import ArtifactConfig
 from timm_sbs.common.entries import ENTRIES
 from timm_sbs.common.results import block, number, text
@@ -40,7 +40,7 @@ def artifact_card(
     card = ModelCard.from_template(
         data, template_path=str(_TEMPLATE), name=name, source=name if entry else f'hf-hub:{repo_id}', base=config.base,
         generates=bool(config.generated), comparison=_comparison(results, ledger),
-        ledger=[(part, f'{ledger[part]:,}') for part in PARTS if ledger[part]],
+        ledger=[(part, f'{size:,}') for part, size in shown(ledger).items()],
         making=_making(config), license=license, own_license=has_license,
         agreement=_percent(results, 'agreement') if number(results, 'top1', 100) is not None else None)
     return str(card).rstrip('\n') + '\n'

@@ -2,7 +2,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from timm_sbs.artifact.ledger import PARTS
+from timm_sbs.artifact.ledger import shown
 from timm_sbs.common.config import OTHERS, ArtifactConfig
 from timm_sbs.common.results import number
 
@@ -38,9 +38,7 @@ def description(config: ArtifactConfig, pretrained_cfg: Mapping[str, Any], ledge
         rows.append(('agreement', f'{agreement:.2f} % on held-out training images'))
     lines = [f'{label:<10} {value}' for label, value in rows] + ['']
     total = ledger['total']
-    for part in PARTS:
-        if size := ledger[part]:
-            lines.append(f'{part:<12} {size:>12,} bytes  {100 * size / total:5.1f} %')
+    lines += [f'{part:<12} {size:>12,} bytes  {100 * size / total:5.1f} %' for part, size in shown(ledger).items()]
     values = max(1, ledger['original_values'])
     lines.append(f"{'both files':<12} {total:>12,} bytes  {100 * total / (4 * values):.2f} % of the original's "
                  f"{ledger['original']:,}, {8 * total / values:.2f} bits for each of its {values:,} values")
@@ -79,6 +77,6 @@ def lost_function(results: Mapping[str, Any]) -> str | None:
     if any(results.get(name) for name in ON_IMAGES) or all(
             (number(results, f'{phase}_error') or 0.) <= most for phase, most in LARGEST_ERROR.items()):
         return None
-    return ('The errors of its weights are so large that it has probably lost a fifth of the predictions or '
-            'more. Allow more bytes, bits or parameters, or fit it on images (timm-sbs train --images, --data-dir or '
-            '--data-free), and measure its accuracy with timm-sbs eval.')
+    return ("The weights differ so much from the original's that probably more than a fifth of the predictions have "
+            'changed. Allow more bytes, bits or parameters, or fit it on images (--images, --data-dir or --data-free). '
+            'timm-sbs eval measures the accuracy.')

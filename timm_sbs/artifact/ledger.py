@@ -6,7 +6,7 @@ from torch import Tensor
 
 from timm_sbs.artifact.files import CONFIG_NAME
 
-__all__ = ['PARTS', 'full_ledger', 'measured']
+__all__ = ['full_ledger', 'measured', 'shown']
 
 PARTS = ('predictor', 'ordering', 'rounded', 'kept', 'frequencies', 'header', CONFIG_NAME)  # of both files
 
@@ -33,3 +33,8 @@ def full_ledger(found: Mapping[str, int], config_bytes: int) -> dict[str, int]:
     values = found.get('original_values', 0)
     return {**parts, 'total': sum(parts.values()), 'predictor_parameters': found.get('predictor_parameters', 0),
             'original_values': values, 'original': 4 * values}
+
+
+def shown(ledger: Mapping[str, int]) -> dict[str, int]:
+    """The parts that there are, by the names that users read."""
+    return {'stored' if part == 'kept' else part: ledger[part] for part in PARTS if ledger[part]}

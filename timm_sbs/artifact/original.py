@@ -21,7 +21,7 @@ from torch import nn
 
 from timm_sbs.artifact.hub import offline_if_unreachable, unreachable
 from timm_sbs.common.entries import ENTRIES
-from timm_sbs.common.errors import SbsError, TargetError, short_reason
+from timm_sbs.common.errors import SbsError, TargetError, did_you_mean, short_reason
 from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
 
 __all__ = ['ASKED_ARGS', 'load_original', 'describe_original', 'proved_description']
@@ -37,10 +37,7 @@ _CLAIMS = ('tag', 'license', 'origin_url', 'paper_name', 'paper_ids', 'descripti
 
 
 def load_original(
-        name: str,
-        checkpoint: str | None = None,
-        model_args: Mapping[str, Any] | None = None,
-) -> nn.Module:
+        name: str, checkpoint: str | None = None, model_args: Mapping[str, Any] | None = None) -> nn.Module:
     """Create the original model with its trained weights, those of timm or of a checkpoint file, in eval mode.
 
     ``name`` is timm's, with or without a tag, or a source such as 'hf-hub:user/name'.
@@ -53,7 +50,8 @@ def load_original(
     if name.startswith('local-dir:'):
         name = f"local-dir:{expanduser(name.removeprefix('local-dir:'))}"
     if ':' not in name and not timm.is_model(split_model_name_tag(name)[0]):
-        raise TargetError(f"timm {timm.__version__} has no model '{name}'. List them with timm.list_models().")
+        raise TargetError(f"timm {timm.__version__} has no model '{name}'.{did_you_mean(name, timm.list_models())} "
+                          f'List them with timm.list_models().')
     if checkpoint and not Path(checkpoint).is_file():
         raise SbsError(f"The checkpoint '{checkpoint}' is not a file.")
     if checkpoint:
@@ -100,10 +98,7 @@ def _created(name: str, source: str, **kwargs: Any) -> nn.Module:
         raise SbsError(f"Cannot create '{name}' from {source}: {short_reason(e)}") from e
 
 
-def describe_original(
-        model: nn.Module,
-        model_args: Mapping[str, Any] | None = None,
-) -> BaseModel:
+def describe_original(model: nn.Module, model_args: Mapping[str, Any] | None = None) -> BaseModel:
     """What an artifact stores of the original model: its architecture, the arguments that it was created with, as timm
     remembers them, and timm's pretrained_cfg, without sources and with the model's own classes and input size.
 

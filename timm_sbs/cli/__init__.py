@@ -1,4 +1,4 @@
 """The ``timm-sbs`` command and its demo.
 
-May import all rooms.
+May import all packages.
 """

@@ -147,7 +147,7 @@ def eval(
     """Measure the top-1 accuracy of any timm model, generated or not, on labelled images, on a GPU if there is one.
 
     Args:
-        model: timm model name, such as sbs_resnet20_cifar10_20pct or local-dir:FOLDER.
+        model: Folder of an artifact, hf-hub:USER/NAME, or the name of any timm model.
         checkpoint: Weights, instead of the pretrained ones.
         data_dir: Folder with SPLIT/CLASS, or the root of --dataset.
         dataset: timm data set, such as torch/cifar10.
@@ -158,6 +158,7 @@ def eval(
     """
     import torch
 
+    from timm_sbs.artifact.files import CONFIG_NAME
     from timm_sbs.artifact.original import load_original
     from timm_sbs.data.accuracy import evaluate
     from timm_sbs.data.loaders import eval_loader
@@ -168,7 +169,8 @@ def eval(
                              batch_size=batch_size, workers=workers)
     if not settings.given:
         raise SbsError('Pass labelled images with --data-dir DIR or --dataset NAME.')
-    network = load_original(model, checkpoint)
+    is_folder = Path(expanduser(model), CONFIG_NAME).is_file()
+    network = load_original(f'local-dir:{model}' if is_folder else model, checkpoint)
     if torch.accelerator.is_available():
         network.to(torch.accelerator.current_accelerator())
     loader = eval_loader(settings, pretrained_cfg_of(network))

@@ -169,10 +169,7 @@ def rounded(tensor: Tensor, codes: Tensor, limit: int = LIMIT) -> Tensor:
 
 
 def stored_rounded(
-        rounded_weights: Mapping[str, Tensor],
-        steps: StepCodes,
-        storage: StorageConfig,
-) -> dict[str, Tensor]:
+        rounded_weights: Mapping[str, Tensor], steps: StepCodes, storage: StorageConfig) -> dict[str, Tensor]:
     """Rounded weights as a reader of the artifact will have them. Differentiable as if nothing were rounded."""
     if storage.quantization is None:
         return dict(rounded_weights)

@@ -1,4 +1,4 @@
-"""What every room uses: errors, configuration, files that appear whole, progress, processes.
+"""What every package uses: errors, configuration, files that appear whole, progress, processes.
 
-May import nothing of this package.
+May import none of the others.
 """

@@ -54,7 +54,6 @@ def make_accelerator(mixed_precision: str | None = None, cpu: bool = False, **kw
 
     Args:
         mixed_precision: In accelerate's words; None: as ``accelerate launch`` says.
-        cpu: Compute on the CPU.
         **kwargs: Of :class:`accelerate.Accelerator`.
 
     Raises:

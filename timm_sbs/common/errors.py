@@ -1,7 +1,14 @@
 """Errors that users of timm_sbs may want to catch. Each message says what was wrong, where, and what to do."""
+import difflib
+from collections.abc import Iterable
 
 __all__ = [
-    'SbsError', 'ConfigError', 'TargetError', 'ArtifactError', 'MissingExtraError', 'short_reason']
+    'SbsError', 'ConfigError', 'TargetError', 'ArtifactError', 'MissingExtraError', 'did_you_mean', 'short_reason']
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question to append to a message, or '' where no known name is like it."""
+    return ''.join(f" Did you mean '{near}'?" for near in difflib.get_close_matches(name, list(known), 1))
 
 
 def short_reason(error: BaseException, limit: int = 300) -> str:

@@ -108,6 +108,12 @@ class Progress:
             self._last_line = now
             LOGGER.info(self._line(now - self._started))
 
+    def restart(self, name: str) -> None:
+        """Count from 0 again, under another name."""
+        self._bar.reset()
+        self._bar.set_description(name)
+        self._name, self._first, self._done, self._started = name, 0, 0, time.monotonic()
+
     def show(self, **figures: str) -> None:
         """Figures beside the bar, or in the next line."""
         self._bar.set_postfix(figures)

@@ -89,16 +89,13 @@ class Comparison:
         original: In eval mode.
         accelerator: Device and processes.
         name: Of the images, for the progress bar.
-        once: Whether they are looked at once, so that the original's predictions need not be kept.
     """
 
     def __init__(
             self, batches: Iterable[tuple[Tensor, Tensor]], original: nn.Module, accelerator: Accelerator, name: str,
-            once: bool = False,
     ) -> None:
         self._batches, self._original, self._accelerator, self._name = batches, original, accelerator, name
-        self._once = once
-        self._expected: list[Tensor] = []  # the original's outputs, in float32
+        self._expected: list[Tensor] = []  # the original's outputs, float32 on the CPU
 
     def measure(self, model: nn.Module | Mapping[str, Tensor]) -> Fidelity:
         """Compare a model with the original, on the images of all processes, each of which has to call this.
@@ -128,10 +125,9 @@ class Comparison:
         with Progress(_count(self._batches), self._name, 'batch', accelerator=self._accelerator, leave=False) as bar:
             for index, (images, labels) in enumerate(self._batches):
                 images, labels = images.to(device, memory_format=torch.channels_last), labels.to(device)
-                outputs = model(images)
-                expected = self._expected[index] if index < len(self._expected) else original(images).float()
-                if index == len(self._expected) and not self._once:
-                    self._expected.append(expected)
+                if index == len(self._expected):
+                    self._expected.append(original(images).float().cpu())
+                outputs, expected = model(images), self._expected[index].to(device)
                 divergences = kind.divergences(outputs, expected).nan_to_num(nan=LARGEST, posinf=LARGEST)
                 correct = [(predicted == labels).sum() if predicted is not None else torch.zeros_like(sums[0])
                            for predicted in (kind.predictions(outputs), kind.predictions(expected))]

@@ -41,7 +41,6 @@ def train_batches(
     """Augmented training images, without those that are held out.
 
     Args:
-        seed: Of order and augmentation.
         wanted: Images that will be taken, over all processes, if that is known. Images that are taken once are not
             kept in memory.
     """

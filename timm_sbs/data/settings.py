@@ -28,8 +28,8 @@ class ImageSettings:
         train_split: Split of training images.
         val_split: Split of labelled images that measure the result, '' for none (default: validation, if there is one).
         class_map: Text file that names the class folders, one per line, in the order of the model's classes.
-        holdout_images: Training images that are not trained on, but choose which artifact is kept
-            (default: a tenth, at most 2,000, and none of fewer than 100).
+        holdout_images: How many training images are not trained on, but choose the best artifact (default: a tenth, at
+            most 2,000; none if there are fewer than 100 images).
         data_free: Draw the training images, so that they match the BatchNorm statistics of the original model.
         synthetic_images: How many are drawn.
         synthetic_steps: Optimization steps that draw them.

@@ -83,9 +83,7 @@ def invert(
     Args:
         model: The original, in eval mode and without gradients, on the accelerator's device.
         data_config: timm's: input size, mean and standard deviation.
-        images: How many.
         steps: Of gradient descent on the pixels.
-        accelerator: Precision, and the processes that share the batches.
         seed: Of noise, and of the classes that images are drawn for.
 
     Returns:

@@ -3,11 +3,11 @@ from collections.abc import Callable
 from typing import Any
 
 from timm.models import PretrainedCfg, filter_pretrained_cfg, generate_default_cfgs, get_pretrained_cfg, register_model
+from timm.models._registry import _deprecated_models  # names that list_models leaves out
 from torch import nn
 
 import timm_sbs.models.resnet_cifar  # noqa: F401  (registers bases that entries describe)
 from timm_sbs.common.entries import ENTRIES, Entry
-from timm_sbs.common.timm_private import hidden_models
 
 __all__ = ['ENTRIES']  # and the entry points, which timm adds
 
@@ -44,4 +44,4 @@ for _name, _entry in ENTRIES.items():
         _name, _entry.base, f'{_entry.text} Ships inside the package. Licence: {default_cfgs[_name].default.license}.')
 # The architecture in every artifact's config.json. It is not listed, since it stands for no network without one.
 sbs = _entrypoint('sbs', None, 'Any artifact, whose config.json names the base that timm builds.')
-hidden_models['sbs'] = None
+_deprecated_models['sbs'] = None

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from timm.layers import get_device_dtype
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from timm_sbs.common.errors import ConfigError
-from timm_sbs.common.timm_private import feature_take_indices
 
 __all__ = ['ResNetCifar']
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.files import CONFIG_NAME
 from timm_sbs.artifact.folder import load_artifact
-from timm_sbs.artifact.ledger import PARTS
+from timm_sbs.artifact.ledger import shown
 from timm_sbs.artifact.original import load_original
 from timm_sbs.common.errors import MissingExtraError, SbsError, short_reason
 from timm_sbs.predictor.base_model import canonical_args
@@ -26,7 +26,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.rcsetup import cycler
 except ImportError as e:
-    raise MissingExtraError("Pictures need matplotlib: pip install 'timm_sbs[plots]'") from e
+    raise MissingExtraError("Plots need matplotlib: pip install 'timm_sbs[plots]', or '.[plots]' in a checkout") from e
 
 __all__ = ['COLOURS', 'KINDS', 'STYLE', 'draw_curves', 'draw_kernels', 'draw_ledger', 'plot', 'save']
 
@@ -45,10 +45,10 @@ def draw_ledger(source: Path, **_: object) -> Figure:
     """Bytes of each part of both files."""
     artifact = load_artifact(source)
     ledger = artifact.ledger()
-    parts, total = {part: ledger[part] for part in PARTS if ledger[part]}, ledger['total']
+    total = ledger['total']
     figure = Figure(figsize=(7, 2.2))
     axis, start = figure.add_subplot(), 0
-    for part, size in parts.items():
+    for part, size in shown(ledger).items():
         axis.barh([0], [size / 1000], left=start / 1000, height=0.6, label=f'{part} {size / 1000:,.1f} kB')
         start += size
     axis.set_yticks([])
@@ -72,7 +72,7 @@ def _original_weight(artifact: Artifact, name: str, source: Path, checkpoint: st
     try:
         return load_original(model, str(checkpoint or ''), args).get_parameter(name).detach()
     except SbsError as e:
-        raise SbsError(f'{e} Name a checkpoint of the original weights with --original FILE.') from e
+        raise SbsError(f'{e} The flag for a file of the original weights is --original FILE.') from e
 
 
 def draw_kernels(source: Path, original: str | Path | None = None, layer: str | None = None) -> Figure:

@@ -66,7 +66,7 @@ def explain_selection(model: nn.Module, rule: SelectionRule = SelectionRule()) -
         if _matches(name, rule.generate) and parameter.dim() >= 2:
             reasons[name] = ''
         if not reasons[name] and _matches(name, rule.keep):
-            reasons[name] = 'kept by name'
+            reasons[name] = 'named by --keep'
     return reasons
 
 

@@ -1,6 +1,6 @@
 """From a trained model and settings to an artifact: ``fit`` is the function; what a run decides, does and writes.
 
-May import all rooms but ``models``, ``plots`` and ``cli``. Needs the 'train' extra.
+May import all packages but ``models``, ``plots`` and ``cli``. Needs the 'train' extra.
 """
 from importlib.util import find_spec
 
@@ -8,4 +8,4 @@ from timm_sbs.common.errors import MissingExtraError
 
 for _name in ('accelerate', 'numba', 'scipy', 'tyro', 'yaml'):
     if find_spec(_name) is None:
-        raise MissingExtraError(f"Training needs {_name}. Install it with: pip install 'timm_sbs[train]'")
+        raise MissingExtraError(f"Training needs {_name}: pip install 'timm_sbs[train]', or '.[train]' in a checkout.")

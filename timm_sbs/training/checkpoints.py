@@ -82,13 +82,8 @@ class Checkpoints:
             settings: Mapping[str, Any],
             every: int | None = None,
     ) -> None:
-        """
-        Args:
-            output: Folder of the run; None: nothing is written.
-            accelerator: Its processes, and what accelerate keeps of them.
-            settings: What must not change between a checkpoint and its resumption, JSON-ready.
-            every: Optimization steps between checkpoints; None writes none.
-        """
+        """``settings`` are what must not change until a resumption, JSON-ready; ``every`` counts the optimization steps
+        between checkpoints, None writes none."""
         self.folder = Path(output or '.') / FOLDER
         self.accelerator = accelerator
         self.settings = json.loads(json.dumps({**settings, 'num_processes': accelerator.num_processes}))
@@ -140,7 +135,6 @@ class Checkpoints:
 
         Args:
             number: Steps done in the whole run.
-            progress: JSON-ready.
             artifact: At the start of the phase (:func:`artifact_tensors`).
             state: What the phase has changed since; empty at its start.
 
@@ -184,9 +178,7 @@ class Checkpoints:
     def load_or_compute(self, name: str, compute: Callable[[], T]) -> T:
         """What a run computes only once: a resumed run finds it beside its checkpoints, on the CPU.
 
-        Args:
-            name: Of its file.
-            compute: Computes it, on every process alike: tensors and numbers in dicts, lists and tuples.
+        ``compute`` does so on every process alike: tensors and numbers in dicts, lists and tuples.
         """
         digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
         path = self.folder / f'{name}-{digest}.pt'  # of these settings, whatever else was run here

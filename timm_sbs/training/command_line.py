@@ -39,7 +39,7 @@ class _Command:
 
     Attributes:
         config: YAML file of settings, as a run writes it, or the name of one that ships; flags overrule it.
-        dry_run: Print what becomes of each weight and the size of the artifact, and stop.
+        dry_run: Print what happens to each weight and the size of the artifact, and stop.
     """
     config: str | None = None
     dry_run: bool = False

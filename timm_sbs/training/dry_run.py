@@ -1,7 +1,7 @@
-"""What a run would make, before it is started: what becomes of each weight, and the sizes."""
+"""What a run would make, before it is started: what happens to each weight, and the sizes."""
 from collections.abc import Iterable
 
-from timm_sbs.artifact.ledger import PARTS
+from timm_sbs.artifact.ledger import shown
 from timm_sbs.predictor.base_model import kept_names, named_state
 from timm_sbs.predictor.ordering import positions
 from timm_sbs.predictor.selection import explain_selection
@@ -36,17 +36,18 @@ def describe_plan(plan: Plan) -> str:
     counts: dict[str, list[int]] = {}
     for entry in kept_names(state, {spec.name for spec in specs} | set(design.rounded)):
         counts.setdefault(reasons.get(entry, 'statistics and buffers'), []).append(state[entry].numel())
-    lines += ['', 'stored as they are, and why', *_table(
-        (reason, f'{sum(sizes):,}', f'values in {len(sizes):,} tensors') for reason, sizes in counts.items()), '']
+    lines += ['', 'stored (neither generated nor rounded)', *_table(
+        (reason, f'{sum(sizes):,}', f"values in {len(sizes):,} tensor{'s' if len(sizes) > 1 else ''}")
+        for reason, sizes in counts.items()), '']
     if specs:
         bits = f', {plan.settings.target.bits:g} bits per weight' if plan.settings.target.bits else ''
         lines.append(f'predictor: width {design.generator.predictor.width}, {design.num_parameters:,} parameters '
                      f'({100 * design.num_parameters / parameters:.1f} %){bits}')
     sizes = design.forecast(original)
-    smaller = sizes['original'] / sizes['total']
-    lines += [f"both files: {sizes['total']:,} bytes, {smaller:.1f} times smaller than the original's values",
-
-              '  ' + ', '.join(f'{part} {sizes[part]:,}' for part in PARTS if sizes[part])]
+    size = min(sizes['total'], plan.settings.target.max_bytes or sizes['total'])
+    about = 'about ' if design.storage.quantization else ''
+    lines += [f"both files: {about}{size:,} bytes, {sizes['original'] / size:.1f} times smaller than the original's "
+              f'values', '  ' + ', '.join(f'{part} {size:,}' for part, size in shown(sizes).items())]
     if plan.uses:
         count = plan.images.sample.count if plan.images.sample else plan.settings.second_order.statistics_images
         lines.append(f'activation statistics: {count:,} images')

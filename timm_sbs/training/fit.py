@@ -14,13 +14,11 @@ from timm_sbs.common.errors import ConfigError, TargetError
 from timm_sbs.common.progress import messages
 from timm_sbs.data.augmentation import kept_random_states
 from timm_sbs.training.design.given_model import unwrapped
-from timm_sbs.training.dry_run import describe_plan
 from timm_sbs.training.flat_settings import read_yaml, settings_of
-from timm_sbs.training.plan import open_plan
 from timm_sbs.training.settings import Settings
 from timm_sbs.training.train import train
 
-__all__ = ['describe_fit', 'fit']
+__all__ = ['fit']
 
 Folders = str | Path | Sequence[str | Path]
 
@@ -67,28 +65,6 @@ def fit(
         if output is None and processes().num_processes > 1:
             raise ConfigError('Several processes need one folder to write to: pass output=FOLDER.')
         return train(settings, original)
-
-
-def describe_fit(
-        model: str | nn.Module,
-        pct: float | None = None,
-        *,
-        bytes: int | str | None = None,
-        images: Folders = (),
-        config: str | Path | None = None,
-        **fields: Any,
-) -> str:
-    """What :func:`fit` would generate, round and store, and how large the artifact would be, as text. Starts nothing.
-
-    Arguments are those of :func:`fit`.
-
-    Example:
-        >>> print(describe_fit(timm.create_model('resnet18', pretrained=True), pct=15))
-    """
-    with _undisturbed_caller():
-        settings, original = _request(model, dict(pct=pct, bytes=bytes, images=images), fields, config)
-        with open_plan(settings, original) as plan:
-            return describe_plan(plan)
 
 
 def _request(

@@ -10,7 +10,7 @@ from typing import Any, get_origin, get_type_hints
 
 import yaml
 
-from timm_sbs.common.errors import ConfigError, short_reason
+from timm_sbs.common.errors import ConfigError, did_you_mean, short_reason
 from timm_sbs.common.fields import called, name_of, typed
 from timm_sbs.training.settings import Settings
 
@@ -28,10 +28,7 @@ def settings_fields() -> Iterator[tuple[str, 'dataclasses.Field[Any]']]:
 
 
 def settings_of(
-        values: Mapping[str, Any],
-        where: str = 'The call',
-        default: Settings = Settings(),
-) -> Settings:
+        values: Mapping[str, Any], where: str = 'The call', default: Settings = Settings()) -> Settings:
     """The settings ``default`` with other values, by name. ``pct`` takes the place of ``bytes``, and ``bytes`` that of
     ``pct`` and ``bits``.
 
@@ -46,7 +43,7 @@ def settings_of(
     changes: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         if name not in known:
-            raise ConfigError(f"{where} sets '{name}', which is not a setting of the trainer.")
+            raise ConfigError(f"{where} sets '{name}', which is not a setting.{did_you_mean(name, known)}")
         part, leaf = known[name]
         hint = get_type_hints(type(getattr(default, part)))[leaf.name]
         changes.setdefault(part, {})[leaf.name] = typed(hint, _plain(hint, value), f'{where}: {called(leaf)}')

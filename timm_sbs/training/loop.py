@@ -71,12 +71,9 @@ def optimize(
 
     Args:
         name: Of the phase, for messages and logged figures.
-        settings: Optimization steps and learning rate.
-        module: What is trained.
         parameters: Of the module, as torch's optimizers take them; 'lr_scale' of a group is a factor of its rate.
         take_step: Given the number of the step, counted from 0, leaves gradients and returns this process's part of the
             loss.
-        context: The run.
         lr_scale: Factor of all learning rates.
         after_step: Called with the number of steps done, before the checkpoint of that step.
 

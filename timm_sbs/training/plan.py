@@ -74,11 +74,8 @@ class Plan:
 
 @contextmanager
 def open_plan(settings: Settings, model: nn.Module | None = None) -> Iterator[Plan]:
-    """The plan of a run, for a block in which it is carried out. Writes nothing.
-
-    Args:
-        settings: As they were given.
-        model: The original model; None: that which the settings name.
+    """The plan of a run of ``model``, or of the one that the settings name, for a block that carries it out. Writes
+    nothing.
 
     Raises:
         SbsError: Something about the request is wrong.

@@ -127,7 +127,7 @@ class RunSettings:
 
     Attributes:
         output: Folder of the best artifact and of everything else that the run writes.
-        seed: Of everything that is drawn.
+        seed: Random seed.
         mixed_precision: 'auto' is what accelerate is configured for, else bf16 or fp16 if the device has units for it.
         checkpointing_steps: Optimization steps between checkpoints (default: no checkpoints).
         resume: Continue from a checkpoint: 'latest', or its folder.

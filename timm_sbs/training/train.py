@@ -39,14 +39,7 @@ PRECISIONS = {'no': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}  # by acce
 
 
 def train(settings: Settings, model: nn.Module | None = None) -> Artifact:
-    """Carry out a run.
-
-    Args:
-        settings: Of the run.
-        model: The original model; None: that which the settings name.
-
-    Returns:
-        The best artifact, as a reader of the written one has it.
+    """Carry out a run of ``model``, or of the one that the settings name: the best artifact, as a reader has it.
 
     Raises:
         SbsError: Something about the request is wrong; nothing half-written is left.
@@ -92,6 +85,9 @@ class _Training:
         artifact = self._ordered().with_results(run.results)
         if checkpoint:
             artifact, done = checkpoint.artifact(artifact), checkpoint.progress['phase_index']
+            phase, step = self.plan.phases[done], checkpoint.progress['step']
+            of = f' of {getattr(self.settings, phase).steps:,}' if phase != 'rounding' else ''
+            say(self.accelerator, f"continuing from {checkpoint.folder} ({phase.replace('_', ' ')}, step {step:,}{of})")
         artifact.generator.to(self.accelerator.device)
         for index, name in enumerate(self.plan.phases[done:], done):
             run.begin(name, index, artifact)
@@ -199,7 +195,7 @@ class _Training:
         validation, accelerator = self.plan.images.validation, self.accelerator
         if not validation:
             return artifact
-        comparison = Comparison(validation, self.original, accelerator, 'validation', once=True)
+        comparison = Comparison(validation, self.original, accelerator, 'validation')
         found = comparison.measure(artifact.as_stored().state_dict())
         figures = {'top1': found.top1, 'original_top1': found.original_top1, 'agreement': found.agreement}
         measured = {name: round(value, 4) for name, value in figures.items() if value is not None}
@@ -256,7 +252,7 @@ def first_results(plan: Plan) -> dict[str, Any]:
 
 
 def _hardware(accelerator: Accelerator) -> str:
-    device, count = accelerator.device, accelerator.num_processes
+    device, count, threads = accelerator.device, accelerator.num_processes, torch.get_num_threads()
     found = torch.cuda.get_device_name(device) if device.type == 'cuda' else \
-        f'{torch.get_num_threads()} {device.type.upper()} threads, {platform.machine()}'
+        f"{threads} {device.type.upper()} thread{'s' if threads > 1 else ''}, {platform.machine()}"
     return f'{count} processes, {found}' if count > 1 else found

@@ -1,4 +1,6 @@
 """Tables of training and loading: second order, without images, NeRN's loop, what a step and a load cost."""
+from typing import Any
+
 from table_makers.sources import markdown, network_name, results_of, spread
 
 
@@ -14,9 +16,12 @@ def second_order() -> list[str]:
 
 
 def second_order_steps() -> list[str]:
+    def seconds(row: dict[str, Any]) -> str:
+        return f"{row['cpu_seconds']:.0f} s" if 'cpu_seconds' in row else 'not measured'
+
     return markdown(['steps', 'of', 'divergence', 'agreement', 'CPU time'], [
         (f"{row['steps']:,}", row['of'], f"{row['holdout_divergence']:.4f}", f"{row['holdout_agreement']:.2f} %",
-         f"{row['cpu_seconds']:.0f} s") for row in results_of('second_order_steps')['rows']])
+         seconds(row)) for row in results_of('second_order_steps')['rows']])
 
 
 def efficientnet_lite0() -> list[str]:

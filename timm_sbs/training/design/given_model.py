@@ -34,9 +34,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def adopted(model: nn.Module, model_args: Mapping[str, Any] | None = None) -> nn.Module:
     """timm's network with the tensors of a model, float32 on the CPU, in eval mode and without gradients.
 
-    Args:
-        model: A model that timm has made, in any floating-point precision, on any device. It is run once.
-        model_args: Arguments of its architecture that timm does not remember.
+    The model, which timm has made, may have any floating-point precision and be on any device. It is run once.
+    ``model_args`` are arguments that timm does not remember.
 
     Raises:
         TargetError: timm would build another network from what an artifact holds, or a tensor cannot be stored.

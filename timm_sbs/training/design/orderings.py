@@ -47,14 +47,8 @@ def find_orderings(
 def find_permutations(weight: Tensor, spec: WeightSpec, config: OrderingConfig) -> Permutations:
     """Order the kernels of one layer so that successive ones are close.
 
-    Args:
-        weight: The layer's weight.
-        spec: Its spec.
-        config: What a path runs over: all kernels (UOS), those of each filter (NeRN's 'in-filter'), filters and input
-            channels as wholes ('axes'), or nothing.
-
-    Returns:
-        The layer's permutations, as in :func:`timm_sbs.predictor.ordering.permutation_shapes`.
+    ``config`` says what a path runs over: all kernels (UOS), those of each filter (NeRN's 'in-filter'), filters and
+    input channels as wholes ('axes'), or nothing. Shapes: :func:`timm_sbs.predictor.ordering.permutation_shapes`.
     """
     grid = to_kernels(weight.detach(), spec).double().cpu().numpy().reshape(spec.num_filters, spec.num_channels, -1)
     filters, channels = grid.reshape(len(grid), -1), grid.transpose(1, 0, 2).reshape(spec.num_channels, -1)

@@ -107,11 +107,6 @@ class Design:
 def design(original: nn.Module, target: Target = Target(), seed: int = 0) -> Design:
     """Choose what is generated or rounded, and the size of the predictor.
 
-    Args:
-        original: The original model.
-        target: What to make.
-        seed: Of the frequencies of the encoding.
-
     Raises:
         TargetError: Nothing can be generated.
         ConfigError: No artifact is as small as asked, or the predictor would be larger than what it generates.
@@ -166,11 +161,7 @@ def _rounding_design(original: nn.Module, base: BaseModel, target: Target) -> De
 
 
 def start_artifact(
-        design: Design,
-        permutations: Sequence[Permutations],
-        original: nn.Module,
-        seed: int,
-) -> Artifact:
+        design: Design, permutations: Sequence[Permutations], original: nn.Module, seed: int) -> Artifact:
     """A fresh predictor, initialised from a seed, beside the kept tensors of the original. It is to be trained."""
     state = original.state_dict()
     generator = Generator.fresh(design.generator, design.specs, permutations, seed, state)

@@ -60,12 +60,7 @@ def distillation_loss(
 ) -> Tensor:
     """The loss of a batch: the divergence of the predictions, and the weighted error of feature maps.
 
-    Args:
-        student: The generated model.
-        original: In eval mode, on the device.
-        images: [B, C, H, W], on the device.
-        weights: Of the student.
-        settings: Weight of feature maps, temperature.
+    The original is in eval mode and on the device, as are the images [B, C, H, W]; ``weights`` are the student's.
     """
     names = feature_modules(original) if settings.feature_weight else []
     with (collected(student.model, names) as maps, collected(original, names) as original_maps,

@@ -126,10 +126,7 @@ def curvatures(
     alone count, as much as those of the others for their size. Weights without statistics count by their relative
     squared error, as much as the others do for their size.
 
-    Args:
-        weights: Original weights, also of layers without statistics.
-        statistics: What :func:`~timm_sbs.training.losses.statistics.collect_statistics` returns.
-        damping: Part of the mean that is added to diagonals, for the statistics are those of a few images.
+    ``damping`` is the part of the mean that is added to diagonals, for the statistics are those of a few images.
     """
     found = {name: Curvature(layer.importance + damping * layer.importance.mean(), layer.second_moment, damping)
              for name, layer in statistics.items()}
@@ -163,9 +160,7 @@ class ExpectedDivergence:
 
     Args:
         weights: Original weights by name: those that are generated or rounded, and no others.
-        uses: What :func:`timm_sbs.training.losses.weight_uses.find_uses` returns.
-        statistics: What :func:`timm_sbs.training.losses.statistics.collect_statistics` returns, on the device of the
-            run.
+        statistics: On the device of the run.
         damping: As for :func:`curvatures`.
 
     Attributes:

@@ -185,11 +185,8 @@ def collect_statistics(
 
     Args:
         model: The original, on the accelerator's device, in eval mode.
-        uses: What :func:`find_uses` returns.
         batches: This process's images [B, C, H, W], normalised.
         num_images: Of all processes, as expected: batches may hold fewer.
-        accelerator: Processes and precision.
-        seed: Of gradients and positions.
 
     Returns:
         Statistics of the weights in ``uses``, on the accelerator's device, and the number of images that were seen.

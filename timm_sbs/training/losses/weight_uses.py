@@ -154,10 +154,7 @@ def find_uses(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[st
     A weight is left out if no convolution or linear layer gets it as it is: one that is standardized first, that of a
     1-d or 3-d convolution, one that is applied to constants, or one that no image reaches.
 
-    Args:
-        model: In eval mode, with parameters that require no gradient.
-        names: Of the weights.
-        images: [B, C, H, W]; their values do not matter.
+    The model is in eval mode, with parameters that require no gradient; values of images [B, C, H, W] do not matter.
     """
     weights = {id(model.get_parameter(name)): name for name in names}
     entries = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}

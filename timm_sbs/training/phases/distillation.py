@@ -44,9 +44,6 @@ def distill(
     Args:
         artifact: Its predictor is trained in place.
         original: In eval mode.
-        images: To train on.
-        settings: Optimization steps, losses and so on.
-        context: The run; None: this process alone.
         budget: Bytes of both files, if they are limited: integers become cheaper as training goes on.
         bits: Of each integer, the mean that training aims for where there is no budget; None: as many as at first.
         follows_statistics: Whether BatchNorm statistics follow the training images, as the other stored tensors do.

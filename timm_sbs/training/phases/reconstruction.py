@@ -72,9 +72,6 @@ def reconstruct(
     Args:
         artifact: Its predictor is trained in place. If it is quantized, training rounds the predictor in each step.
         weights: Original weights by name.
-        settings: Optimization steps and learning rate.
-        context: The run; None: this process alone.
-        name: Of the phase.
 
     Returns:
         The artifact; ``context.results`` has the relative error of its weights as they are stored

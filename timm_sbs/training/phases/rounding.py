@@ -36,12 +36,7 @@ class ByteBudget:
         return artifact.ledger()['total'] - self.max_bytes
 
     def wanted_bits(self, artifact: Artifact, bits: float) -> float:
-        """Bits that the integers with fixed step sizes may take.
-
-        Args:
-            artifact: Of this moment.
-            bits: What its integers take by the same model.
-        """
+        """Bits that the integers with fixed step sizes may take, where those of this artifact take ``bits``."""
         sizes = artifact.ledger()
         coded = max(1, sizes['predictor'] + sizes['rounded'])
         return max(1., bits * (self.max_bytes - sizes['total'] + coded) / coded * (1 - RATE_MARGIN))
@@ -63,7 +58,6 @@ def round_original(
         state: The original's state dict.
         budget: Bytes of both files.
         divergence: What errors do, where there are statistics; None: errors count by their squares.
-        context: The run; None: this process alone.
 
     Returns:
         The artifact with rounded weights and their step sizes, and biases that make up for the rounding.
@@ -84,8 +78,8 @@ def round_original(
                                  f'{worse[1]:.1f} %: these are taken')
     error = relative_error(chosen.rounded, state)
     context.results['rounding_error'] = error
-    told = f', expected divergence {divergence.total(chosen.rounded):.4f}' if divergence else ''
-    say(context.accelerator, f'rounding: error {error:.4f}{told}')
+    told = f'expected divergence {divergence.total(chosen.rounded):.4f}' if divergence else f'error {error:.4f}'
+    say(context.accelerator, f'rounding: {told}')
     return chosen
 
 
@@ -102,7 +96,7 @@ def _within(
              for name, weight in weights.items()]
     wanted = min(most, budget.wanted_bits(artifact, sum(entropy_bits(tensor.integers) for tensor in plain)))
     for attempt in range(ATTEMPTS):
-        found = round_to_bits(weights, curved, wanted)
+        found = round_to_bits(weights, curved, wanted, f'rounding, attempt {attempt + 1} of up to {ATTEMPTS}')
         artifact = dataclasses.replace(artifact, rounded=found.values, steps=found.steps)
         right = min(most, budget.wanted_bits(artifact, found.bits))
         if found.bits <= right and (found.bits >= CLOSE * right or found.bits == before):  # nothing is nearer
@@ -124,9 +118,7 @@ def quantize_predictor(
     Args:
         artifact: With a trained predictor.
         bits: Of a weight of the predictor, the mean over its layers.
-        kept_bits: Of stored tensors.
         divergence: What errors do, where there are statistics; None: errors count by their squares.
-        context: The run; None: this process alone.
     """
     context = context or Context()
 

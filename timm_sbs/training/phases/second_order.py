@@ -22,10 +22,7 @@ __all__ = ['corrected', 'fit_second_order']
 def corrected(artifact: Artifact, divergence: ExpectedDivergence, state: Mapping[str, Tensor]) -> Artifact:
     """The artifact with the biases and BatchNorm means with which its layers have the original's mean outputs.
 
-    Args:
-        artifact: Generated or rounded weights.
-        divergence: Knows the mean inputs of each layer.
-        state: The original's state dict.
+    ``divergence`` knows the mean inputs of each layer, ``state`` is the original's state dict.
     """
     changes = divergence.corrections(artifact.stored_weights())
     kept = {name: (state[name].detach() + change.to(state[name].device)).to(state[name].dtype)
@@ -51,9 +48,6 @@ def fit_second_order(
         artifact: After reconstruction. Its predictor is trained in place; if it is quantized, rounded in each step.
         state: The original's state dict.
         divergence: The loss.
-        settings: Optimization steps and learning rate.
-        context: The run; None: this process alone.
-        name: Of the phase.
 
     Returns:
         The artifact, with corrected biases (:func:`corrected`).

@@ -1,4 +1,5 @@
 """Rounding of all weights of a network into a wanted number of bits, by one slope of divergence for a bit."""
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ SAMPLE = 20_000  # values of each weight, from which the first slope is guessed
 HALVINGS = 25  # of the span in which its logarithm lies
 SLACK = 0.004  # of the wanted bits: half of what may be left
 NEAR = 0.03  # of the wanted bits: quick passes have done what they can
-TRIALS = 12  # of each kind, at the most; two are usual
+TRIALS = 12  # of each kind, at the most
+USUAL_TRIALS = 4  # of both kinds together
 FARTHEST = 64.  # by which a slope beyond all others differs from the last
 NARROW = 1.01  # ratio of slopes that take too many bits and few enough: nothing lies between
 
@@ -82,6 +84,7 @@ def round_to_bits(
         weights: Mapping[str, Tensor],
         curvatures: Mapping[str, Curvature],
         bits: float,
+        name: str = 'rounding',
 ) -> RoundedWeights:
     """All weights in ``curvatures``, rounded by the slope with which they take at most so many bits.
 
@@ -89,30 +92,28 @@ def round_to_bits(
     until that is nearly right, and then thoroughly. Zeros make zeros cheaper, so that bits may jump where the slope
     moves a little: a guess outside of the slopes that took too many and too few bits gives way to their middle.
 
-    Args:
-        weights: Of these names.
-        curvatures: What their errors do.
-        bits: Of all integers, by a table for each weight.
+    ``bits`` are those of all integers, by a table for each weight; ``name`` is for the progress bar.
 
     Raises:
         ConfigError: With so few bits they would all be zeros.
     """
     plain, wanted, ratio = _PlainBits(weights, curvatures), bits * (1 - SLACK), 1.
     best: RoundedWeights | None = None
-    with Progress(None, 'rounding', 'weight') as progress:
+    numbers = itertools.count(1)
+    with Progress(len(curvatures), name, 'weight') as progress:
         for again in (QUICK, THOROUGH):
             low, high = 0., math.inf  # slopes with too many bits, and with few enough
             for _ in range(TRIALS):
                 slope = plain.slope(wanted / ratio)
                 if not low < slope < high:
                     slope = math.sqrt(low * high) if low > 0 and high < math.inf else low * FARTHEST or high / FARTHEST
+                progress.restart(f'{name}, trial {next(numbers)} (usually {USUAL_TRIALS})')
                 tensors = {}
-                for name, curvature in curvatures.items():
-                    tensors[name] = round_weight(weights[name], curvature, slope, again)
+                for weight, curvature in curvatures.items():
+                    tensors[weight] = round_weight(weights[weight], curvature, slope, again)
                     progress.update()
                 found = RoundedWeights(slope, tensors)
                 taken = found.bits
-                progress.show(bits=f'{taken:,.0f} of {bits:,.0f}')
                 low, high = (slope, high) if taken > bits else (low, slope)
                 ratio = taken / max(plain(slope), 1.) or ratio
                 if again == THOROUGH and 0 < taken <= bits and (best is None or slope < best.slope):

@@ -34,10 +34,8 @@ def step_code(curvature: Curvature, slope: float) -> Tensor:
 
     Steps of rows by their own importance were measured to gain nothing on ResNet-20, and cost bytes.
 
-    Args:
-        curvature: Of the weight.
-        slope: Divergence, in nats, that one bit less may cost, the same for all weights. By uniform rounding it costs
-            importance * variance * step^2 * ln(2) / 12, the mean over rows.
+    ``slope`` is the divergence, in nats, that one bit less may cost, the same for all weights. By uniform rounding it
+    costs importance * variance * step^2 * ln(2) / 12, the mean over rows.
     """
     importance = as_float64(curvature.importance).mean()
     code = STEPS_PER_OCTAVE / 2 * torch.log2(FINENESS * 12 * slope / (math.log(2) * importance * curvature.variance))
@@ -45,18 +43,13 @@ def step_code(curvature: Curvature, slope: float) -> Tensor:
 
 
 def round_weight(
-        weight: Tensor,
-        curvature: Curvature,
-        slope: float,
-        again: int = THOROUGH,
-) -> QuantizedTensor:
+        weight: Tensor, curvature: Curvature, slope: float, again: int = THOROUGH) -> QuantizedTensor:
     """A weight as integers times a step, with little divergence + slope * bits.
 
     Bits are those of an entropy coder with one table of frequencies for the weight.
 
     Args:
         weight: [O, ...], of a convolution with any groups or a linear layer, on the curvature's device.
-        curvature: Of the weight.
         slope: Nats of divergence for a bit.
         again: How often values are settled again, each time by a new table.
 

@@ -54,9 +54,7 @@ class TwoStageGenerator(nn.Module):
     With a quantization, the predictor is used as its artifact will round it; gradients go to the numbers before
     rounding (straight-through estimation).
 
-    Args:
-        artifact: Its generator is trained in place, and moved to the device.
-        accelerator: Device, processes and precision.
+    The artifact's generator is trained in place, and moved to the device.
     """
 
     def __init__(self, artifact: Artifact, accelerator: Accelerator) -> None:

@@ -169,15 +169,15 @@ def small_artifact(resnet20):
 @pytest.fixture()
 def described_once(monkeypatch):
     """Building the base takes most of the time of loading, and is the same for most damaged files."""
-    described, describe = {}, BaseModel.state.func
+    described, describe = {}, BaseModel.network.func
 
-    def state(base):
-        key = repr((base.name, base.args, *(base.pretrained_cfg.get(field) for field in ('num_classes', 'input_size'))))
+    def network(base):
+        key = repr((base.name, base.args, base.pretrained_cfg))
         if key not in described:
             described[key] = describe(base)
         return described[key]
 
-    monkeypatch.setattr(BaseModel, 'state', property(state))
+    monkeypatch.setattr(BaseModel, 'network', property(network))
 
 
 @pytest.fixture()

@@ -11,7 +11,7 @@ PACKAGES = ('common', 'predictor', 'codec', 'artifact', 'models', 'data', 'train
 ONLY_IN = {
     'accelerate': ('common.distributed', 'data', 'training', 'train'), 'constriction': ('codec',),
     'matplotlib': ('plots',), 'numba': ('training',), 'scipy': ('training',), 'tyro': ('training', 'cli'),
-    'yaml': ('plots', 'training'),
+    'yaml': ('training',),
     # Private modules of timm.
     'timm.models._': ('models.entries', 'models.resnet_cifar'), 'timm.layers.': (),
     'timm.data.': (),

@@ -1,4 +1,5 @@
 """Cards say what their artifacts say, and the client of the Hub understands them."""
+import dataclasses
 import importlib.util
 
 import pytest
@@ -78,3 +79,23 @@ def test_agreement_is_shown_where_it_is_known(small_artifact):
     ({}, 'not recorded')])
 def test_phases_of_a_run_and_of_that_it_started_from(small_artifact, results, says):
     assert f'- phases: {says}\n' in card_of(small_artifact, results)
+
+
+def test_text_from_a_file_is_text(small_artifact):
+    """Nothing in it is markup, or longer than a line."""
+    card = card_of(small_artifact, {
+        'hardware': '<img src=x onerror=alert(1)> | [a](http://b.c) www.d.e', 'unlabelled': '**bold** `code` _it_ a_b',
+        'images': 3, 'top1': 80., 'measured_on': 'x | y', 'versions': {'<b>': '1|2', 'a' * 999: '\x1b[2J', **{
+            f'package{i}': '1' for i in range(1000)}}})
+    assert r'- hardware: \<img src=x onerror=alert(1)\> \| \[a\](http\://b.c) www\.d.e' in card
+    assert r'- images without labels: \*\*bold\*\* \`code\` \_it\_ a_b' in card
+    assert r'| top-1, 3 images, x \| y | not measured | 80.00 % |' in card
+    assert r'- versions: \<b\> 1\|2, ' in card and '\x1b' not in card and len(card) < 5000
+
+
+def test_a_licence_is_shortened_where_it_is_shown(small_artifact):
+    described = {**small_artifact.base.pretrained_cfg, 'license': '<b>' + 'x' * 4000}
+    artifact = dataclasses.replace(small_artifact, base=dataclasses.replace(
+        small_artifact.base, pretrained_cfg=described), license_text='All rights reserved')
+    assert r'The licence, \<b\>xxx' in artifact.card('user/any')
+    assert len(artifact.card('user/any')) < 5000 and len(artifact.describe()) < 2000

@@ -54,7 +54,7 @@ def test_a_licence_that_cannot_be_shown(small_folder, license):
 def test_information_is_never_an_error(small_folder):
     for value in (None, 3, [], {'top1': 'high', 'started_from': 3, '\x1b': {}}):
         edit(small_folder, lambda root, value=value: root['sbs'].update(results=value, ledger=value))
-        config, _ = read_config(small_folder)
+        config, *_ = read_config(small_folder)
         assert config.results == config.ledger == (value if isinstance(value, dict) else {})
 
 

@@ -20,9 +20,9 @@ from timm_sbs.common.errors import ConfigError, SbsError
 
 def test_json_round_trip_keeps_every_field():
     config = ArtifactConfig(
-        base='resnet20_cifar10', generated=('a.weight', 'b.weight'), base_args={'output_stride': 8},
+        base='resnet20_cifar10', generated=('a.weight', 'b.weight'), rounded=(),
         ordering=OrderingConfig('axes', 'grid'), encoding=EncodingConfig(num_frequencies=3, bandwidth_exponent=0.25),
-        predictor=PredictorConfig(7, 3, 'sine'), storage_dtype='bfloat16', weights_sha256='00', results={'top1': 91.5})
+        predictor=PredictorConfig(7, 3, 'sine'), storage_dtype='bfloat16', digest='00', results={'top1': 91.5})
     assert from_dict(ArtifactConfig, json.loads(json.dumps(to_dict(config))), 'test') == config
 
 

@@ -95,7 +95,7 @@ def test_what_cannot_be_read_is_replaced_by_the_next(folder, workers, monkeypatc
         assert torch.equal(images, torch.stack([whole[name] for name in following]))
     if not workers:
         told = [record.getMessage() for record in caplog.records]
-        assert len(told) == len(set(told)) == 5
+        assert len(told) == 1
         assert told[0].startswith(f"warning: image '{folder / '00a.png'}' cannot be read, and is replaced")
 
 

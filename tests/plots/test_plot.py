@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import matplotlib
 import pytest
-import yaml
+import timm
 from conftest import RESNET20, SHIPPED
 from PIL import Image
 from processes import run
@@ -14,6 +14,7 @@ from timm_sbs import SbsError
 from timm_sbs.artifact.folder import shipped_folder
 from timm_sbs.artifact.ledger import shown
 from timm_sbs.cli import main as cli
+from timm_sbs.plots import plot as plots
 from timm_sbs.plots.plot import draw_curves, plot
 
 SUMMARY = 'phase,step,loss,lr,holdout_agreement,seconds\nreconstruction,100,0.2,1e-3,,60\n' \
@@ -55,14 +56,40 @@ def test_kernels_are_those_of_the_layer_beside_the_original(shipped, tmp_path):
     says = "'conv1.weight' is neither a generated nor a rounded weight of .* 'layer1.0.conv1.weight'"
     with pytest.raises(SbsError, match=says):
         plot(shipped, tmp_path / 'c.png', 'kernels', original=RESNET20, layer='conv1.weight')
-    run_folder = shutil.copytree(shipped, tmp_path / 'run')  # knows the weights that it started from
-    settings = {'model': 'resnet20_cifar10', 'initial_checkpoint': str(RESNET20)}
-    (run_folder / 'settings.yaml').write_text(yaml.safe_dump(settings))
-    plot(run_folder, tmp_path / 'c.png', 'kernels')
-    assert picture(tmp_path / 'a.png').tobytes() == picture(tmp_path / 'c.png').tobytes()
-    (run_folder / 'settings.yaml').write_text(yaml.safe_dump({**settings, 'initial_checkpoint': 'moved.safetensors'}))
     with pytest.raises(SbsError, match=r"'moved.safetensors'.*--original FILE"):
-        plot(run_folder, tmp_path / 'd.png', 'kernels')
+        plot(shipped, tmp_path / 'd.png', 'kernels', original='moved.safetensors')
+
+
+def test_the_original_is_not_what_a_received_folder_says(shipped, tmp_path, monkeypatch):
+    """Its settings could name any model and file."""
+    folder = shutil.copytree(shipped, tmp_path / 'received')
+    (folder / 'settings.yaml').write_text('model: local-dir:/evil\ninitial_checkpoint: /etc/passwd\n')
+    asked = []
+    original = timm.create_model('resnet20_cifar10')
+    monkeypatch.setattr(plots, 'load_original', lambda *args: asked.append(args) or original)
+    plot(folder, tmp_path / 'a.png', 'kernels')
+    assert [args[:2] for args in asked] == [('resnet20_cifar10.akamaster', '')]
+
+
+@pytest.mark.parametrize('text', [
+    SUMMARY.replace('100', 'x'), SUMMARY.replace('phase', 'face'), SUMMARY.replace('100', '9' * 400), '"a' * 200_000])
+def test_a_summary_of_something_else(tmp_path, text):
+    (tmp_path / 'summary.csv').write_text(text)
+    with pytest.raises(SbsError, match='not that of a training run'):
+        plot(tmp_path, tmp_path / 'a.png')
+
+
+def test_a_summary_that_is_a_link_is_not_read(tmp_path):
+    (tmp_path / 'secret').write_text(SUMMARY)
+    (tmp_path / 'received').mkdir()
+    (tmp_path / 'received' / 'summary.csv').symlink_to('../secret')
+    with pytest.raises(SbsError, match='link out of its folder'):
+        plot(tmp_path / 'received', tmp_path / 'a.png')
+
+
+def test_names_of_phases_are_no_formulas(tmp_path):
+    (tmp_path / 'summary.csv').write_text(SUMMARY.replace('distillation', '$\\frac{$\x1b[2J'))
+    plot(tmp_path, tmp_path / 'a.png')
 
 
 def test_curves_of_a_training_run(tmp_path):

@@ -124,14 +124,38 @@ def test_tensors_are_computed_once_when_checkpoints_are_written(tmp_path, accele
         calls.append(1)
         return {'a': torch.arange(3)}
 
-    def compute_once(every, settings=SETTINGS):
+    def compute_once(every, settings=SETTINGS, resumes=True):
         checkpoints = Checkpoints(str(tmp_path / str(every)), accelerator, settings, every)
+        checkpoints.open('latest' if resumes else None)
         assert torch.equal(checkpoints.load_or_compute('orderings', compute)['a'], torch.arange(3))
         return len(calls)
 
     assert [compute_once(None), compute_once(None), compute_once(10), compute_once(10)] == [1, 2, 3, 3]
     assert compute_once(10, {**SETTINGS, 'seed': 1}) == 4  # of another run, killed before its first checkpoint
+    assert compute_once(10, resumes=False) == 5  # whoever may have put the file there
     for path in (tmp_path / '10' / 'checkpoints').iterdir():
         path.write_bytes(b'x')
     with pytest.raises(SbsError, match='could not be read'):
         compute_once(10)
+
+
+def test_links_are_neither_followed_nor_emptied(tmp_path, accelerator):
+    """In a folder that somebody has sent, they may lead anywhere."""
+    thesis, output = tmp_path / 'thesis', tmp_path / 'received'
+    (thesis / 'checkpoint-0-0000009').mkdir(parents=True)
+    output.mkdir()
+    for path in (thesis, thesis / 'checkpoint-0-0000009'):
+        (path / 'progress.json').write_text('years of work')
+    before = sorted(thesis.rglob('*'))
+    (output / 'checkpoints').symlink_to(thesis)
+    for resume in (None, 'latest'):
+        with pytest.raises(SbsError, match='checkpoints. is a link'):
+            Checkpoints(str(output), accelerator, SETTINGS, 1).open(resume)
+    (output / 'checkpoints').unlink()
+    (output / 'checkpoints').mkdir()
+    (output / 'checkpoints' / 'checkpoint-0-0000001').symlink_to(thesis)
+    checkpoints = Checkpoints(str(output), accelerator, SETTINGS, 1)
+    assert checkpoints.open('latest') is None
+    for number in (1, 2, 3):
+        save(checkpoints, number)
+    assert sorted(thesis.rglob('*')) == before and (thesis / 'progress.json').read_text() == 'years of work'

@@ -1,6 +1,5 @@
 """The artifact: a generator, the tensors stored beside it, and timm's description of the original."""
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os.path import expanduser
@@ -79,7 +78,7 @@ class Artifact:
 
     @property
     def config(self) -> ArtifactConfig:
-        """What config.json says, but for the checksum and the ledger of a written file."""
+        """The sbs block of config.json, but for the digest and the ledger of a written file."""
         generator = self.generator
         others = rounded_names([OTHERS], generator.names, self.base.state)
         rounded = self.rounded if self.storage.quantization else ()
@@ -87,7 +86,6 @@ class Artifact:
             base=self.base.name,
             generated=generator.names,
             rounded=(OTHERS,) if rounded and set(rounded) == set(others) else tuple(rounded),
-            base_args=self.base.args,
             ordering=generator.config.ordering,
             encoding=generator.config.encoding,
             predictor=generator.config.predictor,
@@ -196,13 +194,13 @@ class Artifact:
         return to_tensors(contents, self.config, generator.specs)
 
     def files(self) -> tuple[ArtifactConfig, dict[str, bytes]]:
-        """Configuration, with checksum and size ledger, and contents of the files by their names."""
+        """Configuration, with the size ledger, and contents of the files by their names."""
         tensors = self.tensors()
         data = safetensors.torch.save(tensors)
+        self.base.check_size(len(data))
         config = dataclasses.replace(
-            self.config, weights_sha256=hashlib.sha256(data).hexdigest(),
-            ledger=measured(tensors, len(data), self.generator.num_parameters, self.base.state))
-        contents = {WEIGHTS_NAME: data, CONFIG_NAME: config_text(config, self.base.pretrained_cfg).encode()}
+            self.config, ledger=measured(tensors, len(data), self.generator.num_parameters, self.base.state))
+        contents = {WEIGHTS_NAME: data, CONFIG_NAME: config_text(config, self.base, data).encode()}
         if self.license_text:
             contents[LICENSE_NAME] = self.license_text.encode()
         return config, contents

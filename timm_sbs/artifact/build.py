@@ -1,5 +1,4 @@
 """timm's base model around a state dict: as timm builds it, and described by where its weights came from."""
-import dataclasses
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -7,17 +6,14 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from timm_sbs.common.errors import ConfigError
-from timm_sbs.predictor.base_model import SkipRandomInit
+from timm_sbs.common.errors import ArtifactError, ConfigError, SbsError, short_reason
+from timm_sbs.predictor.base_model import SkipRandomInit, as_tuples
+from timm_sbs.predictor.pretrained_cfg import checked_cfg
 
-__all__ = ['FIELDS', 'SOURCES', 'build_around']
+__all__ = ['build_around']
 
-SOURCES = ('source', 'url', 'file', 'hf_hub_id', 'hf_hub_filename')  # fields of a PretrainedCfg
-FIELDS = {field.name for field in dataclasses.fields(PretrainedCfg)}
-_NOT_KEPT = {*SOURCES, 'state_dict', 'custom_load', 'architecture', 'tag'}
 # Arguments with which timm leaves what is not in the state dict as it was drawn.
 _PARTIAL = {'features_only', 'pretrained_strict'}
 
@@ -49,13 +45,15 @@ def build_around(
         state_dict: Complete, at the classes and channels that ``cfg`` says; None: timm looks where ``sources`` say.
         cfg: timm's description of the weights, of which only what is known is passed on.
         sources: Where timm finds the weights, for the model's own description.
-        base_args: The artifact's arguments of the base model, which timm is to remember.
+        base_args: The artifact's arguments of the base model, which timm is to remember; None: these are ordinary
+            weights.
         **kwargs: The caller's, which go before these, and those of timm.create_model, such as features_only.
 
     Raises:
-        ConfigError: The state dict holds something that is not a tensor.
+        SbsError: The state dict holds something that is not a tensor, a field of ``cfg`` is not what timm expects, or
+            timm cannot build the model of an artifact with these arguments.
     """
-    passed = {**_known_cfg(cfg), **sources, 'architecture': base}
+    passed = {**checked_cfg(cfg), **sources, 'architecture': base}
     own = {'num_classes': passed.get('num_classes'), 'in_chans': (passed.get('input_size') or (3,))[0]}
     complete = pretrained and state_dict is not None and not _PARTIAL & kwargs.keys() and all(
         kwargs.get(name) in (None, value) for name, value in own.items())
@@ -64,20 +62,18 @@ def build_around(
             raise ConfigError('The state_dict in pretrained_cfg holds something that is not a tensor.')
         passed['state_dict'] = {name: tensor.as_subclass(_NotCopied) for name, tensor in state_dict.items()}
     if base_args:
-        kwargs = {**base_args, **kwargs, 'pretrained_model_args': base_args}
-    with SkipRandomInit() if complete else nullcontext():
-        model = timm.create_model(base, pretrained=pretrained, pretrained_cfg=passed, cache_dir=cache_dir, **kwargs)
+        given = {name: as_tuples(kwargs.pop(name, value)) for name, value in base_args.items()}
+        kwargs = {**given, **kwargs, 'pretrained_model_args': base_args}
+    try:
+        with SkipRandomInit() if complete else nullcontext():
+            model = timm.create_model(base, pretrained=pretrained, pretrained_cfg=passed, cache_dir=cache_dir, **kwargs)
+    except SbsError:
+        raise
+    except Exception as e:  # whatever timm raises
+        if base_args is None:
+            raise
+        raise ArtifactError(f"timm cannot build '{base}' with the artifact's weights: {short_reason(e)}") from e
     for module in model.modules():
         for name in ('pretrained_cfg', 'default_cfg'):
             (module.__dict__.get(name) or {}).pop('state_dict', None)
     return model
-
-
-def _known_cfg(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a description that this timm knows, with tuples where JSON has lists. Fields that say whose weights
-    are described, and where they are, are left out: the generated ones are others."""
-    known: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in pretrained_cfg.items()
-        if name in FIELDS - _NOT_KEPT}
-    described = PretrainedCfg(**known).to_dict()
-    return {name: value for name, value in described.items() if name not in _NOT_KEPT}

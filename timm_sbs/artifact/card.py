@@ -1,4 +1,5 @@
 """Model cards for the Hub: what an artifact's own config.json says and measured, and nothing else."""
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from timm_sbs.artifact.describe import describe_rounded, describe_storage
 from timm_sbs.artifact.ledger import shown
 from timm_sbs.common.config import ArtifactConfig
 from timm_sbs.common.entries import ENTRIES
+from timm_sbs.common.errors import printable
 from timm_sbs.common.results import block, number, text
 
-__all__ = ['CARD_NAME', 'artifact_card']
+__all__ = ['CARD_NAME', 'artifact_card', 'plain']
 
 CARD_NAME = 'README.md'
 _TEMPLATE = Path(__file__).with_name('card.md')
@@ -19,6 +21,10 @@ _TAGS = ['image-classification', 'timm_sbs']
 _PHASES = {
     'reconstruction': 'reconstruction', 'second_order': 'second-order reconstruction', 'distillation': 'distillation',
     'quantization': 'distillation, rounded'}
+
+# What means something in Markdown, in HTML, or to what makes links, formulas, mentions and pictures of plain text.
+_MARKUP = re.compile(r'[\\`*{}\[\]<>|~&$#@:!]|(?<!\w)_|_(?!\w)|(?<=www)\.', re.IGNORECASE)
+_MOST_VERSIONS = 16  # packages
 
 Results = Mapping[str, Any]
 Table = list[tuple[str, ...]]
@@ -29,7 +35,7 @@ def artifact_card(
 ) -> str:
     """The card of an artifact in repository 'user/name', from what its config.json says; ``ledger`` is that of
     :meth:`~timm_sbs.artifact.artifact.Artifact.ledger`."""
-    results, license = config.results, pretrained_cfg.get('license')
+    results, license = config.results, printable(pretrained_cfg.get('license') or '', 200)
     user, _, name = repo_id.partition('/')
     entry = ENTRIES.get(name) if user == 'timm-sbs' else None
     dataset = entry.dataset if entry else text(results, 'dataset')
@@ -41,9 +47,25 @@ def artifact_card(
         data, template_path=str(_TEMPLATE), name=name, source=name if entry else f'hf-hub:{repo_id}', base=config.base,
         generates=bool(config.generated), comparison=_comparison(results, ledger),
         ledger=[(part, f'{size:,}') for part, size in shown(ledger).items()],
-        making=_making(config), license=license, own_license=has_license,
+        making=_making(config), license=license and plain(license), own_license=has_license,
         agreement=_percent(results, 'agreement') if number(results, 'top1', 100) is not None else None)
     return str(card).rstrip('\n') + '\n'
+
+
+def plain(text: str) -> str:
+    """A text from a file in Markdown, where it reads as it is written.
+
+    Example:
+        >>> plain('<img onerror=x> | [a](www.b.c)')
+        '\\\\<img onerror=x\\\\> \\\\| \\\\[a\\\\](www\\\\.b.c)'
+    """
+    return _MARKUP.sub(r'\\\g<0>', text)
+
+
+def _text(results: Results, name: str) -> str | None:
+    """A recorded text for the card's own words, or None."""
+    found = text(results, name)
+    return found and plain(found)
 
 
 def _told(results: Results, name: str, words: str, most: float = 1e15) -> str | None:
@@ -68,7 +90,7 @@ def _model_index(name: str, dataset: str | None, results: Results) -> dict[str, 
 
 
 def _comparison(results: Results, ledger: Mapping[str, int]) -> Table:
-    parts = _told(results, 'images', '{:,.0f} images'), text(results, 'measured_on')
+    parts = _told(results, 'images', '{:,.0f} images'), _text(results, 'measured_on')
     where = ''.join(f', {part}' for part in parts if part)
     rows: Table = []
     if top1 := _percent(results, 'top1'):
@@ -104,14 +126,14 @@ def _making(config: ArtifactConfig) -> Table:
         ('error of the weights after reconstruction', _told(results, 'reconstruction_error', '{:.4f}')),
         ('error of the weights after rounding', _told(results, 'rounding_error', '{:.4f}')),
         ('images for statistics', _told(results, 'statistics_images', '{:,.0f}, without labels')),
-        ('images without labels', text(results, 'unlabelled')),
+        ('images without labels', _text(results, 'unlabelled')),
         ('held-out images', held_out),
         ('synthetic images', 'inverted from the original' if results.get('data_free') else None),
         ('generated', f'{len(config.generated)} weights; ordering of their kernels: {config.ordering.order_over}'
          if config.generated else None),
         ('rounded', describe_rounded(config) if config.rounded else None),
         ('stored as', describe_storage(config)), ('seed', _told(results, 'seed', '{:.0f}')),
-        ('versions', ', '.join(f'{name} {version}' for name in versions
-                                if name.isprintable() and (version := text(versions, name)))),
-        ('hardware', text(results, 'hardware'))]
+        ('versions', ', '.join(f'{plain(printable(name, 64))} {version}' for name in [*versions][:_MOST_VERSIONS]
+                               if (version := _text(versions, name)))),
+        ('hardware', _text(results, 'hardware'))]
     return [(label, value) for label, value in rows if value]

@@ -4,6 +4,7 @@ from typing import Any
 
 from timm_sbs.artifact.ledger import shown
 from timm_sbs.common.config import OTHERS, ArtifactConfig
+from timm_sbs.common.errors import printable
 from timm_sbs.common.results import number
 
 __all__ = ['description', 'describe_rounded', 'describe_storage', 'lost_function']
@@ -17,7 +18,7 @@ ON_IMAGES = ('statistics_images', 'distillation_steps', 'data_free', 'unlabelled
 
 def description(config: ArtifactConfig, pretrained_cfg: Mapping[str, Any], ledger: Mapping[str, int]) -> str:
     """What ``timm-sbs info`` shows of an artifact: its configuration and where its bytes go."""
-    rows = [('base', config.base), ('licence', pretrained_cfg.get('license') or 'unknown')]
+    rows = [('base', config.base), ('licence', printable(pretrained_cfg.get('license') or 'unknown', 200))]
     if config.generated:
         bits = 8 * ledger['predictor'] / max(1, ledger['predictor_parameters'])
         rows += [

@@ -1,22 +1,21 @@
 """Finding and reading an artifact, with suspicion: shapes are compared with the base model's before any values."""
-import hashlib
 from collections.abc import Mapping
 from os.path import expanduser
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize
 from torch import Tensor
 
 from timm_sbs.artifact import hub
 from timm_sbs.artifact.artifact import Artifact
-from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, read_config, read_license
+from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, digest, read_config, read_license
 from timm_sbs.codec.tensor_file import Slot, from_tensors, slots
 from timm_sbs.common.config import ArtifactConfig
 from timm_sbs.common.errors import ArtifactError
+from timm_sbs.common.files import read_file
 from timm_sbs.predictor.base_model import BaseModel
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.network import Predictor, num_predictor_parameters
@@ -24,7 +23,9 @@ from timm_sbs.predictor.ordering import output_sizes
 from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.predictor.tokens import WeightSpec
 
-__all__ = ['load', 'load_artifact', 'find_folder', 'shipped_folder']
+__all__ = ['load', 'load_artifact', 'check_size', 'find_folder', 'shipped_folder']
+
+_HEADER = 1 << 20, 256  # bytes that the header of model.safetensors may take, and more for each tensor
 
 
 def load(name: str | Path) -> Artifact:
@@ -75,20 +76,23 @@ def shipped_folder(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def load_artifact(folder: str | Path) -> Artifact:
+def load_artifact(folder: str | Path, described: tuple[ArtifactConfig, BaseModel, bytes] | None = None) -> Artifact:
     """Read the artifact of a folder, which holds config.json and model.safetensors.
+
+    Args:
+        described: What :func:`~timm_sbs.artifact.files.read_config` has read of it, where that was done.
 
     Raises:
         SbsError: Anything is missing, damaged, newer than this package, or does not fit the base model.
     """
     folder = Path(expanduser(folder))
     with torch.device('cpu'):  # whatever the default device is
-        config, pretrained_cfg = read_config(folder)
-        base = BaseModel(config.base, config.base_args, pretrained_cfg)
+        config, base, structure = described or read_config(folder)
+        check_size(folder, base)
         specs = tuple(specs_from_names(config.generated, base.state, config.base))
         predictor = _structure(config, specs)
         path = folder / WEIGHTS_NAME
-        tensors = _read_tensors(path, config, slots(config, specs, predictor, base.state))
+        tensors = _read_tensors(path, config, structure, slots(config, specs, predictor, base.state))
         try:
             contents = from_tensors(tensors, config, specs, predictor, base.state)
         except ArtifactError as e:
@@ -107,6 +111,17 @@ def load_artifact(folder: str | Path) -> Artifact:
         ).from_source(tensors)
 
 
+def check_size(folder: Path, base: BaseModel) -> None:
+    """Raises SbsError if a base model is larger than this machine's memory, or than what the tensors of a folder may
+    stand for. To be asked before anything as large as the model is made."""
+    try:
+        size = (folder / WEIGHTS_NAME).stat().st_size
+    except OSError:
+        raise ArtifactError(
+            f"'{folder}' is incomplete: {WEIGHTS_NAME} not found. Download or copy the folder again.") from None
+    base.check_size(size)
+
+
 def _structure(config: ArtifactConfig, specs: tuple[WeightSpec, ...]) -> Predictor:
     """The predictor without memory for parameters. Its size is limited by what it generates."""
     shape = config.generator.feature_width, output_sizes(specs, config.ordering), config.predictor
@@ -120,33 +135,35 @@ def _structure(config: ArtifactConfig, specs: tuple[WeightSpec, ...]) -> Predict
         return Predictor(*shape)
 
 
-def _read_tensors(path: Path, config: ArtifactConfig, expected: Mapping[str, Slot]) -> dict[str, Tensor]:
-    """The tensors of a file, whose header is compared with what is expected before anything else of it is looked at."""
-    if not path.is_file():
+def _read_tensors(
+        path: Path, config: ArtifactConfig, structure: bytes, expected: Mapping[str, Slot]) -> dict[str, Tensor]:
+    """The tensors of a file, whose header is compared with what is expected before anything else of it is looked at.
+    The file is read once: what is checked is what is used."""
+    at_once, each = _HEADER
+    data = read_file(path, sum(slot.nbytes for slot in expected.values()) + at_once + each * len(expected))
+    if data is None:
         raise ArtifactError(f"'{path.parent}' is incomplete: {path.name} not found. Download or copy the folder again.")
     try:
-        with safe_open(path, framework='pt') as file:
-            _check_slots(path, config, expected, {name: file.get_slice(name) for name in file.keys()})  # noqa: SIM118
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != config.weights_sha256:
+        found = {name: Slot(tuple(entry['shape']), entry['dtype']) for name, entry in deserialize(data)}
+        _check_slots(path, config, expected, found)
+        if digest(structure, data) != config.digest:
             raise ArtifactError(
-                f'{path} is damaged or belongs to another {CONFIG_NAME}: its checksum is not the recorded one. '
-                f'Download or copy the folder again.')
+                f'{path} and {CONFIG_NAME} do not belong together, or one is damaged: their digest is not the recorded '
+                f'one. Download or copy the folder again.')
         tensors = safetensors.torch.load(data)
         return {name: tensors[name] for name in expected}  # in the order of the base model
-    except (SafetensorError, OSError) as e:
+    except SafetensorError as e:
         raise ArtifactError(
             f'{path} cannot be read: {e}. It may be truncated; download or copy the folder again.') from e
 
 
-def _check_slots(path: Path, config: ArtifactConfig, expected: Mapping[str, Slot], found: Mapping[str, Any]) -> None:
+def _check_slots(path: Path, config: ArtifactConfig, expected: Mapping[str, Slot], found: Mapping[str, Slot]) -> None:
     for name, slot in expected.items():
         if name not in found:
             raise ArtifactError(f"{path} lacks tensor '{name}', which '{config.base}' needs.")
-        shape, dtype = found[name].get_shape(), found[name].get_dtype()
-        if not slot.holds(shape, dtype):
+        if not slot.holds(found[name]):
             raise ArtifactError(
-                f"Tensor '{name}' in {path} is {dtype} of shape {list(shape)}, but {slot} follows from {CONFIG_NAME} "
-                f"and '{config.base}'.")
+                f"Tensor '{name}' in {path} is {found[name]}, but {slot} follows from {CONFIG_NAME} and "
+                f"'{config.base}'.")
     if surplus := sorted(set(found) - set(expected)):
         raise ArtifactError(f"{path} holds tensor '{surplus[0]}', which no artifact of '{config.base}' has.")

@@ -22,15 +22,17 @@ from torch import nn
 from timm_sbs.artifact.hub import offline_if_unreachable, unreachable
 from timm_sbs.common.entries import ENTRIES
 from timm_sbs.common.errors import SbsError, TargetError, did_you_mean, short_reason
-from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
+from timm_sbs.predictor.base_model import BaseModel, canonical_args, named_state
+from timm_sbs.predictor.pretrained_cfg import named_in_cfg, pretrained_cfg_of
 
 __all__ = ['ASKED_ARGS', 'load_original', 'describe_original', 'proved_description']
 
 # Attribute of a network that a run has built: arguments that its user asked for. timm leaves some out, as drop rates.
 ASKED_ARGS = 'asked_args'
 
-# Fields of timm's pretrained_cfg that name the original or say where it is, which an artifact does not have.
-_NOT_KEPT = ('architecture', 'state_dict', 'custom_load', 'notes')
+# Fields of timm's pretrained_cfg that an artifact does not have: they name the original, say where it is, or that its
+# file has weights of more classes.
+_NOT_KEPT = ('architecture', 'state_dict', 'custom_load', 'notes', 'label_offset')
 # Fields of a pretrained_cfg that tell whose weights it describes, and not how they are used.
 _CLAIMS = ('tag', 'license', 'origin_url', 'paper_name', 'paper_ids', 'description', 'notes', 'source', 'url', 'file',
            'hf_hub_id', 'hf_hub_filename')
@@ -114,7 +116,12 @@ def describe_original(model: nn.Module, model_args: Mapping[str, Any] | None = N
     pretrained_cfg = filter_pretrained_cfg(dict(original_cfg), remove_source=True)
     for field in _NOT_KEPT:
         pretrained_cfg.pop(field, None)
+    state = named_state(model)
     pretrained_cfg['num_classes'] = get_model_traits(model).get('num_classes', pretrained_cfg.get('num_classes', 0))
+    for field in ('first_conv', 'classifier'):  # an argument may have put another module in its place
+        names = [module for module in named_in_cfg(pretrained_cfg, field) if f'{module}.weight' in state]
+        if len(names) < len(named_in_cfg(pretrained_cfg, field)):
+            pretrained_cfg[field] = names
     pretrained_cfg['input_size'] = list(get_model_input_config(model)['input_size'])
     try:
         json.dumps(pretrained_cfg, allow_nan=False)

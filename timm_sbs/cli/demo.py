@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from timm_sbs.artifact.folder import load
 from timm_sbs.data.accuracy import Accuracy, evaluate
-from timm_sbs.predictor.base_model import pretrained_cfg_of
+from timm_sbs.predictor.pretrained_cfg import pretrained_cfg_of
 
 __all__ = ['FOLDER', 'DemoImages', 'load_demo_images', 'demo_batches', 'classify_images', 'classify_photographs']
 

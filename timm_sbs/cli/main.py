@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from timm_sbs.common.errors import SbsError
+from timm_sbs.common.errors import SbsError, printable
 
 __all__ = ['COMMANDS', 'main', 'parse']
 
@@ -65,7 +65,8 @@ def export(model: str, output: str) -> None:
 
     artifact = load(model)
     artifact.export(output)
-    print(f"wrote {output} (licence: {artifact.base.pretrained_cfg.get('license') or 'unknown'}). Load it with: "
+    license = printable(artifact.base.pretrained_cfg.get('license') or 'unknown', 200)
+    print(f"wrote {output} (licence: {license}). Load it with: "
           f"timm.create_model('{artifact.base.name}', checkpoint_path='{output}')")
 
 
@@ -163,7 +164,7 @@ def eval(
     from timm_sbs.data.accuracy import evaluate
     from timm_sbs.data.loaders import eval_loader
     from timm_sbs.data.settings import ImageSettings
-    from timm_sbs.predictor.base_model import pretrained_cfg_of
+    from timm_sbs.predictor.pretrained_cfg import pretrained_cfg_of
 
     settings = ImageSettings(data_dir=data_dir, dataset=dataset, class_map=class_map, val_split=val_split,
                              batch_size=batch_size, workers=workers)

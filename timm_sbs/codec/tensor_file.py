@@ -45,6 +45,7 @@ _DTYPE_CODES = {
     torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.bool: 'BOOL',
     torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8',
 }
+_BYTES = {code: dtype.itemsize for dtype, code in _DTYPE_CODES.items()}
 _BYTES_PER_INTEGER = 4  # more than any code takes
 _OTHER_BYTES = 1 << 20  # more than all headers and step sizes take
 _LARGEST = 1e38  # magnitude of a number that is still finite once it is rounded to a multiple of a step size
@@ -80,10 +81,16 @@ class Slot:
     dtype: str  # as safetensors names it
     coded: bool = False
 
-    def holds(self, shape: Sequence[int], dtype: str) -> bool:
+    @property
+    def nbytes(self) -> int:
+        """At the most."""
+        return math.prod(self.shape) * _BYTES.get(self.dtype, 8)
+
+    def holds(self, found: 'Slot') -> bool:
+        """Whether a tensor of a file, in words of the same kind, may be here."""
         if self.coded:
-            return dtype == self.dtype and len(shape) == 1 and shape[0] <= self.shape[0]
-        return (tuple(shape), dtype) == (self.shape, self.dtype)
+            return found.dtype == self.dtype and len(found.shape) == 1 and found.shape[0] <= self.shape[0]
+        return (found.shape, found.dtype) == (self.shape, self.dtype)
 
     def __str__(self) -> str:
         return f'{self.dtype} of shape [{"up to " if self.coded else ""}{", ".join(map(str, self.shape))}]'

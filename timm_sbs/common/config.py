@@ -7,16 +7,17 @@ from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.fields import from_dict, require_choice, require_range, require_text, to_dict
 
 __all__ = [
-    'FORMAT_VERSION', 'OTHERS', 'POINTWISE_SIZE', 'LARGEST_TOKEN', 'OrderingConfig', 'EncodingConfig',
+    'FORMAT_VERSION', 'OTHERS', 'POINTWISE_SIZE', 'LARGEST_TOKEN', 'MAX_WIDTH', 'OrderingConfig', 'EncodingConfig',
     'PredictorConfig', 'GeneratorConfig', 'SelectionRule', 'QuantizationConfig', 'StorageConfig', 'ArtifactConfig',
     'byte_count', 'to_dict', 'from_dict']
 
 # Version of config.json and model.safetensors. A reader refuses all others.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 # Input channels that form one token where kernels have a single value: 1x1 convolutions and linear layers.
 POINTWISE_SIZE = 8
 OTHERS = '*'  # for the names of rounded weights: all that are not generated
 LARGEST_TOKEN = 64  # values; larger kernels are cut into their rows
+MAX_WIDTH = 1 << 14  # units of a predictor's layer, of which a block of kernels needs an output each
 FOLDS = (1, 4, 16, 64, 256)  # kernels at a position; few numbers, for each has an output layer of its own
 
 STORAGE_DTYPES = ('float32', 'float16', 'bfloat16')
@@ -63,7 +64,7 @@ class EncodingConfig:
 
     def __post_init__(self) -> None:
         require_choice('encoding.kind', self.kind, ('random_fourier', 'positional'))
-        require_range('encoding.num_frequencies', self.num_frequencies, 1, 65536)
+        require_range('encoding.num_frequencies', self.num_frequencies, 1, 4096)
         require_range('encoding.layer_bandwidth', self.layer_bandwidth, 0, 1e6)
         require_range('encoding.bandwidth', self.bandwidth, 0, 1e6)
         require_range('encoding.bandwidth_exponent', self.bandwidth_exponent, 0, 2)
@@ -81,8 +82,8 @@ class PredictorConfig:
     extra: int = 0  # extra units in the last hidden layer, which meet a budget closely
 
     def __post_init__(self) -> None:
-        require_range('predictor.width', self.width, 1, 1 << 20)
-        require_range('predictor.extra', self.extra, 0, 1 << 20)
+        require_range('predictor.width', self.width, 1, MAX_WIDTH)
+        require_range('predictor.extra', self.extra, 0, MAX_WIDTH)
         require_range('predictor.linear_layers', self.linear_layers, 2, 64)
         require_choice('predictor.activation', self.activation, ('gelu', 'relu', 'sine'))
 
@@ -122,6 +123,7 @@ class QuantizationConfig:
     kept_bits: int = 8  # of stored tensors: up to the typical numbers of vectors, and over each row of others
 
     def __post_init__(self) -> None:
+        require_range('the number of quantization.layer_bits', len(self.layer_bits), 0, 256)
         for bits in self.layer_bits:
             require_range('quantization.layer_bits', bits, 1, 12)
         require_range('quantization.kept_bits', self.kept_bits, 4, 12)
@@ -166,13 +168,12 @@ class ArtifactConfig:
     base: str  # timm name of the architecture whose weights are generated
     generated: tuple[str, ...] = ()  # names of the generated weights, in the order of the layer coordinate
     rounded: tuple[str, ...] = ()  # names of rounded weights, or OTHERS
-    base_args: dict[str, Any] = field(default_factory=dict)  # arguments of the base architecture
     ordering: OrderingConfig = field(default_factory=OrderingConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     storage_dtype: str = 'float32'  # see StorageConfig, as the next
     quantization: QuantizationConfig | None = None
-    weights_sha256: str = ''  # checksum of model.safetensors
+    digest: str = ''  # of the structure and of model.safetensors, see timm_sbs.artifact.files.digest
     # Information, of which a reader takes what it knows (timm_sbs.common.results):
     ledger: dict[str, Any] = field(default_factory=dict)  # where the bytes of model.safetensors go, once it is written
     results: dict[str, Any] = field(default_factory=dict)  # measured figures, and how they were measured

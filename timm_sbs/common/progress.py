@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from timm_sbs.common.errors import printable
+
 __all__ = ['INTERVAL', 'LOGGER', 'Progress', 'messages', 'say', 'warn']
 
 LOGGER = logging.getLogger('timm_sbs')
@@ -47,7 +49,7 @@ def messages(quiet: bool = False) -> Iterator[None]:
 def say(accelerator: Any, text: str, level: int = logging.INFO) -> None:
     """Log a message, once for all processes."""
     if accelerator is None or accelerator.is_main_process:
-        LOGGER.log(level, text)
+        LOGGER.log(level, printable(text))
 
 
 def warn(accelerator: Any, text: str) -> None:

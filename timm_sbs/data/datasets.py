@@ -10,7 +10,7 @@ from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from timm_sbs.common.errors import SbsError, short_reason
+from timm_sbs.common.errors import SbsError, printable, short_reason
 from timm_sbs.common.progress import LOGGER, Progress
 from timm_sbs.data.augmentation import ImageTransform
 from timm_sbs.data.settings import TRAIN_NAMES, ImageSettings
@@ -26,7 +26,7 @@ MODES = {1: 'L', 3: 'RGB'}  # of PIL, by the number of channels
 class ImageFiles(Dataset[Sample]):
     """uint8 images of a data set of timm or torchvision. One that cannot be read is replaced by the next that can.
 
-    Each process warns once of each such file. timm's own data set does so each time, and gives up after ten in a row.
+    Each process warns of the first such file. timm's own data set does so each time, and gives up after ten in a row.
     """
 
     def __init__(self, dataset: Any, transform: ImageTransform) -> None:
@@ -51,14 +51,15 @@ class ImageFiles(Dataset[Sample]):
             image = found if isinstance(found, Image.Image) else Image.open(found)
             return image.convert(self._mode), -1 if label is None else label
         except Exception as e:  # a damaged file raises almost any error somewhere in PIL
+            if not self._unreadable:
+                LOGGER.warning(f"warning: image '{self._name(index)}' cannot be read, and is replaced by the next: "
+                               f'{short_reason(e) or type(e).__name__}. Further ones are not reported.')
             self._unreadable.add(index)
-            LOGGER.warning(f"warning: image '{self._name(index)}' cannot be read, and is replaced by the next: "
-                           f'{short_reason(e) or type(e).__name__}')
             return None
 
     def _name(self, index: int) -> str:
         name = self.reader.filename(index, absolute=True) if hasattr(self.reader, 'filename') else None
-        return str(name or index)
+        return printable(str(name or index))
 
 
 class ImagesInMemory(Dataset[Sample]):

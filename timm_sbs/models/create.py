@@ -2,11 +2,11 @@
 """
 import hashlib
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import timm
 import torch
 from huggingface_hub import cached_assets_path
 from safetensors import SafetensorError
@@ -14,15 +14,21 @@ from timm.models import PretrainedCfg, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from timm_sbs.artifact import hub
-from timm_sbs.artifact.build import FIELDS, SOURCES, build_around
-from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, read_config
-from timm_sbs.artifact.folder import load_artifact, shipped_folder
+from timm_sbs.artifact.build import build_around
+from timm_sbs.artifact.files import CONFIG_NAME, MAX_CONFIG_BYTES, WEIGHTS_NAME, digest, read_config
+from timm_sbs.artifact.folder import check_size, load_artifact, shipped_folder
+from timm_sbs.common.config import ArtifactConfig
 from timm_sbs.common.errors import ArtifactError, ConfigError
-from timm_sbs.common.files import replace_files
+from timm_sbs.common.files import read_file, replace_files
 from timm_sbs.common.version import __version__
 from timm_sbs.predictor.base_model import BaseModel
+from timm_sbs.predictor.pretrained_cfg import FIELDS, SOURCES
 
 __all__ = ['create_generated']
+
+Described = tuple[ArtifactConfig, BaseModel, bytes]  # what read_config returns
+
+MAX_LOOKED_UP = 1 << 29  # bytes of a model.safetensors that is looked for in the cache; larger ones are always decoded
 
 
 def create_generated(
@@ -68,50 +74,78 @@ def create_generated(
             f"'{variant}' is not a network: its artifact says which one. Use timm.create_model('hf-hub:user/name', "
             f"pretrained=True) or 'local-dir:FOLDER', or pass pretrained_cfg_overlay=dict(file=FOLDER).")
 
-    config, pretrained_cfg = read_config(folder)
-    own = BaseModel(config.base, config.base_args, pretrained_cfg)
+    described = read_config(folder)
+    own = described[1]
+    if pretrained_model_args not in (None, own.args):  # timm would pass on whatever they say
+        raise ConfigError(
+            f"model_args in {CONFIG_NAME} were {pretrained_model_args}, but now the artifact is of '{own.name}' with "
+            f'{own.args}. Download or copy the folder again.')
     if base not in (None, own.name):
         raise ArtifactError(
             f"The artifact has weights of '{own.name}', but '{variant}' is '{base}'. Load it with "
             f"timm.create_model('local-dir:FOLDER', pretrained=True).")
-    if pretrained_model_args not in (None, own.args):  # timm would pass on whatever they say
-        raise ConfigError(
-            f"model_args in {CONFIG_NAME} are {str(pretrained_model_args)[:200]}, but the artifact is of '{own.name}' "
-            f'with {str(own.args)[:200]}. Download or copy the folder again.')
     if not pretrained:
-        own.state  # noqa: B018  (refuses what reading the weights would)
-    weights = _weights(folder, 'file' not in sources) if pretrained else None  # a folder may change
+        check_size(folder, own)  # refuses what reading the weights would
+    weights = None
+    if pretrained:
+        weights = _cached_weights(folder, described) if 'file' not in sources else _decoded(folder, described)
     sources = {name: value for name, value in sources.items() if name == 'hf_hub_id'}  # timm cannot read artifacts
     return build_around(own.name, weights, {**own.pretrained_cfg, **given, **overlay}, sources, cache_dir, pretrained,
                         own.args, **kwargs)
 
 
-def _weights(folder: Path, cached: bool) -> dict[str, Tensor]:
-    """The state dict of an artifact, generated on the CPU, or read from huggingface_hub's folder of assets, which takes
-    a fraction of the time. Files there are as large as models, and may be deleted."""
-    file = _cached_file(folder) if cached else None
-    if file:
-        with suppress(OSError, SafetensorError):  # it is not there, or damaged
-            return safetensors.torch.load_file(file)
+def _decoded(folder: Path, described: Described) -> dict[str, Tensor]:
+    """The state dict of an artifact, generated on the CPU."""
     with torch.device('cpu'):
-        state_dict = load_artifact(folder).state_dict()
-    if file:
-        contents = {name: tensor.clone() for name, tensor in state_dict.items()}  # a file has no shared memory
-        with suppress(OSError):  # the disk is full
-            replace_files({file: safetensors.torch.save(contents)})
+        return load_artifact(folder, described).state_dict()
+
+
+def _cached_weights(folder: Path, described: Described) -> dict[str, Tensor]:
+    """The state dict of an artifact that nobody edits, from huggingface_hub's folder of assets, which takes a fraction
+    of the time. Files there are as large as models, and may be deleted.
+
+    A file's name has the digest of both files of the artifact, and what they were read with; then the digest of its own
+    contents. One that is not what its name says is made anew.
+    """
+    config, _, structure = described
+    try:
+        folder_of_assets = cached_assets_path('timm_sbs', 'weights')
+        data = read_file(folder / WEIGHTS_NAME, MAX_LOOKED_UP)
+    except (OSError, ValueError, ArtifactError):  # such as a cache that cannot be written, or a large file
+        return _decoded(folder, described)
+    if data is None or digest(structure, data) != config.digest:
+        return _decoded(folder, described)  # which tells what is wrong
+    del data
+    made_by = __version__, timm.__version__, torch.__version__, config.digest
+    key = hashlib.sha256('/'.join(made_by).encode()).hexdigest()
+    for file in folder_of_assets.glob(f'{key}-*.safetensors'):
+        if (found := _read_cached(file)) is not None:
+            return found
+    state_dict = _decoded(folder, described)
+    contents = safetensors.torch.save({name: tensor.clone() for name, tensor in state_dict.items()})  # none is shared
+    file = folder_of_assets / f'{key}-{hashlib.sha256(contents).hexdigest()}.safetensors'
+    try:
+        for other in folder_of_assets.glob(f'{key}-*.safetensors'):
+            other.unlink()
+        replace_files({file: contents})
+    except OSError:  # the disk is full, or another process was faster
+        pass
     return state_dict
 
 
-def _cached_file(folder: Path) -> Path | None:
-    """Where the state dict of an artifact is kept: by the contents of its files, and by what they were read with. None
-    if they, or the cache, cannot be read."""
+def _read_cached(file: Path) -> dict[str, Tensor] | None:
+    """What a file of the cache holds, or None if it is not what its name says."""
     try:
-        parts = [(folder / name).read_bytes() for name in (CONFIG_NAME, WEIGHTS_NAME)]
-        cache = cached_assets_path('timm_sbs', 'weights')
-    except (OSError, ValueError):
+        if file.is_symlink() or not file.is_file():
+            return None
+        found = hashlib.sha256()
+        with open(file, 'rb') as opened:
+            while part := opened.read(1 << 18):
+                found.update(part)
+        # Mapped, for the model has a copy of its own soon.
+        return safetensors.torch.load_file(file) if file.stem.endswith(f'-{found.hexdigest()}') else None
+    except (OSError, SafetensorError):
         return None
-    digests = [hashlib.sha256(part).digest() for part in (__version__.encode(), torch.__version__.encode(), *parts)]
-    return Path(cache, f"{hashlib.sha256(b''.join(digests)).hexdigest()}.safetensors")
 
 
 def _given(
@@ -153,7 +187,7 @@ def _find(variant: str, sources: Mapping[str, Any], cache_dir: str | Path | None
         if path.is_dir():
             return path
         config = path.with_name(CONFIG_NAME)
-        if path.name in (CONFIG_NAME, WEIGHTS_NAME) and config.is_file() and b'"sbs"' in config.read_bytes():
+        if path.name in (CONFIG_NAME, WEIGHTS_NAME) and b'"sbs"' in (read_file(config, MAX_CONFIG_BYTES) or b''):
             return path.parent
         if path.is_file():
             return None

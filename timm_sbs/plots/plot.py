@@ -1,12 +1,12 @@
 """Pictures of an artifact (the bytes of its parts, kernels along their path) and curves of a training run."""
 import csv
+import io
 from collections.abc import Callable
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from timm.models import is_model_pretrained
 from torch import Tensor
 
@@ -15,7 +15,8 @@ from timm_sbs.artifact.files import CONFIG_NAME
 from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.artifact.ledger import shown
 from timm_sbs.artifact.original import load_original
-from timm_sbs.common.errors import MissingExtraError, SbsError, short_reason
+from timm_sbs.common.errors import MissingExtraError, SbsError, printable, short_reason
+from timm_sbs.common.files import read_file
 from timm_sbs.predictor.base_model import canonical_args
 from timm_sbs.predictor.ordering import kernel_at_position
 from timm_sbs.predictor.selection import specs_from_names
@@ -31,7 +32,8 @@ except ImportError as e:
 __all__ = ['COLOURS', 'KINDS', 'STYLE', 'draw_curves', 'draw_kernels', 'draw_ledger', 'plot', 'save']
 
 LONGEST_PATH = 512  # kernels that a picture shows
-RUN_SETTINGS, SUMMARY = 'settings.yaml', 'summary.csv'  # files of a training run
+MOST_PHASES = 64
+SUMMARY, MAX_SUMMARY_BYTES = 'summary.csv', 16 << 20  # of a training run
 COLOURS = ('#2f6fde', '#e4572e', '#2a9d8f', '#b5179e', '#e9a820', '#6c757d')
 INK, LINES = '#1f2328', '#d0d7de'
 STYLE: dict[Any, Any] = {  # of matplotlib
@@ -60,14 +62,12 @@ def draw_ledger(source: Path, **_: object) -> Figure:
     return figure
 
 
-def _original_weight(artifact: Artifact, name: str, source: Path, checkpoint: str | Path | None) -> Tensor:
-    """Of the given checkpoint, else of the weights that the run in this folder started from, else of timm's weights."""
-    base, settings = artifact.base, source / RUN_SETTINGS
+def _original_weight(artifact: Artifact, name: str, checkpoint: str | Path | None) -> Tensor:
+    """Of the given checkpoint, else of timm's weights. The folder may come from anybody: what it says of a checkpoint
+    is not looked at."""
+    base = artifact.base
     model, args = base.name, canonical_args(base.args, base.pretrained_cfg)
-    if checkpoint is None and settings.is_file():
-        values = yaml.safe_load(settings.read_text(encoding='utf-8'))
-        model, checkpoint, args = values['model'], values.get('initial_checkpoint'), values.get('model_kwargs')
-    elif checkpoint is None and is_model_pretrained(tagged := f"{model}.{base.pretrained_cfg.get('tag')}"):
+    if checkpoint is None and is_model_pretrained(tagged := f"{model}.{base.pretrained_cfg.get('tag')}"):
         model = tagged
     try:
         return load_original(model, str(checkpoint or ''), args).get_parameter(name).detach()
@@ -91,7 +91,7 @@ def draw_kernels(source: Path, original: str | Path | None = None, layer: str | 
         permutation = generator.permutations[generator.names.index(name)]
         kind, order = 'generated', torch.from_numpy(kernel_at_position(permutation, spec, generator.config.ordering))
     order = order[:LONGEST_PATH]
-    expected = to_kernels(_original_weight(artifact, name, source, original), spec)[order]
+    expected = to_kernels(_original_weight(artifact, name, original), spec)[order]
     found = to_kernels(artifact.state_dict()[name].cpu(), spec)[order]
     limit = float(expected.abs().quantile(0.99))
     figure = Figure(figsize=(7, 3.2))
@@ -109,12 +109,19 @@ def draw_kernels(source: Path, original: str | Path | None = None, layer: str | 
 
 def draw_curves(source: Path, **_: object) -> Figure:
     """Loss of a training run over its optimization steps, and agreement on held-out images over time, by phase."""
-    with open(source / SUMMARY, encoding='utf-8', newline='') as file:
-        rows = list(csv.DictReader(file))
+    text = (read_file(source / SUMMARY, MAX_SUMMARY_BYTES) or b'').decode('utf-8', 'replace')
+    try:
+        return _curves(list(csv.DictReader(io.StringIO(text, newline=''))))
+    except (csv.Error, KeyError, TypeError, ValueError, OverflowError) as e:
+        raise SbsError(f"'{source / SUMMARY}' is not that of a training run: {short_reason(e)}") from e
+
+
+def _curves(rows: list[dict[str, str]]) -> Figure:
     figure = Figure(figsize=(7, 3))
     axes = figure.subplots(1, 2)
     start = 0
-    for index, phase in enumerate(dict.fromkeys(row['phase'] for row in rows)):
+    phases = list(dict.fromkeys(row['phase'] for row in rows))[:MOST_PHASES]
+    for index, phase in enumerate(phases):
         mine = [row for row in rows if row['phase'] == phase]
         losses: list[tuple[float, float]] = [
             (start + int(row['step']), float(row['loss'])) for row in mine if row['loss']]
@@ -122,7 +129,7 @@ def draw_curves(source: Path, **_: object) -> Figure:
                       for row in mine if row['holdout_agreement']]
         for axis, points in zip(axes, (losses, agreements)):
             if points:
-                axis.plot(*zip(*points), 'o-', markersize=3, label=phase, color=f'C{index}')
+                axis.plot(*zip(*points), 'o-', markersize=3, label=_label(phase), color=f'C{index}')
         start += max(int(row['step']) for row in mine)
     axes[0].set_yscale('log')
     for axis, title, unit in zip(axes, ('loss', 'agreement, %'), ('optimization step', 'minutes')):
@@ -132,6 +139,11 @@ def draw_curves(source: Path, **_: object) -> Figure:
         if axis.lines:
             axis.legend(frameon=False, fontsize=8)
     return figure
+
+
+def _label(text: str) -> str:
+    """A text that matplotlib does not take for a formula."""
+    return printable(text, 40).replace('$', r'\$')
 
 
 # What can be drawn: the file that a folder must have for it, and how.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -12,27 +12,50 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from timm_sbs.common.errors import TargetError
+from timm_sbs.common.errors import TargetError, short_reason
+from timm_sbs.common.limits import LimitedMemory, limited_time, machine_memory
+from timm_sbs.predictor.pretrained_cfg import MAX_SIDE, check_input_and_classes, checked_cfg, named_in_cfg
 
 __all__ = [
-    'BaseModel', 'SkipRandomInit', 'is_counter', 'canonical_args', 'named_state', 'first_names', 'kept_names',
-    'norm_eps', 'pretrained_cfg_of',
+    'BaseModel', 'Network', 'SkipRandomInit', 'is_counter', 'as_tuples', 'canonical_args', 'named_state', 'first_names',
+    'kept_names', 'norm_eps',
 ]
 
 # Arguments of timm.create_model that say where weights come from or what is built around the model: users pass them,
 # and no artifact has them.
 _NOT_BASE_ARGS = {
     'pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'checkpoint_path', 'cache_dir', 'features_only',
-    'out_indices', 'num_classes', 'in_chans', 'base', 'model_name', 'device', 'dtype',
+    'out_indices', 'num_classes', 'in_chans', 'base', 'model_name', 'device', 'dtype', 'pretrained_strict',
+    'pretrained_filter_fn', 'pretrained_model_args', 'kwargs_filter', 'feature_cfg', 'feature_cls', 'pruned',
+    'scriptable', 'exportable', 'no_jit',
 }
 _RANDOM = {torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_,
            nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.xavier_normal_, nn.init.xavier_uniform_}
-MAX_CLASSES = 1 << 20
-MAX_SIDE = 1 << 12  # of an image, and channels
-MAX_NUMBER = 1 << 16  # of other arguments: building a billion layers would take hours
+MAX_INTEGER = 1 << 12  # of arguments; of those that are sizes, MAX_SIDE
+MAX_NUMBER = 1 << 16
 MAX_TEXT = 256  # characters
 MAX_LENGTH = 64  # entries of a list or dict
-MAX_MODULES = 20_000  # of a base model; timm's largest ones have a few thousand
+MAX_MODULES = 8192  # of a base model; timm's largest ones have 2,541
+MAX_SECONDS = 8.  # of building it without values; timm's slowest ones take 1.4
+MAX_COMPUTED = 1 << 30  # bytes of tensors of a constructor that computes with them
+# A network may have so many bytes, and as many more for each byte that is stored: 512 float32 values. Coded zeros take
+# next to nothing, so that else a kilobyte could ask for any memory.
+FREE_BYTES, BYTES_PER_BYTE = 1 << 26, 2048
+
+
+class Network(NamedTuple):
+    """What is known of a network that timm has built without values.
+
+    Attributes:
+        state: Its state dict on the meta device: names, shapes and dtypes. A tensor of several names is the same object
+            under each. Floating-point ones are float32, whatever torch's default dtype is, for so an artifact stores
+            them.
+        norm_eps: See :func:`norm_eps`.
+        nbytes: Of its parameters and all of its buffers, also those that no state dict has.
+    """
+    state: dict[str, Tensor]
+    norm_eps: dict[str, float]
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -49,43 +72,69 @@ class BaseModel:
     pretrained_cfg: dict[str, Any]
 
     @cached_property
-    def state(self) -> dict[str, Tensor]:
-        """Its state dict on the meta device: names, shapes and dtypes, without memory for values. Built once.
-
-        A tensor of several names is the same object under each. Floating-point ones are float32, whatever torch's
-        default dtype is, for so an artifact stores them.
+    def network(self) -> Network:
+        """What timm builds with these arguments and this description. Built once.
 
         Raises:
-            TargetError: timm does not know the architecture, or cannot build it with these arguments.
+            SbsError: timm does not know the architecture, or cannot build it with these arguments, or it takes too
+                much for it; or a field of the description is not what timm expects.
         """
-        state = named_state(self._built())
-        described: dict[str, Tensor] = {}
-        for name, first in first_names(state).items():
-            dtype = torch.float32 if state[name].is_floating_point() else state[name].dtype
-            described[name] = state[name].detach().to('meta', dtype) if first == name else described[first]
-        return described
+        model = self._built()
+        names, described = named_state(model), dict[str, Tensor]()
+        for name, first in first_names(names).items():
+            dtype = torch.float32 if names[name].is_floating_point() else names[name].dtype
+            described[name] = names[name].detach().to('meta', dtype) if first == name else described[first]
+        for field in ('first_conv', 'classifier') if self.pretrained_cfg['num_classes'] else ('first_conv',):
+            for module in named_in_cfg(self.pretrained_cfg, field):
+                if f'{module}.weight' not in described:
+                    raise TargetError(
+                        f"pretrained_cfg.{field} is '{module}', but '{self.name}' has no weight '{module}.weight'.")
+        nbytes = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        return Network(described, norm_eps(model), nbytes)
 
-    @cached_property
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """See :class:`Network`."""
+        return self.network.state
+
+    @property
     def norm_eps(self) -> dict[str, float]:
-        """See :func:`norm_eps`. The network is built once more for it."""
-        return norm_eps(self._built())
+        """See :func:`norm_eps`."""
+        return self.network.norm_eps
+
+    def check_size(self, stored: int) -> None:
+        """Raises TargetError if the network is larger than this machine's memory, or than what so many bytes of
+        model.safetensors may describe."""
+        nbytes, most = self.network.nbytes, FREE_BYTES + BYTES_PER_BYTE * stored
+        if nbytes > most:
+            raise TargetError(
+                f"'{self.name}' as it is described takes {nbytes:,} bytes, but the {stored:,} bytes that are stored of "
+                f'it may stand for {most:,} at the most.')
+        memory = machine_memory()
+        if memory is not None and nbytes > memory:
+            raise TargetError(f"'{self.name}' takes {nbytes:,} bytes, but this machine has {memory:,} bytes of memory.")
 
     def _built(self) -> nn.Module:
         """The network, on the meta device if its constructor does not compute with tensors."""
         args = canonical_args(self.args, self.pretrained_cfg)
+        described = {**checked_cfg(self.pretrained_cfg), 'architecture': self.name}
+        if described.get('label_offset'):
+            raise TargetError('pretrained_cfg.label_offset is not 0, but an artifact has no weights of other classes.')
         if not timm.is_model(self.name) or self.name.startswith('sbs'):
             raise TargetError(
                 f"'{self.name}' is no architecture that timm {timm.__version__} can build. "
                 f'Check the name with timm.list_models(), or upgrade timm.')
+        too_long = TargetError(f'building it takes more than {MAX_SECONDS:g} seconds')
         try:
-            with _limited_modules():
+            with limited_time(MAX_SECONDS, too_long), _limited_modules():
                 try:
                     with torch.device('meta'), SkipRandomInit():
-                        return timm.create_model(self.name, **args)
-                except (RuntimeError, NotImplementedError):  # some constructors compute with their tensors
-                    return timm.create_model(self.name, **args)
+                        return timm.create_model(self.name, pretrained_cfg=described, **args)
+                except (RuntimeError, NotImplementedError):  # it may compute with its tensors
+                    with torch.device('cpu'), LimitedMemory(MAX_COMPUTED):
+                        return timm.create_model(self.name, pretrained_cfg=described, **args)
         except Exception as e:
-            raise TargetError(f"timm cannot build '{self.name}' with arguments {args}: {e}") from e
+            raise TargetError(f"timm cannot build '{self.name}' with arguments {args}: {short_reason(e)}") from e
 
 
 def is_counter(name: str) -> bool:
@@ -101,53 +150,35 @@ def canonical_args(base_args: Mapping[str, Any], pretrained_cfg: Mapping[str, An
         TargetError: An artifact cannot have such an argument, or its value is out of range.
     """
     for name, value in base_args.items():
-        if name in _NOT_BASE_ARGS or not _is_small(value):
+        if name in _NOT_BASE_ARGS or not _is_small({name: value}):
             raise TargetError(
                 f"Argument '{name}' of the base model is {str(value)[:MAX_TEXT]!r}, which an artifact cannot store. It "
-                f"stores None, strings, numbers up to {MAX_NUMBER:,}, and short lists and dicts of these. Name layers, "
-                f"as in act_layer='silu'.")
-    num_classes = pretrained_cfg.get('num_classes')
-    input_size = pretrained_cfg.get('input_size')
-    if not _is_int(num_classes, 0, MAX_CLASSES):
-        raise TargetError(f'pretrained_cfg.num_classes is {num_classes!r}, but must be from 0 to {MAX_CLASSES}.')
-    if not (isinstance(input_size, (list, tuple)) and len(input_size) == 3
-            and all(_is_int(size, 1, MAX_SIDE) for size in input_size)):
-        raise TargetError(f'pretrained_cfg.input_size is {input_size!r}, but must be [channels, height, width], each '
-                          f'up to {MAX_SIDE:,}.')
-    return {**{name: _as_tuple(value) for name, value in base_args.items()},
-            'num_classes': num_classes, 'in_chans': input_size[0]}
+                f"stores None, strings, numbers up to {MAX_NUMBER:,}, integers up to {MAX_INTEGER:,}, sizes up to "
+                f"{MAX_SIDE:,}, and short lists and dicts of these. Name layers, as in act_layer='silu'.")
+    check_input_and_classes(pretrained_cfg)
+    return {**{name: as_tuples(value) for name, value in base_args.items()},
+            'num_classes': pretrained_cfg['num_classes'], 'in_chans': pretrained_cfg['input_size'][0]}
 
 
-def _is_small(value: object, depth: int = 0) -> bool:
+def _is_small(value: object, most: int = MAX_INTEGER, depth: int = 0) -> bool:
+    """Whether a value is neither large nor long nor deep, nor of a type that JSON does not have."""
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_small(key) for key in value) and _is_small(list(value.values()), depth)
+        return depth < 3 and len(value) <= MAX_LENGTH and all(
+            isinstance(name, str) and len(name) <= MAX_TEXT
+            and _is_small(part, MAX_SIDE if 'size' in name else most, depth + 1) for name, part in value.items())
     if isinstance(value, (list, tuple)):
-        return depth < 2 and len(value) <= MAX_LENGTH and all(_is_small(part, depth + 1) for part in value)
+        return depth < 3 and len(value) <= MAX_LENGTH and all(_is_small(part, most, depth + 1) for part in value)
     if isinstance(value, str):
         return len(value) <= MAX_TEXT
-    return value is None or (isinstance(value, (int, float)) and abs(value) <= MAX_NUMBER)
+    return value is None or (isinstance(value, int) and abs(value) <= most) or (
+        isinstance(value, float) and abs(value) <= MAX_NUMBER)
 
 
-def _as_tuple(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
+    """A value of JSON with tuples for lists, which timm uses."""
     if isinstance(value, dict):
-        return {key: _as_tuple(part) for key, part in value.items()}
-    return tuple(map(_as_tuple, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _is_int(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def pretrained_cfg_of(model: nn.Module) -> dict[str, Any]:
-    """timm's description of a model's weights: the model's own dict.
-
-    Raises:
-        TargetError: The model has none, so timm has not made it.
-    """
-    pretrained_cfg = getattr(model, 'pretrained_cfg', None)
-    if not isinstance(pretrained_cfg, dict):
-        raise TargetError(f'{type(model).__name__} has no pretrained_cfg, as models of timm.create_model have.')
-    return pretrained_cfg
+        return {key: as_tuples(part) for key, part in value.items()}
+    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def named_state(model: nn.Module) -> dict[str, Tensor]:

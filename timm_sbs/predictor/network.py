@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from timm_sbs.common.config import PredictorConfig
+from timm_sbs.common.config import MAX_WIDTH, PredictorConfig
 from timm_sbs.common.errors import ConfigError
 
 __all__ = ['Predictor', 'num_predictor_parameters', 'predictor_for_budget']
 
-_WIDTHS = range(1, (1 << 20) + 1)  # those that a configuration may have
+_WIDTHS = range(1, MAX_WIDTH + 1)  # those that a configuration may have
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {'gelu': F.gelu, 'relu': F.relu, 'sine': torch.sin}
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from timm_sbs.common.config import OTHERS, SelectionRule
 from timm_sbs.common.errors import TargetError
 from timm_sbs.predictor.base_model import first_names, kept_names
+from timm_sbs.predictor.pretrained_cfg import named_in_cfg
 from timm_sbs.predictor.tokens import WeightSpec
 
 __all__ = ['explain_selection', 'select_weights', 'select_rounded', 'specs_from_names', 'rounded_names']
@@ -17,11 +18,6 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, CondConv2d)
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _named_in_cfg(model: nn.Module, key: str) -> tuple[str, ...]:
-    names = (getattr(model, 'pretrained_cfg', None) or {}).get(key) or ()
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _keeps_linear_layers(model: nn.Module, ends: Sequence[str]) -> bool:
@@ -42,7 +38,8 @@ def explain_selection(model: nn.Module, rule: SelectionRule = SelectionRule()) -
     convolutions with some attention. With the method 'rounding' none is. ``rule.generate`` names further tensors of two
     or more dimensions, ``rule.keep`` overrules everything else. A weight that modules share has the first of its names.
     """
-    stems, classifiers = _named_in_cfg(model, 'first_conv'), _named_in_cfg(model, 'classifier')
+    described = getattr(model, 'pretrained_cfg', None) or {}
+    stems, classifiers = named_in_cfg(described, 'first_conv'), named_in_cfg(described, 'classifier')
     keeps_linear_layers = _keeps_linear_layers(model, (*stems, *classifiers))
     parameters = dict(model.named_parameters())
     reasons = dict.fromkeys(parameters, 'norms, biases and others')

@@ -3,7 +3,7 @@
 A checkpoint is a folder: ``artifact.pt`` (the artifact at the start of the phase, before rounding), ``state.pt`` (what
 the phase has changed since), accelerate's own files (optimizer, random states), and
 ``progress.json`` (phase, steps done, results so far). That is written last: a folder without it is not a checkpoint.
-accelerate's files are pickled: resume from your own checkpoints only.
+accelerate's files are pickled: resume from your own checkpoints only. Links are not followed.
 """
 import dataclasses
 import hashlib
@@ -88,22 +88,27 @@ class Checkpoints:
         self.accelerator = accelerator
         self.settings = json.loads(json.dumps({**settings, 'num_processes': accelerator.num_processes}))
         self.every = every
+        self._resumes = False
 
     def open(self, resume: str | None) -> Checkpoint | None:
         """The checkpoint to go on from: a folder, or the last one for 'latest'; None if there is none yet, or if none
         is asked for.
 
         Raises:
-            SbsError: There is no such checkpoint, it was made with other settings, or none is asked for although there
-                are some.
+            SbsError: There is no such checkpoint, it was made with other settings, none is asked for although there
+                are some, or where they are to be is a link.
         """
+        self._resumes = resume is not None
         return decided_once(lambda: self._opened(resume), self.accelerator)
 
     def _opened(self, resume: str | None) -> Checkpoint | None:
+        if self.folder.is_symlink():
+            raise SbsError(f"'{self.folder}' is a link, through which a run would write and remove files elsewhere. "
+                           f'Remove it, or choose another --output.')
         found = self._found()
         if resume is None and found:
             raise SbsError(f"'{self.folder.parent}' holds checkpoints of an earlier run. Continue from them with "
-                           f'--resume latest, or choose another --output.')
+                           f'--resume latest if they are your own, or choose another --output.')
         if resume is None or (resume == 'latest' and not found):
             return None
         folder = found[-1] if resume == 'latest' else Path(resume)
@@ -122,7 +127,7 @@ class Checkpoints:
 
     def _found(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted(path.parent for path in self.folder.glob(f'{PREFIX}*/{PROGRESS}'))
+        return sorted(path.parent for path in self.folder.glob(f'{PREFIX}*/{PROGRESS}') if not path.parent.is_symlink())
 
     def save(
             self,
@@ -176,13 +181,13 @@ class Checkpoints:
                            f'checkpoint.') from e
 
     def load_or_compute(self, name: str, compute: Callable[[], T]) -> T:
-        """What a run computes only once: a resumed run finds it beside its checkpoints, on the CPU.
+        """What a run computes only once: a run that is resumed finds it beside its checkpoints, on the CPU.
 
         ``compute`` does so on every process alike: tensors and numbers in dicts, lists and tuples.
         """
         digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
         path = self.folder / f'{name}-{digest}.pt'  # of these settings, whatever else was run here
-        if decided_once(path.is_file, self.accelerator):
+        if decided_once(lambda: self._resumes and path.is_file(), self.accelerator):
             loaded: T = _read(path)
             return loaded
         computed = compute()
@@ -201,6 +206,10 @@ class Checkpoints:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a checkpoint: progress.json first, for a part of one must not pass for a whole one."""
+    """Remove a checkpoint: progress.json first, for a part of one must not pass for a whole one. A link is removed
+    itself."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
     (folder / PROGRESS).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -17,7 +17,7 @@ from timm_sbs.common.progress import say, warn
 from timm_sbs.common.version import __version__
 from timm_sbs.data.accuracy import Comparison
 from timm_sbs.data.outputs import outputs_of
-from timm_sbs.predictor.base_model import pretrained_cfg_of
+from timm_sbs.predictor.pretrained_cfg import pretrained_cfg_of
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import start_artifact
 from timm_sbs.training.flat_settings import flat

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from timm_sbs.artifact.original import ASKED_ARGS, describe_original
 from timm_sbs.common.errors import TargetError, short_reason
-from timm_sbs.predictor.base_model import BaseModel, canonical_args, pretrained_cfg_of
+from timm_sbs.predictor.base_model import BaseModel, canonical_args
+from timm_sbs.predictor.pretrained_cfg import pretrained_cfg_of
 
 __all__ = ['adopted', 'unwrapped']
 

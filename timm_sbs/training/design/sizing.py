@@ -156,7 +156,7 @@ def _rounding_design(original: nn.Module, base: BaseModel, target: Target) -> De
     if (least := excess(low)) > 0:
         raise ConfigError(f'{max_bytes:,} bytes are too few: with about {FEWEST_ROUNDED_BITS:g} bits per weight both '
                           f'files take {max_bytes + least:,}.')
-    bits = brentq(excess, low, high, xtol=BITS_TOLERANCE) if excess(high) > 0 else high
+    bits = brentq(excess, low, high, xtol=BITS_TOLERANCE) - BITS_TOLERANCE if excess(high) > 0 else high
     return dataclasses.replace(found, rounded_bits=bits)
 
 

@@ -78,11 +78,13 @@ class ImageTransform:
         single: PIL image -> uint8 [C, H, W].
         is_random: Whether ``single`` draws something.
         shift: Pixels by which the images of a batch are shifted at most, half of which are flipped too; 0: neither.
+        border: How pixels that are shifted in are made, in the words of torch's pad: 'constant', black, or 'reflect'.
     """
     data_config: Mapping[str, Any]
     single: Callable[[Image.Image], Tensor] = transforms.PILToTensor()
     is_random: bool = False
     shift: int = 0
+    border: str = 'constant'
 
     def batch(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Shift and flip each image at random, and normalise all.
@@ -92,14 +94,15 @@ class ImageTransform:
             generator: On the CPU.
 
         Returns:
-            float32 [B, C, H, W]. Pixels that are shifted in are black.
+            float32 [B, C, H, W].
         """
         count, device = len(images), images.device
         if self.shift:
             top, left = (moved(torch.randint(2 * self.shift + 1, (count,), generator=generator), device)
                          for _ in range(2))
             height, width = images.shape[2:]
-            windows = F.pad(images, 4 * [self.shift]).unfold(2, height, 1).unfold(3, width, 1)  # a view
+            padded = F.pad(images.float(), 4 * [self.shift], self.border)  # which does not reflect integers
+            windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view
             images = windows[torch.arange(count, device=device), :, top, left]
             flips = moved(torch.rand(count, generator=generator) < 0.5, device)
             images = torch.where(flips[:, None, None, None], images.flip(3), images)

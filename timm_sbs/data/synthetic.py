@@ -24,8 +24,9 @@ LABEL_WEIGHT = 0.1  # of the cross-entropy with a class drawn for each image
 
 
 def drawn_transform(data_config: Mapping[str, Any]) -> ImageTransform:
-    """Shifts of drawn images by up to an eighth of their size, and flips."""
-    return ImageTransform(data_config, shift=min(data_config['input_size'][1:]) // 8)
+    """Shifts of drawn images by up to an eighth of their size, and flips. They are mirrored at their borders, for black
+    ones would have edges that were not drawn to match the statistics."""
+    return ImageTransform(data_config, shift=min(data_config['input_size'][1:]) // 8, border='reflect')
 
 
 def _noise(count: int, data_config: Mapping[str, Any]) -> Tensor:

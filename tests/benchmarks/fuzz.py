@@ -99,6 +99,7 @@ def main() -> int:
     refused = [case for case in results if case['found'].get('load') != 'fine']
     write_results('fuzz', {
         'command': f'python tests/benchmarks/fuzz.py --cases {args.cases} --seed {args.seed}',
+        'seed': args.seed,
         'cases': len(results),
         'harmful': sum(bool(case['wrong']) for case in results),
         'outcomes': {change: {way: outcomes[change, way] for way in ('loaded', 'refused')}

@@ -6,7 +6,7 @@ bytes of its tensors; most are under a digest that is right again.
 import copy
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,17 @@ def seal(root: Any, weights: bytes) -> None:
     of his own. What has no structure stays as it is."""
     with suppress(AttributeError, KeyError, TypeError, ValueError, RecursionError):
         root['sbs']['digest'] = digest(structure(root), weights)
+
+
+def edit(folder: Path, change: Callable[[Any], Any], sealed: bool = True) -> None:
+    """Change a folder's config.json, under a digest that is right again, unless the change is of that."""
+    path = folder / CONFIG_NAME
+    root = json.loads(path.read_text())
+    recorded = root['sbs']['digest']
+    change(root)
+    if sealed and root['sbs'].get('digest') == recorded:
+        seal(root, (folder / WEIGHTS_NAME).read_bytes())
+    path.write_text(json.dumps(root))
 
 
 def write(folder: Path, config: bytes, weights: bytes) -> Path:

@@ -1,5 +1,6 @@
 """What a user does with a folder that a stranger has sent, and what must not come of it."""
 import os
+import random
 import shutil
 import traceback
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import timm
 import torch
 from limited import GIGABYTE, Outcome, limited
+from mutations import mutated, write
 
 import timm_sbs
 from timm_sbs.cli.main import main
@@ -121,3 +123,15 @@ def harm(root: Path, thoroughly: bool = True) -> tuple[list[str], dict[str, Any]
     if SECRET in told or exposed:
         wrong.append('a secret was copied')
     return wrong, found, outcome
+
+
+def one_case(root: Path, files: tuple[bytes, bytes], seed: int, thoroughly: bool = True) -> dict[str, Any]:
+    """An artifact of two files, mutated by a seed and now and then beside links, is used: what was changed, what went
+    wrong, what became of each use, and what it took."""
+    rng = random.Random(-seed - 1)
+    links = tuple(rng.sample(sorted(LINKS), 2)) if rng.random() < .2 else ()
+    change, config, weights = mutated(*files, seed)
+    write(surroundings(root, links), config, weights)
+    wrong, found, outcome = harm(root, thoroughly)
+    return {'seed': seed, 'change': change, 'links': links, 'wrong': wrong, 'found': found, 'memory': outcome.memory,
+            'seconds': outcome.seconds, 'printed': outcome.printed[-2000:] if wrong else ''}

@@ -1,13 +1,11 @@
 """Artifacts as a stranger might send them, each used in a process with limits of memory and time: a few of the cases of
 tests/benchmarks/fuzz.py."""
 import os
-import random
 import sys
 
 import pytest
 from conftest import few_or_all, fit_quickly, started
-from mutations import mutated, write
-from stranger import LINKS, harm, surroundings
+from stranger import one_case
 
 from timm_sbs.common.config import QuantizationConfig
 
@@ -30,10 +28,5 @@ def kinds(small_model):
 def test_nothing_that_a_stranger_sends_does_harm(kinds, part, count, tmp_path, monkeypatch):
     monkeypatch.setitem(os.environ, 'HF_HUB_OFFLINE', '1')
     for seed in range(part, count, PARTS):
-        rng, files = random.Random(-seed - 1), kinds[seed // PARTS % len(kinds)]
-        links = tuple(rng.sample(sorted(LINKS), 2)) if rng.random() < .2 else ()
-        folder = surroundings(tmp_path, links)
-        change, config, weights = mutated(*files, seed)
-        write(folder, config, weights)
-        wrong, found, _ = harm(tmp_path, thoroughly=seed % 8 == 0)
-        assert not wrong, f'seed {seed}, {change}: {wrong}, {found}'
+        found = one_case(tmp_path, kinds[seed // PARTS % len(kinds)], seed, thoroughly=seed % 8 == 0)
+        assert not found['wrong'], found

@@ -17,7 +17,7 @@ from conftest import FUZZ, ROUNDED, SHIPPED, few_or_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from limited import limited
-from mutations import paths_in, put, seal
+from mutations import edit, paths_in, put, seal
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from timm_sbs.artifact.folder import load_artifact, shipped_folder
@@ -44,17 +44,6 @@ def few_modules():
     finally:
         handle.remove()
     assert count <= base_model.MAX_MODULES + 10
-
-
-def rewrite(folder, change):
-    """Change config.json, under a digest that is right again, unless that is changed."""
-    path = folder / 'config.json'
-    root = json.loads(path.read_text())
-    recorded = root['sbs']['digest']
-    change(root)
-    if root['sbs'].get('digest') == recorded:
-        seal(root, (folder / 'model.safetensors').read_bytes())
-    path.write_text(json.dumps(root))
 
 
 def at(*keys):
@@ -97,7 +86,7 @@ def vit(args):
 ])
 def test_settings_that_would_do_harm(small_folder, change):
     load_artifact(small_folder)
-    rewrite(small_folder, change)
+    edit(small_folder, change)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(SbsError), few_modules():
         load_artifact(small_folder)
@@ -109,7 +98,7 @@ def test_settings_that_would_do_harm(small_folder, change):
     ('fixed_input_size', 'x'), ('num_classes', 1 << 20), ('num_classes', (1 << 16) + 1)])
 def test_descriptions_that_would_do_harm(small_folder, field, value):
     """Every way of loading refuses them, with one kind of error."""
-    rewrite(small_folder, lambda root: root['pretrained_cfg'].update({field: value}))
+    edit(small_folder, lambda root: root['pretrained_cfg'].update({field: value}))
     name = f'local-dir:{small_folder}'
     for call in (lambda: load_artifact(small_folder), lambda: timm.create_model(name, pretrained=True),
                  lambda: timm.create_model(name), lambda: timm.create_model(name, pretrained=True, in_chans=1)):
@@ -146,7 +135,7 @@ def test_a_small_file_asks_for_little(tmp_path, base, input_size, classes):
 def test_model_args_that_would_do_harm(small_folder, args, pretrained, monkeypatch):
     """timm hands them on as they stand in config.json, so that only the artifact's own are taken."""
     monkeypatch.setattr(base_model, 'MAX_MODULES', 1000)  # fewer than its own, which take long to build
-    rewrite(small_folder, lambda root: root['model_args'].update(args))
+    edit(small_folder, lambda root: root['model_args'].update(args))
     with pytest.raises(SbsError), few_modules():
         timm.create_model(f'local-dir:{small_folder}', pretrained=pretrained)
 

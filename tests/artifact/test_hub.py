@@ -7,6 +7,7 @@ import pytest
 import timm
 from conftest import PREDICTORS, REPOSITORY, SHIPPED
 from hub_server import TOKEN, commit_of, running_hub
+from mutations import edit
 from processes import Process
 
 from timm_sbs import SbsError
@@ -63,12 +64,6 @@ def uploads(hub):
     return [r for r in hub.requests if r.startswith('PUT') or '/commit/' in r]
 
 
-def change(folder, field, value):
-    root = json.loads((folder / 'config.json').read_text())
-    root['pretrained_cfg'][field] = value
-    (folder / 'config.json').write_text(json.dumps(root))
-
-
 def test_push_load_push_again_and_load_offline(hub, client, small_folder):
     address = client.push(small_folder)
     assert address.startswith(f'{hub.endpoint}/user/small/commit/')
@@ -86,7 +81,7 @@ def test_push_load_push_again_and_load_offline(hub, client, small_folder):
 def test_revisions_and_tags(hub, client, small_folder):
     first = client.push(small_folder, tag='v1')
     assert client.push(small_folder, tag='v1') == first  # nothing has changed: it is that commit's tag
-    change(small_folder, 'crop_pct', 0.5)
+    edit(small_folder, lambda root: root['pretrained_cfg'].update(crop_pct=0.5), sealed=False)
     client.push(small_folder, revision='next')
     answer = client.push(small_folder, tag='v1')
     new, old = commit_of(hub.files('user/small')), first.rpartition('/')[2]

@@ -1,6 +1,5 @@
 """A folder that somebody has sent, with more in it than an artifact: nothing in it is an order, and nothing that it
 says is more than text."""
-import json
 import os
 import shutil
 
@@ -8,7 +7,8 @@ import pytest
 import timm
 import torch
 from conftest import ROUNDED, SHIPPED
-from mutations import CONTROL, put, seal
+from mutations import CONTROL, edit, put
+from stranger import SECRET, surroundings
 
 import timm_sbs
 from timm_sbs.artifact import artifact as artifacts
@@ -17,24 +17,15 @@ from timm_sbs.cli.main import main
 from timm_sbs.common.errors import ConfigError, SbsError
 from timm_sbs.models.create import create_generated
 
-SECRET = b'my secret'
-
 
 @pytest.fixture()
 def received(tmp_path):
     """Beside files of the user."""
-    (tmp_path / 'thesis').mkdir()
-    (tmp_path / 'thesis' / 'chapter.txt').write_text('years of work')
-    (tmp_path / 'secret').write_bytes(SECRET)
-    return shutil.copytree(shipped_folder(SHIPPED), tmp_path / 'received')
+    return shutil.copytree(shipped_folder(SHIPPED), surroundings(tmp_path), dirs_exist_ok=True)
 
 
 def changed(folder, path, value, sealed=True):
-    root = json.loads((folder / 'config.json').read_text())
-    put(root, path, value)
-    if sealed:
-        seal(root, (folder / 'model.safetensors').read_bytes())
-    (folder / 'config.json').write_text(json.dumps(root))
+    edit(folder, lambda root: put(root, path, value), sealed)
 
 
 @pytest.mark.parametrize('name', ['.sbs_saved', '.config.json', '.model.safetensors', 'LICENSE.d', '.cache'])
@@ -55,7 +46,7 @@ def test_files_that_are_links_are_not_read(received, tmp_path, name, capsys):
             'sbs', pretrained=True, pretrained_cfg_overlay={'file': str(received / 'config.json')})):
         with pytest.raises(SbsError, match=f'{name}. is a link out of its folder') as error:
             use()
-        assert SECRET.decode() not in str(error.value)
+        assert SECRET not in str(error.value)
     assert main(['export', str(received), str(tmp_path / 'x.safetensors')]) == 2
 
 
@@ -66,7 +57,7 @@ def test_an_artifact_replaces_links_and_not_what_they_lead_to(received, tmp_path
         (received / name).symlink_to('../secret')
     (received / 'LICENSE').symlink_to('../secret')
     artifact.save(received)
-    assert (tmp_path / 'secret').read_bytes() == SECRET and not (received / 'LICENSE').exists()
+    assert (tmp_path / 'secret').read_text() == SECRET and not (received / 'LICENSE').exists()
     assert not (received / 'config.json').is_symlink() and timm_sbs.load(received).base.name == artifact.base.name
 
 
@@ -84,7 +75,7 @@ def test_a_push_sends_what_was_read_and_no_other_file(received, monkeypatch, lin
         return
     artifact.push_to_hub('user/name')  # it is in memory, whatever the folder has become since
     assert set(sent[0]) == {'config.json', 'model.safetensors', 'README.md'}
-    assert not any(SECRET in content for content in sent[0].values())
+    assert not any(SECRET.encode() in content for content in sent[0].values())
 
 
 @pytest.mark.parametrize('name', [SHIPPED, ROUNDED[0]])

@@ -20,13 +20,11 @@ from typing import Any
 os.environ.update(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', TQDM_DISABLE='1')
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import random
 
 import torch
 from common import RESNET20, environment, write_results
-from mutations import mutated, write
 from resnet8 import NAME, write_weights
-from stranger import LINKS, harm, surroundings
+from stranger import one_case
 
 import timm_sbs
 
@@ -46,25 +44,13 @@ def good_artifacts(folder: Path) -> dict[str, tuple[bytes, bytes]]:
     return found
 
 
-def try_case(seed: int, files: dict[str, tuple[bytes, bytes]], root: Path) -> dict[str, Any]:
-    """One case: which artifact, what kind of change, what went wrong, what became of each use."""
-    rng = random.Random(-seed - 1)
-    kind = KINDS[seed % len(KINDS)]
-    links = tuple(rng.sample(sorted(LINKS), 2)) if rng.random() < .2 else ()
-    folder = surroundings(root, links)
-    change, config, weights = mutated(*files[kind], seed)
-    write(folder, config, weights)
-    wrong, found, outcome = harm(root)
-    return {'seed': seed, 'artifact': kind, 'change': change, 'links': links, 'wrong': wrong, 'found': found,
-            'memory': outcome.memory, 'seconds': outcome.seconds, 'printed': outcome.printed[-2000:] if wrong else ''}
-
-
 def _work(seeds: range, files: dict[str, tuple[bytes, bytes]]) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     root = Path(tempfile.mkdtemp())
     os.environ['HF_HOME'] = str(root / 'hf')
     try:
-        return [try_case(seed, files, root / 'case') for seed in seeds]
+        kinds = [(seed, KINDS[seed % len(KINDS)]) for seed in seeds]
+        return [{'artifact': kind, **one_case(root / 'case', files[kind], seed)} for seed, kind in kinds]
     finally:
         shutil.rmtree(root, ignore_errors=True)
 

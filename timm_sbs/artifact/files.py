@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from os.path import expanduser
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from timm_sbs.common.config import FORMAT_VERSION, ArtifactConfig, from_dict, to_dict
 from timm_sbs.common.errors import ArtifactError, ConfigError
@@ -14,8 +14,8 @@ from timm_sbs.common.files import read_file, replace_files
 from timm_sbs.predictor.base_model import BaseModel
 
 __all__ = [
-    'CONFIG_NAME', 'WEIGHTS_NAME', 'LICENSE_NAME', 'MAX_CONFIG_BYTES', 'config_text', 'digest', 'read_config',
-    'read_license', 'structure', 'write_files',
+    'CONFIG_NAME', 'WEIGHTS_NAME', 'LICENSE_NAME', 'MAX_CONFIG_BYTES', 'Described', 'config_text', 'digest',
+    'read_config', 'read_license', 'structure', 'write_files',
 ]
 
 CONFIG_NAME = 'config.json'
@@ -26,6 +26,14 @@ MAX_LICENSE_BYTES = 1 << 20
 _INFORMATION = ('ledger', 'results')  # of the sbs block
 _BUILT_FROM = ('input_size', 'num_classes', 'fixed_input_size', 'first_conv', 'classifier')  # of timm's pretrained_cfg
 _UPGRADE = 'A later timm_sbs may read it: pip install --upgrade timm_sbs'
+
+
+class Described(NamedTuple):
+    """What a config.json says: its sbs block, the base model with timm's description, and the structure that the digest
+    covers."""
+    config: ArtifactConfig
+    base: BaseModel
+    structure: bytes
 
 
 def structure(root: Mapping[str, Any]) -> bytes:
@@ -46,9 +54,8 @@ def digest(structure: bytes, weights: bytes) -> str:
     return found.hexdigest()
 
 
-def read_config(folder: str | Path) -> tuple[ArtifactConfig, BaseModel, bytes]:
-    """Read config.json of an artifact: its sbs block, the base model with timm's description, and the structure that
-    the digest covers. The digest itself is looked at by who has the weights.
+def read_config(folder: str | Path) -> Described:
+    """Read config.json of an artifact. The digest itself is looked at by who has the weights.
 
     Raises:
         ArtifactError: The file is missing, not JSON, not an artifact's, or of another format.
@@ -81,7 +88,7 @@ def read_config(folder: str | Path) -> tuple[ArtifactConfig, BaseModel, bytes]:
         raise ArtifactError(f"{path} has a 'license' that is not a text, but {license!r}.")
     require_text('pretrained_cfg.license', license or '')
     try:
-        return config, BaseModel(config.base, args, pretrained_cfg), structure(root)
+        return Described(config, BaseModel(config.base, args, pretrained_cfg), structure(root))
     except RecursionError as e:
         raise ArtifactError(f'{path} has lists in lists without end.') from e
 

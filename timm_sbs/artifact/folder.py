@@ -11,7 +11,7 @@ from torch import Tensor
 
 from timm_sbs.artifact import hub
 from timm_sbs.artifact.artifact import Artifact
-from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, digest, read_config, read_license
+from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, Described, digest, read_config, read_license
 from timm_sbs.codec.tensor_file import Slot, from_tensors, slots
 from timm_sbs.common.config import ArtifactConfig
 from timm_sbs.common.errors import ArtifactError
@@ -76,7 +76,7 @@ def shipped_folder(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def load_artifact(folder: str | Path, described: tuple[ArtifactConfig, BaseModel, bytes] | None = None) -> Artifact:
+def load_artifact(folder: str | Path, described: Described | None = None) -> Artifact:
     """Read the artifact of a folder, which holds config.json and model.safetensors.
 
     Args:
@@ -117,9 +117,12 @@ def check_size(folder: Path, base: BaseModel) -> None:
     try:
         size = (folder / WEIGHTS_NAME).stat().st_size
     except OSError:
-        raise ArtifactError(
-            f"'{folder}' is incomplete: {WEIGHTS_NAME} not found. Download or copy the folder again.") from None
+        raise _incomplete(folder) from None
     base.check_size(size)
+
+
+def _incomplete(folder: Path) -> ArtifactError:
+    return ArtifactError(f"'{folder}' is incomplete: {WEIGHTS_NAME} not found. Download or copy the folder again.")
 
 
 def _structure(config: ArtifactConfig, specs: tuple[WeightSpec, ...]) -> Predictor:
@@ -142,7 +145,7 @@ def _read_tensors(
     at_once, each = _HEADER
     data = read_file(path, sum(slot.nbytes for slot in expected.values()) + at_once + each * len(expected))
     if data is None:
-        raise ArtifactError(f"'{path.parent}' is incomplete: {path.name} not found. Download or copy the folder again.")
+        raise _incomplete(path.parent)
     try:
         found = {name: Slot(tuple(entry['shape']), entry['dtype']) for name, entry in deserialize(data)}
         _check_slots(path, config, expected, found)

@@ -16,8 +16,8 @@ def measured(
 ) -> dict[str, int]:
     """The ledger as config.json has it: bytes of each part of model.safetensors that there is, and what they are
     compared with. ``base_state`` is the base model's state dict, on any device."""
-    parts = {part: sum(tensor.nbytes for name, tensor in tensors.items() if name.split('.')[0] in (
-        part, f'{part}_steps')) for part in PARTS[:-2]}
+    parts = {part: sum(tensor.nbytes for name, tensor in tensors.items() if name.split('.')[0] == part)
+             for part in PARTS[:-2]}
     parts['header'] = file_bytes - sum(parts.values())
     distinct = {id(tensor): tensor for tensor in base_state.values()}.values()  # shared ones have several names
     values = sum(math.prod(tensor.shape) for tensor in distinct if tensor.is_floating_point())

@@ -15,18 +15,14 @@ from torch import Tensor, nn
 
 from timm_sbs.artifact import hub
 from timm_sbs.artifact.build import build_around
-from timm_sbs.artifact.files import CONFIG_NAME, MAX_CONFIG_BYTES, WEIGHTS_NAME, digest, read_config
+from timm_sbs.artifact.files import CONFIG_NAME, MAX_CONFIG_BYTES, WEIGHTS_NAME, Described, digest, read_config
 from timm_sbs.artifact.folder import check_size, load_artifact, shipped_folder
-from timm_sbs.common.config import ArtifactConfig
 from timm_sbs.common.errors import ArtifactError, ConfigError
 from timm_sbs.common.files import read_file, replace_files
 from timm_sbs.common.version import __version__
-from timm_sbs.predictor.base_model import BaseModel
 from timm_sbs.predictor.pretrained_cfg import FIELDS, SOURCES
 
 __all__ = ['create_generated']
-
-Described = tuple[ArtifactConfig, BaseModel, bytes]  # what read_config returns
 
 MAX_LOOKED_UP = 1 << 29  # bytes of a model.safetensors that is looked for in the cache; larger ones are always decoded
 
@@ -75,7 +71,7 @@ def create_generated(
             f"pretrained=True) or 'local-dir:FOLDER', or pass pretrained_cfg_overlay=dict(file=FOLDER).")
 
     described = read_config(folder)
-    own = described[1]
+    own = described.base
     if pretrained_model_args not in (None, own.args):  # timm would pass on whatever they say
         raise ConfigError(
             f"model_args in {CONFIG_NAME} were {pretrained_model_args}, but now the artifact is of '{own.name}' with "
@@ -107,16 +103,16 @@ def _cached_weights(folder: Path, described: Described) -> dict[str, Tensor]:
     A file's name has the digest of both files of the artifact, and what they were read with; then the digest of its own
     contents. One that is not what its name says is made anew.
     """
-    config, _, structure = described
+    recorded = described.config.digest
     try:
         folder_of_assets = cached_assets_path('timm_sbs', 'weights')
         data = read_file(folder / WEIGHTS_NAME, MAX_LOOKED_UP)
     except (OSError, ValueError, ArtifactError):  # such as a cache that cannot be written, or a large file
         return _decoded(folder, described)
-    if data is None or digest(structure, data) != config.digest:
+    if data is None or digest(described.structure, data) != recorded:
         return _decoded(folder, described)  # which tells what is wrong
     del data
-    made_by = __version__, timm.__version__, torch.__version__, config.digest
+    made_by = __version__, timm.__version__, torch.__version__, recorded
     key = hashlib.sha256('/'.join(made_by).encode()).hexdigest()
     for file in folder_of_assets.glob(f'{key}-*.safetensors'):
         if (found := _read_cached(file)) is not None:

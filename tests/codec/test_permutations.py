@@ -44,6 +44,10 @@ def test_size_is_within_2_percent_of_the_information_in_a_permutation(n):
     assert 8 * (most_coded_bytes([(1, n)]) - FLUSH) <= 1.0205 * math.lgamma(n + 1) / math.log(2)
 
 
+def test_the_most_that_a_billion_kernels_take_is_known_without_memory_for_them():
+    assert most_coded_bytes([(1, 1 << 30)]) == pytest.approx(math.lgamma((1 << 30) + 1) / math.log(2) / 8, rel=.0205)
+
+
 def test_a_quarter_of_a_million_kernels():
     original = permutations(1, 262_144)
     assert same(decode_permutations(encode_permutations([original]), [original.shape]), [original])

@@ -5,6 +5,7 @@ position, b bits say which block its value lies in: blocks are equally likely, s
 order in each block is stored exactly, by how many smaller values follow each value (its Lehmer code), and all such
 numbers by one entropy coder. Whatever the bits are, what they say is a permutation.
 """
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -52,8 +53,15 @@ def _all_alphabets(shapes: Sequence[Shape]) -> NDArray[np.int32]:
 
 def most_coded_bytes(shapes: Sequence[Shape]) -> int:
     """Bytes that coded permutations of shapes [rows, n] cannot exceed. All take about as many, whatever they are."""
-    bits = sum(rows * (n * _block_bits(n) + float(np.log2(_alphabets(n)).sum())) for rows, n in shapes)
+    bits = sum(rows * (n * _block_bits(n) + _bits_in_blocks(n)) for rows, n in shapes)
     return int(bits * 1.0001 / 8) + FLUSH
+
+
+def _bits_in_blocks(n: int) -> float:
+    """Information in the orders of all blocks, of which some have one value more than the others."""
+    size, larger = divmod(n, 1 << _block_bits(n))
+    total = (1 << _block_bits(n)) * math.lgamma(size + 1) + larger * math.log(size + 1)
+    return total / math.log(2)
 
 
 def _lehmer(orders: NDArray[np.int8]) -> NDArray[np.int8]:

@@ -139,6 +139,17 @@ def test_tensors_are_computed_once_when_checkpoints_are_written(tmp_path, accele
         compute_once(10)
 
 
+def test_a_name_that_no_run_gives_is_no_checkpoint(tmp_path, accelerator):
+    checkpoints = Checkpoints(str(tmp_path), accelerator, SETTINGS)
+    other = tmp_path / 'checkpoints' / 'checkpoint-zzz' / 'progress.json'
+    other.parent.mkdir(parents=True)
+    other.write_text(json.dumps({'settings': checkpoints.settings}))
+    for number in (1, 2, 3):
+        save(checkpoints, number)
+    assert checkpoints.open('latest').folder.name == 'checkpoint-0-0000003' and other.exists()
+    assert len(list((tmp_path / 'checkpoints').iterdir())) == 3
+
+
 def test_links_are_neither_followed_nor_emptied(tmp_path, accelerator):
     """In a folder that somebody has sent, they may lead anywhere."""
     thesis, output = tmp_path / 'thesis', tmp_path / 'received'

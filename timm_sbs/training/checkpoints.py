@@ -30,6 +30,7 @@ __all__ = ['Checkpoint', 'Checkpoints', 'artifact_tensors']
 
 FOLDER = 'checkpoints'
 PREFIX = 'checkpoint-'
+NAMES = f'{PREFIX}[0-9]*-[0-9]*'
 PROGRESS, STATE, ARTIFACT = 'progress.json', 'state.pt', 'artifact.pt'
 PARTS = 'kept', 'rounded', 'steps'  # of an artifact, beside its predictor
 
@@ -127,7 +128,7 @@ class Checkpoints:
 
     def _found(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted(path.parent for path in self.folder.glob(f'{PREFIX}*/{PROGRESS}') if not path.parent.is_symlink())
+        return sorted(path.parent for path in self.folder.glob(f'{NAMES}/{PROGRESS}') if not path.parent.is_symlink())
 
     def save(
             self,
@@ -164,7 +165,7 @@ class Checkpoints:
             raise SbsError(f'The checkpoint {folder} could not be written: {e}. Is the disk full? Resume with --resume '
                            f'latest when there is room.') from e
         if accelerator.is_main_process:
-            for other in set(self.folder.glob(f'{PREFIX}[0-9]*-[0-9]*')) - set(self._found()[-2:]):
+            for other in set(self.folder.glob(NAMES)) - set(self._found()[-2:]):
                 with suppress(OSError):
                     _remove(other)
 

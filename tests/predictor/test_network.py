@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from timm_sbs.common.config import PredictorConfig
-from timm_sbs.common.errors import ConfigError
-from timm_sbs.predictor.network import Predictor, num_predictor_parameters, predictor_for_budget
+from timm_sbs.common.errors import ArtifactError, ConfigError
+from timm_sbs.predictor.network import Predictor, check_parameters, num_predictor_parameters, predictor_for_budget
 
 
 @pytest.mark.parametrize('linear_layers, token_sizes', [(2, [9]), (3, [1, 9, 49]), (5, [])])
@@ -39,3 +39,9 @@ def test_too_small_a_budget_names_the_smallest_predictor():
 def test_activation_is_the_named_one(activation, function):
     predictor, x = Predictor(3, [2], PredictorConfig(4, 2, activation)), torch.randn(6, 3)
     torch.testing.assert_close(predictor(x, 2), predictor.heads['2'](function(predictor.trunk[0](x))))
+
+
+def test_a_predictor_takes_at_least_an_eighth_of_a_bit_for_each_parameter():
+    check_parameters(640, {'ordering': torch.zeros(6, dtype=torch.uint8), 'predictor': torch.zeros(1)})
+    with pytest.raises(ArtifactError, match='641 parameters, but .* 10 bytes'):
+        check_parameters(641, {'ordering': torch.zeros(6, dtype=torch.uint8), 'predictor': torch.zeros(1)})

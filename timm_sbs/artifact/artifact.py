@@ -25,6 +25,7 @@ from timm_sbs.common.files import replace_files
 from timm_sbs.common.tensors import without_prefix
 from timm_sbs.predictor.base_model import BaseModel, first_names, is_counter, kept_names
 from timm_sbs.predictor.generator import Generator
+from timm_sbs.predictor.network import check_parameters
 from timm_sbs.predictor.selection import rounded_names
 
 __all__ = ['Artifact']
@@ -198,6 +199,7 @@ class Artifact:
         tensors = self.tensors()
         data = safetensors.torch.save(tensors)
         self.base.check_size(len(data))
+        check_parameters(self.generator.num_parameters, tensors)
         config = dataclasses.replace(
             self.config, ledger=measured(tensors, len(data), self.generator.num_parameters, self.base.state))
         contents = {WEIGHTS_NAME: data, CONFIG_NAME: config_text(config, self.base, data).encode()}

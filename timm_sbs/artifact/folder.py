@@ -18,7 +18,7 @@ from timm_sbs.common.errors import ArtifactError
 from timm_sbs.common.files import read_file
 from timm_sbs.predictor.base_model import BaseModel
 from timm_sbs.predictor.generator import Generator
-from timm_sbs.predictor.network import Predictor, num_predictor_parameters
+from timm_sbs.predictor.network import Predictor, check_parameters, num_predictor_parameters
 from timm_sbs.predictor.ordering import output_sizes
 from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.predictor.tokens import WeightSpec
@@ -94,6 +94,7 @@ def load_artifact(folder: str | Path, described: Described | None = None) -> Art
         path = folder / WEIGHTS_NAME
         tensors = _read_tensors(path, config, structure, slots(config, specs, predictor, base.state))
         try:
+            check_parameters(sum(parameter.numel() for parameter in predictor.parameters()), tensors)
             contents = from_tensors(tensors, config, specs, predictor, base.state)
         except ArtifactError as e:
             raise ArtifactError(f'{path}: {e}') from None
@@ -157,7 +158,7 @@ def _read_tensors(
         return {name: tensors[name] for name in expected}  # in the order of the base model
     except SafetensorError as e:
         raise ArtifactError(
-            f'{path} cannot be read: {e}. It may be truncated; download or copy the folder again.') from e
+            f'{path} cannot be read: {e}. It may be truncated; download or copy the folder again.') from None
 
 
 def _check_slots(path: Path, config: ArtifactConfig, expected: Mapping[str, Slot], found: Mapping[str, Slot]) -> None:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from timm_sbs.common.config import MAX_WIDTH, PredictorConfig
-from timm_sbs.common.errors import ConfigError
+from timm_sbs.common.errors import ArtifactError, ConfigError
 
-__all__ = ['Predictor', 'num_predictor_parameters', 'predictor_for_budget']
+__all__ = ['Predictor', 'check_parameters', 'num_predictor_parameters', 'predictor_for_budget']
 
+PARAMETERS_PER_BYTE = 64  # that is stored; one takes 1 bit or more where training does not make them cheaper
 _WIDTHS = range(1, MAX_WIDTH + 1)  # those that a configuration may have
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {'gelu': F.gelu, 'relu': F.relu, 'sine': torch.sin}
 
@@ -49,6 +50,16 @@ class Predictor(nn.Module):
             features = activation(F.linear(features, at[f'trunk.{index}.weight'], at[f'trunk.{index}.bias']))
         head = f'heads.{output_size}'
         return F.linear(features, at[f'{head}.weight'], at[f'{head}.bias'])
+
+
+def check_parameters(parameters: int, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ArtifactError if a predictor has more parameters than the stored tensors may describe: coded zeros take
+    next to nothing, and each parameter is multiplied by the features of each kernel."""
+    stored = sum(tensor.nbytes for tensor in tensors.values())
+    if parameters > PARAMETERS_PER_BYTE * stored:
+        raise ArtifactError(
+            f'The predictor has {parameters:,} parameters, but the stored tensors take {stored:,} bytes, each of which '
+            f'may stand for {PARAMETERS_PER_BYTE} at the most.')
 
 
 def num_predictor_parameters(feature_width: int, output_sizes: Iterable[int], config: PredictorConfig) -> int:

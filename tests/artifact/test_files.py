@@ -4,6 +4,7 @@ import os
 import stat
 
 import pytest
+from mutations import put
 
 from timm_sbs.artifact.files import MAX_CONFIG_BYTES, read_config, read_license, write_files
 from timm_sbs.common.errors import ArtifactError, ConfigError, SbsError
@@ -49,6 +50,25 @@ def test_a_licence_that_cannot_be_shown(small_folder, license):
     edit(small_folder, lambda root: root['pretrained_cfg'].update(license=license))
     with pytest.raises((ArtifactError, ConfigError), match='license'):
         read_config(small_folder)
+
+
+@pytest.mark.parametrize('path', [
+    ('pretrained_cfg', 'label_descriptions'), ('pretrained_cfg', 'surprise'), ('model_args', 'x'), ('sbs', 'results')])
+def test_what_is_deep_is_not_read(small_folder, path):
+    """Python gives up after a thousand levels, at a depth that depends on who asks."""
+    for depth in (40, 700):
+        edit(small_folder, lambda root, depth=depth: put(root, path, json.loads('{"a":' * depth + '1' + '}' * depth)))
+        with pytest.raises(ArtifactError, match='more than 32 deep'):
+            read_config(small_folder)
+
+
+@pytest.mark.parametrize('results', [{'notes': 'é' * 1_500_000}, {'a': json.loads('[' * 40 + ']' * 40)}])
+def test_what_could_not_be_read_again_is_not_written(small_artifact, small_folder, results):
+    """Three megabytes of UTF-8 are nine once they are escaped."""
+    before = (small_folder / 'config.json').read_bytes()
+    with pytest.raises(ConfigError, match='too large or too deep to be read again'):
+        small_artifact.with_results(results).save(small_folder)
+    assert (small_folder / 'config.json').read_bytes() == before
 
 
 def test_information_is_never_an_error(small_folder):

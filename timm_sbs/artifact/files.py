@@ -22,6 +22,7 @@ CONFIG_NAME = 'config.json'
 WEIGHTS_NAME = 'model.safetensors'
 LICENSE_NAME = 'LICENSE'  # of the original's weights, where an artifact brings it along; no part of its size
 MAX_CONFIG_BYTES = 4 << 20
+MAX_DEPTH = 32  # of lists and objects of config.json in each other
 MAX_LICENSE_BYTES = 1 << 20
 _INFORMATION = ('ledger', 'results')  # of the sbs block
 _BUILT_FROM = ('input_size', 'num_classes', 'fixed_input_size', 'first_conv', 'classifier')  # of timm's pretrained_cfg
@@ -68,10 +69,13 @@ def read_config(folder: str | Path) -> Described:
     try:
         root = json.loads(data.decode('utf-8'), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as e:
-        raise ArtifactError(f'{path} cannot be read as JSON: {e}.') from e
+        raise ArtifactError(f'{path} cannot be read as JSON: {e}.') from None
+    if _is_deep(root):
+        raise ArtifactError(f'{path} has lists or objects in each other, more than {MAX_DEPTH} deep.')
     block = root.get('sbs') if isinstance(root, dict) else None
-    if not isinstance(block, dict):
-        raise ArtifactError(f"{path} has no 'sbs' block, so it is not an artifact's. Is it an ordinary model?")
+    if not isinstance(block, dict) or root.get('architecture') != 'sbs':  # by which timm finds this package
+        raise ArtifactError(
+            f"{path} has no 'sbs' block, or another architecture, so it is not an artifact's. Is it an ordinary model?")
     version, pretrained_cfg, args = (
         block.get('format_version'), root.get('pretrained_cfg'), root.get('model_args', {}))
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -87,10 +91,17 @@ def read_config(folder: str | Path) -> Described:
     if not isinstance(license, (str, type(None))):
         raise ArtifactError(f"{path} has a 'license' that is not a text, but {license!r}.")
     require_text('pretrained_cfg.license', license or '')
-    try:
-        return Described(config, BaseModel(config.base, args, pretrained_cfg), structure(root))
-    except RecursionError as e:
-        raise ArtifactError(f'{path} has lists in lists without end.') from e
+    return Described(config, BaseModel(config.base, args, pretrained_cfg), structure(root))
+
+
+def _is_deep(value: object) -> bool:
+    """Whether lists and dicts are in each other, more than MAX_DEPTH deep. Written without recursion, which has an end
+    of its own."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [part for outer in level if isinstance(outer, (dict, list, tuple))
+                 for part in (outer.values() if isinstance(outer, dict) else outer)]
+    return bool(level)
 
 
 def _finite(number: str) -> float:
@@ -118,7 +129,7 @@ def config_text(config: ArtifactConfig, base: BaseModel, weights: bytes) -> str:
     ``timm-sbs info`` is how to read it.
 
     Raises:
-        ConfigError: Results or timm's description cannot be written as JSON.
+        ConfigError: Results or timm's description cannot be written as JSON, or not so that a reader takes them.
     """
     block = to_dict(config)
     root = {
@@ -130,9 +141,13 @@ def config_text(config: ArtifactConfig, base: BaseModel, weights: bytes) -> str:
     }
     try:
         block['digest'] = digest(structure(root), weights)
-        return json.dumps(root, separators=(',', ':'), allow_nan=False) + '\n'
+        text = json.dumps(root, separators=(',', ':'), allow_nan=False) + '\n'
     except (TypeError, ValueError, RecursionError) as e:
         raise ConfigError(f'The results or the pretrained_cfg cannot be written as JSON: {e}.') from None
+    if len(text) > MAX_CONFIG_BYTES or _is_deep(root):
+        raise ConfigError(f'{CONFIG_NAME} would be too large or too deep to be read again ({len(text):,} bytes). Leave '
+                          f'out results, or labels of the pretrained_cfg.')
+    return text
 
 
 def write_files(folder: str | Path, contents: Mapping[str, bytes]) -> None:

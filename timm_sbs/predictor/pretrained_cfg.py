@@ -6,7 +6,7 @@ from typing import Any
 from timm.models import PretrainedCfg
 from torch import nn
 
-from timm_sbs.common.errors import TargetError
+from timm_sbs.common.errors import ConfigError, TargetError
 from timm_sbs.common.fields import typed
 
 __all__ = ['FIELDS', 'SOURCES', 'checked_cfg', 'check_input_and_classes', 'named_in_cfg', 'pretrained_cfg_of']
@@ -14,6 +14,7 @@ __all__ = ['FIELDS', 'SOURCES', 'checked_cfg', 'check_input_and_classes', 'named
 FIELDS = {field.name for field in dataclasses.fields(PretrainedCfg)}
 SOURCES = ('source', 'url', 'file', 'hf_hub_id', 'hf_hub_filename')  # fields that say where weights are
 MAX_CLASSES = 1 << 16  # timm's largest: 21,843
+MAX_NAMES = 64  # of modules
 MAX_SIDE = 1 << 11  # of an image, and channels; timm's largest: 1,024
 
 _Size = tuple[int, int, int] | None
@@ -36,14 +37,18 @@ def checked_cfg(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
     are described, and where they are, are left out: the generated ones are others.
 
     Raises:
-        ConfigError: A field is not of the type that timm expects.
+        ConfigError: A field is not of the type that timm expects, or too long.
 
     Example:
         >>> checked_cfg({'input_size': [3, 32, 32], 'tag': 'in1k', 'surprise': 1})['input_size']
         (3, 32, 32)
     """
-    known = {name: typed(_HINTS[name], value, f'pretrained_cfg.{name}') for name, value in pretrained_cfg.items()
-             if name in _HINTS and name in FIELDS}
+    expected = {name: value for name, value in pretrained_cfg.items() if name in _HINTS and name in FIELDS}
+    for name, value in expected.items():
+        most = MAX_NAMES if name in ('first_conv', 'classifier') else MAX_CLASSES
+        if isinstance(value, (list, tuple, dict)) and len(value) > most:
+            raise ConfigError(f'pretrained_cfg.{name} has {len(value):,} entries, but may have {most:,} at the most.')
+    known = {name: typed(_HINTS[name], value, f'pretrained_cfg.{name}') for name, value in expected.items()}
     described = PretrainedCfg(**known).to_dict()
     return {name: value for name, value in described.items() if name in _HINTS}
 

@@ -67,6 +67,8 @@ def vit(args):
     at('sbs', 'base')('vgg19'),
     at('sbs', 'base')('../../etc/passwd'),
     at('sbs', 'base')('hf-hub:user/name'),
+    at('sbs', 'base')('resnet20_cifar10.` | <img src=x onerror=alert(1)>'),  # a tag, of which timm takes any
+    at('architecture')('resnet18'),
     at('sbs', 'base')(SHIPPED),
     at('model_args')({'checkpoint_path': '/etc/passwd'}),
     at('model_args')({'pretrained': True}),

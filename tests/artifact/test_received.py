@@ -2,6 +2,7 @@
 says is more than text."""
 import os
 import shutil
+import traceback
 
 import pytest
 import timm
@@ -116,6 +117,17 @@ def test_whoever_edits_the_structure_is_told(received, path, value):
 def test_what_is_told_of_an_artifact_may_be_edited(received, path, value):
     changed(received, path, value, sealed=False)
     timm_sbs.load(received)
+
+
+@pytest.mark.parametrize('path', [('model_args', CONTROL), ('pretrained_cfg', 'first_conv')])
+def test_a_whole_traceback_is_harmless(received, path):
+    """Also what it says of errors of others, which Python prints as they are."""
+    changed(received, path, CONTROL)
+    for use in (timm_sbs.load, lambda folder: timm.create_model(f'local-dir:{folder}')):
+        with pytest.raises(SbsError) as error:
+            use(received)
+        told = ''.join(traceback.format_exception(error.value))
+        assert not [c for c in told if not c.isprintable() and c != '\n']
 
 
 @pytest.mark.parametrize('path, value', [

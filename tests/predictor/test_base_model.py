@@ -1,4 +1,5 @@
 """The base model as timm builds it, described without memory for its values."""
+import threading
 import time
 
 import pytest
@@ -51,6 +52,19 @@ def test_shared_tensors_have_one_first_name_on_any_device():
     assert not {'cpe1.proj.weight', 'serial_blocks1.0.cpe.proj.weight', 'serial_blocks1.1.cpe.proj.bias'} & set(kept)
 
 
+def test_what_other_threads_build_does_not_count(monkeypatch):
+    @register_model
+    def built_beside_another(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, **kwargs):
+        beside = threading.Thread(target=lambda: others.append(torch.nn.ModuleList(torch.nn.ReLU() for _ in range(99))))
+        beside.start(), beside.join()
+        return torch.nn.Linear(2, 2)
+
+    others = []
+    monkeypatch.setattr(base_model, 'MAX_MODULES', 50)
+    assert BaseModel('built_beside_another', {}, dict(num_classes=0, input_size=[2, 8, 8])).state
+    assert others
+
+
 def test_a_base_that_computes_while_it_is_built_is_described_all_the_same():
     @register_model
     def computes_while_built(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, **kwargs):
@@ -68,7 +82,8 @@ CIFAR = dict(num_classes=10, input_size=[3, 32, 32], first_conv='conv1', classif
 @pytest.mark.parametrize('field, value', [
     ('first_conv', 65), ('first_conv', [1]), ('first_conv', 'conv2'), ('classifier', 'fc'), ('classifier', {}),
     ('label_offset', 1), ('label_offset', 'x'), ('fixed_input_size', 'yes'), ('pool_size', 7), ('mean', 'gray'),
-    ('crop_pct', None), ('interpolation', 3), ('test_input_size', [3, 32]), ('label_names', [1])])
+    ('crop_pct', None), ('interpolation', 3), ('test_input_size', [3, 32]), ('label_names', [1]),
+    ('label_names', [''] * ((1 << 16) + 1)), ('first_conv', ['conv1'] * 65), ('classifier', ['linear'] * 65)])
 def test_descriptions_that_timm_would_stumble_over(field, value):
     BaseModel('resnet20_cifar10', {}, CIFAR).state
     with pytest.raises(SbsError, match=f'pretrained_cfg.{field}'):

@@ -72,7 +72,7 @@ def build_around(
     except Exception as e:  # whatever timm raises
         if base_args is None:
             raise
-        raise ArtifactError(f"timm cannot build '{base}' with the artifact's weights: {short_reason(e)}") from e
+        raise ArtifactError(f"timm cannot build '{base}' with the artifact's weights: {short_reason(e)}") from None
     for module in model.modules():
         for name in ('pretrained_cfg', 'default_cfg'):
             (module.__dict__.get(name) or {}).pop('state_dict', None)

@@ -3,16 +3,17 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ['LimitedMemory', 'limited_time', 'machine_memory']
+__all__ = ['LimitedMemory', 'call_limited', 'machine_memory']
+
+T = TypeVar('T')
 
 _INTERVAL = .1  # seconds between two looks at a clock
 
@@ -21,38 +22,57 @@ class _TooLong(BaseException):  # which no 'except Exception' catches
     pass
 
 
-@contextmanager
-def limited_time(seconds: float, error: Exception) -> Iterator[None]:
-    """Raises ``error`` in the block once it has computed for so long, also within a loop of plain Python. A single call
-    of compiled code is waited for."""
-    thread, lock, over = threading.get_ident(), threading.Lock(), threading.Event()
-    clock = _clock(thread)
-    end = clock() + seconds
+def call_limited(call: Callable[[], T], seconds: float, error: Exception) -> T:
+    """What a call returns, or ``error`` once it has computed for so long, also within a loop of plain Python. A single
+    call of compiled code is waited for.
 
-    def watch() -> None:
-        while not over.wait(_INTERVAL):
-            with lock:  # else the block could end in between
-                if not over.is_set() and clock() > end:
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TooLong))
-                    return
+    It has a thread of its own: no other code is ever interrupted, and torch's modes, which are a thread's own, end with
+    it wherever it was.
+    """
+    lock, over = threading.Lock(), threading.Event()
+    clocks, results, errors = list[Callable[[], float]](), list[T](), list[BaseException]()
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
+    def run() -> None:
         try:
-            yield
-        finally:
-            with lock:
-                over.set()
-    except _TooLong:
-        raise error from None
+            try:
+                clocks.append(_clock())
+                results.append(call())
+            finally:
+                with lock:
+                    over.set()
+        except BaseException as e:
+            errors.append(e)
+
+    def interrupt(after: float) -> bool:
+        with lock:  # else another thread could have its number by now
+            late = not over.is_set() and bool(clocks) and clocks[0]() > after
+            if late:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_TooLong))
+            return late
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_INTERVAL)
+            if interrupt(seconds):
+                seconds += 1  # to be told again, where something has caught it
+    finally:
+        interrupt(0)  # if the caller is interrupted
+    if results:
+        return results[0]
+    raised = errors.pop()
+    raise error if isinstance(raised, _TooLong) else raised
 
 
-def _clock(thread: int) -> Callable[[], float]:
-    """The time that a thread has computed; where the system does not tell, the time."""
+def _clock() -> Callable[[], float]:
+    """The time that this thread computes from now on, for others to ask; where the system does not tell, the time."""
+    read = time.monotonic
     if hasattr(time, 'pthread_getcpuclockid'):
-        return partial(time.clock_gettime, time.pthread_getcpuclockid(thread))
-    return time.monotonic
+        read = partial(time.clock_gettime, time.pthread_getcpuclockid(threading.get_ident()))
+    start = read()
+    return lambda: read() - start
 
 
 class LimitedMemory(TorchDispatchMode):

@@ -1,7 +1,6 @@
 """The base model of an artifact: what timm builds, known by the names, shapes and dtypes of its state dict."""
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from timm_sbs.common.errors import TargetError, short_reason
-from timm_sbs.common.limits import LimitedMemory, limited_time, machine_memory
+from timm_sbs.common.limits import LimitedMemory, call_limited, machine_memory
 from timm_sbs.predictor.pretrained_cfg import MAX_SIDE, check_input_and_classes, checked_cfg, named_in_cfg
 
 __all__ = [
@@ -120,21 +119,30 @@ class BaseModel:
         described = {**checked_cfg(self.pretrained_cfg), 'architecture': self.name}
         if described.get('label_offset'):
             raise TargetError('pretrained_cfg.label_offset is not 0, but an artifact has no weights of other classes.')
-        if not timm.is_model(self.name) or self.name.startswith('sbs'):
+        if not timm.is_model(self.name) or '.' in self.name or self.name.startswith('sbs'):
             raise TargetError(
                 f"'{self.name}' is no architecture that timm {timm.__version__} can build. "
                 f'Check the name with timm.list_models(), or upgrade timm.')
         too_long = TargetError(f'building it takes more than {MAX_SECONDS:g} seconds')
+        built = _Built()
+
+        def create() -> nn.Module:
+            try:
+                with torch.device('meta'), SkipRandomInit():
+                    built.modules = 0
+                    return timm.create_model(self.name, pretrained_cfg=described, **args)
+            except (RuntimeError, NotImplementedError):  # it may compute with its tensors
+                with torch.device('cpu'), LimitedMemory(MAX_COMPUTED):
+                    built.modules = 0
+                    return timm.create_model(self.name, pretrained_cfg=described, **args)
+
+        handle = register_module_module_registration_hook(built.registered)
         try:
-            with limited_time(MAX_SECONDS, too_long), _limited_modules():
-                try:
-                    with torch.device('meta'), SkipRandomInit():
-                        return timm.create_model(self.name, pretrained_cfg=described, **args)
-                except (RuntimeError, NotImplementedError):  # it may compute with its tensors
-                    with torch.device('cpu'), LimitedMemory(MAX_COMPUTED):
-                        return timm.create_model(self.name, pretrained_cfg=described, **args)
+            return call_limited(create, MAX_SECONDS, too_long)
         except Exception as e:
-            raise TargetError(f"timm cannot build '{self.name}' with arguments {args}: {short_reason(e)}") from e
+            raise TargetError(f"timm cannot build '{self.name}' with arguments {args}: {short_reason(e)}") from None
+        finally:
+            handle.remove()
 
 
 def is_counter(name: str) -> bool:
@@ -217,17 +225,13 @@ class SkipRandomInit(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def _limited_modules() -> Iterator[None]:
-    """Raises TargetError within the block as soon as a model has too many modules."""
-    numbers = itertools.count(1)
+class _Built(threading.local):
+    """What a thread has built of a model. Others, in which a hook of torch is called as well, do not count."""
+    modules: int | None = None
 
-    def registered(*args: object) -> None:
-        if next(numbers) > MAX_MODULES:
-            raise TargetError(f'it has more than {MAX_MODULES:,} modules')
-
-    handle = register_module_module_registration_hook(registered)
-    try:
-        yield
-    finally:
-        handle.remove()
+    def registered(self, *args: object) -> None:
+        """Raises TargetError as soon as there are too many modules."""
+        if self.modules is not None:
+            self.modules += 1
+            if self.modules > MAX_MODULES:
+                raise TargetError(f'it has more than {MAX_MODULES:,} modules')

@@ -12,3 +12,12 @@ def test_all_files_appear_or_none(tmp_path):
     replace_files({a: b'new', b: b'newer'})
     assert a.read_bytes() == b'new' and b.read_bytes() == b'newer'
     assert sorted(p.name for p in tmp_path.rglob('*')) == ['a', 'b', 'folder', 'new']
+
+
+def test_a_folder_in_place_of_a_file_is_found_before_any_is_renamed(tmp_path):
+    a, b = tmp_path / 'a', tmp_path / 'b'
+    a.write_bytes(b'old')
+    b.mkdir()
+    with pytest.raises(OSError, match='directory'):
+        replace_files({a: b'new', b: b'new'})
+    assert a.read_bytes() == b'old' and sorted(tmp_path.iterdir()) == [a, b]

@@ -1,4 +1,5 @@
 """Files that somebody else may have made are read with care, and ours appear complete or not at all."""
+import errno
 import os
 import stat
 from collections.abc import Mapping
@@ -63,6 +64,9 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+        for path in contents:
+            if path.is_dir() and not path.is_symlink():  # else found when others have been renamed
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         for path, temporary in written.items():
             os.replace(temporary, path)
     finally:

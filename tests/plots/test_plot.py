@@ -72,7 +72,8 @@ def test_the_original_is_not_what_a_received_folder_says(shipped, tmp_path, monk
 
 
 @pytest.mark.parametrize('text', [
-    SUMMARY.replace('100', 'x'), SUMMARY.replace('phase', 'face'), SUMMARY.replace('100', '9' * 400), '"a' * 200_000])
+    SUMMARY.replace('100', 'x'), SUMMARY.replace('phase', 'face'), SUMMARY.replace('100', '9' * 400), '"a' * 200_000,
+    SUMMARY.replace('phase', 'phase,' + 'x,' * 100_000)])
 def test_a_summary_of_something_else(tmp_path, text):
     (tmp_path / 'summary.csv').write_text(text)
     with pytest.raises(SbsError, match='not that of a training run'):

@@ -33,7 +33,8 @@ __all__ = ['COLOURS', 'KINDS', 'STYLE', 'draw_curves', 'draw_kernels', 'draw_led
 
 LONGEST_PATH = 512  # kernels that a picture shows
 MOST_PHASES = 64
-SUMMARY, MAX_SUMMARY_BYTES = 'summary.csv', 16 << 20  # of a training run
+SUMMARY, MAX_SUMMARY_BYTES = 'summary.csv', 4 << 20  # of a training run
+MOST_COLUMNS = 64  # of it; each row has a place for every one
 COLOURS = ('#2f6fde', '#e4572e', '#2a9d8f', '#b5179e', '#e9a820', '#6c757d')
 INK, LINES = '#1f2328', '#d0d7de'
 STYLE: dict[Any, Any] = {  # of matplotlib
@@ -111,7 +112,10 @@ def draw_curves(source: Path, **_: object) -> Figure:
     """Loss of a training run over its optimization steps, and agreement on held-out images over time, by phase."""
     text = (read_file(source / SUMMARY, MAX_SUMMARY_BYTES) or b'').decode('utf-8', 'replace')
     try:
-        return _curves(list(csv.DictReader(io.StringIO(text, newline=''))))
+        rows = csv.DictReader(io.StringIO(text, newline=''))
+        if len(rows.fieldnames or ()) > MOST_COLUMNS:
+            raise ValueError(f'it has more than {MOST_COLUMNS} columns')
+        return _curves(list(rows))
     except (csv.Error, KeyError, TypeError, ValueError, OverflowError) as e:
         raise SbsError(f"'{source / SUMMARY}' is not that of a training run: {short_reason(e)}") from e
 

@@ -3,7 +3,8 @@
 A checkpoint is a folder: ``artifact.pt`` (the artifact at the start of the phase, before rounding), ``state.pt`` (what
 the phase has changed since), accelerate's own files (optimizer, random states), and
 ``progress.json`` (phase, steps done, results so far). That is written last: a folder without it is not a checkpoint.
-accelerate's files are pickled: resume from your own checkpoints only. Links are not followed.
+torch and accelerate read what is pickled as tensors alone, as far as their versions do: resume from your own
+checkpoints only. Links are not followed.
 """
 import dataclasses
 import hashlib

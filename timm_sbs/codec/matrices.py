@@ -14,7 +14,7 @@ this is exact: in integers, or in floats that hold integers. Logarithms are read
 floats.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -124,24 +124,28 @@ class _Round:
     def __init__(self, shapes: NDArray[np.int32], starts: Integers, ends: Integers) -> None:
         self.numbers = ends - starts
         before = np.cumsum(shapes, axis=0, dtype=np.int32) - shapes
-        found = []
+        self.rows, self.columns, self.index = np.empty((3, self.numbers.sum()), np.int32)
+        at = 0
         for (height, width, _), (first_row, first_column, first), start, end in zip(shapes, before, starts, ends):
             place = np.arange(start, end, dtype=np.int32)
             row = place % height
             column = (row * width // height + place // height) % width
-            found.append((row + first_row, column + first_column, row * width + column + first))
-        self.rows, self.columns, self.index = (np.concatenate(part) for part in zip(*found))
+            here = slice(at, at := at + len(place))
+            self.rows[here], self.columns[here] = row + first_row, column + first_column
+            self.index[here] = row * width + column + first
 
 
-def _rounds(shapes: Sequence[Shape]) -> list[_Round]:
-    """All kernels of matrices [rows, columns, positions]: each round has half of those up to its end."""
+def _rounds(shapes: Sequence[Shape]) -> Iterator[tuple[_Round, bool]]:
+    """All kernels of matrices [rows, columns, positions]: each round has half of those up to its end. And whether
+    it is followed by another. They are made one by one, for the last ones are as large as the matrices."""
     rows, columns, positions = np.array(shapes, np.int32).T
     counts = rows * columns
     last = int(np.clip(np.log2(counts.sum() * positions[0] / FIRST_ROUND), 0, MOST_ROUNDS - 1))
     ends = [np.minimum(counts, np.maximum(counts >> last - number, FIRST_KERNELS * (number + 1)))
             for number in range(last)]
     ends = [np.zeros_like(counts), *ends, counts]
-    return [_Round(np.stack([rows, columns, counts], axis=1), *limits) for limits in pairwise(ends)]
+    for start, end in pairwise(ends):
+        yield _Round(np.stack([rows, columns, counts], axis=1), start, end), end is not counts
 
 
 def _prediction(planes: NDArray[np.int32], position: int) -> NDArray[np.int32] | None:
@@ -187,9 +191,8 @@ def _code_group(
     rows, columns = (_Sums(np.array([shape[axis] for shape in shapes])) for axis in (0, 1))
     totals, number = guesses * MATRIX_PRIOR // UNIT, np.full(len(shapes), MATRIX_PRIOR)
     by_position, known = np.zeros((kernels.shape[1], len(shapes)), np.int64), np.zeros(len(shapes), np.int64)
-    rounds = _rounds(shapes)
-    for part in rounds:
-        present, learn = part.numbers > 0, part is not rounds[-1]
+    for part, learn in _rounds(shapes):
+        present = part.numbers > 0
         starts = (np.cumsum(part.numbers) - part.numbers)[present]
         means = np.maximum(1, totals * UNIT // number)
         relative = rows.relative(means)[part.rows] + columns.relative(means)[part.columns]
@@ -208,18 +211,21 @@ def _code_group(
                 sign = prediction >> 31 | 1  # -1 or 1
                 contexts += np.minimum(sign * prediction, PREDICTIONS - 1).astype(np.uint8)
                 planes[position] = sign * _code_symbols(stream, counts, contexts, sign * planes[position], learn)
+            if not learn and position + 1 == len(planes):
+                break
             magnitudes = np.abs(planes[position])
             kernel_sums += magnitudes
             sums = np.zeros(len(shapes), np.int64)
             sums[present] = np.add.reduceat(magnitudes, starts, dtype=np.int64)
             by_position[position] += sums
             totals, number = totals + sums, number + part.numbers
+        if stream.reading:
+            kernels[part.index] = planes.T
         if learn:
             known += part.numbers
             rows.add(part.rows, kernel_sums, len(planes))
             columns.add(part.columns, kernel_sums, len(planes))
-        if stream.reading:
-            kernels[part.index] = planes.T
+            del part, relative, planes, kernel_sums, contexts, prediction, magnitudes  # before the next are made
 
 
 def _header(matrix: Integers) -> tuple[int, int, int]:
@@ -245,7 +251,7 @@ def _code(
     stream.code_uniform(np.full(len(distances), 2 * LARGEST), distances)
     offsets[:] = 0
     offsets[far > 0] = distances - LARGEST
-    counts, found = _first_counts(), [np.full(shape, offset, np.int32) for shape, offset in zip(shapes, offsets)]
+    counts, found = _first_counts(), dict[int, NDArray[np.int32]]()
     for positions in sorted({shape[2] for shape in shapes}):
         group = [index for index, shape in enumerate(shapes) if shape[2] == positions and classes[index]]
         if not group:
@@ -257,8 +263,10 @@ def _code(
         _code_group(stream, counts[:, :2 * classes[group].max() + 1], kernels, [shapes[index] for index in group],
                     _exp2(logarithms[group] * BUCKET + BUCKET // 2))
         for index, part in zip(group, np.split(kernels, np.cumsum(sizes)[:-1])):
-            found[index] += part.reshape(shapes[index])
-    return found
+            part += offsets[index].astype(np.int32)
+            found[index] = part.reshape(shapes[index])
+    return [found[index] if index in found else np.full(shape, offsets[index], np.int32)
+            for index, shape in enumerate(shapes)]
 
 
 def encode_matrices(matrices: Sequence[Integers]) -> NDArray[np.uint8]:

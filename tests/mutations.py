@@ -81,7 +81,7 @@ def like(value: Any, rng: random.Random) -> Any:
     if isinstance(value, (int, float)):
         return rng.choice([value + 1, value - 1, value * 2, value * 1000, -value, value * 1e18, float(value), *NUMBERS])
     if isinstance(value, str):
-        return rng.choice([value[:-1], value * 3, value + CONTROL, value.upper(), value * 100_000, *TEXTS])
+        return rng.choice([value[:-1], value * 3, value + CONTROL, value.upper(), value[:30] * 100_000, *TEXTS])
     if isinstance(value, list):
         return rng.choice([value[:-1], value * 2, value[::-1], value * 1000, [value], [*value, any_value(rng)]])
     return {**value, rng.choice(TEXTS): any_value(rng)}

@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _mode(self, path: str, files: Files) -> dict[str, Any]:
         """How a file is to be uploaded, and its present content by name, so that the client can see if it is new."""
-        large = path.endswith('.safetensors')
+        large = path.endswith(('.safetensors', '.onnx'))
         answer = {'path': path, 'shouldIgnore': False, 'uploadMode': 'lfs' if large else 'regular'}
         if path in files:
             answer['oid'] = hashlib.sha256(files[path]).hexdigest() if large else blob_of(files[path])

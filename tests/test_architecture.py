@@ -7,11 +7,11 @@ import timm_sbs
 
 PACKAGE = Path(timm_sbs.__file__).parent
 # From the ground up: a package may import those before it.
-PACKAGES = ('common', 'predictor', 'codec', 'artifact', 'models', 'data', 'training', 'plots', 'cli')
+PACKAGES = ('common', 'predictor', 'codec', 'onnx', 'artifact', 'models', 'web', 'data', 'training', 'plots', 'cli')
 ONLY_IN = {
-    'accelerate': ('common.distributed', 'data', 'training', 'train'), 'constriction': ('codec',),
-    'matplotlib': ('plots',), 'numba': ('training',), 'scipy': ('training',), 'tyro': ('training', 'cli'),
-    'yaml': ('training',),
+    'accelerate': ('common.distributed', 'data', 'training', 'train'), 'brotli': ('web',), 'constriction': ('codec',),
+    'matplotlib': ('plots',), 'numba': ('training',), 'onnx': ('onnx',), 'onnxruntime': ('onnx',),
+    'scipy': ('training',), 'tyro': ('training', 'cli'), 'yaml': ('training',),
     # Private modules of timm.
     'timm.models._': ('models.entries', 'models.resnet_cifar'), 'timm.layers.': (),
     'timm.data.': (),

@@ -1,52 +1,18 @@
 """Pushing and loading with the real client of the Hub, against a server on loopback. Each client is a process."""
 import json
-import os
 import socket
 
 import pytest
 import timm
 from conftest import PREDICTORS, REPOSITORY, SHIPPED
+from hub_client import DOWNLOAD, LOAD, PUSH, Client
 from hub_server import TOKEN, commit_of, running_hub
 from mutations import edit
-from processes import Process
 
 from timm_sbs import SbsError
 from timm_sbs.artifact import hub as client_of_hub
 from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.artifact.hub import download
-
-HEADER = 'import sys, timm, timm_sbs, timm_sbs.cli.main\nfrom timm_sbs import SbsError\n'
-PUSH = 'print(timm_sbs.load({folder!r}).push_to_hub({repo!r}, **{options!r}))'
-DOWNLOAD = 'from timm_sbs.artifact.hub import download\nprint(download({name!r}))'
-LOAD = ("model = timm.create_model({name!r}, pretrained=True)\n"
-        "print('%.6f' % sum(p.double().abs().sum() for p in model.parameters()))")
-
-
-class Client:
-    """A user of the Hub with a cache of his own."""
-
-    def __init__(self, hub, home, token=TOKEN):
-        self.env = {
-            **os.environ, 'HF_ENDPOINT': hub.endpoint, 'HF_HUB_DISABLE_XET': '1', 'HF_HOME': str(home),
-            'HF_TOKEN': token}
-
-    def start(self, code, **env):
-        guarded = 'try:\n' + ''.join(f'    {line}\n' for line in code.splitlines()) + (
-            'except SbsError as e:\n    sys.exit(f"SbsError: {e}")\n')
-        return Process('-c', HEADER + guarded, env={**self.env, **env})
-
-    def run(self, code, all_lines=False, **env):
-        """What a process prints, or its last line; an SbsError is the last one."""
-        done = self.start(code, **env).wait()
-        assert 'Traceback' not in done.stderr, done.stderr
-        lines = done.stdout.splitlines() + [line for line in done.stderr.splitlines() if line.startswith('SbsError')]
-        return lines if all_lines else lines[-1]
-
-    def push(self, folder, repo='user/small', **options):
-        return self.run(PUSH.format(folder=str(folder), repo=repo, options=options))
-
-    def load(self, name='hf-hub:user/small', **env):
-        return self.run(LOAD.format(name=name), **env)
 
 
 @pytest.fixture()

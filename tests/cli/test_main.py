@@ -4,6 +4,7 @@ import torch
 from conftest import RESNET20, SHIPPED, write_demo_images
 from processes import run
 
+from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import shipped_folder
 from timm_sbs.cli import main as cli
 
@@ -67,9 +68,42 @@ def test_eval_runs_on_the_accelerator(image_folder, monkeypatch, capsys):
     assert moved == [torch.device('cuda')]
 
 
+def test_web_says_what_it_has_written_and_how_to_look_at_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(Artifact, 'onnx_model', lambda *_, **__: bytes(5000))
+    assert cli.main(['web', SHIPPED, str(tmp_path / 'a site')]) == 0
+    shown = capsys.readouterr().out
+    assert 'model.onnx' in shown and '5,000 bytes' in shown and 'with Brotli' in shown and '.onnx.br' not in shown
+    assert f"python -m http.server --directory '{tmp_path}/a site'" in shown and 'Content-Encoding: br' in shown
+
+
+@pytest.mark.parametrize('flags, image', [([], 'normalized float32 [N, 3, H, W]'),
+                                          (['--preprocessing', '--plain'], 'uint8 RGB [N, H, W, 3]')])
+def test_export_writes_an_onnx_model_and_says_how_to_use_it(flags, image, tmp_path, capsys):
+    output = tmp_path / 'a.onnx'
+    assert cli.main(['export', SHIPPED, str(output), *flags]) == 0
+    shown = capsys.readouterr().out
+    assert f"wrote {output} ({output.stat().st_size:,} bytes; licence: bsd-2-clause)" in shown
+    assert f"'pixel_values': {image}; output 'logits'" in shown and 'Checked with onnxruntime' in shown
+    assert (output.stat().st_size > 1_000_000) == bool(flags)  # full weights
+
+
+def test_export_says_when_nothing_has_checked_the_model(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr('timm_sbs.artifact.exports.onnx_model', lambda *_: (bytes(5), None))
+    assert cli.main(['export', SHIPPED, str(tmp_path / 'a.onnx')]) == 0
+    assert 'Not checked: onnxruntime is not installed' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('flag', ['--plain', '--preprocessing'])
+def test_flags_of_onnx_models_are_refused_for_checkpoints(flag, tmp_path, capsys):
+    assert cli.main(['export', SHIPPED, str(tmp_path / 'a.safetensors'), flag]) == 2
+    assert 'are for ONNX models: end OUTPUT in .onnx' in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('args, says', [
+    (['export', SHIPPED, 'nowhere/a.pth'], "'nowhere/a.pth' must end in .safetensors"),
     (['eval', SHIPPED], 'Pass labelled images'),
     (['eval', 'resnet19', '--data-dir', 'nowhere'], "'resnet19'. Did you mean 'resnet18'?"),  # a ValueError
+    (['web', SHIPPED, 'nowhere/site', '--runtime', 'nowhere'], 'npm pack onnxruntime-web@'),
     (['run', 'nowhere.py', '--help'], "'nowhere.py' is not a file"),
 ])
 def test_bad_requests_are_one_line(args, says, capsys):

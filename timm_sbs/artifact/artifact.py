@@ -2,31 +2,34 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from os.path import expanduser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from timm_sbs.artifact.build import build_around
-from timm_sbs.artifact.card import CARD_NAME, artifact_card
+from timm_sbs.artifact.card import artifact_card
 from timm_sbs.artifact.describe import description
+from timm_sbs.artifact.exports import export_checkpoint, export_onnx, onnx_model, repository_files
 from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, config_text, write_files
 from timm_sbs.artifact.hub import upload
 from timm_sbs.artifact.ledger import full_ledger, measured
+from timm_sbs.artifact.transformers_js import around_model
 from timm_sbs.codec.kept import stored_kept
 from timm_sbs.codec.quantization import predictor_codes, stored_predictor, stored_rounded
 from timm_sbs.codec.tensor_file import Contents, to_tensors
 from timm_sbs.common.config import OTHERS, ArtifactConfig, QuantizationConfig, StorageConfig
-from timm_sbs.common.errors import ArtifactError, ConfigError
-from timm_sbs.common.files import replace_files
+from timm_sbs.common.errors import ConfigError
 from timm_sbs.common.tensors import without_prefix
 from timm_sbs.predictor.base_model import BaseModel, first_names, is_counter, kept_names
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.network import check_parameters
 from timm_sbs.predictor.selection import rounded_names
+
+if TYPE_CHECKING:
+    from timm_sbs.onnx.check import Checked
 
 __all__ = ['Artifact']
 
@@ -194,32 +197,36 @@ class Artifact:
             self.base.norm_eps if self.storage.quantization else {})
         return to_tensors(contents, self.config, generator.specs)
 
-    def files(self) -> tuple[ArtifactConfig, dict[str, bytes]]:
-        """Configuration, with the size ledger, and contents of the files by their names."""
+    def files(self, onnx_model: bytes | None = None) -> tuple[ArtifactConfig, dict[str, bytes]]:
+        """Configuration, with the size ledger, and contents of the files by their names. With an ONNX model, these are
+        the files of a repository from which transformers.js runs it."""
         tensors = self.tensors()
         data = safetensors.torch.save(tensors)
         self.base.check_size(len(data))
         check_parameters(self.generator.num_parameters, tensors)
         config = dataclasses.replace(
             self.config, ledger=measured(tensors, len(data), self.generator.num_parameters, self.base.state))
-        contents = {WEIGHTS_NAME: data, CONFIG_NAME: config_text(config, self.base, data).encode()}
+        keys, more = around_model(onnx_model, self.base) if onnx_model else ({}, {})
+        contents = {WEIGHTS_NAME: data, CONFIG_NAME: config_text(config, self.base, data, keys).encode(), **more}
         if self.license_text:
             contents[LICENSE_NAME] = self.license_text.encode()
         return config, contents
 
-    def ledger(self) -> dict[str, int]:
-        """Bytes that :meth:`save` writes, part by part: see :func:`timm_sbs.artifact.ledger.full_ledger`."""
-        config, contents = self.files()
+    def ledger(self, onnx_model: bytes | None = None) -> dict[str, int]:
+        """Bytes of both files of :meth:`files`, part by part: see :func:`timm_sbs.artifact.ledger.full_ledger`."""
+        config, contents = self.files(onnx_model)
         return full_ledger(config.ledger, len(contents[CONFIG_NAME]))
 
     def describe(self) -> str:
         """What it is and where its bytes go, as text: what ``timm-sbs info`` shows."""
         return description(self.config, self.base.pretrained_cfg, self.ledger())
 
-    def card(self, repo_id: str) -> str:
-        """The model card of a repository 'user/name'. Every figure in it is one of the artifact's."""
+    def card(self, repo_id: str, onnx_model: bytes | None = None) -> str:
+        """The model card of a repository 'user/name', and of the ONNX model in it, if there is one. Every figure in it
+        is one of the artifact's."""
         return artifact_card(
-            repo_id, self.config, self.base.pretrained_cfg, self.ledger(), self.license_text is not None)
+            repo_id, self.config, self.base.pretrained_cfg, self.ledger(onnx_model), self.license_text is not None,
+            len(onnx_model or b''))
 
     def save(self, folder: str | Path) -> None:
         """Write the artifact in place of the one that may be in a folder. Other files in it stay.
@@ -242,17 +249,26 @@ class Artifact:
             >>> artifact.export('resnet18.safetensors')  # doctest: +SKIP
             >>> timm.create_model('resnet18', checkpoint_path='resnet18.safetensors')  # doctest: +SKIP
         """
-        file = Path(expanduser(file))
-        if file.suffix != '.safetensors':
-            raise ArtifactError(f"'{file}' must end in .safetensors, by which timm knows how to read the file.")
-        license = self.base.pretrained_cfg.get('license')
-        metadata = {'format': 'pt', 'license': license, 'license_text': self.license_text}
-        weights = _copied(self.as_stored().state_dict())  # a file has no shared memory
-        data = safetensors.torch.save(weights, metadata={key: text for key, text in metadata.items() if text})
-        try:
-            replace_files({file: data})
-        except OSError as e:
-            raise ArtifactError(f"Cannot write '{file}': {e}.") from e
+        export_checkpoint(self, file)
+
+    def onnx_model(self, preprocessing: bool = False, plain: bool = False) -> bytes:
+        """An ONNX model whose weights are computed from what is stored, when a runtime loads it: see
+        :func:`timm_sbs.artifact.exports.onnx_model`."""
+        return onnx_model(self, preprocessing, plain)[0]
+
+    def export_onnx(self, file: str | Path, preprocessing: bool = False, plain: bool = False) -> 'Checked | None':
+        """Write :meth:`onnx_model`.
+
+        Returns:
+            What ONNX Runtime made of it; None if it is not installed.
+
+        Raises:
+            SbsError: The name does not end in .onnx, the file cannot be written, or as of :meth:`onnx_model`.
+
+        Example:
+            >>> artifact.export_onnx('resnet18.onnx')  # doctest: +SKIP
+        """
+        return export_onnx(self, file, preprocessing, plain)
 
     def push_to_hub(
             self,
@@ -262,11 +278,13 @@ class Artifact:
             tag: str | None = None,
             token: str | None = None,
             card: str | None = None,
+            onnx: bool = False,
     ) -> str:
         """Publish the artifact on the Hugging Face Hub in one commit.
 
         Files that the repository has already are not uploaded again, so that a push that broke off goes on when it is
-        repeated, and one without changes makes no commit. A LICENSE that the artifact does not have is deleted there.
+        repeated, and one without changes makes no commit. A LICENSE that the artifact does not have is deleted there,
+        and so are the files of ``onnx`` where it is not given.
 
         Args:
             repo_id: 'user/name' or 'organisation/name'; created where there is none.
@@ -275,20 +293,21 @@ class Artifact:
             tag: New tag of the commit, so that 'user/name@TAG' always is this one. A tag is never moved.
             token: Of a user who may write there; default: that of the login, or HF_TOKEN.
             card: Text of the repository's README.md; default: :meth:`card`.
+            onnx: Add :meth:`onnx_model` as onnx/model.onnx, and what transformers.js needs to run it from there.
 
         Returns:
             Address of the commit, or of the last one where nothing has changed.
 
         Raises:
-            SbsError: The Hub refuses or cannot be reached, or it has the tag already, for another commit.
+            SbsError: The Hub refuses or cannot be reached, or it has the tag already, for another commit; with ``onnx``
+                also as of :meth:`onnx_model`, and where transformers.js cannot prepare images for the network.
 
         Example:
             >>> artifact.push_to_hub('user/resnet18-sbs', tag='v1')  # doctest: +SKIP
             'https://huggingface.co/user/resnet18-sbs/commit/...'
             >>> model = timm.create_model('hf-hub:user/resnet18-sbs@v1', pretrained=True)  # doctest: +SKIP
         """
-        contents = {**self.files()[1], CARD_NAME: (self.card(repo_id) if card is None else card).encode()}
-        return upload(contents, repo_id, private, revision, tag, token)
+        return upload(repository_files(self, repo_id, card, onnx), repo_id, private, revision, tag, token)
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from timm_sbs.artifact.describe import describe_rounded, describe_storage
+from timm_sbs.artifact.files import ONNX_NAME
 from timm_sbs.artifact.ledger import shown
+from timm_sbs.artifact.transformers_js import image_input
 from timm_sbs.common.config import ArtifactConfig
 from timm_sbs.common.entries import ENTRIES
 from timm_sbs.common.errors import printable
@@ -18,6 +20,7 @@ __all__ = ['CARD_NAME', 'artifact_card', 'plain']
 CARD_NAME = 'README.md'
 _TEMPLATE = Path(__file__).with_name('card.md')
 _TAGS = ['image-classification', 'timm_sbs']
+_ONNX_TAGS = ['onnx', 'transformers.js']  # the Hub shows how to run a model with these libraries
 _PHASES = {
     'reconstruction': 'reconstruction', 'second_order': 'second-order reconstruction', 'distillation': 'distillation',
     'quantization': 'distillation, rounded'}
@@ -32,15 +35,17 @@ Table = list[tuple[str, ...]]
 
 def artifact_card(
         repo_id: str, config: ArtifactConfig, pretrained_cfg: Results, ledger: Mapping[str, int], has_license: bool,
+        onnx_bytes: int = 0,
 ) -> str:
     """The card of an artifact in repository 'user/name', from what its config.json says; ``ledger`` is that of
-    :meth:`~timm_sbs.artifact.artifact.Artifact.ledger`."""
+    :meth:`~timm_sbs.artifact.artifact.Artifact.ledger`, ``onnx_bytes`` the size of an ONNX model in the repository."""
     results, license = config.results, printable(pretrained_cfg.get('license') or '', 200)
     user, _, name = repo_id.partition('/')
     entry = ENTRIES.get(name) if user == 'timm-sbs' else None
     dataset = entry.dataset if entry else text(results, 'dataset')
     data = ModelCardData(
-        license=license or 'unknown', library_name='timm', pipeline_tag='image-classification', tags=_TAGS,
+        license=license or 'unknown', library_name='timm', pipeline_tag='image-classification',
+        tags=[*_TAGS, *(_ONNX_TAGS if onnx_bytes else [])],
         base_model=text(results, 'original_hub_id'), datasets=[dataset] if dataset else None,
         **_model_index(name, dataset, results))
     card = ModelCard.from_template(
@@ -48,7 +53,9 @@ def artifact_card(
         generates=bool(config.generated), comparison=_comparison(results, ledger),
         ledger=[(part, f'{size:,}') for part, size in shown(ledger).items()],
         making=_making(config), license=license and plain(license), own_license=has_license,
-        agreement=_percent(results, 'agreement') if number(results, 'top1', 100) is not None else None)
+        agreement=_percent(results, 'agreement') if number(results, 'top1', 100) is not None else None,
+        repo_id=repo_id, onnx_bytes=onnx_bytes and f'{onnx_bytes:,}', onnx_name=ONNX_NAME,
+        images=image_input(pretrained_cfg) if onnx_bytes else None)
     return str(card).rstrip('\n') + '\n'
 
 

@@ -14,13 +14,15 @@ from timm_sbs.common.files import read_file, replace_files
 from timm_sbs.predictor.base_model import BaseModel
 
 __all__ = [
-    'CONFIG_NAME', 'WEIGHTS_NAME', 'LICENSE_NAME', 'MAX_CONFIG_BYTES', 'Described', 'config_text', 'digest',
-    'read_config', 'read_license', 'structure', 'write_files',
+    'CONFIG_NAME', 'WEIGHTS_NAME', 'LICENSE_NAME', 'ONNX_NAME', 'PROCESSOR_NAME', 'MAX_CONFIG_BYTES', 'Described',
+    'config_text', 'digest', 'read_config', 'read_license', 'structure', 'write_files',
 ]
 
 CONFIG_NAME = 'config.json'
 WEIGHTS_NAME = 'model.safetensors'
 LICENSE_NAME = 'LICENSE'  # of the original's weights, where an artifact brings it along; no part of its size
+# Of a repository on the Hub alone: where transformers.js looks for a model, and for what it does with photographs.
+ONNX_NAME, PROCESSOR_NAME = 'onnx/model.onnx', 'preprocessor_config.json'
 MAX_CONFIG_BYTES = 4 << 20
 MAX_DEPTH = 32  # of lists and objects of config.json in each other
 MAX_LICENSE_BYTES = 1 << 20
@@ -124,9 +126,14 @@ def read_license(folder: str | Path) -> str | None:
         raise ArtifactError(f'{path} cannot be read: {e}.') from e
 
 
-def config_text(config: ArtifactConfig, base: BaseModel, weights: bytes) -> str:
+def config_text(
+        config: ArtifactConfig, base: BaseModel, weights: bytes, more: Mapping[str, Any] | None = None,
+) -> str:
     """Contents of config.json beside these of model.safetensors, without spaces: users download it too, and
     ``timm-sbs info`` is how to read it.
+
+    Args:
+        more: Keys for others than timm and this package.
 
     Raises:
         ConfigError: Results or timm's description cannot be written as JSON, or not so that a reader takes them.
@@ -138,6 +145,7 @@ def config_text(config: ArtifactConfig, base: BaseModel, weights: bytes) -> str:
         'model_args': base.args,
         'pretrained_cfg': dict(base.pretrained_cfg),
         'sbs': block,
+        **(more or {}),
     }
     try:
         block['digest'] = digest(structure(root), weights)

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME
+from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, ONNX_NAME, PROCESSOR_NAME, WEIGHTS_NAME
 from timm_sbs.common.errors import ArtifactError, SbsError
 
 __all__ = ['create_repository', 'download', 'offline_if_unreachable', 'unreachable', 'upload']
@@ -126,8 +126,9 @@ def upload(
     try:
         if revision:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        if LICENSE_NAME not in contents and api.file_exists(repo_id, LICENSE_NAME, revision=revision):
-            operations.append(CommitOperationDelete(LICENSE_NAME))
+        if gone := {LICENSE_NAME, ONNX_NAME, PROCESSOR_NAME} - {*contents}:
+            gone &= {*api.list_repo_files(repo_id, revision=revision)}
+            operations += [CommitOperationDelete(name) for name in sorted(gone)]
         commit = api.create_commit(
             repo_id, operations, commit_message='Upload an artifact of timm_sbs', revision=revision)
         if tag:

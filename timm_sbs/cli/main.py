@@ -4,6 +4,7 @@ Required arguments are positional. A command imports what it needs when it runs,
 """
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from os.path import expanduser
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from timm_sbs.common.errors import SbsError, printable
+from timm_sbs.common.progress import messages
 
 __all__ = ['COMMANDS', 'main', 'parse']
 
@@ -54,20 +56,56 @@ def train(arguments: tyro.conf.Positional[tuple[str, ...]] = ()) -> int:
     return train(list(arguments))
 
 
-def export(model: str, output: str) -> None:
-    """Write all weights of an artifact as an ordinary checkpoint, which timm loads without this package.
+def export(model: str, output: str, plain: bool = False, preprocessing: bool = False) -> None:
+    """Write all weights of an artifact as an ordinary checkpoint, which timm loads without this package, or an ONNX
+    model that computes its weights when a runtime loads it, in about the bytes of the artifact.
 
     Args:
         model: As for info.
-        output: File to write, such as resnet20.safetensors.
+        output: File to write: resnet18.safetensors, a checkpoint, or resnet18.onnx, an ONNX model.
+        plain: Of an ONNX model, write its full weights, for runtimes that need them as constants.
+        preprocessing: Of an ONNX model, take uint8 images [N, H, W, 3], and normalize them inside.
     """
     from timm_sbs.artifact.folder import load
 
     artifact = load(model)
-    artifact.export(output)
     license = printable(artifact.base.pretrained_cfg.get('license') or 'unknown', 200)
-    print(f"wrote {output} (licence: {license}). Load it with: "
-          f"timm.create_model('{artifact.base.name}', checkpoint_path='{output}')")
+    if not output.endswith('.onnx'):
+        if plain or preprocessing:
+            raise SbsError('--plain and --preprocessing are for ONNX models: end OUTPUT in .onnx.')
+        artifact.export(output)
+        print(f"wrote {output} (licence: {license}). Load it with: "
+              f"timm.create_model('{artifact.base.name}', checkpoint_path='{output}')")
+        return
+    checked = artifact.export_onnx(output, preprocessing, plain)
+    images = 'uint8 RGB [N, H, W, 3]' if preprocessing else 'normalized float32 [N, 3, H, W]'
+    size = Path(expanduser(output)).stat().st_size
+    print(f"wrote {output} ({size:,} bytes; licence: {license}). Input 'pixel_values': {images}; output 'logits'.")
+    print(f'Checked with onnxruntime {checked.version}: outputs differ by {checked.difference:.0e}, and all weights '
+          'are computed on loading.' if checked else 'Not checked: onnxruntime is not installed.')
+
+
+def web(model: str, output: str, runtime: str | None = None) -> None:
+    """Write a folder of static files: a page that classifies photographs with an artifact, in any browser.
+
+    Args:
+        model: As for info.
+        output: Folder to write, such as site.
+        runtime: Folder 'dist' of the npm package onnxruntime-web, to be copied. None: the page loads the runtime from
+            cdn.jsdelivr.net.
+    """
+    from timm_sbs.artifact.folder import load
+    from timm_sbs.web.page import write_page
+
+    sizes = write_page(load(model), output, runtime, name=Path(model).name)
+    print(f'wrote {output}:')
+    for path, size in sizes.items():
+        if not path.endswith('.br'):
+            compressed = f'  {sizes[br]:>12,} with Brotli' if (br := f'{path}.br') in sizes else ''
+            print(f'  {path:<36} {size:>12,} bytes{compressed}')
+    print(f"""Look at it:  python -m http.server --directory {shlex.quote(output)}, then http://localhost:8000
+Publish it:  any server of static files does. One that sends the .br files, with the header Content-Encoding: br, saves
+             time: nginx with 'brotli_static on', Caddy with 'precompressed br'. Others may compress with gzip.""")
 
 
 def push(
@@ -77,6 +115,7 @@ def push(
         revision: str | None = None,
         tag: str | None = None,
         card: str | None = None,
+        onnx: bool = False,
 ) -> None:
     """Upload an artifact to the Hugging Face Hub, with a model card of its measured results.
 
@@ -87,6 +126,7 @@ def push(
         revision: Branch to commit to. None: main.
         tag: New tag of the commit, so that it can be loaded as USER/NAME@TAG.
         card: Markdown file to upload as README.md instead of that card.
+        onnx: Add an ONNX model that computes its weights, for ONNX Runtime, and what transformers.js needs to run it.
     """
     from timm_sbs.artifact.folder import load
 
@@ -94,7 +134,7 @@ def push(
         text = None if card is None else Path(expanduser(card)).read_text(encoding='utf-8')
     except (OSError, ValueError) as e:
         raise SbsError(f"'{card}' cannot be read: {e}.") from e
-    print(load(model).push_to_hub(repo_id, private, revision, tag, card=text))
+    print(load(model).push_to_hub(repo_id, private, revision, tag, card=text, onnx=onnx))
 
 
 def run(script: str, arguments: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
@@ -179,7 +219,7 @@ def eval(
     print(f'{model}: top-1 {accuracy.top1:.2f} % ({accuracy.correct:,} of {accuracy.images:,} images)')
 
 
-COMMANDS = {command.__name__: command for command in (demo, info, train, export, push, run, plot, eval)}
+COMMANDS = {command.__name__: command for command in (demo, info, train, export, web, push, run, plot, eval)}
 OWN_ARGUMENTS = {'train': 1, 'run': 2}  # position of '--': what follows is the trainer's or the script's
 STYLE = (tyro.conf.PositionalRequiredArgs, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone,
          tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)
@@ -189,7 +229,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command. Returns the exit status."""
     command = parse(sys.argv[1:] if argv is None else argv)
     try:
-        return command() or 0
+        with messages():
+            return command() or 0
     except SbsError as e:
         print(f'timm-sbs: {e}', file=sys.stderr)
         return 2

@@ -16,7 +16,9 @@ from timm_sbs.codec.quantization import ROUNDED_LIMIT, QuantizedTensor, step_cod
 from timm_sbs.common.config import QuantizationConfig, StorageConfig
 from timm_sbs.common.tensors import as_float64
 
-__all__ = ['NormEps', 'kept_codes_shape', 'quantize_kept', 'dequantize_kept', 'stored_kept']
+__all__ = [
+    'NormEps', 'kept_codes_shape', 'step_limit', 'integers_per_e', 'quantize_kept', 'dequantize_kept', 'stored_kept',
+]
 
 NormEps = Mapping[str, float]  # of a network's BatchNorms, by the prefix of their tensors' names
 NO_NORMS: NormEps = {}
@@ -36,14 +38,14 @@ def kept_codes_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
     return (tensor.shape[0], *(1,) * (tensor.dim() - 1)) if tensor.dim() > 1 else ()
 
 
-def _limit(bits: int) -> int:
+def step_limit(bits: int) -> int:
     """The largest integer that counts steps."""
     return (1 << bits) - 1
 
 
-def _per_e(bits: int) -> int:
+def integers_per_e(bits: int) -> int:
     """Integers from a number to e times that, beyond the limit: the relative precision is about what it is there."""
-    return min(_limit(bits), FINEST_RATIO)
+    return min(step_limit(bits), FINEST_RATIO)
 
 
 def _typical(magnitudes: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ def _typical(magnitudes: Tensor) -> Tensor:
 
 def _integers(rows: Tensor, steps: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Integers and step codes of numbers [R, n], with the next larger step sizes that have a code: [R, n], [R, 1]."""
-    limit, per_e, exact = _limit(bits), _per_e(bits), as_float64(rows)
+    limit, per_e, exact = step_limit(bits), integers_per_e(bits), as_float64(rows)
     finest = exact.abs().amax(dim=1, keepdim=True) / limit * math.exp((limit - ROUNDED_LIMIT) / per_e)
     codes = step_codes(torch.maximum(as_float64(steps), finest), up=True)
     scaled = exact.abs() / as_float64(step_sizes(codes))
@@ -70,8 +72,8 @@ def dequantize_kept(quantized: QuantizedTensor, bits: int) -> Tensor:
     """The stored tensor that integers stand for, float32."""
     if quantized.codes.shape == (0,):
         return step_sizes(quantized.integers)
-    limit, values = _limit(bits), as_float64(quantized.integers)
-    beyond = limit * ((values.abs() - limit).clamp(min=0) / _per_e(bits)).exp() * values.sign()
+    limit, values = step_limit(bits), as_float64(quantized.integers)
+    beyond = limit * ((values.abs() - limit).clamp(min=0) / integers_per_e(bits)).exp() * values.sign()
     numbers = torch.where(values.abs() <= limit, values, beyond) * as_float64(step_sizes(quantized.codes))
     return numbers.float().to(quantized.integers.device)
 
@@ -81,7 +83,7 @@ def _quantized_vectors(vectors: Mapping[str, Tensor], bits: int, step: int = 1) 
     if not vectors:
         return {}
     rows = pad_sequence([vector.flatten() for vector in vectors.values()], batch_first=True)
-    integers, codes = _integers(rows, step * _typical(rows.abs()) / _limit(bits), bits)
+    integers, codes = _integers(rows, step * _typical(rows.abs()) / step_limit(bits), bits)
     return {name: QuantizedTensor(row[:vector.numel()].view_as(vector), code.squeeze())
             for (name, vector), row, code in zip(vectors.items(), integers, codes)}
 
@@ -89,7 +91,7 @@ def _quantized_vectors(vectors: Mapping[str, Tensor], bits: int, step: int = 1) 
 def _quantized_rows(tensor: Tensor, bits: int) -> QuantizedTensor:
     rows = tensor.flatten(1)
     largest = rows.abs().amax(dim=1, keepdim=True)
-    steps = torch.minimum(largest, ROW_RANGE * _typical(rows.abs())) / _limit(bits - 1)
+    steps = torch.minimum(largest, ROW_RANGE * _typical(rows.abs())) / step_limit(bits - 1)
     integers, codes = _integers(rows, steps, bits)
     return QuantizedTensor(integers.view_as(tensor), codes.view(kept_codes_shape('', tensor)))
 

@@ -38,7 +38,9 @@ from timm_sbs.predictor.ordering import Permutations, check_permutations, permut
 from timm_sbs.predictor.selection import rounded_names
 from timm_sbs.predictor.tokens import WeightSpec
 
-__all__ = ['Contents', 'Slot', 'slots', 'to_tensors', 'from_tensors', 'encode_quantized', 'decode_quantized']
+__all__ = [
+    'Contents', 'Slot', 'slots', 'to_tensors', 'from_tensors', 'stored_integers', 'encode_quantized',
+    'decode_quantized']
 
 # How safetensors names torch's dtypes in a file's header.
 _DTYPE_CODES = {
@@ -194,18 +196,17 @@ def from_tensors(
     state = {name: tensor.float() for name, tensor in without_prefix('predictor.', tensors).items()}
     kept, rounded, steps = without_prefix('kept.', tensors), dict[str, Tensor](), dict[str, Tensor]()
     if config.quantization:
-        expected_rounded, expected_kept, _ = _expected(config, base_state)
+        parts = stored_integers(tensors, config, predictor.state_dict() if specs else {}, base_state)
+        for name, part in without_prefix('predictor.', parts).items():
+            state[name] = dequantize(part)
+            if name.endswith('.weight'):
+                steps[f'predictor.{name}'] = part.codes
+        for name, part in without_prefix('rounded.', parts).items():
+            rounded[name], steps[f'rounded.{name}'] = dequantize(part), part.codes
+        for name, part in without_prefix('kept.', parts).items():
+            kept[name] = dequantize_kept(part, config.quantization.kept_bits)
         if specs:
-            state, codes = _decode_predictor(tensors['predictor'], predictor.state_dict())
-            steps.update(with_prefix('predictor.', codes))
-        if expected_rounded:
-            code_shapes: dict[str, Shape] = dict.fromkeys(expected_rounded, ())
-            for name, part in decode_quantized(tensors['rounded'], expected_rounded, code_shapes).items():
-                rounded[name], steps[f'rounded.{name}'] = dequantize(part), part.codes
-        if expected_kept:
-            code_shapes = {name: kept_codes_shape(name, tensor) for name, tensor in expected_kept.items()}
-            for name, part in decode_quantized(tensors['kept'], expected_kept, code_shapes).items():
-                kept[name] = dequantize_kept(part, config.quantization.kept_bits)
+            state[OUTPUT_SCALE] = _output_scale(tensors['predictor'], len(specs))
     for kind, found in (('predictor', state), ('rounded', rounded), ('kept', kept)):
         _check_finite(kind, found, '.')
     if not specs:
@@ -214,6 +215,26 @@ def from_tensors(
     rows = iter(decode_permutations(tensors['ordering'].numpy(), _permutation_shapes(config, specs)))
     permutations = tuple(tuple(next(rows) for _ in permutation_shapes(spec, config.ordering)) for spec in specs)
     return Contents(state, tensors['frequencies'].float() / FREQUENCY_STEPS, permutations, kept, rounded, steps)
+
+
+def stored_integers(
+        tensors: State, config: ArtifactConfig, predictor: State, base_state: State) -> dict[str, QuantizedTensor]:
+    """The integers of a quantized artifact's file, by 'predictor.', 'rounded.' or 'kept.' and a name.
+
+    Raises:
+        ArtifactError: They are damaged.
+    """
+    rounded, kept, _ = _expected(config, base_state)
+    found = dict[str, QuantizedTensor]()
+    if predictor:
+        found.update(with_prefix('predictor.', _decode_predictor(tensors['predictor'], predictor)))
+    if rounded:
+        code_shapes: dict[str, Shape] = dict.fromkeys(rounded, ())
+        found.update(with_prefix('rounded.', decode_quantized(tensors['rounded'], rounded, code_shapes)))
+    if kept:
+        code_shapes = {name: kept_codes_shape(name, tensor) for name, tensor in kept.items()}
+        found.update(with_prefix('kept.', decode_quantized(tensors['kept'], kept, code_shapes)))
+    return found
 
 
 def _matrix_shape(shape: Shape) -> tuple[int, int, int]:
@@ -264,21 +285,24 @@ def _encode_predictor(state: State, config: QuantizationConfig, steps: StepCodes
         _joined(bias.codes for bias in biases), *(weight.integers for weight in weights)])]))
 
 
-def _decode_predictor(data: Tensor, expected: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Inverse of :func:`_encode_predictor`, given a state dict of the same shapes: the state dict, and the step codes
-    of its weights."""
-    names, coded, size = layer_names(expected), data.numpy(), _SCALE.itemsize * len(expected[OUTPUT_SCALE])
-    if len(coded) < size:
-        raise ArtifactError('The coded predictor is damaged: it is too short.')
+def _decode_predictor(data: Tensor, expected: State) -> dict[str, QuantizedTensor]:
+    """Integers of what :func:`_encode_predictor` wrote, given a state dict of the same shapes."""
+    names, coded = layer_names(expected), data.numpy()[_SCALE.itemsize * len(expected[OUTPUT_SCALE]):]
     shapes = [expected[f'{name}.weight'].shape for name in names]
     heights = [height for height, _ in shapes]
     rows = (sum(heights),)
-    biases, codes, bias_codes, *weights = _decode(coded[size:], [rows, rows, (len(names),), *shapes])
-    state, steps = {}, {}
+    biases, codes, bias_codes, *weights = _decode(coded, [rows, rows, (len(names),), *shapes])
+    found = {}
     for name, weight, code, bias, bias_code in zip(
             names, weights, codes[:, None].split(heights), biases.split(heights), bias_codes):
-        steps[f'{name}.weight'] = code
-        state[f'{name}.weight'] = dequantize(QuantizedTensor(weight, code))
-        state[f'{name}.bias'] = dequantize(QuantizedTensor(bias, bias_code))
-    state[OUTPUT_SCALE] = torch.from_numpy(coded[:size].copy().view(_SCALE).astype(np.float32))
-    return state, steps
+        found[f'{name}.weight'] = QuantizedTensor(weight, code)
+        found[f'{name}.bias'] = QuantizedTensor(bias, bias_code)
+    return found
+
+
+def _output_scale(data: Tensor, count: int) -> Tensor:
+    """Scales of so many weights, with which a coded predictor begins."""
+    coded, size = data.numpy(), _SCALE.itemsize * count
+    if len(coded) < size:
+        raise ArtifactError('The coded predictor is damaged: it is too short.')
+    return torch.from_numpy(coded[:size].copy().view(_SCALE).astype(np.float32))

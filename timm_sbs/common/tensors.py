@@ -1,10 +1,13 @@
 """Helpers for tensors: float64 on devices with and without it, moves to a device, names with a prefix."""
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 __all__ = ['as_float64', 'float64_device', 'moved', 'with_prefix', 'without_prefix']
+
+T = TypeVar('T')
 
 
 def float64_device(device: torch.device) -> torch.device:
@@ -26,10 +29,10 @@ def moved(tensor: Tensor, device: torch.device, memory_format: torch.memory_form
     return tensor.to(device, non_blocking=device.type == 'cuda', memory_format=memory_format)
 
 
-def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_prefix(prefix: str, tensors: Mapping[str, T]) -> dict[str, T]:
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names have the prefix, without it."""
+def without_prefix(prefix: str, tensors: Mapping[str, T]) -> dict[str, T]:
+    """Those of the tensors, or of what else has names, whose names have the prefix, without it."""
     return {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

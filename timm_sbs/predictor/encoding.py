@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from timm_sbs.common.config import EncodingConfig, GeneratorConfig, OrderingConfig
-from timm_sbs.predictor.ordering import positions
+from timm_sbs.predictor.ordering import axis_sizes
 from timm_sbs.predictor.tokens import WeightSpec
 
-__all__ = ['FREQUENCY_STEPS', 'FREQUENCY_LIMIT', 'draw_frequencies', 'coordinates', 'encode']
+__all__ = ['FREQUENCY_STEPS', 'FREQUENCY_LIMIT', 'draw_frequencies', 'layer_axes', 'coordinates', 'encode']
 
 FREQUENCY_STEPS = 4096  # frequencies are multiples of 1/4096
 FREQUENCY_LIMIT = 32767  # of these steps
@@ -27,8 +27,10 @@ def draw_frequencies(config: GeneratorConfig) -> Tensor:
     return (drawn * FREQUENCY_STEPS).round().clamp(-FREQUENCY_LIMIT, FREQUENCY_LIMIT) / FREQUENCY_STEPS
 
 
-def coordinates(specs: Sequence[WeightSpec], ordering: OrderingConfig, encoding: EncodingConfig) -> list[Tensor]:
-    """Coordinates of every position of each layer, as :func:`encode` takes them: [positions, D], float64.
+def layer_axes(
+        specs: Sequence[WeightSpec], ordering: OrderingConfig, encoding: EncodingConfig,
+) -> list[tuple[float, tuple[int, ...], tuple[float, ...]]]:
+    """Coordinate of each layer, and along each axis inside it the number of positions, and what one adds.
 
     positional (NeRN, arXiv 2212.13554): the integer indices (layer, position) or (layer, row, column).
 
@@ -36,15 +38,24 @@ def coordinates(specs: Sequence[WeightSpec], ordering: OrderingConfig, encoding:
     s = c * n^p: our reading of UOS-RFF (arXiv 2509.07373), whose abstract says that the bandwidth is adapted to the
     'layer-wise parameter count'. For a path, n is the layer's number of kernels. With p = 0 it is plain RFF.
     """
-    parts = []
+    axes = []
     for index, spec in enumerate(specs):
-        inside, sizes = positions(spec, ordering)
+        sizes = axis_sizes(spec, ordering)
         if encoding.kind == 'positional':
-            layer, scale = float(index), np.ones(len(sizes))
+            axes.append((float(index), sizes, (1.,) * len(sizes)))
         else:
-            layer = encoding.layer_bandwidth * index / len(specs)
-            scale = np.array([encoding.bandwidth * n ** encoding.bandwidth_exponent / n for n in sizes])
-        parts.append(torch.from_numpy(np.concatenate([np.full((len(inside), 1), layer), inside * scale], axis=1)))
+            scales = tuple(encoding.bandwidth * n ** encoding.bandwidth_exponent / n for n in sizes)
+            axes.append((encoding.layer_bandwidth * index / len(specs), sizes, scales))
+    return axes
+
+
+def coordinates(specs: Sequence[WeightSpec], ordering: OrderingConfig, encoding: EncodingConfig) -> list[Tensor]:
+    """Coordinates of every position of each layer, as :func:`encode` takes them: [positions, D], float64."""
+    parts = []
+    for layer, sizes, scales in layer_axes(specs, ordering, encoding):
+        inside = np.indices(sizes).reshape(len(sizes), -1).T
+        parts.append(torch.from_numpy(np.concatenate(
+            [np.full((len(inside), 1), layer), inside * np.array(scales)], axis=1)))
     return parts
 
 

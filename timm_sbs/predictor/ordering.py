@@ -1,4 +1,5 @@
 """Kernel orderings: which kernel is at which position of its layer."""
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from timm_sbs.predictor.tokens import WeightSpec
 
 __all__ = [
     'Permutations', 'permutation_shapes', 'check_permutations', 'kernel_at_position', 'fold_of', 'output_sizes',
-    'positions', 'stack_kernel_indices',
+    'axis_sizes', 'stack_kernel_indices',
 ]
 
 # The permutations of one layer. Each array [rows, n] holds, row by row, a permutation of 0 .. n-1.
@@ -73,19 +74,13 @@ def output_sizes(specs: Sequence[WeightSpec], config: OrderingConfig) -> list[in
     return [spec.token_size * fold_of(spec, config) for spec in specs]
 
 
-def positions(spec: WeightSpec, config: OrderingConfig) -> tuple[NDArray[np.int64], tuple[int, ...]]:
-    """Integer coordinates of every position inside its layer, and the number of positions along each.
-
-    Shapes: path of N positions -> [N, 1], sizes (N,); grid of R rows -> [R * channels, 2], sizes (R, channels). Without
-    folding, N is the number of kernels and R that of filters.
-    """
+def axis_sizes(spec: WeightSpec, config: OrderingConfig) -> tuple[int, ...]:
+    """Positions of a layer along each axis inside it: (N,) on a path, (R, channels) in a grid. Without folding, N is
+    the number of kernels and R that of filters."""
     fold = fold_of(spec, config)
     if config.coordinates == 'path':
-        length = -(-spec.num_kernels // fold)
-        return np.arange(length)[:, None], (length,)
-    rows = -(-spec.num_filters // fold)
-    index = np.arange(rows * spec.num_channels)
-    return np.stack([index // spec.num_channels, index % spec.num_channels], axis=1), (rows, spec.num_channels)
+        return (-(-spec.num_kernels // fold),)
+    return (-(-spec.num_filters // fold), spec.num_channels)
 
 
 def stack_kernel_indices(
@@ -103,7 +98,7 @@ def stack_kernel_indices(
     parts = []
     for layer, spec in zip(permutations, specs):
         fold = fold_of(spec, config)
-        length = len(positions(spec, config)[0])
+        length = math.prod(axis_sizes(spec, config))
         position = np.arange(spec.num_kernels)
         position_of_kernel = np.empty(spec.num_kernels, dtype=np.int64)
         position_of_kernel[kernel_at_position(layer, spec, config)] = position % length * fold + position // length

@@ -1,9 +1,10 @@
 """What a run would make, before it is started: what happens to each weight, and the sizes."""
+import math
 from collections.abc import Iterable
 
 from timm_sbs.artifact.ledger import shown
 from timm_sbs.predictor.base_model import kept_names, named_state
-from timm_sbs.predictor.ordering import positions
+from timm_sbs.predictor.ordering import axis_sizes
 from timm_sbs.predictor.selection import explain_selection
 from timm_sbs.training.plan import Plan
 
@@ -21,7 +22,7 @@ def describe_plan(plan: Plan) -> str:
 
     if specs := design.specs:
         kernels = sum(spec.num_kernels for spec in specs)
-        visited = sum(len(positions(spec, design.generator.ordering)[0]) for spec in specs)
+        visited = sum(math.prod(axis_sizes(spec, design.generator.ordering)) for spec in specs)
         lines += ['', 'generated', *_table(
             (spec.name, str(list(spec.shape)), f'{spec.num_weights:,}',
              f'{spec.num_kernels:,} tokens of {spec.token_size}') for spec in specs),

@@ -6,7 +6,7 @@ from table_makers.sources import REPOSITORY, markdown
 
 PACKAGE = REPOSITORY / 'timm_sbs'
 # From the ground up: a package may import those before it.
-PACKAGES = ('common', 'predictor', 'codec', 'artifact', 'models', 'data', 'training', 'plots', 'cli')
+PACKAGES = ('common', 'predictor', 'codec', 'onnx', 'artifact', 'models', 'web', 'data', 'training', 'plots', 'cli')
 
 
 def _imported(package: str) -> list[str]:

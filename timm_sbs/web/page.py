@@ -1,0 +1,144 @@
+"""The page: what is in ``site`` as it is, the model, and settings.json, which has all that is an artifact's own.
+
+What an artifact says (class names, a licence) is written into settings.json alone, and the page shows it as text.
+"""
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from os.path import expanduser
+from pathlib import Path
+from typing import Any
+
+from timm.data import resolve_data_config
+
+from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.artifact.files import LICENSE_NAME
+from timm_sbs.artifact.labels import class_names
+from timm_sbs.common.errors import MissingExtraError, SbsError, TargetError, printable
+from timm_sbs.common.files import replace_files
+from timm_sbs.common.progress import say
+
+__all__ = ['CDN', 'RUNTIME', 'write_page']
+
+# onnxruntime-web: one thread on the CPU, the smallest build. Its licence is in the first lines of the first file.
+CDN = 'https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/'  # index.html lets the page connect to it
+RUNTIME = {  # files that the page needs: bytes, and the digest that a browser compares
+    'ort.wasm.bundle.min.mjs': (73_054, 'sha384-PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG'),
+    'ort-wasm-simd-threaded.wasm': (
+        14_239_897, 'sha384-vjBJ1z7qrhkTyYsNqKeF6c7N+nOJSU94czEo+tvZcu8G75JparGq9kB+kTnEUNVM')}
+
+_SITE = Path(__file__).with_name('site')
+_MODEL, _SETTINGS = 'model.onnx', 'settings.json'
+_FILTERS = ('bilinear', 'bicubic', 'lanczos', 'box', 'hamming')  # that page.js has
+_MOST_LABEL, _MOST_SIDE = 200, 4096  # characters; pixels of a resized photograph
+_BEST, _FAST = 11, 9  # qualities of Brotli; the best one takes half a minute for a runtime, and saves a seventh
+
+
+def write_page(
+        artifact: Artifact, folder: str | Path, runtime: str | Path | None = None, name: str | None = None,
+) -> dict[str, int]:
+    """Write a page that classifies photographs with an artifact, in place of one that may be there.
+
+    The folder can be served by anything that serves files. Beside large files are .br files, for servers that send
+    compressed files as they are.
+
+    Args:
+        artifact: A classifier of RGB images.
+        folder: Where index.html and its files go. Other files in it stay.
+        runtime: The folder 'dist' of the npm package onnxruntime-web, of which two files are copied. None: the page
+            loads them from a public address, in a fixed version, and compares their digests.
+        name: Title of the page; default: the name of the artifact's base model.
+
+    Returns:
+        Bytes of each file by its name.
+
+    Raises:
+        SbsError: The artifact is no such classifier, the runtime lacks a file, or the folder cannot be written.
+
+    Example:
+        >>> write_page(timm_sbs.load('sbs_resnet18_2mb'), 'site')  # doctest: +SKIP
+    """
+    described = artifact.base.pretrained_cfg
+    image, labels = _image(described), class_names(artifact.base.name, described, short=True)
+    files = _runtime_files(runtime)
+    model = artifact.onnx_model(preprocessing=True)
+    say(None, 'compressing files with Brotli')
+    contents = {path.name: path.read_bytes() for path in sorted(_SITE.iterdir())}
+    contents |= {_MODEL: model, f'{_MODEL}.br': _compressed(model, _BEST)}
+    contents |= files | {f'{path}.br': _compressed(data, _FAST) for path, data in files.items()}
+    if artifact.license_text:
+        contents[LICENSE_NAME] = artifact.license_text.encode()
+    settings = {
+        'title': printable(name or artifact.base.name, _MOST_LABEL),
+        'licence': printable(described.get('license') or 'unknown', _MOST_LABEL),
+        'licenceFile': LICENSE_NAME if artifact.license_text else None,
+        'image': image,
+        'model': {**_described(_MODEL, model), 'compressed': len(contents[f'{_MODEL}.br'])},
+        'runtime': [_described(path, data) for path, data in files.items()] or [
+            {'url': CDN + file, 'bytes': size, 'integrity': digest} for file, (size, digest) in RUNTIME.items()],
+        'labels': [printable(label, _MOST_LABEL) for label in labels]}
+    contents[_SETTINGS] = json.dumps(settings, indent=1).encode()
+    folder = Path(expanduser(folder))
+    try:
+        replace_files({folder / path: data for path, data in contents.items()})
+    except OSError as e:
+        raise SbsError(f"Cannot write the page into '{folder}': {e}.") from e
+    return {path: len(data) for path, data in contents.items()}
+
+
+def _image(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """How timm makes an evaluated network's input of a photograph: sides are [height, width].
+
+    Raises:
+        TargetError: The network classifies nothing, or its input is made in a way that the page does not know.
+    """
+    if not pretrained_cfg['num_classes']:
+        raise TargetError('The model has no classes that a page could show (num_classes is 0).')
+    found = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
+    (channels, *size), mode, interpolation = found['input_size'], found['crop_mode'], found['interpolation']
+    if channels != 3:
+        raise TargetError(f'The model takes images of {channels} channels, but a page shows it photographs: 3.')
+    if mode not in ('center', 'squash'):
+        raise TargetError(f"crop_mode is '{mode}', but a page crops by 'center' or 'squash'.")
+    if interpolation not in _FILTERS:
+        raise TargetError(f"interpolation is '{interpolation}', but a page has {', '.join(_FILTERS)}.")
+    crop_pct = found['crop_pct']
+    if not (crop_pct <= 1 and max(size) / crop_pct <= _MOST_SIDE):
+        raise TargetError(f'crop_pct is {crop_pct}, but a page crops to at most 1, from at most {_MOST_SIDE} pixels.')
+    return {'size': size, 'resized': [math.floor(side / crop_pct) for side in size], 'squash': mode == 'squash',
+            'interpolation': interpolation}
+
+
+def _runtime_files(runtime: str | Path | None) -> dict[str, bytes]:
+    """Files to copy, by their path in the page's folder."""
+    if runtime is None:
+        return {}
+    folder, found = Path(expanduser(runtime)), {}
+    for file in RUNTIME:
+        try:
+            found[f'runtime/{file}'] = (folder / file).read_bytes()
+        except OSError as e:
+            raise SbsError(f"'{folder}' has no readable {file}. It must be the folder 'dist' of the npm package "
+                           f'onnxruntime-web (npm pack onnxruntime-web@{_version()}).') from e
+    return found
+
+
+def _version() -> str:
+    return CDN.partition('@')[2].partition('/')[0]
+
+
+def _described(path: str, data: bytes) -> dict[str, Any]:
+    """What the page must know of a file before it loads it."""
+    digest = base64.b64encode(hashlib.sha384(data).digest()).decode()
+    return {'url': path, 'bytes': len(data), 'integrity': f'sha384-{digest}'}
+
+
+def _compressed(data: bytes, quality: int) -> bytes:
+    try:
+        import brotli
+    except ImportError as e:
+        raise MissingExtraError(
+            "A page needs brotli: pip install 'timm_sbs[onnx]', or '.[onnx]' in a checkout.") from e
+    return brotli.compress(data, quality=quality)

@@ -98,6 +98,15 @@ def test_only_those_that_are_named():
     assert [norm.weight for norm in exported(net, ('bn', 'other')).norms] == ['conv.weight', None]
 
 
+@pytest.mark.parametrize('function', [
+    lambda net, x: net.bn(net.conv(x)) + net.bn(net.other(x)),  # after convolutions of different biases
+    lambda net, x: net.bn(net.conv(x)) * net.bn.weight[:, None, None],
+])
+def test_one_that_shares_tensors_stays_as_it_is(function):
+    found = exported(Net(function, conv=conv(), other=conv(), bn=nn.BatchNorm2d(4)))
+    assert not found.norms and norm_nodes(found)
+
+
 def test_a_weight_that_modules_share_has_its_first_name():
     first, second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
     second.weight = first.weight

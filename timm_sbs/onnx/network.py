@@ -131,13 +131,13 @@ def _strip(graph: onnx.GraphProto) -> None:
 
 def _fold_norms(graph: onnx.GraphProto, names: set[str], known: Collection[str]) -> Iterator[Norm]:
     """Make each BatchNorm a part of the convolution before it, where nothing else uses that, and its weight is left
-    open as it is; else the same node with two tensors instead of four."""
+    open as it is; else the same node with two tensors instead of four. One that shares tensors stays as it is."""
     producers = {output: node for node in graph.node for output in node.output}
     uses = Counter(name for node in graph.node for name in node.input)
     uses.update(value.name for value in graph.output)
     for norm in [node for node in graph.node if node.op_type == 'BatchNormalization']:
-        prefix = norm.input[1].removesuffix(STATISTICS[0])
-        if prefix not in known or list(norm.input[1:]) != [f'{prefix}{part}' for part in STATISTICS]:
+        prefix, own = norm.input[1].removesuffix(STATISTICS[0]), list(norm.input[1:])
+        if prefix not in known or own != [f'{prefix}{part}' for part in STATISTICS] or max(map(uses.get, own)) > 1:
             continue
         eps = next((attribute.f for attribute in norm.attribute if attribute.name == 'epsilon'), 1e-5)  # ONNX's default
         before = producers.get(norm.input[0])

@@ -6,6 +6,7 @@ with them, in the order in which they come. Brotli and gzip then find most of wh
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -80,7 +81,7 @@ class _Book:
     stored: int  # bytes of the integers as they are
     counts: dict[int, _Counts]
 
-    @property
+    @cached_property
     def _best(self) -> tuple[int, int]:
         size = 2 if self.wide else 1
         return min((self.stored, 0), *((found.nbytes(size * length), length) for length, found in self.counts.items()))

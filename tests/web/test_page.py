@@ -119,14 +119,9 @@ def test_hostile_words_are_text_of_the_settings_alone(quick, artifact, tmp_path)
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize('fields, says', [
-    (dict(num_classes=0), 'no classes'), (dict(input_size=(1, 32, 32)), '1 channels'),
-    (dict(crop_mode='border'), "crop_mode is 'border'"), (dict(interpolation='nearest'), "interpolation is 'nearest'"),
-    (dict(crop_pct=1e-9), 'crop_pct is 1e-09'), (dict(crop_pct=1.5), 'crop_pct is 1.5'),
-])
-def test_what_a_page_cannot_show_is_refused(fields, says, quick, artifact, tmp_path):
-    with pytest.raises(TargetError, match=says):
-        write_page(described(artifact, **fields), tmp_path / 'site')
+def test_what_a_page_cannot_show_is_refused(quick, artifact, tmp_path):
+    with pytest.raises(TargetError, match="^A page cannot classify .*: crop_mode is 'border'"):
+        write_page(described(artifact, crop_mode='border'), tmp_path / 'site')
     assert not (tmp_path / 'site').exists()
 
 

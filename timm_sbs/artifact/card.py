@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm_sbs.artifact.describe import describe_rounded, describe_storage
 from timm_sbs.artifact.files import ONNX_NAME
 from timm_sbs.artifact.ledger import shown
-from timm_sbs.artifact.transformers_js import image_input
+from timm_sbs.artifact.transformers_js import photograph_input
 from timm_sbs.common.config import ArtifactConfig
 from timm_sbs.common.entries import ENTRIES
 from timm_sbs.common.errors import printable
@@ -55,7 +55,7 @@ def artifact_card(
         making=_making(config), license=license and plain(license), own_license=has_license,
         agreement=_percent(results, 'agreement') if number(results, 'top1', 100) is not None else None,
         repo_id=repo_id, onnx_bytes=onnx_bytes and f'{onnx_bytes:,}', onnx_name=ONNX_NAME,
-        images=image_input(pretrained_cfg) if onnx_bytes else None)
+        images=photograph_input(pretrained_cfg) if onnx_bytes else None)
     return str(card).rstrip('\n') + '\n'
 
 

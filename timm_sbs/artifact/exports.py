@@ -1,16 +1,15 @@
 """Files that are read without this package: checkpoints, ONNX models, and what a repository of the Hub has."""
 import json
-from collections.abc import Mapping
 from os.path import expanduser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import safetensors.torch
-from timm.data import resolve_data_config
 
 from timm_sbs.artifact.card import CARD_NAME
+from timm_sbs.artifact.images import ImageInput, image_input
 from timm_sbs.artifact.labels import MAX_TEXT, class_names
-from timm_sbs.artifact.transformers_js import image_input
+from timm_sbs.artifact.transformers_js import photograph_input
 from timm_sbs.common.errors import ArtifactError, TargetError, printable
 from timm_sbs.common.files import replace_files
 from timm_sbs.common.progress import say
@@ -61,12 +60,11 @@ def onnx_model(artifact: 'Artifact', preprocessing: bool, plain: bool) -> 'tuple
 
     stored, base = artifact.as_stored(), artifact.base
     network = artifact.create_model().eval()
-    data_config = resolve_data_config(pretrained_cfg=dict(base.pretrained_cfg))
-    channels = base.pretrained_cfg['input_size'][0]
-    mean, std = ([*data_config[name]] * (channels if len(data_config[name]) == 1 else 1) for name in ('mean', 'std'))
+    images = image_input(base.pretrained_cfg)
+    channels, mean, std = images.channels, images.mean, images.std
     if preprocessing and not len(mean) == len(std) == channels:
         raise TargetError(f'Images of {channels} channels cannot be normalized: mean is {mean} and std is {std}.')
-    size = data_config['input_size']
+    size = channels, images.height, images.width
     say(None, f"tracing '{base.name}', which takes some seconds")
     if plain:
         model = plain_model(network, size)
@@ -75,7 +73,7 @@ def onnx_model(artifact: 'Artifact', preprocessing: bool, plain: bool) -> 'tuple
             network, size, artifact.tensors(), artifact.config, stored.generator, base.state, base.norm_eps)
     if preprocessing:
         model = with_preprocessing(model, mean, std)
-    for key, value in _metadata(artifact, data_config, preprocessing).items():
+    for key, value in _metadata(artifact, images, preprocessing).items():
         model.metadata_props.add(key=key, value=value)
     try:
         data = model.SerializeToString()
@@ -87,22 +85,22 @@ def onnx_model(artifact: 'Artifact', preprocessing: bool, plain: bool) -> 'tuple
 def repository_files(artifact: 'Artifact', repo_id: str, card: str | None, onnx: bool) -> dict[str, bytes]:
     """What :meth:`timm_sbs.artifact.artifact.Artifact.push_to_hub` uploads, by the files' names."""
     if onnx:
-        image_input(artifact.base.pretrained_cfg)  # what is refused is refused at once
+        photograph_input(artifact.base.pretrained_cfg)  # what is refused is refused at once
     model = artifact.onnx_model() if onnx else None
     text = artifact.card(repo_id, model) if card is None else card
     return {**artifact.files(model)[1], CARD_NAME: text.encode()}
 
 
-def _metadata(artifact: 'Artifact', data_config: Mapping[str, Any], preprocessing: bool) -> dict[str, str]:
+def _metadata(artifact: 'Artifact', images: ImageInput, preprocessing: bool) -> dict[str, str]:
     """What a program must know of the model beside its numbers; values that are no texts are JSON."""
     described = artifact.base.pretrained_cfg
     found = {
         'architecture': artifact.base.name, 'license': printable(described.get('license') or 'unknown', MAX_TEXT),
         'license_text': artifact.license_text,
         'classes': [printable(name, MAX_TEXT) for name in class_names(artifact.base.name, described)],
-        'input_size': data_config['input_size'], 'color': 'RGB', 'crop_pct': data_config['crop_pct'],
-        'crop_mode': data_config['crop_mode'], 'interpolation': data_config['interpolation'],
-        **({} if preprocessing else {'mean': data_config['mean'], 'std': data_config['std']})}
+        'input_size': (images.channels, images.height, images.width), 'color': 'RGB', 'crop_pct': images.crop_pct,
+        'crop_mode': images.crop_mode, 'interpolation': images.interpolation,
+        **({} if preprocessing else {'mean': images.mean, 'std': images.std})}
     return {name: value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))
             for name, value in found.items() if value}
 

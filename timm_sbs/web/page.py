@@ -5,17 +5,14 @@ What an artifact says (class names, a licence) is written into settings.json alo
 import base64
 import hashlib
 import json
-import math
-from collections.abc import Mapping
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
-from timm.data import resolve_data_config
-
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.files import LICENSE_NAME
-from timm_sbs.artifact.labels import class_names
+from timm_sbs.artifact.images import image_input, why_no_photographs
+from timm_sbs.artifact.labels import MAX_TEXT, class_names
 from timm_sbs.common.errors import MissingExtraError, SbsError, TargetError, printable
 from timm_sbs.common.files import replace_files
 from timm_sbs.common.progress import say
@@ -31,8 +28,6 @@ RUNTIME = {  # files that the page needs: bytes, and the digest that a browser c
 
 _SITE = Path(__file__).with_name('site')
 _MODEL, _SETTINGS = 'model.onnx', 'settings.json'
-_FILTERS = ('bilinear', 'bicubic', 'lanczos', 'box', 'hamming')  # that page.js has
-_MOST_LABEL, _MOST_SIDE = 200, 4096  # characters; pixels of a resized photograph
 _BEST, _FAST = 11, 9  # qualities of Brotli; the best one takes half a minute for a runtime, and saves a seventh
 
 
@@ -61,7 +56,9 @@ def write_page(
         >>> write_page(timm_sbs.load('sbs_resnet18_2mb'), 'site')  # doctest: +SKIP
     """
     described = artifact.base.pretrained_cfg
-    image, labels = _image(described), class_names(artifact.base.name, described, short=True)
+    images, labels = image_input(described), class_names(artifact.base.name, described, short=True)
+    if reason := why_no_photographs(images, described['num_classes']):
+        raise TargetError(f'A page cannot classify photographs with this model: {reason}.')
     files = _runtime_files(runtime)
     model = artifact.onnx_model(preprocessing=True)
     say(None, 'compressing files with Brotli')
@@ -71,14 +68,16 @@ def write_page(
     if artifact.license_text:
         contents[LICENSE_NAME] = artifact.license_text.encode()
     settings = {
-        'title': printable(name or artifact.base.name, _MOST_LABEL),
-        'licence': printable(described.get('license') or 'unknown', _MOST_LABEL),
+        'title': printable(name or artifact.base.name, MAX_TEXT),
+        'licence': printable(described.get('license') or 'unknown', MAX_TEXT),
         'licenceFile': LICENSE_NAME if artifact.license_text else None,
-        'image': image,
+        'image': {  # sides are [height, width]
+            'size': [images.height, images.width], 'resized': images.resized, 'squash': images.squash,
+            'interpolation': images.interpolation},
         'model': {**_described(_MODEL, model), 'compressed': len(contents[f'{_MODEL}.br'])},
         'runtime': [_described(path, data) for path, data in files.items()] or [
             {'url': CDN + file, 'bytes': size, 'integrity': digest} for file, (size, digest) in RUNTIME.items()],
-        'labels': [printable(label, _MOST_LABEL) for label in labels]}
+        'labels': [printable(label, MAX_TEXT) for label in labels]}
     contents[_SETTINGS] = json.dumps(settings, indent=1).encode()
     folder = Path(expanduser(folder))
     try:
@@ -86,29 +85,6 @@ def write_page(
     except OSError as e:
         raise SbsError(f"Cannot write the page into '{folder}': {e}.") from e
     return {path: len(data) for path, data in contents.items()}
-
-
-def _image(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """How timm makes an evaluated network's input of a photograph: sides are [height, width].
-
-    Raises:
-        TargetError: The network classifies nothing, or its input is made in a way that the page does not know.
-    """
-    if not pretrained_cfg['num_classes']:
-        raise TargetError('The model has no classes that a page could show (num_classes is 0).')
-    found = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    (channels, *size), mode, interpolation = found['input_size'], found['crop_mode'], found['interpolation']
-    if channels != 3:
-        raise TargetError(f'The model takes images of {channels} channels, but a page shows it photographs: 3.')
-    if mode not in ('center', 'squash'):
-        raise TargetError(f"crop_mode is '{mode}', but a page crops by 'center' or 'squash'.")
-    if interpolation not in _FILTERS:
-        raise TargetError(f"interpolation is '{interpolation}', but a page has {', '.join(_FILTERS)}.")
-    crop_pct = found['crop_pct']
-    if not (crop_pct <= 1 and max(size) / crop_pct <= _MOST_SIDE):
-        raise TargetError(f'crop_pct is {crop_pct}, but a page crops to at most 1, from at most {_MOST_SIDE} pixels.')
-    return {'size': size, 'resized': [math.floor(side / crop_pct) for side in size], 'squash': mode == 'squash',
-            'interpolation': interpolation}
 
 
 def _runtime_files(runtime: str | Path | None) -> dict[str, bytes]:

@@ -3,6 +3,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+import torch
+from numpy.typing import DTypeLike
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ __all__ = ['plain_model', 'self_expanding_model', 'with_preprocessing']
 
 OPSET, GELU_OPSET = 18, 20  # the lowest that torch exports, and the first with Gelu, on which predictors are built
 NAMED = ('Gather', 'Slice')  # nodes of which ONNX Runtime, up to 1.20, makes others that are named after them
+OTHER_FLOATS: dict[torch.dtype, DTypeLike] = {torch.float16: np.float16, torch.float64: np.float64}  # of networks
 LARGE = 64  # integers of a constant of the network, from which on they are stored in fewer bytes
 
 
@@ -71,10 +74,13 @@ def self_expanding_model(
     values.begin(graph, decoded)
     ranks = {name: base_state[name].dim() for name in names}
     factors, known = norm_values.values(graph, decoded, lambda name: values.value(f'kept.{name}'), ranks)
+    state = network.state_dict()
     for name in stored:
         part, _, own = name.partition('.')
         if part != 'predictor' and name not in folded:
-            known[own] = values.value(name, factors.get(own))
+            value = values.value(name, factors.get(own))
+            dtype = OTHER_FLOATS.get(state[own].dtype)
+            known[own] = graph.cast(value, dtype) if dtype else value
     parameters = {name: values.value(f'predictor.{name}') for name in predictor if name != OUTPUT_SCALE}
     for name, value in generated_weights(graph, generator, parameters, orderings, decoded).items():
         factor = factors.get(name) or graph.constant(prescales[name], np.float32)

@@ -137,7 +137,7 @@ def _fold_norms(graph: onnx.GraphProto, names: set[str], known: Collection[str])
     uses.update(value.name for value in graph.output)
     for norm in [node for node in graph.node if node.op_type == 'BatchNormalization']:
         prefix, own = norm.input[1].removesuffix(STATISTICS[0]), list(norm.input[1:])
-        if prefix not in known or own != [f'{prefix}{part}' for part in STATISTICS] or max(map(uses.get, own)) > 1:
+        if prefix not in known or own != [f'{prefix}{part}' for part in STATISTICS] or any(uses[n] > 1 for n in own):
             continue
         eps = next((attribute.f for attribute in norm.attribute if attribute.name == 'epsilon'), 1e-5)  # ONNX's default
         before = producers.get(norm.input[0])

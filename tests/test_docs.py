@@ -11,6 +11,7 @@ import pytest
 
 import timm_sbs
 from timm_sbs.cli import main as cli
+from timm_sbs.cli.demo import FOLDER
 
 REPOSITORY = Path(__file__).parent.parent
 BENCHMARKS = REPOSITORY / 'tests' / 'benchmarks'
@@ -47,6 +48,7 @@ def checkout(tmp_path, monkeypatch):
     """A folder with the files of a checkout that snippets read, to write into."""
     (tmp_path / 'tests').mkdir()
     (tmp_path / 'tests' / 'data').symlink_to(REPOSITORY / 'tests' / 'data')
+    (tmp_path / 'photo.jpg').symlink_to(FOLDER / 'coffee.jpg')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -134,7 +134,7 @@ def test_names_of_classes_are_short_printable_texts(small_artifact):
 @pytest.mark.parametrize('fields, says', [
     (dict(num_classes=0), 'it has no classes'), (dict(input_size=(3, 32, 64)), 'images of 32 x 64 pixels')])
 def test_what_transformers_js_does_not_know_is_refused(small_artifact, fields, says):
-    with pytest.raises(TargetError, match=f'^transformers.js cannot .*{says}.* Push it without onnx.$'):
+    with pytest.raises(TargetError, match=f'^transformers.js cannot .*{says}.* Push it without --onnx.$'):
         photograph_input({**small_artifact.base.pretrained_cfg, **fields})
 
 

@@ -35,7 +35,7 @@ def photograph_input(pretrained_cfg: Mapping[str, Any]) -> ImageInput:
         reason = f'it takes images of {images.height} x {images.width} pixels, and crop_mode is not squash'
     if reason:
         raise TargetError(
-            f'transformers.js cannot classify photographs with this model: {reason}. Push it without onnx.')
+            f'transformers.js cannot classify photographs with this model: {reason}. Push it without --onnx.')
     return images
 
 

@@ -57,8 +57,8 @@ def train(arguments: tyro.conf.Positional[tuple[str, ...]] = ()) -> int:
 
 
 def export(model: str, output: str, plain: bool = False, preprocessing: bool = False) -> None:
-    """Write all weights of an artifact as an ordinary checkpoint, which timm loads without this package, or an ONNX
-    model that computes its weights when a runtime loads it, in about the bytes of the artifact.
+    """Write all weights of an artifact as an ordinary checkpoint, which timm loads without this package, or a small
+    ONNX model, which computes its weights when a runtime loads it.
 
     Args:
         model: As for info.
@@ -68,6 +68,8 @@ def export(model: str, output: str, plain: bool = False, preprocessing: bool = F
     """
     from timm_sbs.artifact.folder import load
 
+    if not output.endswith(('.onnx', '.safetensors')):
+        raise SbsError(f"'{output}' must end in .safetensors, to be a checkpoint, or in .onnx, to be an ONNX model.")
     artifact = load(model)
     license = printable(artifact.base.pretrained_cfg.get('license') or 'unknown', 200)
     if not output.endswith('.onnx'):
@@ -81,8 +83,9 @@ def export(model: str, output: str, plain: bool = False, preprocessing: bool = F
     images = 'uint8 RGB [N, H, W, 3]' if preprocessing else 'normalized float32 [N, 3, H, W]'
     size = Path(expanduser(output)).stat().st_size
     print(f"wrote {output} ({size:,} bytes; licence: {license}). Input 'pixel_values': {images}; output 'logits'.")
-    print(f'Checked with onnxruntime {checked.version}: outputs differ by {checked.difference:.0e}, and all weights '
-          'are computed on loading.' if checked else 'Not checked: onnxruntime is not installed.')
+    weights = 'its weights have their full size' if plain else 'all weights are computed on loading'
+    print(f'Checked with onnxruntime {checked.version}: outputs differ by {checked.difference:.0e}, and {weights}.'
+          if checked else 'Not checked: onnxruntime is not installed.')
 
 
 def web(model: str, output: str, runtime: str | None = None) -> None:

@@ -127,6 +127,7 @@ def _strip(graph: onnx.GraphProto) -> None:
         node.ClearField('name')
     for value in (*graph.input, *graph.output):
         del value.metadata_props[:]
+        value.type.tensor_type.shape.dim[0].dim_param = 'N'
 
 
 def _fold_norms(graph: onnx.GraphProto, names: set[str], known: Collection[str]) -> Iterator[Norm]:

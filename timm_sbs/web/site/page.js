@@ -240,7 +240,7 @@ async function main() {
     const settings = await (await get('settings.json')).json();
     $('title').textContent = document.title = settings.title;
     $('about').textContent = `${settings.labels.length.toLocaleString('en')} classes in ` +
-      `${size(settings.model.compressed)}. Photographs are classified in this browser and stay on this device.`;
+      `${size(settings.model.bytes)}. Photographs are classified in this browser and stay on this device.`;
     $('licence').textContent = `Licence of the model: ${settings.licence}`;
     if (settings.licenceFile) {
       $('licence').append(' (', Object.assign(element('a', '', 'text'), {href: 'LICENSE'}), ')');

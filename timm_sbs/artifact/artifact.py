@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from timm_sbs.artifact.build import build_around
+from timm_sbs.artifact.build import build_around, check_args
 from timm_sbs.artifact.card import artifact_card
 from timm_sbs.artifact.describe import description
 from timm_sbs.artifact.exports import export_checkpoint, export_onnx, onnx_model, repository_files
@@ -21,8 +21,7 @@ from timm_sbs.codec.kept import stored_kept
 from timm_sbs.codec.quantization import predictor_codes, stored_predictor, stored_rounded
 from timm_sbs.codec.tensor_file import Contents, to_tensors
 from timm_sbs.common.config import OTHERS, ArtifactConfig, QuantizationConfig, StorageConfig
-from timm_sbs.common.errors import ConfigError
-from timm_sbs.common.tensors import without_prefix
+from timm_sbs.common.tensors import copied, without_prefix
 from timm_sbs.predictor.base_model import BaseModel, first_names, is_counter, kept_names
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.network import check_parameters
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
     from timm_sbs.onnx.check import Checked
 
 __all__ = ['Artifact']
-
-# Arguments that the artifact itself gives when a model is built.
-_OWN_ARGS = ('pretrained', 'pretrained_cfg', 'model_name', 'base', 'state_dict', 'cfg', 'sources', 'base_args')
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,9 +112,8 @@ class Artifact:
 
     def with_kept(self, model: nn.Module) -> 'Artifact':
         """The same artifact with copies of a model's tensors that are neither generated nor rounded."""
-        state = model.state_dict()
-        names = kept_names(self.base.state, (*self.generator.names, *self.rounded))
-        return dataclasses.replace(self, kept={name: state[name].detach().clone() for name in names})
+        state, names = model.state_dict(), kept_names(self.base.state, (*self.generator.names, *self.rounded))
+        return dataclasses.replace(self, kept=copied({name: state[name] for name in names}))
 
     def with_results(self, results: Mapping[str, Any]) -> 'Artifact':
         """The same artifact with other results."""
@@ -144,7 +139,7 @@ class Artifact:
     def stored_weights(self) -> dict[str, Tensor]:
         """Generated and rounded weights by name, float32, as a reader of the written artifact will have them."""
         stored = self.as_stored()
-        return {**stored.generator(), **_copied(stored.rounded)}
+        return {**stored.generator(), **copied(stored.rounded)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Generate the complete state dict of the base model: float32 weights, stored tensors, BatchNorm's counters at
@@ -157,10 +152,9 @@ class Artifact:
             >>> len(state), state['linear.weight'].shape
             (116, torch.Size([10, 64]))
         """
-        tensors = {**_copied(self.rounded), **_copied(self.kept), **self.generator()}
-        for name in self.base.state:
-            if is_counter(name):
-                tensors[name] = torch.zeros((), dtype=torch.long, device='cpu')
+        tensors = {**copied(self.rounded), **copied(self.kept), **self.generator()}
+        counter = torch.zeros((), dtype=torch.long, device='cpu')
+        tensors |= {name: counter.clone() for name in self.base.state if is_counter(name)}
         return {name: tensors[first] for name, first in first_names(self.base.state).items()}
 
     def create_model(self, **kwargs: Any) -> nn.Module:
@@ -178,10 +172,7 @@ class Artifact:
             >>> model(torch.zeros(1, 3, 32, 32)).shape
             torch.Size([1, 7])
         """
-        if given := [name for name in _OWN_ARGS if name in kwargs]:
-            raise ConfigError(
-                f"create_model of an artifact takes no '{given[0]}': its base model is '{self.base.name}', and the "
-                f'weights are always generated.')
+        check_args(self.base.name, kwargs)
         return build_around(self.base.name, self.as_stored().state_dict(), self.base.pretrained_cfg, {},
                             base_args=self.base.args, **kwargs)
 
@@ -222,8 +213,7 @@ class Artifact:
         return description(self.config, self.base.pretrained_cfg, self.ledger())
 
     def card(self, repo_id: str, onnx_model: bytes | None = None) -> str:
-        """The model card of a repository 'user/name', and of the ONNX model in it, if there is one. Every figure in it
-        is one of the artifact's."""
+        """The model card of a repository 'user/name', which may have an ONNX model. All figures are the artifact's."""
         return artifact_card(
             repo_id, self.config, self.base.pretrained_cfg, self.ledger(onnx_model), self.license_text is not None,
             len(onnx_model or b''))
@@ -308,7 +298,3 @@ class Artifact:
             >>> model = timm.create_model('hf-hub:user/resnet18-sbs@v1', pretrained=True)  # doctest: +SKIP
         """
         return upload(repository_files(self, repo_id, card, onnx), repo_id, private, revision, tag, token)
-
-
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -1,5 +1,5 @@
 """timm's base model around a state dict: as timm builds it, and described by where its weights came from."""
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from timm_sbs.common.errors import ArtifactError, ConfigError, SbsError, short_r
 from timm_sbs.predictor.base_model import SkipRandomInit, as_tuples
 from timm_sbs.predictor.pretrained_cfg import checked_cfg
 
-__all__ = ['build_around']
+__all__ = ['build_around', 'check_args']
 
+# Arguments that an artifact itself gives when its model is built.
+_OWN_ARGS = ('pretrained', 'pretrained_cfg', 'model_name', 'base', 'state_dict', 'cfg', 'sources', 'base_args')
 # Arguments with which timm leaves what is not in the state dict as it was drawn.
 _PARTIAL = {'features_only', 'pretrained_strict'}
 
@@ -77,3 +79,10 @@ def build_around(
         for name in ('pretrained_cfg', 'default_cfg'):
             (module.__dict__.get(name) or {}).pop('state_dict', None)
     return model
+
+
+def check_args(base: str, names: Container[str]) -> None:
+    """Raises ConfigError where a caller gives an argument that is the artifact's own."""
+    if given := [name for name in _OWN_ARGS if name in names]:
+        raise ConfigError(f"create_model of an artifact takes no '{given[0]}': its base model is '{base}', and the "
+                          'weights are always generated.')

@@ -1,11 +1,11 @@
-"""Helpers for tensors: float64 on devices with and without it, moves to a device, names with a prefix."""
+"""Helpers for tensors: float64 on devices with and without it, moves to a device, copies, names with a prefix."""
 from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ['as_float64', 'float64_device', 'moved', 'with_prefix', 'without_prefix']
+__all__ = ['as_float64', 'copied', 'float64_device', 'moved', 'with_prefix', 'without_prefix']
 
 T = TypeVar('T')
 
@@ -27,6 +27,11 @@ def moved(tensor: Tensor, device: torch.device, memory_format: torch.memory_form
     """A tensor on a device. Only CUDA does not wait for its arrival: elsewhere memory that is not pinned could be
     reused meanwhile."""
     return tensor.to(device, non_blocking=device.type == 'cuda', memory_format=memory_format)
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that share no memory, with each other or with the tensors."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, T]) -> dict[str, T]:

@@ -30,6 +30,7 @@ def test_sizes_are_those_of_timm(fields):
 
 @pytest.mark.parametrize('fields, says', [
     (dict(input_size=(1, 32, 32)), 'images of 1 channels'), (dict(mean=(.5, .5)), 'mean (0.5, 0.5)'),
+    (dict(std=(0.,)), 'std (0.0, 0.0, 0.0)'),
     (dict(crop_mode='border'), "crop_mode is 'border'"), (dict(interpolation='random'), "interpolation is 'random'"),
     *((dict(crop_pct=crop_pct), f'crop_pct is {crop_pct}') for crop_pct in (-1., 1.5, 1e-9, 1e-320, float('nan')))])
 def test_what_other_programs_do_not_do(fields, says):

@@ -192,9 +192,9 @@ def test_metadata_say_what_a_program_must_know(shipped):
 def test_hostile_names_are_quoted_and_the_licence_goes_along():
     artifact = described(
         dataclasses.replace(timm_sbs.load(ROUNDED), license_text='Be kind.\n'), label_names=[HOSTILE] * 10,
-        license=HOSTILE)
+        license=HOSTILE, crop_mode=HOSTILE, interpolation=HOSTILE)
     found = metadata(onnx.load_from_string(artifact.onnx_model(plain=True)))
-    for text in (found['license'], *json.loads(found['classes'])):
+    for text in (found['license'], found['crop_mode'], found['interpolation'], *json.loads(found['classes'])):
         assert text.isprintable() and '\\x1b' in text and '\\u202e' in text
     assert found['license_text'] == 'Be kind.\n'
 
@@ -238,10 +238,11 @@ def test_preprocessing_takes_images_as_they_are(plain):
     assert 'mean' not in found and 'std' not in found and json.loads(found['input_size']) == [3, 16, 16]
 
 
-def test_preprocessing_needs_a_mean_for_each_channel(shipped):
-    artifact = described(shipped[0], mean=(.1, .2))
-    with pytest.raises(TargetError, match=r'3 channels cannot be normalized: mean is \(0.1, 0.2\)'):
-        artifact.onnx_model(preprocessing=True)
+@pytest.mark.parametrize('fields, says', [
+    (dict(mean=(.1, .2)), r'mean is \(0.1, 0.2\)'), (dict(std=(0.,)), r'std is \(0.0, ')])
+def test_preprocessing_needs_a_mean_and_a_deviation_for_each_channel(fields, says, shipped):
+    with pytest.raises(TargetError, match=f'3 channels cannot be normalized: .*{says}'):
+        described(shipped[0], **fields).onnx_model(preprocessing=True)
 
 
 def test_what_is_written_was_checked(shipped, tmp_path):

@@ -13,6 +13,7 @@ from timm_sbs.artifact.transformers_js import photograph_input
 from timm_sbs.common.errors import ArtifactError, TargetError, printable
 from timm_sbs.common.files import replace_files
 from timm_sbs.common.progress import say
+from timm_sbs.common.tensors import copied
 
 if TYPE_CHECKING:
     from timm_sbs.artifact.artifact import Artifact
@@ -26,10 +27,8 @@ def export_checkpoint(artifact: 'Artifact', file: str | Path) -> None:
     _check_name(file, '.safetensors', 'by which timm knows how to read the file')
     license = artifact.base.pretrained_cfg.get('license')
     metadata = {'format': 'pt', 'license': license, 'license_text': artifact.license_text}
-    weights = artifact.as_stored().state_dict()
-    data = safetensors.torch.save(  # a file has no shared memory
-        {name: tensor.clone() for name, tensor in weights.items()},
-        metadata={key: text for key, text in metadata.items() if text})
+    weights = copied(artifact.as_stored().state_dict())  # a file has no shared memory
+    data = safetensors.torch.save(weights, metadata={key: text for key, text in metadata.items() if text})
     _write(file, data)
 
 
@@ -61,10 +60,9 @@ def onnx_model(artifact: 'Artifact', preprocessing: bool, plain: bool) -> 'tuple
     stored, base = artifact.as_stored(), artifact.base
     network = artifact.create_model().eval()
     images = image_input(base.pretrained_cfg)
-    channels, mean, std = images.channels, images.mean, images.std
-    if preprocessing and not len(mean) == len(std) == channels:
-        raise TargetError(f'Images of {channels} channels cannot be normalized: mean is {mean} and std is {std}.')
-    size = channels, images.height, images.width
+    mean, std, size = images.mean, images.std, (images.channels, images.height, images.width)
+    if preprocessing and not images.normalizable:
+        raise TargetError(f'Images of {size[0]} channels cannot be normalized: mean is {mean} and std is {std}.')
     say(None, f"tracing '{base.name}', which takes some seconds")
     if plain:
         model = plain_model(network, size)
@@ -95,14 +93,14 @@ def _metadata(artifact: 'Artifact', images: ImageInput, preprocessing: bool) -> 
     """What a program must know of the model beside its numbers; values that are no texts are JSON."""
     described = artifact.base.pretrained_cfg
     found = {
-        'architecture': artifact.base.name, 'license': printable(described.get('license') or 'unknown', MAX_TEXT),
-        'license_text': artifact.license_text,
+        'architecture': artifact.base.name, 'license': described.get('license') or 'unknown',
         'classes': [printable(name, MAX_TEXT) for name in class_names(artifact.base.name, described)],
         'input_size': (images.channels, images.height, images.width), 'color': 'RGB', 'crop_pct': images.crop_pct,
         'crop_mode': images.crop_mode, 'interpolation': images.interpolation,
         **({} if preprocessing else {'mean': images.mean, 'std': images.std})}
-    return {name: value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))
-            for name, value in found.items() if value}
+    texts = {name: printable(value, MAX_TEXT) if isinstance(value, str) else json.dumps(value, separators=(',', ':'))
+             for name, value in found.items() if value}
+    return texts | ({'license_text': artifact.license_text} if artifact.license_text else {})
 
 
 def _check_name(file: str | Path, ending: str, why: str) -> None:

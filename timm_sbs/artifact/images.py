@@ -33,6 +33,11 @@ class ImageInput:
     std: tuple[float, ...]
 
     @property
+    def normalizable(self) -> bool:
+        """Whether each channel has a mean, and a standard deviation by which numbers can be divided."""
+        return len(self.mean) == len(self.std) == self.channels and 0 not in self.std
+
+    @property
     def squash(self) -> bool:
         return self.crop_mode == 'squash'
 
@@ -60,7 +65,7 @@ def why_no_photographs(images: ImageInput, num_classes: int) -> str | None:
     """What keeps programs without timm from classifying photographs as timm does it, or None if nothing does."""
     if not num_classes:
         return 'it has no classes (num_classes is 0)'
-    if not images.channels == len(images.mean) == len(images.std) == 3:
+    if images.channels != 3 or not images.normalizable:
         return f'it takes images of {images.channels} channels, with mean {images.mean} and std {images.std}'
     if not (0 < images.crop_pct <= 1 and max(images.height, images.width) / images.crop_pct <= MOST_SIDE):
         return f'crop_pct is {images.crop_pct}, but must be at most 1, and crop from at most {MOST_SIDE:,} pixels'

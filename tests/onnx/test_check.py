@@ -29,8 +29,8 @@ def product(weight):
     return helper.make_node('Gemm', ['flat', weight], ['logits'], transB=1)
 
 
-def checked(nodes, constants, output=('batch', 4)):
-    return check_model(as_model([*POOLED, *nodes], output, constants), Pooled(), MEAN, STD)
+def checked(nodes, constants, output=('batch', 4), **options):
+    return check_model(as_model([*POOLED, *nodes], output, constants), Pooled(), MEAN, STD, **options)
 
 
 def test_a_model_that_agrees():
@@ -44,6 +44,7 @@ def test_weights_that_would_be_computed_with_each_image():
              helper.make_node('Add', ['w', 'noise'], ['v'])]
     with pytest.raises(ArtifactError, match='would compute weights anew for each image, in 2 nodes. Use --plain'):
         checked([*nodes, product('v')], [('w', WEIGHT)])
+    assert checked([*nodes, product('v')], [('w', WEIGHT)], plain=True)  # where there are none: the network's own
 
 
 @pytest.mark.parametrize('factor', [1.001, np.nan, np.inf])

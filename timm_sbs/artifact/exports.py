@@ -77,7 +77,7 @@ def onnx_model(artifact: 'Artifact', preprocessing: bool, plain: bool) -> 'tuple
         data = model.SerializeToString()
     except Exception as e:  # protobuf's EncodeError; ValueError in older versions
         raise ArtifactError(f"'{base.name}' takes more than 2 GB as an ONNX file, which none may.") from e
-    return data, check_model(data, network, mean, std)
+    return data, check_model(data, network, mean, std, plain)
 
 
 def repository_files(artifact: 'Artifact', repo_id: str, card: str | None, onnx: bool) -> dict[str, bytes]:

@@ -29,11 +29,14 @@ class Checked(NamedTuple):
     difference: float
 
 
-def check_model(model: bytes, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Checked | None:
+def check_model(
+        model: bytes, network: nn.Module, mean: Sequence[float], std: Sequence[float], plain: bool = False,
+) -> Checked | None:
     """Run a model beside the network that it was made of; None if onnxruntime is not installed.
 
     Args:
         mean: Of each channel, with ``std``, by which a model with preprocessing normalizes images.
+        plain: Its weights are constants: whatever is computed without images is the network's own.
 
     Raises:
         ArtifactError: ONNX Runtime cannot read the model, leaves weights to be computed with each inference, or gives
@@ -53,7 +56,7 @@ def check_model(model: bytes, network: nn.Module, mean: Sequence[float], std: Se
         raise ArtifactError(
             f'onnxruntime {version} cannot run the model: {short_reason(e)} Try: pip install --upgrade onnxruntime.'
         ) from e
-    if left:
+    if left and not plain:
         raise ArtifactError(
             f'onnxruntime {version} would compute weights anew for each image, in {left} nodes. Use --plain.')
     with torch.no_grad():

@@ -78,6 +78,8 @@ def _run(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.optimized_model_filepath = str(expanded)
+    options.add_session_config_entry(  # for what expands to more than the 2 GB that one file may have
+        'session.optimized_model_external_initializers_file_name', f'{expanded.name}.data')
     session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
     given = session.get_inputs()[0]
     images: Any = np.random.default_rng(0).integers(0, 256, (BATCH, *given.shape[1:])).astype(np.uint8)

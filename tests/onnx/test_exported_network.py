@@ -118,6 +118,13 @@ def test_a_weight_that_modules_share_has_its_first_name():
     assert weights == ['first.weight'] * 2 and found.norms[0].weight is None
 
 
+@pytest.mark.parametrize('name', ['relu', 'conv2d', 'val_0', 'weights_0'])
+def test_a_parameter_may_have_the_name_that_torch_gives_to_another_value(name):
+    net = Net(lambda net, x: net.conv(x).relu() * getattr(net, name), conv=conv())
+    net.register_parameter(name, nn.Parameter(torch.rand(4, 1, 1)))
+    exported(net, ())
+
+
 def test_nothing_of_the_exporter_is_left_and_nothing_is_printed(capfd, caplog):
     with caplog.at_level(logging.INFO):
         graph = export_network(Net(lambda net, x: net.conv(x), conv=conv()), ['conv.weight'], SIZE, 20, ()).graph

@@ -76,7 +76,7 @@ def export_network(
         with _quiet(), _unfused_attention(model), torch.no_grad():
             program = torch.onnx.export(
                 _Functional(model.eval(), names), (images, weights), dynamo=True, opset_version=opset, verbose=False,
-                input_names=[INPUT, *names], output_names=[OUTPUT],
+                input_names=[INPUT, *(f'/{name}' for name in names)], output_names=[OUTPUT],
                 dynamic_shapes=({0: torch.export.Dim('batch')}, [None] * len(names)))
             assert program is not None
             graph = program.model_proto.graph
@@ -86,6 +86,7 @@ def export_network(
             f'torch {torch.__version__} cannot export {type(model).__name__} to ONNX: {short_reason(Exception(reason))}'
         ) from e
     _strip(graph)
+    _name_weights(graph, names)
     return ExportedNetwork(graph, tuple(_fold_norms(graph, set(names), set(norms))), opset)
 
 
@@ -128,6 +129,17 @@ def _strip(graph: onnx.GraphProto) -> None:
     for value in (*graph.input, *graph.output):
         del value.metadata_props[:]
         value.type.tensor_type.shape.dim[0].dim_param = 'N'
+
+
+def _name_weights(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Give weights their own names. They were traced with others, as torch names values by operators: 'relu' is one of
+    its names, and may be one of a parameter."""
+    swapped = {f'/{name}': name for name in names} | {name: f'/{name}' for name in names}
+    for node in graph.node:
+        node.input[:] = [swapped.get(name, name) for name in node.input]
+        node.output[:] = [swapped.get(name, name) for name in node.output]
+    for constant in graph.initializer:
+        constant.name = swapped.get(constant.name, constant.name)
 
 
 def _fold_norms(graph: onnx.GraphProto, names: set[str], known: Collection[str]) -> Iterator[Norm]:

@@ -82,6 +82,9 @@ def test_a_push_adds_what_others_need_and_a_later_one_takes_it_away(hub):
     plain = hub.files('user/other')
     assert set(plain) == NAMES | {'onnx/mine.onnx'} and b'onnx' not in plain['README.md']
     assert 'id2label' not in json.loads(plain['config.json'])
+    hub.refs['user/own'] = {'main': {**plain, 'preprocessor_config.json': b'{}'}}  # of another program
+    hub.client.push(TINY, 'user/own')
+    assert 'preprocessor_config.json' in hub.files('user/own')
 
 
 def test_timm_and_this_package_read_the_same_repository(hub):

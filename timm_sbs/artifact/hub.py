@@ -127,7 +127,8 @@ def upload(
         if revision:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         if gone := {LICENSE_NAME, ONNX_NAME, PROCESSOR_NAME} - {*contents}:
-            gone &= {*api.list_repo_files(repo_id, revision=revision)}
+            present = {*api.list_repo_files(repo_id, revision=revision)}
+            gone &= present if ONNX_NAME in present else {LICENSE_NAME} & present  # else the other is somebody's own
             operations += [CommitOperationDelete(name) for name in sorted(gone)]
         commit = api.create_commit(
             repo_id, operations, commit_message='Upload an artifact of timm_sbs', revision=revision)

@@ -88,7 +88,11 @@ def export(model: str, output: str, plain: bool = False, preprocessing: bool = F
           if checked else 'Not checked: onnxruntime is not installed.')
 
 
-def web(model: str, output: str, runtime: str | None = None) -> None:
+def web(
+        model: str,
+        output: str,
+        runtime: Annotated[str | None, tyro.conf.arg(metavar='FOLDER')] = None,
+) -> None:
     """Write a folder of static files: a page that classifies photographs with an artifact, in any browser.
 
     Args:

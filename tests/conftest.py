@@ -208,3 +208,9 @@ def image_folder(tmp_path_factory):
     """The demo's images: 100 for validation, 400 for training."""
     return write_demo_images(tmp_path_factory.mktemp('images'), {
         'validation': range(0, 500, 5), 'train': [i for i in range(500) if i % 5]})
+
+
+def described(artifact, **fields):
+    """The same artifact with other fields of pretrained_cfg."""
+    cfg = {**artifact.base.pretrained_cfg, **fields}
+    return dataclasses.replace(artifact, base=dataclasses.replace(artifact.base, pretrained_cfg=cfg))

@@ -1,5 +1,4 @@
 """A repository with an ONNX model: what is in it, and that programs which nobody here wrote classify with it."""
-import dataclasses
 import json
 import os
 import re
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import SHIPPED
+from conftest import SHIPPED, described
 from hub_client import PUSH, Client
 from hub_server import running_hub
 from mutations import edit
@@ -45,8 +44,7 @@ def hub(tmp_path_factory):
 
 def settings_of(artifact, **fields):
     """Root keys and preprocessor_config.json of an artifact whose description has other fields."""
-    described = {**artifact.base.pretrained_cfg, **fields}
-    keys, files = around_model(b'', dataclasses.replace(artifact.base, pretrained_cfg=described))
+    keys, files = around_model(b'', described(artifact, **fields).base)
     return keys, json.loads(files['preprocessor_config.json'])
 
 
@@ -107,24 +105,24 @@ def test_the_python_snippet_of_the_card_classifies(hub, tmp_path, monkeypatch):
 
 def test_photographs_are_resized_and_cropped_as_by_timm(small_artifact):
     """A fifth more than the input, by its shorter side or by both sides."""
-    described = dict(input_size=(3, 40, 40), crop_pct=.8, interpolation='bicubic', mean=(.5,), std=(.25,))
-    _, settings = settings_of(small_artifact, **described)
+    fields = dict(input_size=(3, 40, 40), crop_pct=.8, interpolation='bicubic', mean=(.5,), std=(.25,))
+    _, settings = settings_of(small_artifact, **fields)
     assert settings['size'] == {'shortest_edge': 50} and settings['crop_size'] == {'height': 40, 'width': 40}
     assert settings['image_mean'] == [.5] * 3 and settings['image_std'] == [.25] * 3
-    _, settings = settings_of(small_artifact, **{**described, 'input_size': (3, 40, 80), 'crop_mode': 'squash'})
+    _, settings = settings_of(small_artifact, **{**fields, 'input_size': (3, 40, 80), 'crop_mode': 'squash'})
     assert settings['size'] == {'height': 50, 'width': 100} and settings['crop_size'] == {'height': 40, 'width': 80}
 
 
 @pytest.mark.parametrize('fields', [dict(crop_pct=.8), dict(input_size=(3, 40, 80), crop_mode='squash', crop_pct=.9)])
 def test_the_python_snippet_prepares_images_as_timm_does(small_artifact, tmp_path, monkeypatch, fields):
-    described = {**small_artifact.base.pretrained_cfg, 'interpolation': 'bicubic', **fields}
-    card = dataclasses.replace(small_artifact, base=dataclasses.replace(
-        small_artifact.base, pretrained_cfg=described)).card('user/any', b'a model')
+    artifact = described(small_artifact, **{'interpolation': 'bicubic', **fields})
+    card = artifact.card('user/any', b'a model')
     shutil.copy(CAT, tmp_path / 'photo.jpg')
     monkeypatch.chdir(tmp_path)
     found = {'Image': Image, 'np': np}
     exec(re.search(r'image = Image.open.*?\npixels = .*?\n', card, re.DOTALL)[0], found)
-    wanted = create_transform(**resolve_data_config(pretrained_cfg=described))(Image.open(CAT).convert('RGB'))
+    transform = create_transform(**resolve_data_config(pretrained_cfg=artifact.base.pretrained_cfg))
+    wanted = transform(Image.open(CAT).convert('RGB'))
     assert np.abs(found['pixels'].transpose(2, 0, 1) - wanted.numpy()).max() < 1e-5
 
 

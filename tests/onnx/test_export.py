@@ -11,7 +11,7 @@ import onnx
 import pytest
 import timm
 import torch
-from conftest import SHIPPED, fit_quickly, started
+from conftest import SHIPPED, described, fit_quickly, started
 from google.protobuf.message import EncodeError
 from onnx_graphs import session
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -157,12 +157,6 @@ def shipped():
     """An artifact, and its model. Not to be changed."""
     artifact = timm_sbs.load(ROUNDED)
     return artifact, onnx.load_from_string(artifact.onnx_model())
-
-
-def described(artifact, **fields):
-    """The same artifact with other fields of pretrained_cfg."""
-    cfg = {**artifact.base.pretrained_cfg, **fields}
-    return dataclasses.replace(artifact, base=dataclasses.replace(artifact.base, pretrained_cfg=cfg))
 
 
 def metadata(model):

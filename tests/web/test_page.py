@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, described
 from page_browser import browser, classified, missing, opened, runtime, served, wait_for
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
@@ -59,12 +59,6 @@ def copied_runtime(tmp_path):
     return folder
 
 
-def described(artifact, **fields):
-    """The same artifact with other fields of pretrained_cfg."""
-    cfg = {**artifact.base.pretrained_cfg, **fields}
-    return dataclasses.replace(artifact, base=dataclasses.replace(artifact.base, pretrained_cfg=cfg))
-
-
 def settings_of(folder):
     return json.loads((folder / 'settings.json').read_text())
 
@@ -98,9 +92,9 @@ def test_a_copied_runtime_is_that_of_the_folder(quick, artifact, copied_runtime,
     sizes = write_page(artifact, tmp_path / 'site', copied_runtime)
     assert {path.name for path in (tmp_path / 'site' / 'runtime').iterdir()} == {
         name for file in RUNTIME for name in (file, f'{file}.br')}
-    for file, described in zip(RUNTIME, settings_of(tmp_path / 'site')['runtime']):
-        copied = (tmp_path / 'site' / described['url']).read_bytes()
-        assert copied == (copied_runtime / file).read_bytes() and described['bytes'] == len(copied)
+    for file, entry in zip(RUNTIME, settings_of(tmp_path / 'site')['runtime']):
+        copied = (tmp_path / 'site' / entry['url']).read_bytes()
+        assert copied == (copied_runtime / file).read_bytes() and entry['bytes'] == len(copied)
     assert sizes == {str(path.relative_to(tmp_path / 'site')): path.stat().st_size
                      for path in (tmp_path / 'site').rglob('*') if path.is_file()}
 

@@ -57,18 +57,18 @@ def onnx_model(artifact: 'Artifact', preprocessing: bool, plain: bool) -> 'tuple
     from timm_sbs.onnx.check import check_model
     from timm_sbs.onnx.export import plain_model, self_expanding_model, with_preprocessing
 
-    stored, base = artifact.as_stored(), artifact.base
-    network = artifact.create_model().eval()
-    images = image_input(base.pretrained_cfg)
+    base, images = artifact.base, image_input(artifact.base.pretrained_cfg)
     mean, std, size = images.mean, images.std, (images.channels, images.height, images.width)
     if preprocessing and not images.normalizable:
         raise TargetError(f'Images of {size[0]} channels cannot be normalized: mean is {mean} and std is {std}.')
     say(None, f"tracing '{base.name}', which takes some seconds")
+    stored = artifact.as_stored()
+    network = stored.create_model().eval()
     if plain:
         model = plain_model(network, size)
     else:
         model = self_expanding_model(
-            network, size, artifact.tensors(), artifact.config, stored.generator, base.state, base.norm_eps)
+            network, size, stored.tensors(), artifact.config, stored.generator, base.state, base.norm_eps)
     if preprocessing:
         model = with_preprocessing(model, mean, std)
     for key, value in _metadata(artifact, images, preprocessing).items():

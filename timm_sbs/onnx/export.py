@@ -14,7 +14,7 @@ from timm_sbs.common.config import ArtifactConfig
 from timm_sbs.common.tensors import without_prefix
 from timm_sbs.common.version import __version__
 from timm_sbs.onnx.generated import Ordering, generated_weights
-from timm_sbs.onnx.graph import Graph
+from timm_sbs.onnx.graph import FEW, Graph
 from timm_sbs.onnx.integers import IntegerPool
 from timm_sbs.onnx.network import INPUT, OUTPUT, STATISTICS, ExportedNetwork, export_network
 from timm_sbs.onnx.norms import Norms
@@ -26,7 +26,6 @@ __all__ = ['plain_model', 'self_expanding_model', 'with_preprocessing']
 OPSET, GELU_OPSET = 18, 20  # the lowest that torch exports, and the first with Gelu, on which predictors are built
 NAMED = ('Gather', 'Slice')  # nodes of which ONNX Runtime, up to 1.20, makes others that are named after them
 OTHER_FLOATS: dict[torch.dtype, DTypeLike] = {torch.float16: np.float16, torch.float64: np.float64}  # of networks
-LARGE = 64  # integers of a constant of the network, from which on they are stored in fewer bytes
 
 
 def self_expanding_model(
@@ -118,10 +117,8 @@ def _model(graph: Graph, exported: ExportedNetwork, known: Mapping[str, str]) ->
     names = {**known, INPUT: INPUT, OUTPUT: OUTPUT, '': ''}
     for constant in exported.graph.initializer:
         array = numpy_helper.to_array(constant)
-        smallest = _smallest_type(array)
-        halved = smallest != array.dtype and smallest in (np.int16, np.uint16)
-        value = graph.integers(array) if halved else graph.constant(array.astype(smallest))
-        names[constant.name] = value if smallest == array.dtype else graph.cast(value, array.dtype)
+        many = array.dtype.kind == 'i' and array.size > FEW
+        names[constant.name] = graph.integers(array, array.dtype) if many else graph.constant(array)
     nodes = list(exported.graph.node)
     for node in nodes:
         node.input[:] = [names[name] for name in node.input]
@@ -136,14 +133,6 @@ def _model(graph: Graph, exported: ExportedNetwork, known: Mapping[str, str]) ->
     return helper.make_model(
         whole, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets), producer_name='timm_sbs',
         producer_version=__version__)
-
-
-def _smallest_type(array: np.ndarray) -> np.dtype:
-    """That of a constant of the network, if it is not one of many integers, of which fewer bytes hold as much."""
-    if array.dtype.kind != 'i' or array.size <= LARGE:
-        return array.dtype
-    types = (np.uint8, np.int8, np.uint16, np.int16, np.int32, np.int64)
-    return np.dtype(next(t for t in types if np.iinfo(t).min <= array.min() and array.max() <= np.iinfo(t).max))
 
 
 def _used(nodes: Sequence[onnx.NodeProto]) -> tuple[list[onnx.NodeProto], set[str]]:

@@ -3,7 +3,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from timm_sbs.onnx.features import features, row_blocks
 from timm_sbs.onnx.graph import Graph
@@ -13,8 +12,6 @@ from timm_sbs.predictor.ordering import stack_kernel_indices
 from timm_sbs.predictor.tokens import WeightSpec
 
 __all__ = ['Ordering', 'generated_weights']
-
-Indices = NDArray[np.int64]
 
 
 class Ordering:
@@ -28,7 +25,6 @@ class Ordering:
         spec, permutations = generator.specs[layer], generator.permutations[layer]
         rows = stack_kernel_indices([permutations], [spec], generator.config.ordering)
         rows = rows.reshape(spec.num_filters, spec.num_channels)
-        self.shape = rows.shape
         self.starts = rows.min(axis=1, keepdims=True)
         relative = rows - self.starts
         self.step = int(np.gcd.reduce(relative, axis=None)) or 1
@@ -38,7 +34,7 @@ class Ordering:
         elif places.max() * 2 >= rows.max():  # of one path through all filters
             self.starts, self.step, places = np.zeros((1, 1), np.int64), 1, rows
         self.places = places.shape
-        self.parts, self._pool = [], pool
+        self.parts = list[int]()
         while places.max() > 255:
             self.parts.append(pool.add((places & 255) - 128))
             places = places >> 8

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from onnx import helper, numpy_helper
 
-__all__ = ['Graph']
+__all__ = ['FEW', 'Graph']
 
-FEW = 64  # integers that take fewer bytes as they are than the nodes that put them together
+FEW = 64  # integers that take fewer bytes as they are than with nodes that put them together
 
 _DIGITS = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789'
 
@@ -53,18 +53,24 @@ class Graph:
             self.constants.append(numpy_helper.from_array(array, self._known[key]))
         return self._known[key]
 
-    def integers(self, values: ArrayLike) -> str:
-        """Integers of up to 16 bits, as int32. They are stored as bytes: the build of ONNX Runtime with which
-        transformers.js runs in browsers reads neither int16 nor uint16."""
+    def integers(self, values: ArrayLike, dtype: DTypeLike = np.int32) -> str:
+        """Integers of a type, stored in as few bytes as they take; those of 16 bits as two bytes, for the build of ONNX
+        Runtime with which transformers.js runs in browsers reads neither int16 nor uint16."""
         array = np.asarray(values).astype(np.int64)
-        if not array.size or (array.min() >= -128 and array.max() < 128):
-            return self.cast(self.constant(array, np.int8), np.int32)
+
+        def read(integers: NDArray[np.int64], stored: DTypeLike) -> str:
+            value = self.constant(integers, stored)
+            return value if np.dtype(stored) == np.dtype(dtype) else self.cast(value, dtype)
+
+        types = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.int64)
+        smallest = next(t for t in types if not array.size or (
+            np.iinfo(t).min <= array.min() and array.max() <= np.iinfo(t).max))
+        if smallest not in (np.int16, np.uint16):
+            return read(array, smallest)
         if array.size <= FEW:
-            return self.constant(array, np.int32)
-        low, high = array & 255, array >> 8
-        high_bytes = self.constant(high, np.int8 if array.min() < 0 else np.uint8)
-        larger = self.add('Mul', self.cast(high_bytes, np.int32), self.constant(256, np.int32))
-        return self.add('Add', larger, self.cast(self.constant(low, np.uint8), np.int32))
+            return read(array, np.int32)
+        high = read(array >> 8, np.int8 if smallest is np.int16 else np.uint8)
+        return self.add('Add', self.add('Mul', high, self.constant(256, dtype)), read(array & 255, np.uint8))
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         """The output of an operator."""

@@ -21,6 +21,7 @@ from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.files import replace_files
 from timm_sbs.common.progress import say
+from timm_sbs.common.tensors import copied
 from timm_sbs.data.accuracy import Comparison
 from timm_sbs.training.checkpoints import Checkpoint, artifact_tensors
 from timm_sbs.training.flat_settings import flat
@@ -189,7 +190,6 @@ class Run(Context):
 def _copied(artifact: Artifact) -> Artifact:
     """An artifact that training does not change any more."""
     predictor = copy.deepcopy(artifact.generator.predictor).requires_grad_(False)
-    kept, rounded = ({name: tensor.detach().clone() for name, tensor in tensors.items()}
-                     for tensors in (artifact.kept, artifact.rounded))
     return dataclasses.replace(
-        artifact, generator=artifact.generator.with_predictor(predictor), kept=kept, rounded=rounded)
+        artifact, generator=artifact.generator.with_predictor(predictor), kept=copied(artifact.kept),
+        rounded=copied(artifact.rounded))

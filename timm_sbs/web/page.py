@@ -5,6 +5,7 @@ What an artifact says (class names, a licence) is written into settings.json alo
 import base64
 import hashlib
 import json
+from collections.abc import Callable
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,12 @@ def write_page(
     images, labels = image_input(described), class_names(artifact.base.name, described, short=True)
     if reason := why_no_photographs(images, described['num_classes']):
         raise TargetError(f'A page cannot classify photographs with this model: {reason}.')
-    files = _runtime_files(runtime)
+    files, compressed = _runtime_files(runtime), _compressor()
     model = artifact.onnx_model(preprocessing=True)
     say(None, 'compressing files with Brotli')
     contents = {path.name: path.read_bytes() for path in sorted(_SITE.iterdir())}
-    contents |= {_MODEL: model, f'{_MODEL}.br': _compressed(model, _BEST)}
-    contents |= files | {f'{path}.br': _compressed(data, _FAST) for path, data in files.items()}
+    contents |= {_MODEL: model, f'{_MODEL}.br': compressed(model, quality=_BEST)}
+    contents |= files | {f'{path}.br': compressed(data, quality=_FAST) for path, data in files.items()}
     if artifact.license_text:
         contents[LICENSE_NAME] = artifact.license_text.encode()
     settings = {
@@ -111,10 +112,11 @@ def _described(path: str, data: bytes) -> dict[str, Any]:
     return {'url': path, 'bytes': len(data), 'integrity': f'sha384-{digest}'}
 
 
-def _compressed(data: bytes, quality: int) -> bytes:
+def _compressor() -> Callable[..., bytes]:
+    """Brotli's function, which is asked for before a model is traced."""
     try:
         import brotli
     except ImportError as e:
         raise MissingExtraError(
             "A page needs brotli: pip install 'timm_sbs[onnx]', or '.[onnx]' in a checkout.") from e
-    return brotli.compress(data, quality=quality)
+    return brotli.compress

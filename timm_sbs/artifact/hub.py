@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, ONNX_NAME, PROCESSOR_NAME, WEIGHTS_NAME
 from timm_sbs.common.errors import ArtifactError, SbsError
 
-__all__ = ['create_repository', 'download', 'offline_if_unreachable', 'unreachable', 'upload']
+__all__ = ['create_repository', 'download', 'offline_if_unreachable', 'require_login', 'unreachable', 'upload']
 
 # What the Hub's client raises: its own errors, those of the HTTP library beneath, which differs between versions,
 # ValueError for names that are none, and RuntimeError for an upload that breaks off.
@@ -93,14 +93,19 @@ def _not_cached(repo: str, why: str) -> ArtifactError:
                          f'load the artifact from a folder: pretrained_cfg_overlay=dict(file=FOLDER).')
 
 
+def require_login(token: str | None = None) -> None:
+    """Raises SbsError if nobody is logged in to the Hub."""
+    if not (token or get_token()):
+        raise SbsError('Nobody is logged in to the Hub. Run: hf auth login, or set HF_TOKEN.')
+
+
 def create_repository(repo_id: str, private: bool = False, token: str | None = None) -> None:
     """Create a model repository, or make sure that one's own exists. What is wrong with a login shows here.
 
     Raises:
         SbsError: The name is wrong, nobody is logged in, or the Hub refuses or cannot be reached.
     """
-    if not (token or get_token()):
-        raise SbsError('Nobody is logged in to the Hub. Run: hf auth login, or set HF_TOKEN.')
+    require_login(token)
     if why := unreachable(constants.ENDPOINT):
         raise SbsError(f"Repository '{repo_id}' cannot be created: the Hub cannot be reached ({why}).")
     try:

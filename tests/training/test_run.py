@@ -109,7 +109,8 @@ def test_a_resumed_run_goes_on_with_rows_results_and_the_best(run_of, tmp_path, 
         assert again.resume(restored) == 0
     assert found == [('2', '0.5'), ('4', '0.5')]  # neither lost nor doubled
     progress = json.loads((tmp_path / 'checkpoints' / 'checkpoint-1-0000004' / 'progress.json').read_text())
-    assert (progress['phase'], progress['step']) == ('distillation', 0) and round(again.seconds, 2) >= progress['seconds']
+    assert (progress['phase'], progress['step']) == ('distillation', 0)
+    assert round(again.seconds, 2) >= progress['seconds']
 
 
 def test_an_output_that_cannot_be_written_to(run_of, tmp_path):

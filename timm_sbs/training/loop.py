@@ -49,6 +49,10 @@ class Context:
         """Percentages of unchanged predictions of an artifact and of another, if the other has far more."""
         return None
 
+    def is_better(self, artifact: Artifact, other: Artifact) -> bool:
+        """Whether an artifact diverges less from the original than another, as far as there are images to look at."""
+        return True
+
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
     """Buffers and trained parameters of a module, a tensor of several names under the first."""

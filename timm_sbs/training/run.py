@@ -162,6 +162,13 @@ class Run(Context):
         without = images.measure(other().as_stored().state_dict()).agreement
         return (seen, without) if without > seen + WORSE else None
 
+    def is_better(self, artifact: Artifact, other: Artifact) -> bool:
+        """All processes have to call this. True where there are no images to look at."""
+        if not (images := self._looked_at):
+            return True
+        found, before = (images.measure(each.as_stored().state_dict()).divergence for each in (artifact, other))
+        return decided_once(lambda: found < before, self.accelerator)
+
     def add_row(self, row: Mapping[str, Any]) -> None:
         """Add a row to summary.csv, which is written anew, so that a resumed run leaves no row twice."""
         best = {f'best_{MEASURE}': self._best_results[MEASURE]} if MEASURE in self._best_results else {}

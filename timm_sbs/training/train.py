@@ -25,6 +25,8 @@ from timm_sbs.training.images import Images, draw_images, statistics_images, tra
 from timm_sbs.training.losses.divergence import ExpectedDivergence
 from timm_sbs.training.losses.statistics import LayerStatistics, collect_statistics
 from timm_sbs.training.phases.distillation import distill
+from timm_sbs.training.phases.recalibration import IMAGES as RECALIBRATION_IMAGES
+from timm_sbs.training.phases.recalibration import recalibrated
 from timm_sbs.training.phases.reconstruction import reconstruct
 from timm_sbs.training.phases.rounding import ByteBudget, quantize_predictor, round_original
 from timm_sbs.training.phases.second_order import fit_second_order
@@ -91,7 +93,11 @@ class _Training:
         artifact.generator.to(self.accelerator.device)
         for index, name in enumerate(self.plan.phases[done:], done):
             run.begin(name, index, artifact)
-            artifact = getattr(self, f'_{name}')(artifact).with_results(dict(run.results))
+            artifact = getattr(self, f'_{name}')(artifact)
+            if name in ('second_order', 'rounding') and self.divergence:
+                batches, _ = statistics_images(self.images, RECALIBRATION_IMAGES, self.accelerator)
+                artifact = recalibrated(artifact, self.original, batches, run)
+            artifact = artifact.with_results(dict(run.results))
             if run.steps:  # of rounding: the last phase once more, with everything rounded
                 run.results[f"{'quantization' if name == 'rounding' else name}_steps"] = run.steps
             if name == 'rounding':

@@ -74,7 +74,7 @@ def test_a_push_sends_what_was_read_and_no_other_file(received, monkeypatch, lin
             timm_sbs.load(received).push_to_hub('user/name')
         assert not sent
         return
-    artifact.push_to_hub('user/name')  # it is in memory, whatever the folder has become since
+    artifact.push_to_hub('user/name', token='hf_x')  # it is in memory, whatever the folder has become since
     assert set(sent[0]) == {'config.json', 'model.safetensors', 'README.md'}
     assert not any(SECRET.encode() in content for content in sent[0].values())
 

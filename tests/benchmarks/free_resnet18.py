@@ -4,7 +4,7 @@
     python tests/benchmarks/free_resnet18.py --images ROOT --more FOLDER --weights FILE --work WORK
 
 FILE are the restored weights, of which `layer4.1.conv1` and `layer4.1.conv2` have a non-commercial licence: these are
-never read. ROOT has the folders 'train' and 'unlabelled' (13,000 photographs), and 'validation', which is looked at
+never used. ROOT has the folders 'train' and 'unlabelled' (13,000 photographs), and 'validation', which is looked at
 once, at the end; FOLDER holds other photographs, in any folders. Two teachers (EfficientNet-Lite0 and Lite1, Apache
 2.0) say what they show; no label is used. Three steps, each of which goes on where it was when it is started again:
 

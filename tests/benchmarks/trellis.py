@@ -5,10 +5,13 @@ parities of the integers before it in its row, by a machine of 4 states, so that
 rows of values lie as densely as with s. As in timm_sbs, values are settled one after another, and those after each make
 up for its error; four candidates for each row, one for each state, are carried along until a block of columns is full.
 """
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from timm_sbs.training.losses.divergence import Curvature
+from timm_sbs.training.rounding.all_weights import entropy_bits
 
 __all__ = ['TrellisRounded', 'round_by_trellis']
 
@@ -17,23 +20,17 @@ NEXT = torch.tensor([[0, 2], [2, 0], [1, 3], [3, 1]])  # state after an even and
 STATES = len(NEXT)
 
 
+@dataclass(frozen=True, eq=False)
 class TrellisRounded:
     """Values [O, ...] and the integers they stand for, with the grid that each has."""
-
-    def __init__(self, values: Tensor, integers: Tensor, odd: Tensor) -> None:
-        self.values, self.integers, self.odd = values, integers, odd
+    values: Tensor
+    integers: Tensor
+    odd: Tensor
 
     @property
     def bits(self) -> float:
         """With an ideal entropy coder and a table for each grid."""
-        return sum(_entropy(self.integers[self.odd == grid]) for grid in (False, True))
-
-
-def _entropy(integers: Tensor) -> float:
-    if not len(integers):
-        return 0.
-    counts = integers.unique(return_counts=True)[1].double()
-    return float((counts * (counts.sum().log2() - counts.log2())).sum())
+        return sum(entropy_bits(self.integers[self.odd == grid]) for grid in (False, True))
 
 
 def _lengths(integers: Tensor, odd: Tensor) -> Tensor:

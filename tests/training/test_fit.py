@@ -1,5 +1,6 @@
 """The trainer as a function: what it takes, returns, leaves alone and refuses."""
 import copy
+import dataclasses
 
 import pytest
 import timm
@@ -7,6 +8,7 @@ import torch
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.common.config import QuantizationConfig, StorageConfig
 from timm_sbs.common.errors import SbsError
 from timm_sbs.training.fit import fit
 
@@ -99,3 +101,15 @@ def test_licence_and_origin_are_what_the_user_says(small_model, capsys):
     artifact = fit(small_model, **QUICK)
     assert 'license' not in artifact.base.pretrained_cfg and 'original_hub_id' not in artifact.results
     assert 'The licence of the weights is unknown' in capsys.readouterr().out
+
+
+def test_recalibration_does_not_exceed_the_bytes_that_were_asked_for(small_model, image_folder, monkeypatch):
+    def larger(artifact, *_):
+        return dataclasses.replace(artifact, storage=StorageConfig(quantization=QuantizationConfig(kept_bits=12)))
+
+    arguments = dict(bytes='66k', keep=['layer[23].*'], images=image_folder / 'train', statistics_images=40,
+                     batch_size=20, workers=0, distillation_steps=0, mixed_precision='no', quiet=True)
+    expected = fit(small_model, **arguments)
+    assert larger(expected).ledger()['total'] > 66_000
+    monkeypatch.setattr('timm_sbs.training.train.recalibrated', larger)
+    assert fit(small_model, **arguments).ledger()['total'] <= 66_000

@@ -93,17 +93,13 @@ class _Training:
         for index, name in enumerate(self.plan.phases[done:], done):
             run.begin(name, index, artifact)
             artifact = getattr(self, f'_{name}')(artifact)
-            if name in ('second_order', 'rounding') and self.divergence:
-                batches, _ = statistics_images(self.images, RECALIBRATION_IMAGES, self.accelerator)
-                artifact = recalibrated(artifact, self.original, batches, run)
             artifact = artifact.with_results(dict(run.results))
             if run.steps:  # of rounding: the last phase once more, with everything rounded
                 run.results[f"{'quantization' if name == 'rounding' else name}_steps"] = run.steps
             if name == 'rounding':
                 run.forget_best()
             if name != 'distillation':  # which measures by itself
-                fits = self.budget is None or self.budget.excess(artifact) <= 0
-                run.consider(artifact, f"after {name.replace('_', ' ')}", fits=fits, step=run.steps)
+                run.consider(artifact, f"after {name.replace('_', ' ')}", fits=self._fits(artifact), step=run.steps)
 
     def _reconstruction(self, artifact: Artifact) -> Artifact:
         found = reconstruct(artifact, self.state, self.settings.reconstruction, self.run)
@@ -112,9 +108,20 @@ class _Training:
 
     def _second_order(self, artifact: Artifact) -> Artifact:
         assert self.divergence
-        return fit_second_order(artifact, self.state, self.divergence, self.settings.second_order, self.run)
+        return self._recalibrated(
+            fit_second_order(artifact, self.state, self.divergence, self.settings.second_order, self.run))
 
     def _rounding(self, artifact: Artifact) -> Artifact:
+        return self._recalibrated(self._rounded(artifact))
+
+    def _recalibrated(self, artifact: Artifact) -> Artifact:
+        if not self.divergence:
+            return artifact
+        batches, _ = statistics_images(self.images, RECALIBRATION_IMAGES, self.accelerator)
+        found = recalibrated(artifact, self.original, batches, self.run)
+        return found if self._fits(found) else artifact
+
+    def _rounded(self, artifact: Artifact) -> Artifact:
         settings, target, divergence = self.settings, self.settings.target, self.divergence
         if self.budget:
             return round_original(artifact, self.state, self.budget, divergence, self.run)
@@ -179,6 +186,9 @@ class _Training:
         """Bytes of both files, if all weights are rounded into so many."""
         target = self.settings.target
         return None if target.max_bytes is None else ByteBudget(target.max_bytes)
+
+    def _fits(self, artifact: Artifact) -> bool:
+        return self.budget is None or self.budget.excess(artifact) <= 0
 
     def _ordered(self) -> Artifact:
         """A fresh predictor over orderings that are found once in a run, however often it is resumed."""

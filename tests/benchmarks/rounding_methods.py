@@ -20,8 +20,7 @@ from pathlib import Path
 
 import torch
 from common import environment, percent, predictions, read_results, replaced, timed, validation_batches, write_results
-from efficientnet_lite0 import load_lite
-from imagenet_photographs import resnet18
+from imagenet_photographs import load_lite, resnet18
 from torch import Tensor, nn
 from trellis import round_by_trellis
 

@@ -1,4 +1,5 @@
 """Finding and reading an artifact, with suspicion: shapes are compared with the base model's before any values."""
+import importlib.util
 from collections.abc import Mapping
 from os.path import expanduser
 from pathlib import Path
@@ -14,6 +15,7 @@ from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, Described, digest, read_config, read_license
 from timm_sbs.codec.tensor_file import Slot, from_tensors, slots
 from timm_sbs.common.config import ArtifactConfig
+from timm_sbs.common.entries import ENTRIES, NONCOMMERCIAL
 from timm_sbs.common.errors import ArtifactError
 from timm_sbs.common.files import read_file
 from timm_sbs.predictor.base_model import BaseModel
@@ -33,7 +35,7 @@ def load(name: str | Path) -> Artifact:
 
     Args:
         name: A folder, 'local-dir:FOLDER', 'hf-hub:user/name', 'hf-hub:user/name@revision', or a name such as
-            'sbs_resnet20_cifar10_20pct' of one that ships inside the package.
+            'sbs_resnet20_cifar10_20pct' of one that was installed with the package.
 
     Raises:
         SbsError: There is none, it is damaged, or the Hub cannot be reached.
@@ -71,9 +73,21 @@ def find_folder(name: str) -> Path:
 
 
 def shipped_folder(name: str) -> Path | None:
-    """Folder of an artifact inside the package, or None."""
-    folder = Path(__file__).parent / 'shipped' / name
-    return folder if folder.is_dir() else None
+    """Folder of a named artifact, inside this package or the one for non-commercial use; None if nothing has this name.
+
+    Raises:
+        ArtifactError: It is for non-commercial use, and its package is not installed.
+    """
+    entry = ENTRIES.get(name)
+    if entry is None:
+        return None
+    if not entry.noncommercial:
+        return Path(__file__).parent / 'shipped' / name
+    if found := importlib.util.find_spec(NONCOMMERCIAL):
+        return Path(str(found.origin)).parent / name
+    raise ArtifactError(f"The licence of '{name}', {entry.license}, permits no commercial use, so its weights are in a "
+                        f'package of their own. If that is fine for you, install it in a checkout of timm_sbs: pip '
+                        f'install ./noncommercial')
 
 
 def load_artifact(folder: str | Path, described: Described | None = None) -> Artifact:

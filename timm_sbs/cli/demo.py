@@ -25,7 +25,7 @@ COLUMNS = 25  # images in a row of the sheet
 SIZE = 32  # pixels of an image
 BATCH = 100
 MODEL = 'sbs_resnet20_cifar10_20pct'
-IMAGENET_MODEL = 'sbs_resnet18_15pct'
+IMAGENET_MODEL = 'sbs_tf_efficientnet_lite0_1500kb'
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def classify_images() -> None:
 
 @torch.inference_mode()
 def classify_photographs() -> None:
-    """Create the shipped ResNet-18, and print what it sees in the shipped photographs: the original's five most
-    probable classes, which are recorded, and its own."""
+    """Create the shipped EfficientNet-Lite0, and print the five most probable classes of each shipped photograph: the
+    original's, which are recorded, and its own."""
     entries = json.loads((FOLDER / 'photographs.json').read_text(encoding='utf-8'))['photographs']
     model, classes = _created(IMAGENET_MODEL), ImageNetInfo()
     transform = create_transform(**resolve_data_config(pretrained_cfg=pretrained_cfg_of(model)))
@@ -89,6 +89,6 @@ def _created(name: str) -> nn.Module:
     """A shipped model in eval mode. Prints the time that creating it took."""
     started = time.perf_counter()
     model = timm.create_model(name, pretrained=True).eval()
-    print(f'{name}, created from the predictor inside the package in {1000 * (time.perf_counter() - started):.0f} ms '
+    print(f'{name}, created from its file inside the package in {1000 * (time.perf_counter() - started):.0f} ms '
           f"(licence: {pretrained_cfg_of(model).get('license')})")
     return model

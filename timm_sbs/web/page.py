@@ -54,7 +54,7 @@ def write_page(
         SbsError: The artifact is no such classifier, the runtime lacks a file, or the folder cannot be written.
 
     Example:
-        >>> write_page(timm_sbs.load('sbs_resnet18_2mb'), 'site')  # doctest: +SKIP
+        >>> write_page(timm_sbs.load('sbs_tf_efficientnet_lite0_1500kb'), 'site')  # doctest: +SKIP
     """
     described = artifact.base.pretrained_cfg
     images, labels = image_input(described), class_names(artifact.base.name, described, short=True)

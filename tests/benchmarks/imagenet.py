@@ -23,8 +23,6 @@ from imagenet_photographs import Photographs, load_lite, resnet18
 import timm_sbs
 
 NAME = 'imagenet'
-
-
 LICENSES = {'lite0': 'apache-2.0', 'lite1': 'apache-2.0', 'resnet18': 'cc-by-nc-4.0'}
 
 

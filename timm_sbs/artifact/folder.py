@@ -81,7 +81,7 @@ def shipped_folder(name: str) -> Path | None:
     entry = ENTRIES.get(name)
     if entry is None:
         return None
-    if not entry.noncommercial:
+    if entry.package != NONCOMMERCIAL:
         return Path(__file__).parent / 'shipped' / name
     if found := importlib.util.find_spec(NONCOMMERCIAL):
         return Path(str(found.origin)).parent / name

@@ -16,17 +16,13 @@ class Entry:
     license: str | None = None  # of the original's weights, and so of the artifact; None: as timm says
 
     @property
-    def noncommercial(self) -> bool:
-        """Whether the licence permits no commercial use."""
-        return '-nc-' in (self.license or '')
+    def package(self) -> str:
+        """That holds the weights: one of its own where the licence permits no commercial use."""
+        return NONCOMMERCIAL if '-nc-' in (self.license or '') else 'timm_sbs'
 
 
 def _cifar10(depth: int, text: str) -> Entry:
     return Entry(f'resnet{depth}_cifar10', 'cifar10', f'ResNet-{depth} for CIFAR-10 {text}')
-
-
-def _imagenet(base: str, text: str) -> Entry:
-    return Entry(base, 'imagenet-1k', text)
 
 
 def _resnet18(text: str) -> Entry:
@@ -41,8 +37,8 @@ ENTRIES = {
     'sbs_resnet56_cifar10_20pct': _cifar10(56, 'from a predictor of 20 % of its parameters as float16, in 519 kB.'),
     'sbs_resnet56_cifar10_120kb': _cifar10(56, 'from rounded weights, in 120 kB.'),
     'sbs_resnet56_cifar10_80kb': _cifar10(56, 'from rounded weights, in 80 kB.'),
-    'sbs_tf_efficientnet_lite0_1500kb': _imagenet(
-        'tf_efficientnet_lite0', 'EfficientNet-Lite0 for ImageNet from rounded weights, in 1.5 MB.'),
+    'sbs_tf_efficientnet_lite0_1500kb': Entry(
+        'tf_efficientnet_lite0', 'imagenet-1k', 'EfficientNet-Lite0 for ImageNet from rounded weights, in 1.5 MB.'),
     'sbs_resnet18_15pct': _resnet18('ResNet-18 for ImageNet from a predictor of 15 % of its parameters, in 4.1 MB.'),
     'sbs_resnet18_2mb': _resnet18('ResNet-18 for ImageNet from rounded weights, in 2 MB.'),
 }

@@ -7,7 +7,7 @@ from timm.models._registry import _deprecated_models  # names that list_models l
 from torch import nn
 
 import timm_sbs.models.resnet_cifar  # noqa: F401  (registers bases that entries describe)
-from timm_sbs.common.entries import ENTRIES, NONCOMMERCIAL, Entry
+from timm_sbs.common.entries import ENTRIES, Entry
 
 __all__ = ['ENTRIES']  # and the entry points, which timm adds
 
@@ -41,8 +41,8 @@ def _entrypoint(name: str, base: str | None, text: str) -> Callable[..., nn.Modu
 
 for _name, _entry in ENTRIES.items():
     globals()[_name] = _entrypoint(
-        _name, _entry.base, f'{_entry.text} Licence: {default_cfgs[_name].default.license}, in the package '
-                            f'{NONCOMMERCIAL if _entry.noncommercial else "timm_sbs"}.')
+        _name, _entry.base,
+        f'{_entry.text} Licence: {default_cfgs[_name].default.license}, in the package {_entry.package}.')
 # The architecture in every artifact's config.json. It is not listed, since it stands for no network without one.
 sbs = _entrypoint('sbs', None, 'Any artifact, whose config.json names the base that timm builds.')
 _deprecated_models['sbs'] = None

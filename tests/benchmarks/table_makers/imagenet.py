@@ -1,5 +1,7 @@
 """Tables of networks with ImageNet's classes, and what others report."""
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from table_makers.sources import file_bytes, markdown, results_of, sbs_of
 
@@ -16,6 +18,7 @@ class Anchor:
     source: str
 
 
+FIGURES = 'top-1', 'top-5', 'agreement', 'top-1, ten classes'
 NETWORKS = {'lite0': 'EfficientNet-Lite0', 'lite1': 'EfficientNet-Lite1', 'resnet18': 'ResNet-18'}
 ANCHORS = (
     Anchor('EPR', 1_970_000, 0.0, 'arXiv 1906.06624'), Anchor('LilNetX', 1_000_000, -1.2, 'arXiv 2204.02965'),
@@ -29,9 +32,8 @@ def imagenet() -> list[str]:
     found += [(f"`{row['name']}`", file_bytes(row['name']), row) for row in results['artifacts']]
     found += [(row['name'], row['bytes'], row) for row in results['rounded']]
     found += [(f"NNCodec, qp {row['qp']}", row['bytes'], row) for row in results['nncodec']]
-    return markdown(['network', 'bytes', 'top-1', 'top-5', 'agreement', 'top-1, ten classes'], [
-        (name, f'{size:,}', *(f"{row['validation'][key]:.2f} %" for key in ('top1', 'top5', 'agreement')),
-         f"{row['validation10']['top1']:.2f} %") for name, size, row in found])
+    return markdown(['network', 'bytes', *FIGURES], [
+        (name, f'{size:,}', *_figures(row)) for name, size, row in found])
 
 
 def imagenet_lite() -> list[str]:
@@ -43,10 +45,14 @@ def imagenet_lite() -> list[str]:
         for row in found:
             minutes = ', '.join(f"{phase.replace('_', ' ')} {time:.0f}"
                                 for phase, time in row.get('minutes', {}).items())
-            rows.append((NETWORKS[network], row['kind'], f"{row['bytes']:,}", *(
-                f"{row['validation'][key]:.2f} %" for key in ('top1', 'top5', 'agreement')),
-                f"{row['validation10']['top1']:.2f} %", minutes))
-    return markdown(['network', 'kind', 'bytes', 'top-1', 'top-5', 'agreement', 'top-1, ten classes', 'minutes'], rows)
+            rows.append((NETWORKS[network], row['kind'], f"{row['bytes']:,}", *_figures(row), minutes))
+    return markdown(['network', 'kind', 'bytes', *FIGURES, 'minutes'], rows)
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    """Cells of what was measured on both sets of photographs."""
+    found = [row['validation'][key] for key in ('top1', 'top5', 'agreement')]
+    return [f'{figure:.2f} %' for figure in (*found, row['validation10']['top1'])]
 
 
 def _kind(size: str) -> str:

@@ -9,9 +9,9 @@ from timm_sbs.artifact.ledger import full_ledger
 
 REPOSITORY = Path(__file__).parents[3]
 RESULTS = REPOSITORY / 'tests' / 'benchmarks' / 'results'
-# Folders of the named artifacts.
-SHIPPED = [*(REPOSITORY / 'timm_sbs' / 'artifact' / 'shipped').iterdir(),
-           *(REPOSITORY / 'noncommercial' / 'timm_sbs_noncommercial').glob('sbs_*')]
+CONFIGS = {  # config.json of each named artifact
+    path.parent.name: path for folder in ('timm_sbs/artifact/shipped', 'noncommercial/timm_sbs_noncommercial')
+    for path in (REPOSITORY / folder).glob('*/config.json')}
 
 
 @functools.cache
@@ -23,19 +23,13 @@ def results_of(name: str) -> dict[str, Any]:
 
 def shipped_names() -> list[str]:
     """Names of the artifacts: those of larger networks first, and within a network the larger first."""
-    found = (folder.name for folder in SHIPPED)
-    return sorted(found, key=lambda name: (-ledger_of(name)['original'], -file_bytes(name), name))
-
-
-def _config_file(name: str) -> Path:
-    [folder] = (folder for folder in SHIPPED if folder.name == name)
-    return folder / 'config.json'
+    return sorted(CONFIGS, key=lambda name: (-ledger_of(name)['original'], -file_bytes(name), name))
 
 
 @functools.cache
 def config_of(name: str) -> dict[str, Any]:
     """An artifact's config.json."""
-    return json.loads(_config_file(name).read_text(encoding='utf-8'))
+    return json.loads(CONFIGS[name].read_text(encoding='utf-8'))
 
 
 def sbs_of(name: str) -> dict[str, Any]:
@@ -45,7 +39,7 @@ def sbs_of(name: str) -> dict[str, Any]:
 
 def ledger_of(name: str) -> dict[str, int]:
     """Bytes of an artifact's parts, of both files, and of the original's values; the predictor's parameters."""
-    return full_ledger(sbs_of(name)['ledger'], _config_file(name).stat().st_size)
+    return full_ledger(sbs_of(name)['ledger'], CONFIGS[name].stat().st_size)
 
 
 def file_bytes(name: str) -> int:

@@ -13,6 +13,7 @@ from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.describe import lost_function
 from timm_sbs.artifact.hub import create_repository
 from timm_sbs.common.distributed import decided_once
+from timm_sbs.common.memory import freed_memory_kept
 from timm_sbs.common.progress import say, warn
 from timm_sbs.common.version import __version__
 from timm_sbs.data.accuracy import Comparison
@@ -45,7 +46,7 @@ def train(settings: Settings, model: nn.Module | None = None) -> Artifact:
     Raises:
         SbsError: Something about the request is wrong; nothing half-written is left.
     """
-    with open_plan(settings, model) as plan:
+    with freed_memory_kept(), open_plan(settings, model) as plan:
         return _Training(plan).carry_out()
 
 

@@ -25,7 +25,7 @@ def test_sizes_are_those_of_timm(fields):
     resize = create_transform(**resolve_data_config(pretrained_cfg={**CFG, **fields})).transforms[0]
     width, height = resize(Image.fromarray(np.zeros((90, 120, 3), np.uint8))).size
     assert (height, width) == found.resized if found.squash else min(height, width) == found.resized[0]
-    assert found.mean == (.5,) * 3 and found.std == (.25,) * 3 and why_no_photographs(found, 10) is None
+    assert found.mean == (.5,) * 3 and found.std == (.25,) * 3 and why_no_photographs(found, 10, {}) is None
 
 
 @pytest.mark.parametrize('fields, says', [
@@ -34,8 +34,10 @@ def test_sizes_are_those_of_timm(fields):
     (dict(crop_mode='border'), "crop_mode is 'border'"), (dict(interpolation='random'), "interpolation is 'random'"),
     *((dict(crop_pct=crop_pct), f'crop_pct is {crop_pct}') for crop_pct in (-1., 1.5, 1e-9, 1e-320, float('nan')))])
 def test_what_other_programs_do_not_do(fields, says):
-    assert says in why_no_photographs(image_input({**CFG, **fields}), 10)
+    assert says in why_no_photographs(image_input({**CFG, **fields}), 10, {})
 
 
 def test_nothing_has_no_classes():
-    assert 'no classes' in why_no_photographs(image_input(CFG), 0)
+    for classes in (0, 1):
+        assert 'no classes' in why_no_photographs(image_input(CFG), classes, {})
+    assert 'several of its labels' in why_no_photographs(image_input(CFG), 10, {'task': 'multi-label'})

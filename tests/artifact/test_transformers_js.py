@@ -44,7 +44,7 @@ def hub(tmp_path_factory):
 
 def settings_of(artifact, **fields):
     """Root keys and preprocessor_config.json of an artifact whose description has other fields."""
-    keys, files = around_model(b'', described(artifact, **fields).base)
+    keys, files = around_model(b'', described(artifact, **fields).base, {})
     return keys, json.loads(files['preprocessor_config.json'])
 
 
@@ -136,7 +136,7 @@ def test_names_of_classes_are_short_printable_texts(small_artifact):
     (dict(num_classes=0), 'it has no classes'), (dict(input_size=(3, 32, 64)), 'images of 32 x 64 pixels')])
 def test_what_transformers_js_does_not_know_is_refused(small_artifact, fields, says):
     with pytest.raises(TargetError, match=f'^transformers.js cannot .*{says}.* Push it without --onnx.$'):
-        photograph_input({**small_artifact.base.pretrained_cfg, **fields})
+        photograph_input({**small_artifact.base.pretrained_cfg, **fields}, {})
 
 
 def test_nothing_is_created_for_what_cannot_be_pushed(hub, small_folder):

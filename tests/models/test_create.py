@@ -13,6 +13,7 @@ import torch
 from conftest import IMAGENET_ROUNDED, RESNET20, SHIPPED, fit_quickly
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_sbs import SbsError
@@ -108,6 +109,25 @@ def test_other_heads_and_stems_are_adapted_as_timm_does(shipped):
     features = timm.create_model(SHIPPED, pretrained=True, features_only=True, out_indices=(1, 3)).eval()
     assert features.feature_info.channels() == [16, 64]
     torch.testing.assert_close(features(IMAGES)[-1], shipped.forward_features(IMAGES))
+
+
+def test_a_backbone_is_fine_tuned_under_another_head():
+    """Segmentation of bright and dark places."""
+    torch.manual_seed(0)
+    backbone = timm.create_model(SHIPPED, pretrained=True, features_only=True, out_indices=(1, 2))
+    head = torch.nn.Conv2d(sum(backbone.feature_info.channels()), 2, 1)
+    masks = (IMAGES.mean(1) > 0).long()
+    optimizer = torch.optim.Adam([*backbone.parameters(), *head.parameters()], lr=1e-3)
+    losses = []
+    for _ in range(12):
+        early, late = backbone(IMAGES)
+        late = F.interpolate(late, size=early.shape[2:])
+        logits = F.interpolate(head(torch.cat([early, late], dim=1)), size=masks.shape[1:], mode='bilinear')
+        losses.append(F.cross_entropy(logits, masks))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.8 * losses[0] and backbone.conv1.weight.grad.abs().max() > 0
 
 
 def test_new_classifiers_are_drawn_at_random_each_time():

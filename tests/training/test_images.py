@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 
+from timm_sbs.data.outputs import outputs_of
 from timm_sbs.training.fit import fit
 
 # Most weights are stored as they are, which takes least time.
@@ -55,7 +56,27 @@ def test_features_of_headless_networks_are_compared(network, image_folder, image
     similarity = float(100 * torch.cosine_similarity(expected, found).mean())
     assert artifact.results['agreement'] == pytest.approx(similarity, abs=0.01) and similarity < 99.999
     assert 'top1' not in artifact.results and artifact.results['images'] == 100
-    assert 'no classifier: its features are compared' in capsys.readouterr().out
+    assert 'features of the network are compared' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('classes, task', [(10, 'multi-label'), (1, 'auto'), (0, 'auto'), (10, 'embedding')])
+def test_distillation_brings_outputs_of_every_kind_nearer(network, image_folder, images, classes, task):
+    """By the measure that fits them, on images that were held out."""
+    original, folder = network(num_classes=classes), image_folder / 'train'
+    settings = dict(PREDICT, mixup=0, train_statistics=False, task=task, images=folder, holdout_images=100)
+    fitted, trained = (fit(original, **{**settings, 'distillation_steps': steps}) for steps in (0, 20))
+    kind = outputs_of(original, task)
+    expected, *found = (outputs(model, images[0][::5]) for model in (
+        original, fitted.create_model(), trained.create_model()))
+    before, after = (float(kind.divergences(each, expected).mean()) for each in found)
+    assert 0 < after < 0.9 * before
+    assert trained.results['holdout_divergence'] < 0.9 * fitted.results['holdout_divergence']
+    assert trained.results['task'] == kind.task and 'top1' not in trained.results
+
+
+def test_labels_may_be_drawn(network):
+    original = network(num_classes=3)
+    assert fit(original, **ROUND, **DRAWN, task='multi-label').results['task'] == 'multi-label'
 
 
 @pytest.mark.parametrize('kwargs', [dict(in_chans=1), dict(in_chans=2), dict(num_classes=0)])

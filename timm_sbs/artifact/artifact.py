@@ -197,7 +197,7 @@ class Artifact:
         check_parameters(self.generator.num_parameters, tensors)
         config = dataclasses.replace(
             self.config, ledger=measured(tensors, len(data), self.generator.num_parameters, self.base.state))
-        keys, more = around_model(onnx_model, self.base) if onnx_model else ({}, {})
+        keys, more = around_model(onnx_model, self.base, self.results) if onnx_model else ({}, {})
         contents = {WEIGHTS_NAME: data, CONFIG_NAME: config_text(config, self.base, data, keys).encode(), **more}
         if self.license_text:
             contents[LICENSE_NAME] = self.license_text.encode()

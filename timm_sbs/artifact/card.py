@@ -25,6 +25,10 @@ _PHASES = {
     'reconstruction': 'reconstruction', 'second_order': 'second-order reconstruction', 'distillation': 'distillation',
     'quantization': 'distillation, rounded'}
 
+_AGREEMENT = {
+    'classification': 'same class as the original', 'embedding': 'cosine similarity of the features',
+    'multi-label': 'overlap of the predicted labels'}
+
 # What means something in Markdown, in HTML, or to what makes links, formulas, mentions and pictures of plain text.
 _MARKUP = re.compile(r'[\\`*{}\[\]<>|~&$#@:!]|(?<!\w)_|_(?!\w)|(?<=www)\.', re.IGNORECASE)
 _MOST_VERSIONS = 16  # packages
@@ -55,7 +59,7 @@ def artifact_card(
         making=_making(config), license=license and plain(license), own_license=has_license,
         agreement=_percent(results, 'agreement') if number(results, 'top1', 100) is not None else None,
         repo_id=repo_id, onnx_bytes=onnx_bytes and f'{onnx_bytes:,}', onnx_name=ONNX_NAME,
-        images=photograph_input(pretrained_cfg) if onnx_bytes else None)
+        images=photograph_input(pretrained_cfg, results) if onnx_bytes else None)
     return str(card).rstrip('\n') + '\n'
 
 
@@ -103,7 +107,8 @@ def _comparison(results: Results, ledger: Mapping[str, int]) -> Table:
     if top1 := _percent(results, 'top1'):
         rows.append((f'top-1{where}', _percent(results, 'original_top1') or 'not measured', top1))
     if agreement := _percent(results, 'agreement'):
-        same = 'same class as the original' if top1 else 'cosine similarity of the features'
+        task = 'classification' if top1 else str(results.get('task'))
+        same = _AGREEMENT.get(task, _AGREEMENT['embedding'])
         rows.append((f'{same}{where}', '', agreement))
     rows.append(('bytes', f"{ledger['original']:,} (float32 values)",
                  f"{ledger['total']:,} (both files; {100 * ledger['total'] / max(1, ledger['original']):.1f} %)"))

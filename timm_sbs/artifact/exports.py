@@ -83,7 +83,7 @@ def onnx_model(artifact: 'Artifact', preprocessing: bool, plain: bool) -> 'tuple
 def repository_files(artifact: 'Artifact', repo_id: str, card: str | None, onnx: bool) -> dict[str, bytes]:
     """What :meth:`timm_sbs.artifact.artifact.Artifact.push_to_hub` uploads, by the files' names."""
     if onnx:
-        photograph_input(artifact.base.pretrained_cfg)  # what is refused is refused at once
+        photograph_input(artifact.base.pretrained_cfg, artifact.results)  # what is refused is refused at once
     model = artifact.onnx_model() if onnx else None
     text = artifact.card(repo_id, model) if card is None else card
     return {**artifact.files(model)[1], CARD_NAME: text.encode()}

@@ -61,10 +61,12 @@ def image_input(pretrained_cfg: Mapping[str, Any]) -> ImageInput:
         channels, height, width, found['crop_pct'], found['crop_mode'], found['interpolation'], mean, std)
 
 
-def why_no_photographs(images: ImageInput, num_classes: int) -> str | None:
+def why_no_photographs(images: ImageInput, num_classes: int, results: Mapping[str, Any]) -> str | None:
     """What keeps programs without timm from classifying photographs as timm does it, or None if nothing does."""
-    if not num_classes:
-        return 'it has no classes (num_classes is 0)'
+    if num_classes < 2:
+        return f'it has no classes to choose from (num_classes is {num_classes})'
+    if results.get('task') == 'multi-label':
+        return 'an image may have several of its labels'
     if images.channels != 3 or not images.normalizable:
         return f'it takes images of {images.channels} channels, with mean {images.mean} and std {images.std}'
     if not (0 < images.crop_pct <= 1 and max(images.height, images.width) / images.crop_pct <= MOST_SIDE):

@@ -23,14 +23,14 @@ _MODEL_TYPE = 'mobilenet_v4'
 _RESAMPLE = 1
 
 
-def photograph_input(pretrained_cfg: Mapping[str, Any]) -> ImageInput:
-    """How transformers.js makes the input of the network of a description.
+def photograph_input(pretrained_cfg: Mapping[str, Any], results: Mapping[str, Any]) -> ImageInput:
+    """How transformers.js makes the input of the network of a description, of which ``results`` are known.
 
     Raises:
         TargetError: It cannot do it as timm does.
     """
     images = image_input(pretrained_cfg)
-    reason = why_no_photographs(images, pretrained_cfg['num_classes'])
+    reason = why_no_photographs(images, pretrained_cfg['num_classes'], results)
     if not reason and images.height != images.width and not images.squash:
         reason = f'it takes images of {images.height} x {images.width} pixels, and crop_mode is not squash'
     if reason:
@@ -39,7 +39,7 @@ def photograph_input(pretrained_cfg: Mapping[str, Any]) -> ImageInput:
     return images
 
 
-def around_model(model: bytes, base: BaseModel) -> tuple[dict[str, Any], dict[str, bytes]]:
+def around_model(model: bytes, base: BaseModel, results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Keys that config.json gets besides those of timm and of an artifact, and files by their names: an ONNX model, and
     how photographs become its input.
 
@@ -47,7 +47,7 @@ def around_model(model: bytes, base: BaseModel) -> tuple[dict[str, Any], dict[st
         TargetError: As of :func:`photograph_input`.
     """
     names = class_names(base.name, base.pretrained_cfg)
-    processor = _processor_config(photograph_input(base.pretrained_cfg))
+    processor = _processor_config(photograph_input(base.pretrained_cfg, results))
     keys = {
         'model_type': _MODEL_TYPE,
         'id2label': {str(index): printable(name, MAX_TEXT) for index, name in enumerate(names)},

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import Progress
-from timm_sbs.data.outputs import FeatureOutputs, outputs_of
+from timm_sbs.data.outputs import Outputs, outputs_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,7 +44,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], descrip
         SbsError: The model has no classifier.
     """
     kind = outputs_of(model)
-    if isinstance(kind, FeatureOutputs):
+    if not kind.classes:
         raise SbsError(f'{type(model).__name__} has no classifier (num_classes=0), so its accuracy cannot be measured.')
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
@@ -51,6 +52,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], descrip
     with Progress(_count(batches), description, 'batch', leave=False) as progress:
         for inputs, labels in batches:
             predicted = kind.predictions(model(inputs.to(device, memory_format=torch.channels_last)))
+            assert predicted is not None, 'there are classes'
             correct += int((predicted == labels.to(device)).sum())
             images += len(labels)
             progress.update()
@@ -89,12 +91,15 @@ class Comparison:
         original: In eval mode.
         accelerator: Device and processes.
         name: Of the images, for the progress bar.
+        outputs: What the original's outputs mean; None: what its ``num_classes`` says.
     """
 
     def __init__(
             self, batches: Iterable[tuple[Tensor, Tensor]], original: nn.Module, accelerator: Accelerator, name: str,
+            outputs: Outputs | None = None,
     ) -> None:
         self._batches, self._original, self._accelerator, self._name = batches, original, accelerator, name
+        self._outputs = outputs or outputs_of(original)
         self._expected: list[Tensor] = []  # the original's outputs, float32 on the CPU
 
     def measure(self, model: nn.Module | Mapping[str, Tensor]) -> Fidelity:
@@ -114,13 +119,12 @@ class Comparison:
             sums = self._sums(model.eval(), original)
         model.train(was_training)
         count, divergence, agreeing, *correct = self._accelerator.reduce(sums, reduction='sum').tolist()
-        has_classes = not isinstance(outputs_of(original), FeatureOutputs)
-        top1, original_top1 = (100 * number / count if has_classes else None for number in correct)
+        top1, original_top1 = (None if math.isnan(number) else 100 * number / count for number in correct)
         return Fidelity(int(count), max(0., divergence / count), 100 * agreeing / count, top1, original_top1)
 
     def _sums(self, model: nn.Module, original: nn.Module) -> Tensor:
-        """Images, their divergences and agreements, and right predictions of both: [5]."""
-        device, kind = self._accelerator.device, outputs_of(original)
+        """Images, their divergences and agreements, and right predictions of both (NaN: there are none): [5]."""
+        device, kind = self._accelerator.device, self._outputs
         sums = torch.zeros(5, device=device)  # float32 counts are exact up to 16 million
         with Progress(_count(self._batches), self._name, 'batch', accelerator=self._accelerator, leave=False) as bar:
             for index, (images, labels) in enumerate(self._batches):
@@ -129,7 +133,7 @@ class Comparison:
                     self._expected.append(original(images).float().cpu())
                 outputs, expected = model(images), self._expected[index].to(device)
                 divergences = kind.divergences(outputs, expected).nan_to_num(nan=LARGEST, posinf=LARGEST)
-                correct = [(predicted == labels).sum() if predicted is not None else torch.zeros_like(sums[0])
+                correct = [(predicted == labels).sum() if predicted is not None else sums.new_tensor(math.nan)
                            for predicted in (kind.predictions(outputs), kind.predictions(expected))]
                 sums += torch.stack([
                     torch.full_like(sums[0], len(images)), divergences.sum(), kind.agreements(outputs, expected).sum(),

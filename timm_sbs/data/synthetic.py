@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from timm_sbs.common.distributed import share
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import Progress
 from timm_sbs.data.augmentation import ImageTransform, seed_of
-from timm_sbs.data.outputs import ClassOutputs, outputs_of
+from timm_sbs.data.outputs import Outputs, outputs_of
 
 __all__ = ['batch_norms', 'drawn_transform', 'invert']
 
@@ -75,7 +74,7 @@ def _statistics_errors(model: nn.Module) -> Iterator[list[Tensor]]:
 
 def invert(
         model: nn.Module, data_config: Mapping[str, Any], images: int, steps: int, accelerator: Accelerator,
-        seed: int = 0) -> Tensor:
+        seed: int = 0, outputs: Outputs | None = None) -> Tensor:
     """Draw images on which the inputs of a model's BatchNorm layers have the statistics that these have stored.
 
     After DeepInversion (Yin et al., arXiv 1912.08795), but from noise with the spectrum of photographs instead of
@@ -86,6 +85,7 @@ def invert(
         data_config: timm's: input size, mean and standard deviation.
         steps: Of gradient descent on the pixels.
         seed: Of noise, and of the classes that images are drawn for.
+        outputs: What the model's outputs mean; None: what its ``num_classes`` says.
 
     Returns:
         uint8 [images, C, H, W] on the CPU.
@@ -93,7 +93,7 @@ def invert(
     Raises:
         SbsError: The model has no BatchNorm.
     """
-    size = min(BATCH_SIZE, images)
+    kind, size = outputs or outputs_of(model), min(BATCH_SIZE, images)
     count = math.ceil(images / size)
     drawn = torch.zeros(count, size, *data_config['input_size'], dtype=torch.uint8, device=accelerator.device)
     mine = range(count)[share(count, accelerator)]
@@ -101,15 +101,15 @@ def invert(
             len(mine) * steps, 'synthetic images', accelerator=accelerator) as progress:
         for index in mine:
             torch.manual_seed(seed_of(seed, index))
-            drawn[index] = _matched_batch(model, data_config, size, steps, accelerator, progress)
+            drawn[index] = _matched_batch(model, kind, data_config, size, steps, accelerator, progress)
     return accelerator.reduce(drawn, reduction='sum').flatten(0, 1)[:images].cpu()
 
 
 def _matched_batch(
-        model: nn.Module, data_config: Mapping[str, Any], size: int, steps: int, accelerator: Accelerator,
-        progress: Progress) -> Tensor:
+        model: nn.Module, kind: Outputs, data_config: Mapping[str, Any], size: int, steps: int,
+        accelerator: Accelerator, progress: Progress) -> Tensor:
     """One batch of images, by Adam on the pixels: uint8 [B, C, H, W]."""
-    device, kind = accelerator.device, outputs_of(model)
+    device = accelerator.device
     # float16 would lose the small gradients of the pixels.
     precision = accelerator.autocast if accelerator.mixed_precision == 'bf16' else contextlib.nullcontext
     mean, std = (torch.tensor(data_config[name], device=device)[:, None, None] for name in ('mean', 'std'))
@@ -125,9 +125,7 @@ def _matched_batch(
             moved = moved.flip(3)
         with _statistics_errors(model) as errors, precision():
             outputs = model(moved)
-        loss = torch.stack(errors).mean()
-        if isinstance(kind, ClassOutputs):
-            loss = loss + LABEL_WEIGHT * F.cross_entropy(kind.logits(outputs), labels)
+        loss = torch.stack(errors).mean() + LABEL_WEIGHT * kind.class_loss(outputs, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

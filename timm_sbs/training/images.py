@@ -15,6 +15,7 @@ from timm_sbs.data.augmentation import data_config_of
 from timm_sbs.data.batches import TrainingBatches
 from timm_sbs.data.datasets import ImagesInMemory, Sample
 from timm_sbs.data.loaders import CountedImages, eval_loader, sample_and_held_out, train_batches
+from timm_sbs.data.outputs import Outputs
 from timm_sbs.data.synthetic import drawn_transform, invert
 from timm_sbs.training.checkpoints import Checkpoints
 from timm_sbs.training.phase_settings import FEWEST_IMAGES
@@ -73,13 +74,14 @@ def draw_images(
         pretrained_cfg: Mapping[str, Any],
         accelerator: Accelerator,
         checkpoints: Checkpoints,
+        outputs: Outputs,
 ) -> TrainingBatches:
     """Training images for users who have none, drawn once in a run, however often it is resumed."""
     images, data_config, seed = settings.images, data_config_of(pretrained_cfg), settings.run.seed
 
     drawn = checkpoints.load_or_compute('synthetic', lambda: invert(
         original.to(accelerator.device), data_config, images.synthetic_images, images.synthetic_steps, accelerator,
-        seed))
+        seed, outputs))
     dataset = ImagesInMemory(TensorDataset(drawn, torch.zeros(len(drawn), dtype=torch.long)), 0)
     return TrainingBatches(dataset, drawn_transform(data_config), images.batch_size, 0, accelerator, seed)
 

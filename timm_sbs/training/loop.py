@@ -11,6 +11,7 @@ from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.common.errors import SbsError
 from timm_sbs.common.progress import Progress
+from timm_sbs.data.outputs import Outputs
 from timm_sbs.training.phase_settings import Phase
 
 __all__ = ['Context', 'optimize', 'trained_state']
@@ -24,12 +25,15 @@ class Context:
     Attributes:
         accelerator: Device, processes and precision.
         seed: Of everything that is drawn.
+        outputs: What the original's outputs mean; None: what its ``num_classes`` says.
         results: What is measured and counted, as it will stand in config.json.
     """
 
-    def __init__(self, accelerator: Accelerator | None = None, seed: int = 0) -> None:
+    def __init__(
+            self, accelerator: Accelerator | None = None, seed: int = 0, outputs: Outputs | None = None,
+    ) -> None:
         self.accelerator = accelerator or make_accelerator()
-        self.seed = seed
+        self.seed, self.outputs = seed, outputs
         self.results: dict[str, Any] = {}
 
     def resume(self, module: nn.Module) -> int:

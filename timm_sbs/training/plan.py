@@ -18,7 +18,7 @@ from timm_sbs.common.errors import ConfigError, SbsError
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import say
 from timm_sbs.data.augmentation import check_sizes, data_config_of
-from timm_sbs.data.outputs import check_outputs
+from timm_sbs.data.outputs import Outputs, check_outputs, outputs_of
 from timm_sbs.data.synthetic import batch_norms
 from timm_sbs.predictor.base_model import BaseModel
 from timm_sbs.training.checkpoints import Checkpoint, Checkpoints
@@ -47,6 +47,7 @@ class Plan:
         settings: All settings.
         accelerator: Device, processes, precision.
         original: The original model.
+        outputs: What its outputs mean.
         design: What is generated or rounded, and by which predictor.
         uses: How the network uses these weights, if there are statistics to collect.
         images: Read, or to be drawn.
@@ -56,6 +57,7 @@ class Plan:
     settings: Settings
     accelerator: Accelerator
     original: nn.Module
+    outputs: Outputs
     design: Design
     uses: Mapping[str, Use]
     images: Images
@@ -138,7 +140,7 @@ def _original(settings: Settings, model: nn.Module | None) -> nn.Module:
 
 def _plan(settings: Settings, accelerator: Accelerator, original: nn.Module) -> Plan:
     chosen = design(original, settings.target, settings.run.seed)
-    base = chosen.base
+    base, outputs = chosen.base, outputs_of(original, settings.original.task)
     _check_before_work(settings, original, base)
     images = open_images(settings, base.pretrained_cfg, accelerator)
     checkpoints = Checkpoints(
@@ -152,7 +154,7 @@ def _plan(settings: Settings, accelerator: Accelerator, original: nn.Module) -> 
         if not uses:
             say(accelerator, 'No generated or rounded weight is passed unmodified to a convolution or linear layer, so '
                              'there is no second order.')
-    return Plan(settings, accelerator, original, chosen, uses, images, checkpoints, checkpoint)
+    return Plan(settings, accelerator, original, outputs, chosen, uses, images, checkpoints, checkpoint)
 
 
 def _check_before_work(settings: Settings, original: nn.Module, base: BaseModel) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Run(Context):
     """
 
     def __init__(self, plan: Plan, results: Mapping[str, Any]) -> None:
-        super().__init__(plan.accelerator, plan.settings.run.seed)
+        super().__init__(plan.accelerator, plan.settings.run.seed, plan.outputs)
         self.plan = plan
         self.best: Artifact | None = None
         progress = plan.checkpoint.progress if plan.checkpoint else {}
@@ -66,7 +66,7 @@ class Run(Context):
         self._last: dict[str, float] = {}  # figures of the last logged step
         self.held_out: Comparison | None = None  # chooses
         if images := plan.images.held_out:
-            self.held_out = Comparison(images.batches, plan.original, self.accelerator, 'held-out images')
+            self.held_out = self.comparison(images.batches, 'held-out images')
         self._looked_at = self.held_out
         self.output = Path(plan.settings.run.output) if plan.settings.run.output else None
         if self.output and self._best_results:
@@ -79,7 +79,11 @@ class Run(Context):
         if self._looked_at is None and self.plan.uses:
             batches, _ = statistics_images(images, FEW_IMAGES, self.accelerator)
             labelled = [(batch, torch.zeros(len(batch), dtype=torch.long)) for batch in batches]
-            self._looked_at = Comparison(labelled, self.plan.original, self.accelerator, 'comparison')
+            self._looked_at = self.comparison(labelled, 'comparison')
+
+    def comparison(self, images: Iterable[tuple[Tensor, Tensor]], name: str) -> Comparison:
+        """With the original, on some images; ``name`` stands in the progress bar."""
+        return Comparison(images, self.plan.original, self.accelerator, name, self.outputs)
 
     @property
     def seconds(self) -> float:

@@ -26,12 +26,15 @@ class Original:
 
     Attributes:
         model: timm model whose weights are generated or rounded.
+        task: What its outputs are, and so how predictions are compared: logits of classes, of which an image has one;
+            logits of labels, each for itself; or an embedding (default: by the number of its classes).
         initial_checkpoint: File with its trained weights (default: timm's pretrained weights).
         license: Licence of these weights for the model card, such as cc-by-nc-4.0 (default: as timm says of its own).
         base_model: Hub repository of these weights for the model card (default: as timm says of its own).
         model_kwargs: Further arguments of the architecture, as pairs of a name and a value.
     """
     model: str = ''
+    task: Literal['auto', 'classification', 'multi-label', 'embedding'] = 'auto'
     initial_checkpoint: str = ''
     license: str | None = None
     base_model: str | None = None

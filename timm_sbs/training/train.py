@@ -16,8 +16,6 @@ from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.memory import freed_memory_kept
 from timm_sbs.common.progress import say, warn
 from timm_sbs.common.version import __version__
-from timm_sbs.data.accuracy import Comparison
-from timm_sbs.data.outputs import outputs_of
 from timm_sbs.predictor.pretrained_cfg import pretrained_cfg_of
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import start_artifact
@@ -147,7 +145,8 @@ class _Training:
         if not self.settings.images.data_free:
             return plan.images
         return dataclasses.replace(plan.images, train=draw_images(
-            self.settings, self.original, plan.design.base.pretrained_cfg, self.accelerator, plan.checkpoints))
+            self.settings, self.original, plan.design.base.pretrained_cfg, self.accelerator, plan.checkpoints,
+            plan.outputs))
 
     @cached_property
     def statistics(self) -> dict[str, LayerStatistics]:
@@ -162,7 +161,8 @@ class _Training:
             batches, count = statistics_images(
                 self.images, self.settings.second_order.statistics_images, self.accelerator)
             found, seen = collect_statistics(
-                self.original, self.plan.uses, batches, count, self.accelerator, self.settings.run.seed)
+                self.original, self.plan.uses, batches, count, self.accelerator, self.settings.run.seed,
+                self.plan.outputs)
             return {name: vars(layer) for name, layer in found.items()}, seen
 
         layers, self.run.results['statistics_images'] = self.plan.checkpoints.load_or_compute('statistics', collect)
@@ -208,11 +208,10 @@ class _Training:
     def _validated(self, artifact: Artifact | None) -> Artifact:
         """The artifact with its accuracy on validation images, which choose nothing, and are looked at once."""
         assert artifact, 'every run considers an artifact'
-        validation, accelerator = self.plan.images.validation, self.accelerator
-        if not validation:
+        accelerator = self.accelerator
+        if not (validation := self.plan.images.validation):
             return artifact
-        comparison = Comparison(validation, self.original, accelerator, 'validation')
-        found = comparison.measure(artifact.as_stored().state_dict())
+        found = self.run.comparison(validation, 'validation').measure(artifact.as_stored().state_dict())
         figures = {'top1': found.top1, 'original_top1': found.original_top1, 'agreement': found.agreement}
         measured = {name: round(value, 4) for name, value in figures.items() if value is not None}
         accelerator.log({f'validation/{name}': value for name, value in measured.items()})
@@ -232,8 +231,8 @@ def _announcements(plan: Plan) -> list[str]:
         so = 'the predictor is fitted to the weights alone' if design.specs else 'weights are rounded by squared error'
         told.append(f'No images were given: {so}. Pass training images with --images, --data-dir or --dataset, or let '
                     f'--data-free draw them.')
-    elif kind := outputs_of(plan.original).told:
-        told.append(kind)
+    elif plan.outputs.told:
+        told.append(plan.outputs.told)
     if not pretrained_cfg_of(plan.original).get('license'):
         told.append('The licence of the weights is unknown. Name it with --license, and their repository with '
                     '--base-model.')
@@ -256,7 +255,8 @@ def first_results(plan: Plan) -> dict[str, Any]:
     """How the results of a run come about, as config.json has them before anything is measured."""
     settings, accelerator, original, images = plan.settings, plan.accelerator, plan.original, plan.settings.images
     found = {
-        'seed': settings.run.seed, 'bits': settings.target.bits, 'max_bytes': settings.target.max_bytes,
+        'seed': settings.run.seed, 'task': plan.outputs.task if settings.has_images else None,
+        'bits': settings.target.bits, 'max_bytes': settings.target.max_bytes,
         'mixed_precision': accelerator.mixed_precision, 'predictor_parameters': plan.design.num_parameters,
         'original_parameters': sum(p.numel() for p in original.parameters()),
         'data_free': 'inversion' if images.data_free else None,

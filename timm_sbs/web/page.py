@@ -58,7 +58,7 @@ def write_page(
     """
     described = artifact.base.pretrained_cfg
     images, labels = image_input(described), class_names(artifact.base.name, described, short=True)
-    if reason := why_no_photographs(images, described['num_classes']):
+    if reason := why_no_photographs(images, described['num_classes'], artifact.results):
         raise TargetError(f'A page cannot classify photographs with this model: {reason}.')
     files, compressed = _runtime_files(runtime), _compressor()
     model = artifact.onnx_model(preprocessing=True)

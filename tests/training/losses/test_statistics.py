@@ -158,8 +158,8 @@ def test_blocks_are_the_diagonal_of_the_whole(monkeypatch):
         assert torch.allclose(moment, whole[0, 0, rows, rows], rtol=1e-4)
 
 
-@pytest.mark.parametrize('num_classes', [4, 1, 0], ids=['classes', 'one logit', 'features'])
-def test_importance_is_the_fisher_information_of_the_outputs(num_classes):
+@pytest.mark.parametrize('num_classes, task', [(4, 'auto'), (1, 'auto'), (4, 'multi-label'), (0, 'auto')])
+def test_importance_is_the_fisher_information_of_the_outputs(num_classes, task):
     """The second derivative of the divergence, whatever the outputs mean, carried back to the layer's outputs."""
     torch.manual_seed(0)
     model, images = Net(nn.Conv2d(8, 8, 3)), torch.randn(48, 3, 10, 10)
@@ -169,13 +169,14 @@ def test_importance_is_the_fisher_information_of_the_outputs(num_classes):
     model.num_classes = num_classes
     model.requires_grad_(False)
     logits = model(images.requires_grad_())
-    kind = outputs_of(model)
+    kind = outputs_of(model, task)
     derivatives = torch.stack([torch.autograd.grad(column.sum(), model.outputs, retain_graph=True)[0]
                                for column in logits.unbind(1)], 1)  # [B, outputs of the network, O, H, W]
     fisher = torch.stack([torch.autograd.functional.hessian(
         lambda found: kind.divergences(found, row[None]).sum(), row[None])[0, :, 0] for row in logits.detach()])
     exact = torch.einsum('bkohw,bkl,blohw->o', derivatives, fisher, derivatives) / derivatives[:, 0, 0].numel()
-    drawn = torch.stack([collect(model, images.detach(), seed=s)[1]['conv.weight'].importance for s in range(12)])
+    drawn = torch.stack([collect(model, images.detach(), seed=seed, outputs=kind)[1]['conv.weight'].importance
+                         for seed in range(12)])
     assert torch.allclose(drawn.mean(0), exact, rtol=0.15)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_sbs.common.errors import SbsError
-from timm_sbs.data.outputs import outputs_of
+from timm_sbs.data.outputs import Outputs, outputs_of
 from timm_sbs.training.phase_settings import Distillation
 from timm_sbs.training.trainable.generated_model import GeneratedModel
 
@@ -57,10 +57,12 @@ def distillation_loss(
         images: Tensor,
         weights: dict[str, Tensor],
         settings: Distillation,
+        outputs: Outputs | None = None,
 ) -> Tensor:
     """The loss of a batch: the divergence of the predictions, and the weighted error of feature maps.
 
     The original is in eval mode and on the device, as are the images [B, C, H, W]; ``weights`` are the student's.
+    ``outputs`` says what outputs mean; None: what the original's ``num_classes`` says.
     """
     names = feature_modules(original) if settings.feature_weight else []
     with (collected(student.model, names) as maps, collected(original, names) as original_maps,
@@ -68,5 +70,5 @@ def distillation_loss(
         with torch.no_grad():
             expected = original(images)
         found = student(images, weights)
-    loss = outputs_of(original).distillation_loss(found, expected, settings.temperature)
+    loss = (outputs or outputs_of(original)).distillation_loss(found, expected, settings.temperature)
     return loss + settings.feature_weight * feature_loss(maps, original_maps) if names else loss

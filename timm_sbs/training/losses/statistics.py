@@ -15,7 +15,7 @@ from timm_sbs.common.errors import SbsError
 from timm_sbs.common.products import float32_products
 from timm_sbs.common.progress import Progress
 from timm_sbs.common.tensors import as_float64
-from timm_sbs.data.outputs import ClassOutputs, FeatureOutputs, Outputs, outputs_of
+from timm_sbs.data.outputs import Outputs, outputs_of
 from timm_sbs.training.losses.weight_uses import Call, Use, WatchedCalls
 from timm_sbs.training.phase_settings import FEWEST_IMAGES
 
@@ -135,22 +135,7 @@ class _Accumulator:
         return LayerStatistics(moment.to(importance), mean.to(importance), importance / self.use.positions)
 
 
-def _random_score(outputs: Outputs, logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Random derivatives by the outputs [B, ...] of a network, whose covariance is the Fisher information: the second
-    derivative of the divergence. Of logits it is diag(p) - p p^T, of features the identity by their squared norm.
-
-    Derivatives of a class drawn from p have it too, but hang on the few images for which an unlikely class happened to
-    be drawn: on 500 training images, which the network is sure of, two draws differed by a factor of 6.
-    """
-    p = torch.softmax(outputs.logits(logits), 1) if isinstance(outputs, ClassOutputs) else torch.ones_like(logits)
-    signs = (torch.randint(2, p.shape, generator=generator) * 2. - 1.).to(p)
-    root = p.sqrt() * signs
-    if isinstance(outputs, FeatureOutputs):
-        return root * (2 / outputs.power(logits)).sqrt()[:, None]
-    return (root - p * root.sum(1, keepdim=True))[:, -logits.shape[1]:]
-
-
-def _temperature(logits: Tensor, accelerator: Accelerator) -> float:
+def _temperature(outputs: Outputs, logits: Tensor, accelerator: Accelerator) -> float:
     """The lowest temperature, from 1 on, at which the predictions of some images of the first batches are in doubt.
 
     The Fisher information of a prediction that is certain vanishes. Of a network with large logits, or that knows its
@@ -159,7 +144,9 @@ def _temperature(logits: Tensor, accelerator: Accelerator) -> float:
     and 93.1 %.
     """
     temperatures = 2. ** (torch.arange(HALF_OCTAVES) / 2)
-    doubts = [1 - (logits / t).softmax(1).square().sum(1) for t in temperatures.tolist()]
+    doubts = [doubt for t in temperatures.tolist() if (doubt := outputs.doubts(logits / t)) is not None]
+    if not doubts:
+        return 1.
     sums = torch.stack([torch.stack([doubt.sum(), doubt.square().sum()]) for doubt in doubts])
     sums = accelerator.reduce(sums, reduction='sum')
     count = accelerator.reduce(torch.tensor(float(len(logits)), device=logits.device), reduction='sum')
@@ -175,6 +162,7 @@ def collect_statistics(
         num_images: int,
         accelerator: Accelerator,
         seed: int = 0,
+        outputs: Outputs | None = None,
 ) -> tuple[dict[str, LayerStatistics], int]:
     """Look at some images once, forwards and backwards.
 
@@ -187,6 +175,7 @@ def collect_statistics(
         model: The original, on the accelerator's device, in eval mode.
         batches: This process's images [B, C, H, W], normalised.
         num_images: Of all processes, as expected: batches may hold fewer.
+        outputs: What the model's outputs mean; None: what its ``num_classes`` says.
 
     Returns:
         Statistics of the weights in ``uses``, on the accelerator's device, and the number of images that were seen.
@@ -195,7 +184,7 @@ def collect_statistics(
         SbsError: The network's outputs are not finite, or there are fewer than ``FEWEST_IMAGES``.
     """
     device = accelerator.device
-    outputs = outputs_of(model)
+    outputs = outputs or outputs_of(model)
     names = {id(model.get_parameter(name)): name for name in uses}
     sums = {name: _Accumulator(use, model.get_parameter(name).shape[0], device) for name, use in uses.items()}
     generator = torch.Generator().manual_seed(seed * 1009 + accelerator.process_index)
@@ -220,18 +209,16 @@ def collect_statistics(
 
     batches = iter(batches)
     first = list(itertools.islice(batches, 1))
-    temperature = 1.
-    if isinstance(outputs, ClassOutputs):
-        with torch.no_grad():
-            seen_first = outputs.logits(forward(first[0])) if first else torch.zeros(0, 2, device=device)
-        temperature = _temperature(seen_first, accelerator)
+    with torch.no_grad():
+        seen_first = forward(first[0]) if first else torch.zeros(0, 2, device=device)
+    temperature = _temperature(outputs, seen_first, accelerator)
     seen = 0
     with Progress(num_images // accelerator.num_processes, 'statistics', 'image', accelerator=accelerator) as progress:
         for images in itertools.chain(first, batches):
             images = images.to(device).detach().requires_grad_()
             with torch.enable_grad(), WatchedCalls(names, len(images), watch):
                 logits = forward(images)
-            score = _random_score(outputs, logits.detach() / temperature, generator)
+            score = outputs.random_score(logits.detach() / temperature, generator)
             torch.autograd.grad((score * logits).sum(), images)
             seen += len(images)
             progress.update(len(images))

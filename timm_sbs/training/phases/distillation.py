@@ -95,7 +95,7 @@ class _Distillation:
             self.batches = self.images.starting_at(step)
         weights = student.generate()
         images = moved(next(self.batches), accelerator.device, torch.channels_last)
-        loss = distillation_loss(student, self.original, images, weights, settings)
+        loss = distillation_loss(student, self.original, images, weights, settings, self.context.outputs)
         accelerator.backward(loss)
         student.backward(weights, step / max(1, RATE_RAMP * settings.steps))
         accelerator.clip_grad_norm_(student.trained_parameters, settings.clip_grad)

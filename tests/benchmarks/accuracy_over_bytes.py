@@ -15,12 +15,14 @@ the 10,000 test images, in float32:
 Prints a table, and writes results/accuracy_over_bytes.json; pictures.py draws it.
 """
 import argparse
+import math
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from common import (
     HERE,
@@ -34,15 +36,22 @@ from common import (
     value_bytes,
     write_results,
 )
-from gptq import entropy_bytes
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import timm_sbs
+from timm_sbs.codec.streams import Integers
 
 NAME = 'accuracy_over_bytes'
 QPS = {'resnet20': range(-32, -16, 2), 'resnet56': (-32, -30, -28, -26, -25, -24, -23, -22)}
 CALIBRATION = 512  # images
+
+
+def entropy_bytes(arrays: Iterable[Integers]) -> int:
+    """Bytes of integers that are coded by how often each value comes in its array, and of these counts: one for each.
+    """
+    counts = [np.unique(array, return_counts=True)[1] for array in arrays]
+    return math.ceil(sum((found * np.log2(found.sum() / found)).sum() / 8 + len(found) for found in counts))
 
 
 def rounded_by_channel(state: Mapping[str, Tensor], bits: int) -> tuple[dict[str, Tensor], int]:

@@ -4,33 +4,46 @@
     python tests/benchmarks/imagenet.py --images ROOT --network NAME --sizes SIZE ... --output FOLDER
 
 NAME is lite0 or lite1 (EfficientNets, of these packages), or resnet18, with --weights FILE. A SIZE such as 15pct makes
-a predictor by the recipe imagenet, one such as 1.5M rounds the weights by imagenet_rounding; both train on images.
-ROOT has the folders 'validation' (1,300 photographs of ImageNet's validation set), 'validation10' (490 of ten of its
-classes), 'train' and 'unlabelled' (13,000 others), and imagenet_classes.txt, the classes in order. Both validation sets
-are easy samples: figures stand beside the original's on the same images, and say nothing of the full set.
+a predictor by the recipe imagenet, one such as 1.5M rounds the weights by imagenet_rounding; both train on images. With
+--nncodec PYTHON, the interpreter of an environment with nncodec (see nncodec_worker.py), ResNet-18 is coded by it too.
 
-A run that was stopped goes on from its last checkpoint. Results are written after every size. On one CPU thread with
-bfloat16 units, a size takes about an hour.
+ROOT has the folders 'validation' (1,300 photographs of ImageNet's validation set), 'validation10' (490 of ten of its
+classes), 'train' and 'unlabelled' (folders of others), and imagenet_classes.txt, the classes in order. Both validation
+sets are easy samples: figures stand beside the original's on the same images, and say nothing of the full set.
+
+A run that was stopped goes on from its last checkpoint. Results are written after every size. A size takes one to two
+hours on one CPU thread.
 """
 import argparse
 import csv
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common import artifact_sizes, environment, read_results, replaced, value_bytes, write_results
+import timm
+from common import HERE, artifact_sizes, environment, read_results, replaced, value_bytes, write_results
 from imagenet_photographs import Photographs, load_lite, resnet18
+from safetensors.torch import load_file
+from torch import nn
 
 import timm_sbs
 
-NAME = 'imagenet'
-LICENSES = {'lite0': 'apache-2.0', 'lite1': 'apache-2.0', 'resnet18': 'cc-by-nc-4.0'}
+NAME, QPS = 'imagenet', (-32, -28, -24, -20)
+COMMAND = f'python tests/benchmarks/{NAME}.py --images ROOT --network NAME --sizes SIZE --output FOLDER'
+# A ResNet-18 takes four times as long for a pixel as an EfficientNet-Lite0.
+CHEAPER: Mapping[str, Any] = dict(batch_size=32, distillation_steps=600, train_size=(128, 192))
+FIELDS: Mapping[str, Mapping[str, Any]] = {  # of timm_sbs.fit, by network
+    'lite0': dict(license='apache-2.0'), 'lite1': dict(license='apache-2.0'), 'resnet18': dict(license='cc-by-nc-4.0')}
 
 
-def fields_of(size: str) -> dict[str, Any]:
+def fields_of(network: str, size: str) -> dict[str, Any]:
     """Arguments of :func:`timm_sbs.fit`."""
     if size.endswith('pct'):
-        return dict(config='imagenet', pct=float(size.removesuffix('pct')))
-    return dict(config='imagenet_rounding', bytes=size)
+        return dict(config='imagenet', pct=float(size.removesuffix('pct')), **FIELDS[network])
+    return {**dict(config='imagenet_rounding', bytes=size), **(CHEAPER if network == 'resnet18' else {}),
+            **FIELDS[network]}
 
 
 def minutes_of(folder: Path) -> dict[str, float]:
@@ -41,32 +54,58 @@ def minutes_of(folder: Path) -> dict[str, float]:
     return {phase: round((end - start) / 60, 1) for (phase, end), start in zip(ends.items(), starts)}
 
 
+def coded_by_nncodec(python: str, weights: str) -> Iterator[tuple[int, int, nn.Module]]:
+    """Quantization parameter, bytes and model of each file."""
+    with tempfile.TemporaryDirectory() as folder:
+        for qp in QPS:
+            subprocess.run([python, HERE / 'nncodec_worker.py', weights, folder, str(qp)], check=True)
+            model = timm.create_model('resnet18')
+            model.load_state_dict(load_file(Path(folder) / f'{qp}.safetensors'), strict=False)
+            yield qp, (Path(folder) / f'{qp}.nnc').stat().st_size, model
+
+
+def record(network: str, original: nn.Module, photographs: Photographs, row: Mapping[str, Any]) -> None:
+    """Add a row to the results file."""
+    print(row, flush=True)
+    results = read_results(NAME)
+    write_results(NAME, {
+        **environment(), 'seed': 0, 'command': COMMAND,
+        'originals': {**results.get('originals', {}), network: {
+            'bytes': value_bytes(original.state_dict()), **photographs.original}},
+        'rows': replaced(results.get('rows', []), {'network': network, **row}, 'network', 'size')})
+
+
+def row_of(folder: Path, size: str, photographs: Photographs) -> dict[str, Any]:
+    """What is recorded of the artifact that a run has left in a folder."""
+    artifact = timm_sbs.load(folder)
+    return {'size': size, **artifact_sizes(folder), 'minutes': minutes_of(folder),
+            'steps': artifact.results.get('distillation_steps', 0), 'hardware': artifact.results['hardware'],
+            'holdout_divergence': artifact.results['holdout_divergence'],
+            **photographs.measure(artifact.create_model())}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--images', type=Path, required=True)
-    parser.add_argument('--network', choices=[*LICENSES], required=True)
+    parser.add_argument('--network', choices=[*FIELDS], required=True)
     parser.add_argument('--weights', help='of the ResNet-18')
-    parser.add_argument('--sizes', nargs='+', required=True)
-    parser.add_argument('--output', type=Path, required=True)
+    parser.add_argument('--sizes', nargs='+', default=[])
+    parser.add_argument('--nncodec', metavar='PYTHON')
+    parser.add_argument('--output', type=Path, default=Path('imagenet'))
     args = parser.parse_args()
     original = resnet18(args.weights) if args.network == 'resnet18' else load_lite(int(args.network[-1]))
     photographs = Photographs(args.images, original)
     for size in args.sizes:
         folder = args.output / f'{args.network}_{size}'
-        artifact = timm_sbs.fit(
-            original, **fields_of(size), license=LICENSES[args.network], output=folder, checkpointing_steps=100,
+        timm_sbs.fit(
+            original, **fields_of(args.network, size), output=folder, checkpointing_steps=100,
             resume='latest' if (folder / 'checkpoints').exists() else None,
             images=[args.images / 'train', *sorted((args.images / 'unlabelled').iterdir())])
-        row = {'network': args.network, 'size': size, **artifact_sizes(folder), 'minutes': minutes_of(folder),
-               'steps': artifact.results['distillation_steps'], **photographs.measure(artifact.create_model())}
-        print(row, flush=True)
-        results = read_results(NAME)
-        write_results(NAME, {
-            **environment(), 'seed': 0,
-            'command': f'python tests/benchmarks/{NAME}.py --images ROOT --network NAME --sizes SIZE --output FOLDER',
-            'originals': {**results.get('originals', {}), args.network: {
-                'bytes': value_bytes(original.state_dict()), **photographs.original}},
-            'rows': replaced(results.get('rows', []), row, 'network', 'size')})
+        record(args.network, original, photographs, row_of(folder, size, photographs))
+    if args.nncodec:
+        for qp, size_of_file, model in coded_by_nncodec(args.nncodec, args.weights):
+            record(args.network, original, photographs, {
+                'size': f'NNCodec, qp {qp}', 'bytes': size_of_file, **photographs.measure(model)})
 
 
 if __name__ == '__main__':

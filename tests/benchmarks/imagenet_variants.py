@@ -2,7 +2,7 @@
 
     python tests/benchmarks/imagenet_variants.py --images ROOT --weights FILE
 
-ROOT is that of imagenet_resnet18.py, with all folders of images in 'unlabelled'. Every variant gets the same images and
+ROOT is that of imagenet.py, with all folders of images in 'unlabelled'. Every variant gets the same images and
 as many optimization steps of each phase; --distillation-steps takes fewer than the recipe. Each phase is measured by a
 run that ends with it. Results are written after every variant. One takes half an hour on one CPU thread with bfloat16
 units, with a thousand steps of distillation an hour.

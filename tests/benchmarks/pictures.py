@@ -10,8 +10,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-from table_makers.imagenet import ANCHORS
-from table_makers.sources import REPOSITORY, file_bytes, ledger_of, network_name, results_of
+from table_makers.imagenet import ANCHORS, NETWORKS, rows_of
+from table_makers.sources import REPOSITORY, network_name, results_of
 
 from timm_sbs.plots.plot import COLOURS, STYLE, save
 
@@ -64,21 +64,22 @@ def draw_cifar10() -> Figure:
 
 def draw_imagenet() -> Figure:
     """What networks for ImageNet keep. Left: accuracy, as the difference from each one's original; right: agreement."""
-    results = results_of('imagenet_resnet18')
     figure = Figure(figsize=(9, 3.8))
     axes = figure.subplots(1, 2)
-    rounded = [row for row in results['artifacts'] if not ledger_of(row['name'])['predictor_parameters']]
-    curves = {
-        'ours, rounded': rounded, 'ours, a predictor': [row for row in results['artifacts'] if row not in rounded],
-        **{f'rounded by channel, {how}': [row for row in results['rounded'] if how in row['name']]
-           for how in ('second order', 'nearest')},
-        'NNCodec': results['nncodec']}
-    original = results['original']['validation']
-    for axis, key, top in zip(axes, ('top1', 'agreement'), (original['top1'], 0)):
-        for (words, rows), style in zip(curves.items(), ('o-', 's', 'D-', 'v-', '^-')):
-            _curve(axis, [(_bytes(row) / 1e6, row['validation'][key] - top) for row in rows], style, words)
+    for network, colour in zip(('resnet18', 'lite0'), COLOURS):
+        (original, *rows), name = rows_of(network), NETWORKS[network]
+        curves = {
+            f'{name}, rounded': [row for row in rows if row['size'][-1] in 'kM'],
+            f'{name}, a predictor': [row for row in rows if row['size'].endswith('pct')],
+            f'{name}, NNCodec': [row for row in rows if row['size'].startswith('NNCodec')]}
+        for (words, points), style in zip(curves.items(), ('o-', 's', '^--')):
+            for axis, key, top in zip(axes, ('top1', 'agreement'), (original['validation']['top1'], 0)):
+                if points:
+                    _curve(axis, [(row['bytes'] / 1e6, row['validation'][key] - top) for row in points],
+                           style, words, colour)
+    for axis, level in zip(axes, (0, 100)):
         axis.set(xlabel='whole file, MB', xlim=(0.8, 4.6))
-        _level(axis, 0 if key == 'top1' else 100)
+        _level(axis, level)
     for anchor in ANCHORS:
         _anchor(axes[0], anchor.name, anchor.bytes / 1e6, anchor.difference)
     axes[0].set(ylabel='top-1, points from the original', ylim=(-8, 1.5))
@@ -91,10 +92,6 @@ def _anchor(axis: Axes, name: str, size: float, top1: float) -> None:
     """What others report."""
     axis.plot(size, top1, 'x', color='grey')
     axis.annotate(name, (size, top1), fontsize=7, color='grey', xytext=(-12, 6), textcoords='offset points')
-
-
-def _bytes(row: Mapping[str, Any]) -> int:
-    return file_bytes(row['name']) if row.get('name', '').startswith('sbs_') else row['bytes']
 
 
 def draw_ablation() -> Figure:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/rounding_methods.py --images ROOT --weights FILE
 
-ROOT and FILE are those of imagenet_resnet18.py. All methods round the same weights by the same statistics of
+ROOT and FILE are those of imagenet.py. All methods round the same weights by the same statistics of
 photographs, by one slope of divergence for a bit:
 
 - ours: each value is settled in turn, those after it make up for its error, and then all are settled again;

@@ -1,6 +1,7 @@
 """Tables of networks with ImageNet's classes, and what others report."""
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from table_makers.sources import file_bytes, markdown, results_of, sbs_of
@@ -25,27 +26,22 @@ ANCHORS = (
     Anchor('PQF', 1_540_000, 66.7 - 69.76, 'arXiv 2010.15703'))
 
 
-def imagenet() -> list[str]:
-    """The original, artifacts, and other ways to make the original small."""
-    results = results_of('imagenet_resnet18')
-    found = [('original, float32', results['original']['bytes'], results['original'])]
-    found += [(f"`{row['name']}`", file_bytes(row['name']), row) for row in results['artifacts']]
-    found += [(row['name'], row['bytes'], row) for row in results['rounded']]
-    found += [(f"NNCodec, qp {row['qp']}", row['bytes'], row) for row in results['nncodec']]
-    return markdown(['network', 'bytes', *FIGURES], [
-        (name, f'{size:,}', *_figures(row)) for name, size, row in found])
+def rows_of(network: str) -> list[dict[str, Any]]:
+    """The original, and all that was made of it; what ships has the size of its files."""
+    results = results_of('imagenet')
+    found = [{'size': 'original', **results['originals'][network]}]
+    found += [row for row in results['rows'] if row['network'] == network]
+    return [{**row, 'bytes': file_bytes(row['name'])} if 'name' in row else row for row in found]
 
 
-def imagenet_lite() -> list[str]:
-    """Originals, and what was made of them by the same commands."""
-    results, rows = results_of('imagenet'), []
-    for network, original in results['originals'].items():
-        found = [{'kind': 'original, float32', **original}]
-        found += [{'kind': _kind(row['size']), **row} for row in results['rows'] if row['network'] == network]
-        for row in found:
+def imagenet(*networks: str) -> list[str]:
+    """Originals, and what was made of them."""
+    rows = []
+    for network in networks:
+        for row in rows_of(network):
             minutes = ', '.join(f"{phase.replace('_', ' ')} {time:.0f}"
                                 for phase, time in row.get('minutes', {}).items())
-            rows.append((NETWORKS[network], row['kind'], f"{row['bytes']:,}", *_figures(row), minutes))
+            rows.append((NETWORKS[network], _kind(row), f"{row['bytes']:,}", *_figures(row), minutes))
     return markdown(['network', 'kind', 'bytes', *FIGURES, 'minutes'], rows)
 
 
@@ -55,8 +51,13 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
     return [f'{figure:.2f} %' for figure in (*found, row['validation10']['top1'])]
 
 
-def _kind(size: str) -> str:
-    return f"predictor, {size.removesuffix('pct')} %" if size.endswith('pct') else 'rounded weights'
+def _kind(row: Mapping[str, Any]) -> str:
+    if 'name' in row:
+        return f"`{row['name']}`"
+    size = row['size']
+    if size == 'original' or size.startswith('NNCodec'):
+        return str(size)
+    return f"predictor, {size.removesuffix('pct')} %" if size.endswith('pct') else f'rounded to {size}B'
 
 
 def imagenet_variants() -> list[str]:
@@ -82,5 +83,6 @@ def imagenet_paper() -> list[str]:
          f"{results['top1'] - results['original_top1']:+.2f}")])
 
 
-MAKERS = {'imagenet': imagenet, 'imagenet_lite': imagenet_lite, 'imagenet_variants': imagenet_variants,
+MAKERS = {'imagenet_lite': partial(imagenet, 'lite0'), 'imagenet_resnet18': partial(imagenet, 'resnet18'),
+          'imagenet_variants': imagenet_variants,
           'imagenet_paper': imagenet_paper}

@@ -24,13 +24,6 @@ def second_order_steps() -> list[str]:
          seconds(row)) for row in results_of('second_order_steps')['rows']])
 
 
-def efficientnet_lite0() -> list[str]:
-    results = results_of('efficientnet_lite0')
-    rows = [('original', '100.0 %', f"{results['original_top1']:.1f} %")]
-    rows += [(row['name'], f"{row['agreement']:.1f} %", f"{row['top1']:.1f} %") for row in results['rows']]
-    return markdown(['EfficientNet-Lite0', 'agreement', 'top-1'], rows)
-
-
 def data_free() -> list[str]:
     words = {'none': 'none: reconstruction alone',
              'noise': 'noise with the spectrum of photographs, by an earlier version',
@@ -65,5 +58,5 @@ def loading() -> list[str]:
 
 
 MAKERS = {'second_order': second_order, 'second_order_steps': second_order_steps,
-          'efficientnet_lite0': efficientnet_lite0, 'data_free': data_free, 'nern_loop': nern_loop,
+          'data_free': data_free, 'nern_loop': nern_loop,
           'distillation_step': distillation_step, 'loading': loading}

@@ -29,6 +29,12 @@ def test_listed_with_the_published_weights():
     assert cfg.url.endswith('/resnet56-4bfd9763.th') and cfg.tag == 'akamaster' and cfg.license == 'bsd-2-clause'
 
 
+def test_networks_for_100_classes_have_no_weights_and_else_the_same_layers():
+    found, expected = timm.create_model('resnet20_cifar100'), timm.create_model('resnet20_cifar10', num_classes=100)
+    assert {k: v.shape for k, v in found.state_dict().items()} == {k: v.shape for k, v in expected.state_dict().items()}
+    assert found.pretrained_cfg['num_classes'] == 100 and not timm.list_models('resnet*_cifar100', pretrained=True)
+
+
 def test_published_key_names_load(tmp_path):
     state = load_file(RESNET20)
     model = timm.create_model('resnet20_cifar10')

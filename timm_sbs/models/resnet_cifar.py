@@ -145,32 +145,37 @@ _PUBLISHED = {  # by depth: file, top-1
 }
 
 
-def _cfg(filename: str) -> dict[str, Any]:
+def _cfg(classes: int, **weights: str) -> dict[str, Any]:
     return dict(
-        url=f'{_ORIGIN}/raw/master/pretrained_models/{filename}',
-        num_classes=10, input_size=(3, 32, 32), pool_size=(8, 8), crop_pct=1.0, interpolation='bilinear',
+        num_classes=classes, input_size=(3, 32, 32), pool_size=(8, 8), crop_pct=1.0, interpolation='bilinear',
         mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
         first_conv='conv1', classifier='linear',
-        license='bsd-2-clause', paper_ids='arXiv:1512.03385', paper_name='Deep Residual Learning for Image Recognition',
-        origin_url=_ORIGIN,
-    )
+        paper_ids='arXiv:1512.03385', paper_name='Deep Residual Learning for Image Recognition', **weights)
+
+
+def _published(filename: str) -> dict[str, Any]:
+    return _cfg(
+        10, url=f'{_ORIGIN}/raw/master/pretrained_models/{filename}', license='bsd-2-clause', origin_url=_ORIGIN)
 
 
 default_cfgs = generate_default_cfgs({
-    f'resnet{depth}_cifar10.akamaster': _cfg(filename) for depth, (filename, _) in _PUBLISHED.items()})
+    **{f'resnet{depth}_cifar10.akamaster': _published(filename) for depth, (filename, _) in _PUBLISHED.items()},
+    **{f'resnet{depth}_cifar100': _cfg(100) for depth in _PUBLISHED}})
 
 
-def _entrypoint(depth: int, top1: float) -> Callable[..., nn.Module]:
-    """The function that timm calls to create the network of a depth, under its name."""
+def _entrypoint(name: str, depth: int, text: str) -> Callable[..., nn.Module]:
+    """The function that timm calls to create the network of a name."""
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return build_model_with_cfg(
             ResNetCifar, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
             feature_cfg=dict(out_indices=(0, 1, 2, 3)), **{'layers': ((depth - 2) // 6,) * 3, **kwargs})
 
-    create.__name__ = create.__qualname__ = name = f'resnet{depth}_cifar10'
-    create.__doc__ = f'ResNet-{depth} for 32x32 images. Published CIFAR-10 top-1: {top1:.2f} %.'
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = f'ResNet-{depth} for 32x32 images. {text}'
     return create
 
 
 for _depth, (_, _top1) in _PUBLISHED.items():
-    globals()[f'resnet{_depth}_cifar10'] = register_model(_entrypoint(_depth, _top1))
+    for _name, _text in ((f'resnet{_depth}_cifar10', f'Published CIFAR-10 top-1: {_top1:.2f} %.'),
+                         (f'resnet{_depth}_cifar100', '100 classes, without weights.')):
+        globals()[_name] = register_model(_entrypoint(_name, _depth, _text))

@@ -2,6 +2,8 @@
 
     python tests/benchmarks/ablation.py --network resnet20 --weights FILE --data-dir CIFAR10
 
+--network vit or convnext are those of originals.py, in which only the main configurations are compared.
+
 'parameters': predictors of 20 % of the network's parameters, by reconstruction alone. 'distilled': the main ones with
 300 steps of distillation more (the quick recipe). Everything is measured as a user loads it from the written files.
 'bandwidth trials': of every exponent the best of three bandwidths is taken, around that with which a layer of 1,536
@@ -27,9 +29,11 @@ from common import (
     validation_batches,
     write_results,
 )
+from originals import load_original
 
 import timm_sbs
 
+CIFAR_RESNETS = 'resnet20', 'resnet56'
 Fields = dict[str, Any]  # keywords of timm_sbs.fit
 MAIN: dict[str, Fields] = {
     'UOS and UOS-RFF': {},
@@ -50,10 +54,11 @@ OTHERS: dict[str, Fields] = {
 EXPONENTS = (0., 0.25, 0.75, 1.)  # 0.5 is the default
 FACTORS = (0.5, 1., 2.)
 USUAL_KERNELS = 1536
-STEPS = {'resnet20': 1500, 'resnet56': 900}
+STEPS = {'resnet20': 1500, 'resnet56': 900, 'vit': 900, 'convnext': 900}
 DISTILLATION_STEPS = 300
+PARTS = 'UOS and UOS-RFF', 'UOS alone', 'UOS-RFF alone', 'neither', 'NeRN, cross-filter'
 DISTILLED = {
-    'resnet20': (*MAIN, 'p = 0', 'p = 0.25'),
+    'vit': PARTS, 'convnext': PARTS, 'resnet20': (*MAIN, 'p = 0', 'p = 0.25'),
     'resnet56': ('UOS and UOS-RFF', 'UOS alone', 'UOS-RFF alone', 'NeRN, cross-filter')}
 
 
@@ -64,7 +69,8 @@ class Ablation:
         self.args = args
         self.name = f'ablation_{args.network}'
         self.rows: list[dict[str, Any]] = read_results(self.name).get('rows', [])
-        self.original = cifar_original(args.network, args.weights)
+        load = cifar_original if args.network in CIFAR_RESNETS else load_original
+        self.original = load(args.network, args.weights)
         self.batches = validation_batches(args.data_dir, self.original)
 
     def fit(self, fields: Fields, seed: int) -> dict[str, Any]:
@@ -123,12 +129,13 @@ def main() -> None:
     parser.add_argument('--network', required=True, choices=[*STEPS])
     parser.add_argument('--weights', required=True)
     parser.add_argument('--data-dir', required=True)
-    parser.add_argument('--steps', type=int, help='of reconstruction; default: 1500 for resnet20, 900 for resnet56')
+    parser.add_argument('--steps', type=int, help='of reconstruction; default: 1500 for resnet20, else 900')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     args = parser.parse_args()
     args.steps = args.steps or STEPS[args.network]
     ablation = Ablation(args)
-    configurations = {**MAIN, **OTHERS, **dict(ablation.bandwidths())}
+    few = args.network not in CIFAR_RESNETS
+    configurations = {name: MAIN[name] for name in PARTS} if few else {**MAIN, **OTHERS, **dict(ablation.bandwidths())}
     for seed in args.seeds:
         for name, fields in configurations.items():
             ablation.measure('parameters', name, fields, seed, args.steps)

@@ -1,5 +1,7 @@
 """Finding and reading an artifact, with suspicion: shapes are compared with the base model's before any values."""
+import dataclasses
 import importlib.util
+import re
 from collections.abc import Mapping
 from os.path import expanduser
 from pathlib import Path
@@ -13,29 +15,34 @@ from torch import Tensor
 from timm_sbs.artifact import hub
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.files import CONFIG_NAME, WEIGHTS_NAME, Described, digest, read_config, read_license
-from timm_sbs.codec.tensor_file import Slot, from_tensors, slots
-from timm_sbs.common.config import ArtifactConfig
+from timm_sbs.artifact.update import Origin
+from timm_sbs.codec.tensor_file import Contents, Slot, from_tensors, slots
+from timm_sbs.common.config import ArtifactConfig, UpdateConfig
 from timm_sbs.common.entries import ENTRIES, NONCOMMERCIAL
 from timm_sbs.common.errors import ArtifactError
 from timm_sbs.common.files import read_file
-from timm_sbs.predictor.base_model import BaseModel
+from timm_sbs.predictor.base_model import BaseModel, kept_names
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.network import Predictor, check_parameters, num_predictor_parameters
 from timm_sbs.predictor.ordering import output_sizes
 from timm_sbs.predictor.selection import specs_from_names
 from timm_sbs.predictor.tokens import WeightSpec
 
-__all__ = ['load', 'load_artifact', 'check_size', 'find_folder', 'shipped_folder']
+__all__ = ['load', 'load_artifact', 'origin_of', 'check_size', 'find_folder', 'shipped_folder']
 
+BASE_NAME = 'base'  # folder beside an update's files in which its base may lie
+_HUB_NAME = re.compile(r'[\w.-]+/[\w.-]+@[\w./-]+')  # a branch may move, but the digest is that of its files
 _HEADER = 1 << 20, 256  # bytes that the header of model.safetensors may take, and more for each tensor
 
 
-def load(name: str | Path) -> Artifact:
+def load(name: str | Path, base: str | Path | None = None) -> Artifact:
     """Read an artifact.
 
     Args:
         name: A folder, 'local-dir:FOLDER', 'hf-hub:user/name', 'hf-hub:user/name@revision', or a name such as
             'sbs_resnet20_cifar10_20pct' of one that was installed with the package.
+        base: Of an update: where its base is, in the same words; default: in its folder 'base', in the package, or on
+            the Hub.
 
     Raises:
         SbsError: There is none, it is damaged, or the Hub cannot be reached.
@@ -50,7 +57,7 @@ def load(name: str | Path) -> Artifact:
         >>> artifact.create_model(num_classes=7).num_classes
         7
     """
-    return load_artifact(find_folder(str(name)))
+    return load_artifact(find_folder(str(name)), base=None if base is None else find_folder(str(base)))
 
 
 def find_folder(name: str) -> Path:
@@ -90,50 +97,103 @@ def shipped_folder(name: str) -> Path | None:
                         f'install ./noncommercial')
 
 
-def load_artifact(folder: str | Path, described: Described | None = None) -> Artifact:
+def load_artifact(
+        folder: str | Path, described: Described | None = None, base: Path | None = None) -> Artifact:
     """Read the artifact of a folder, which holds config.json and model.safetensors.
 
     Args:
         described: What :func:`~timm_sbs.artifact.files.read_config` has read of it, where that was done.
+        base: Folder of an update's base, if that is known.
 
     Raises:
         SbsError: Anything is missing, damaged, newer than this package, or does not fit the base model.
     """
     folder = Path(expanduser(folder))
     with torch.device('cpu'):  # whatever the default device is
-        config, base, structure = described or read_config(folder)
-        check_size(folder, base)
-        specs = tuple(specs_from_names(config.generated, base.state, config.base))
+        config, network, structure = described or read_config(folder)
+        origin = _origin(folder, config, network, base)
+        check_size(folder, network, origin)
+        specs = tuple(specs_from_names(config.generated, network.state, config.base))
         predictor = _structure(config, specs)
         path = folder / WEIGHTS_NAME
-        tensors = _read_tensors(path, config, structure, slots(config, specs, predictor, base.state))
+        tensors = _read_tensors(path, config, structure, slots(config, specs, predictor, network.state))
         try:
             check_parameters(sum(parameter.numel() for parameter in predictor.parameters()), tensors)
-            contents = from_tensors(tensors, config, specs, predictor, base.state)
+            contents = from_tensors(tensors, config, specs, predictor, network.state)
         except ArtifactError as e:
             raise ArtifactError(f'{path}: {e}') from None
         predictor.load_state_dict(contents.predictor, assign=True)
         predictor.requires_grad_(False).eval()
         return Artifact(
             generator=Generator(config.generator, specs, contents.permutations, contents.frequencies, predictor),
-            kept=contents.kept,
-            base=base,
+            kept=_completed(contents, network, origin),
+            base=network,
             storage=config.storage,
             rounded=contents.rounded,
             steps=contents.steps,
             results=config.results,
+            origin=origin and dataclasses.replace(origin, stored=frozenset(contents.kept)),
             license_text=read_license(folder),
         ).from_source(tensors)
 
 
-def check_size(folder: Path, base: BaseModel) -> None:
+def origin_of(name: str, network: BaseModel) -> Origin:
+    """An artifact, by a name as :func:`load` takes it, as the base of updates of a network.
+
+    Raises:
+        SbsError: There is none, or it cannot be a base.
+    """
+    folder = find_folder(name)
+    called = name.removeprefix('hf-hub:').removeprefix('local-dir:')
+    return Origin.of(load_artifact(folder), Path(called).name if Path(called).exists() else called, folder, network)
+
+
+def _origin(folder: Path, config: ArtifactConfig, network: BaseModel, base: Path | None) -> Origin | None:
+    """The base of an update, read and compared with what the update says of it."""
+    if not (update := config.update):
+        if base is not None:
+            raise ArtifactError(f"'{folder}' is no update, so it has no base. Leave it out.")
+        return None
+    found = base or _folder_of_origin(folder, update)
+    described = read_config(found)
+    if described.config.update:
+        raise ArtifactError(f"The base of '{folder}' in '{found}' is an update itself, but must be a whole artifact.")
+    if described.config.digest != update.digest:
+        raise ArtifactError(f"'{folder}' is an update of '{update.base}', but '{found}' holds another artifact or "
+                            f'another version of it: its digest is not the recorded one.')
+    return Origin.of(load_artifact(found, described), update.base, found, network)
+
+
+def _folder_of_origin(folder: Path, update: UpdateConfig) -> Path:
+    """Where the base of an update lies: beside it, in the package, or on the Hub."""
+    if (folder / BASE_NAME / CONFIG_NAME).is_file():
+        return folder / BASE_NAME
+    if found := shipped_folder(update.base):
+        return found
+    if _HUB_NAME.fullmatch(update.base):
+        return hub.download(update.base)
+    raise ArtifactError(f"'{folder}' is an update of '{update.base}', which is not here. Copy the base to "
+                        f"'{folder / BASE_NAME}', or pass its folder: timm_sbs.load('{folder}', base=FOLDER).")
+
+
+def _completed(contents: Contents, network: BaseModel, origin: Origin | None) -> dict[str, Tensor]:
+    """Stored tensors; of an update, with the base's."""
+    if origin is None:
+        return contents.kept
+    names = kept_names(network.state, contents.rounded)
+    if missing := [name for name in names if name not in contents.kept and name not in origin.state]:
+        raise ArtifactError(f"'{missing[0]}' is neither in the update nor, in this shape, in its base '{origin.name}'.")
+    return {name: contents.kept[name] if name in contents.kept else origin.state[name] for name in names}
+
+
+def check_size(folder: Path, base: BaseModel, origin: Origin | None = None) -> None:
     """Raises SbsError if a base model is larger than this machine's memory, or than what the tensors of a folder may
     stand for. To be asked before anything as large as the model is made."""
     try:
         size = (folder / WEIGHTS_NAME).stat().st_size
     except OSError:
         raise _incomplete(folder) from None
-    base.check_size(size)
+    base.check_size(size + (origin.nbytes if origin else 0))
 
 
 def _incomplete(folder: Path) -> ArtifactError:

@@ -101,7 +101,8 @@ class Slot:
 def _expected(config: ArtifactConfig, base_state: State) -> tuple[State, State, State]:
     """Rounded weights, stored tensors that are coded where the artifact is quantized, and the other stored ones."""
     rounded = {name: base_state[name] for name in rounded_names(config.rounded, config.generated, base_state)}
-    kept = {name: base_state[name] for name in kept_names(base_state, (*config.generated, *rounded))}
+    names = kept_names(base_state, (*config.generated, *rounded))
+    kept = {name: base_state[name] for name in (config.update.stored(names) if config.update else names)}
     coded = {name: tensor for name, tensor in kept.items() if config.quantization and tensor.is_floating_point()}
     return rounded, coded, {name: tensor for name, tensor in kept.items() if name not in coded}
 

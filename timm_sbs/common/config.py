@@ -1,5 +1,7 @@
 """Settings of an artifact: frozen dataclasses, checked on construction, and their JSON form. Imports no torch."""
 import math
+import re
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,8 +10,8 @@ from timm_sbs.common.fields import from_dict, require_choice, require_range, req
 
 __all__ = [
     'FORMAT_VERSION', 'OTHERS', 'POINTWISE_SIZE', 'LARGEST_TOKEN', 'MAX_WIDTH', 'OrderingConfig', 'EncodingConfig',
-    'PredictorConfig', 'GeneratorConfig', 'SelectionRule', 'QuantizationConfig', 'StorageConfig', 'ArtifactConfig',
-    'byte_count', 'to_dict', 'from_dict']
+    'PredictorConfig', 'GeneratorConfig', 'SelectionRule', 'QuantizationConfig', 'StorageConfig', 'UpdateConfig',
+    'ArtifactConfig', 'byte_count', 'to_dict', 'from_dict']
 
 # Version of config.json and model.safetensors. A reader refuses all others.
 FORMAT_VERSION = 6
@@ -17,6 +19,7 @@ FORMAT_VERSION = 6
 POINTWISE_SIZE = 8
 OTHERS = '*'  # for the names of rounded weights: all that are not generated
 LARGEST_TOKEN = 64  # values; larger kernels are cut into their rows
+MAX_FLAGS = 1 << 13  # hexadecimal digits: of 32,768 tensors
 MAX_WIDTH = 1 << 14  # units of a predictor's layer, of which a block of kernels needs an output each
 FOLDS = (1, 4, 16, 64, 256)  # kernels at a position; few numbers, for each has an output layer of its own
 
@@ -163,6 +166,37 @@ class GeneratorConfig:
 
 
 @dataclass(frozen=True)
+class UpdateConfig:
+    """Of an update: the artifact that it differs from, and what of it is stored."""
+    base: str  # as users load it: a name of the package's, user/name@revision on the Hub, or what its folder is called
+    digest: str  # of the base's files
+    kept: str = '0'  # which tensors beside rounded ones are stored, one bit each, hexadecimal; others are the base's
+
+    def __post_init__(self) -> None:
+        require_text('update.base', self.base)
+        if not re.fullmatch('[0-9a-f]{64}', self.digest):
+            raise ConfigError('update.digest is not the digest of an artifact.')
+        if not re.fullmatch(f'[0-9a-f]{{1,{MAX_FLAGS}}}', self.kept):
+            raise ConfigError(f'update.kept is not a hexadecimal number of up to {MAX_FLAGS:,} digits.')
+
+    @staticmethod
+    def flags(names: Sequence[str], chosen: Container[str]) -> str:
+        """Which of some names are chosen, as ``kept`` has it."""
+        return f'{sum(1 << index for index, name in enumerate(names) if name in chosen):x}'
+
+    def stored(self, names: Sequence[str]) -> list[str]:
+        """Those of some names that ``kept`` marks.
+
+        Raises:
+            ConfigError: It marks more than there are.
+        """
+        bits = int(self.kept, 16)
+        if bits >> len(names):
+            raise ConfigError(f'update.kept marks tensors beyond the {len(names)} that there are.')
+        return [name for index, name in enumerate(names) if bits >> index & 1]
+
+
+@dataclass(frozen=True)
 class ArtifactConfig:
     """The 'sbs' block of config.json: what an artifact says of itself, beside timm's description of the original."""
     base: str  # timm name of the architecture whose weights are generated
@@ -173,6 +207,7 @@ class ArtifactConfig:
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     storage_dtype: str = 'float32'  # see StorageConfig, as the next
     quantization: QuantizationConfig | None = None
+    update: UpdateConfig | None = None  # what is stored is added to another artifact; None: nothing is
     digest: str = ''  # of the structure and of model.safetensors, see timm_sbs.artifact.files.digest
     # Information, of which a reader takes what it knows (timm_sbs.common.results):
     ledger: dict[str, Any] = field(default_factory=dict)  # where the bytes of model.safetensors go, once it is written
@@ -183,7 +218,9 @@ class ArtifactConfig:
         if not self.base:
             raise ConfigError('base is empty, but must name a timm architecture.')
         require_text('base', self.base)
-        if not (self.generated or self.rounded):
+        if self.update and self.generated:
+            raise ConfigError('An update generates no weights, but generated names some.')
+        if not (self.generated or self.rounded or self.update):
             raise ConfigError('generated and rounded are empty, but one must name at least one weight.')
         for kind in ('generated', 'rounded'):
             if len(set(getattr(self, kind))) != len(getattr(self, kind)):

@@ -48,6 +48,8 @@ class Target:
     Attributes:
         pct: Make a predictor with this percentage of the original's parameters (default: 20, without --bytes).
         bytes: Round all weights so that both files of the artifact take this many bytes, such as 64k or 1.5M.
+        base: Make an update instead: an artifact of --bytes that holds what differs from this one, which is a folder, a
+            name, or user/name@revision on the Hub.
         bits: Quantize the predictor to this many bits per weight, the mean over its layers.
         kept_bits: Bits of tensors that a quantized artifact stores without generating or rounding them to fewer bits.
         keep: Patterns of weight names that are neither generated nor rounded, such as 'blocks.*.mlp.*'.
@@ -70,6 +72,7 @@ class Target:
     """
     pct: float | None = None
     bytes: str | int | None = None
+    base: str | None = None
     bits: float | None = None
     kept_bits: int = python_only(8)
     keep: tuple[str, ...] = ()
@@ -94,6 +97,8 @@ class Target:
             raise ConfigError('--pct makes a predictor, and --bytes rounds all weights. Give one of them.')
         if self.bits is not None and self.bytes is not None:
             raise ConfigError('--bits quantizes a predictor, and --bytes makes none. Give one of them.')
+        if self.base and self.bytes is None:
+            raise ConfigError('--base makes an update, whose size has to be given: add --bytes.')
         if self.generate and self.bytes is not None:
             raise ConfigError('generate names weights for a predictor, and --bytes makes none. Give one of them.')
         require(self, 'pct', lambda pct: 0 < pct <= 100, 'larger than 0 and at most 100')

@@ -10,7 +10,9 @@ from scipy.optimize import brentq
 from torch import nn
 
 from timm_sbs.artifact.artifact import Artifact
+from timm_sbs.artifact.folder import origin_of
 from timm_sbs.artifact.original import describe_original
+from timm_sbs.artifact.update import Origin
 from timm_sbs.codec.quantization import code_for_bits
 from timm_sbs.common.config import (
     EncodingConfig,
@@ -20,7 +22,7 @@ from timm_sbs.common.config import (
     StorageConfig,
 )
 from timm_sbs.common.errors import ConfigError
-from timm_sbs.predictor.base_model import BaseModel
+from timm_sbs.predictor.base_model import BaseModel, kept_names
 from timm_sbs.predictor.generator import Generator
 from timm_sbs.predictor.network import num_predictor_parameters, predictor_for_budget
 from timm_sbs.predictor.ordering import Permutations, output_sizes, permutation_shapes
@@ -48,6 +50,8 @@ BITS_TOLERANCE = 0.01  # of rounded weights, whose step sizes are found later
 RESULTS_BYTES = 1024  # allowed for in config.json, for results that are not known yet
 FEWEST_FORECAST_BITS = 0.25  # by which steps are so large that normally distributed weights take half a bit
 
+UPDATE_FORECAST_BITS = -2.  # by which steps are so large that all differences are zero
+
 
 @dataclass(frozen=True)
 class Design:
@@ -60,6 +64,7 @@ class Design:
         storage: How its numbers will be stored.
         rounded: Names of the rounded weights of a quantized artifact.
         rounded_bits: Of each of these at first, which their steps follow from.
+        origin: Of an update, its base.
     """
     base: BaseModel
     specs: tuple[WeightSpec, ...]
@@ -67,6 +72,7 @@ class Design:
     storage: StorageConfig
     rounded: tuple[str, ...] = ()
     rounded_bits: float = ROUNDED_BITS
+    origin: Origin | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -148,16 +154,28 @@ def _rounding_design(original: nn.Module, base: BaseModel, target: Target) -> De
     """
     storage = StorageConfig('float32', QuantizationConfig((), kept_bits=target.kept_bits))
     found = Design(base, (), GeneratorConfig(), storage, tuple(select_rounded(original, target.rule, ())))
-    low, high, max_bytes = FEWEST_FORECAST_BITS, MOST_ROUNDED_BITS, target.max_bytes or 0
+    if target.base:
+        found = _of_update(found, target.base, original)
+    high, max_bytes = MOST_ROUNDED_BITS, target.max_bytes or 0
+    low = UPDATE_FORECAST_BITS if found.origin else FEWEST_FORECAST_BITS
 
     def excess(bits: float) -> int:
         return dataclasses.replace(found, rounded_bits=bits).forecast(original)['total'] - max_bytes
 
     if (least := excess(low)) > 0:
-        raise ConfigError(f'{max_bytes:,} bytes are too few: with about {FEWEST_ROUNDED_BITS:g} bits per weight both '
-                          f'files take {max_bytes + least:,}.')
+        how = 'without any of what differs' if found.origin else f'with about {FEWEST_ROUNDED_BITS:g} bits per weight'
+        raise ConfigError(f'{max_bytes:,} bytes are too few: {how} both files take {max_bytes + least:,}.')
     bits = brentq(excess, low, high, xtol=BITS_TOLERANCE) - BITS_TOLERANCE if excess(high) > 0 else high
     return dataclasses.replace(found, rounded_bits=bits)
+
+
+def _of_update(design: Design, name: str, original: nn.Module) -> Design:
+    """The design of what differs from another artifact."""
+    state, origin = original.state_dict(), origin_of(name, design.base)
+    rounded = tuple(weight for weight in design.rounded if not origin.has(weight, state[weight]))
+    kept = kept_names(design.base.state, rounded)
+    stored = frozenset(key for key in kept if not origin.has(key, state[key]))
+    return dataclasses.replace(design, rounded=rounded, origin=dataclasses.replace(origin, stored=stored))
 
 
 def start_artifact(
@@ -166,5 +184,8 @@ def start_artifact(
     state = original.state_dict()
     generator = Generator.fresh(design.generator, design.specs, permutations, seed, state)
     rounded = {name: state[name].detach().clone() for name in design.rounded}
+    if origin := design.origin:
+        rounded = {name: origin.difference(name, weight) for name, weight in rounded.items()}
     steps = {f'rounded.{name}': code_for_bits(weight, design.rounded_bits).cpu() for name, weight in rounded.items()}
-    return Artifact(generator, {}, design.base, design.storage, rounded, steps).with_kept(original)
+    found = Artifact(generator, {}, design.base, design.storage, rounded, steps, origin=design.origin)
+    return found.with_kept(original)

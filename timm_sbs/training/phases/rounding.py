@@ -63,11 +63,15 @@ def round_original(
         The artifact with rounded weights and their step sizes, and biases that make up for the rounding.
     """
     context = context or Context()
-    weights = {name: state[name].detach() for name in artifact.rounded}
+    if not artifact.rounded:  # of an update that changes none
+        return artifact
+    totals = {name: state[name].detach() for name in artifact.rounded}
+    origin = artifact.origin
+    weights = {name: origin.difference(name, weight) for name, weight in totals.items()} if origin else totals
 
     @functools.cache
     def rounded_by(divergence: ExpectedDivergence | None) -> Artifact:
-        curved = divergence.curvatures if divergence else curvatures(weights, {}, damping=0.)
+        curved = divergence.curvatures if divergence else curvatures(totals, {}, damping=0.)
         found = decided_once(lambda: _within(budget, artifact, weights, curved), context.accelerator)
         return corrected(found, divergence, state) if divergence else found
 
@@ -76,9 +80,10 @@ def round_original(
         chosen = rounded_by(None)
         say(context.accelerator, f'rounding by statistics keeps {worse[0]:.1f} % of the predictions, without them '
                                  f'{worse[1]:.1f} %: these are taken')
-    error = relative_error(chosen.rounded, state)
+    found = chosen.stored_weights()
+    error = relative_error(found, state)
     context.results['rounding_error'] = error
-    told = f'expected divergence {divergence.total(chosen.rounded):.4f}' if divergence else f'error {error:.4f}'
+    told = f'expected divergence {divergence.total(found):.4f}' if divergence else f'error {error:.4f}'
     say(context.accelerator, f'rounding: {told}')
     return chosen
 

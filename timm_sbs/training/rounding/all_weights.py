@@ -1,7 +1,7 @@
 """Rounding of all weights of a network into a wanted number of bits, by one slope of divergence for a bit."""
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ NEAR = 0.03  # of the wanted bits: quick passes have done what they can
 TRIALS = 12  # of each kind, at the most
 USUAL_TRIALS = 4  # of both kinds together
 FARTHEST = 64.  # by which a slope beyond all others differs from the last
+STEEPEST, FLATTEST = -10., -0.1  # of bits over slopes, in logarithms: what lies beyond is chance
 NARROW = 1.01  # ratio of slopes that take too many bits and few enough: nothing lies between
 
 
@@ -79,6 +80,16 @@ class _PlainBits:
         return 2 ** high
 
 
+def _secant(tried: Sequence[tuple[float, float]], wanted: float) -> float | None:
+    """The slope at which the line through the last two points has the wanted logarithm of bits; None where there is no
+    such line, for bits fall as slopes rise."""
+    if len(tried) < 2:
+        return None
+    (before, bits_before), (last, bits) = tried[-2:]
+    steepness = (bits - bits_before) / (last - before or math.inf)
+    return math.exp(last + (wanted - bits) / steepness) if STEEPEST < steepness < FLATTEST else None
+
+
 @torch.no_grad()
 def round_to_bits(
         weights: Mapping[str, Tensor],
@@ -88,8 +99,8 @@ def round_to_bits(
 ) -> RoundedWeights:
     """All weights in ``curvatures``, rounded by the slope with which they take at most so many bits.
 
-    The slope is guessed from plain rounding, and the guess is put right by what second-order rounding takes: quickly
-    until that is nearly right, and then thoroughly. Zeros make zeros cheaper, so that bits may jump where the slope
+    The slope is guessed from plain rounding, and the guess is put right by what second-order rounding takes, and then
+    by how that changes: quickly until it is nearly right, and then thoroughly. Zeros make zeros cheaper, so that bits may jump where the slope
     moves a little: a guess outside of the slopes that took too many and too few bits gives way to their middle.
 
     ``bits`` are those of all integers, by a table for each weight; ``name`` is for the progress bar.
@@ -103,8 +114,9 @@ def round_to_bits(
     with Progress(len(curvatures), name, 'weight') as progress:
         for again in (QUICK, THOROUGH):
             low, high = 0., math.inf  # slopes with too many bits, and with few enough
+            tried: list[tuple[float, float]] = []  # logarithms of slopes, and of the bits that they led to
             for _ in range(TRIALS):
-                slope = plain.slope(wanted / ratio)
+                slope = _secant(tried, math.log(wanted)) or plain.slope(wanted / ratio)
                 if not low < slope < high:
                     slope = math.sqrt(low * high) if low > 0 and high < math.inf else low * FARTHEST or high / FARTHEST
                 progress.restart(f'{name}, trial {next(numbers)} (usually {USUAL_TRIALS})')
@@ -116,6 +128,7 @@ def round_to_bits(
                 taken = found.bits
                 low, high = (slope, high) if taken > bits else (low, slope)
                 ratio = taken / max(plain(slope), 1.) or ratio
+                tried.append((math.log(slope), math.log(max(taken, 1.))))
                 if again == THOROUGH and 0 < taken <= bits and (best is None or slope < best.slope):
                     best = found
                 near = abs(taken / wanted - 1) < (NEAR if again == QUICK else SLACK)

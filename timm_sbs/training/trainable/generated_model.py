@@ -46,14 +46,20 @@ class GeneratedModel(TwoStageGenerator):
             self, artifact: Artifact, model: nn.Module, accelerator: Accelerator, follows_statistics: bool = True,
     ) -> None:
         super().__init__(artifact, accelerator)
+        self._origin = origin = artifact.origin
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name not in self.generator.names)
+            parameter.requires_grad_(name in artifact.rounded or (
+                name not in self.generator.names and self._stores(name)))
         self.model, self.follows_statistics = model.to(accelerator.device), follows_statistics
         self._norm_eps = norm_eps(model)
         self._rounded: dict[str, nn.Parameter] = {}
+        self._base: dict[str, Tensor] = {}  # what an update's rounded weights are added to
         for name, tensor in artifact.rounded.items():
             self._rounded[name] = model.get_parameter(name)
             exact = self._rounded[name].detach()
+            if origin and name in origin.state:
+                self._base[name] = origin.state[name].to(exact)
+                exact = exact - self._base[name]
             self._rounded[name].data.copy_(leaning_to_exact(tensor.to(exact), exact, self.steps.get(f'rounded.{name}')))
         self._second_names = _names_in_other_modules(model)
         self.rate: Rate | None = None
@@ -61,13 +67,16 @@ class GeneratedModel(TwoStageGenerator):
             first_weight = 1. if self.generator.names else ROUNDED_RATE
             self.rate = Rate(self.steps, self.integers, first_weight).to(accelerator.device)
 
+    def _stores(self, name: str) -> bool:
+        """Whether a tensor that is neither generated nor rounded is stored, and so may change."""
+        return self._origin is None or name in self._origin.stored
+
     def train(self, mode: bool = True) -> 'GeneratedModel':
         """As in torch, but statistics that are not to be trained stay as they are, and are used."""
         super().train(mode)
-        if mode and not self.follows_statistics:
-            for module in self.model.modules():
-                if isinstance(module, _BATCH_NORMS):
-                    module.eval()
+        for name, module in self.model.named_modules():
+            if isinstance(module, _BATCH_NORMS):
+                module.train(mode and self.follows_statistics and self._stores(f'{name}.running_mean'))
         return self
 
     @property
@@ -96,12 +105,14 @@ class GeneratedModel(TwoStageGenerator):
         """
         rounded = stored_rounded(dict(self._rounded), without_prefix('rounded.', self.steps), self.storage)
         given = {**weights, **rounded}
+        given.update({name: given[name] + value for name, value in self._base.items()})
         if self.storage.quantization:
             state = named_state(self.model)
             followed = {f'{prefix}.{name}' for prefix, module in self.model.named_modules()
                         if isinstance(module, _BATCH_NORMS) and module.training
                         for name, _ in module.named_buffers(recurse=False)}
-            kept = {name: state[name] for name in kept_names(state, given) if name not in followed}
+            kept = {name: state[name] for name in kept_names(state, given)
+                    if name not in followed and self._stores(name)}
             given.update(stored_kept(kept, self.storage, self._norm_eps))
         given.update({name: given[first] for name, first in self._second_names.items() if first in given})
         return functional_call(self.model, given, (images,), tie_weights=False)

@@ -99,16 +99,19 @@ def _within(
     most, before = MOST_ROUNDED_BITS * sum(weight.numel() for weight in weights.values()), 0.
     plain = [quantize(weight, artifact.steps[f'rounded.{name}'].to(weight.device), ROUNDED_LIMIT)
              for name, weight in weights.items()]
+    fitting: tuple[float, Artifact] | None = None  # of what fits, the one with the most bits
     wanted = min(most, budget.wanted_bits(artifact, sum(entropy_bits(tensor.integers) for tensor in plain)))
     for attempt in range(ATTEMPTS):
         found = round_to_bits(weights, curved, wanted, f'rounding, attempt {attempt + 1} of up to {ATTEMPTS}')
         artifact = dataclasses.replace(artifact, rounded=found.values, steps=found.steps)
         right = min(most, budget.wanted_bits(artifact, found.bits))
+        if found.bits <= right and (fitting is None or found.bits > fitting[0]):
+            fitting = found.bits, artifact
         if found.bits <= right and (found.bits >= CLOSE * right or found.bits == before):  # nothing is nearer
             break
         before = found.bits
         wanted = right if attempt + 2 < ATTEMPTS else CLOSE * right
-    return artifact
+    return fitting[1] if fitting else artifact
 
 
 def quantize_predictor(

@@ -50,17 +50,26 @@ def artifact_card(
     data = ModelCardData(
         license=license or 'unknown', library_name='timm', pipeline_tag='image-classification',
         tags=[*_TAGS, *(_ONNX_TAGS if onnx_bytes else [])],
-        base_model=text(results, 'original_hub_id'), datasets=[dataset] if dataset else None,
+        base_model=_base_model(config), datasets=[dataset] if dataset else None,
         **_model_index(name, dataset, results))
     card = ModelCard.from_template(
         data, template_path=str(_TEMPLATE), name=name, source=name if entry else f'hf-hub:{repo_id}', base=config.base,
-        generates=bool(config.generated), comparison=_comparison(results, ledger),
+        generates=bool(config.generated), update_of=config.update and plain(config.update.base),
+        comparison=_comparison(results, ledger),
         ledger=[(part, f'{size:,}') for part, size in shown(ledger).items()],
         making=_making(config), license=license and plain(license), own_license=has_license,
         agreement=_percent(results, 'agreement') if number(results, 'top1', 100) is not None else None,
         repo_id=repo_id, onnx_bytes=onnx_bytes and f'{onnx_bytes:,}', onnx_name=ONNX_NAME,
         images=photograph_input(pretrained_cfg, results) if onnx_bytes else None)
     return str(card).rstrip('\n') + '\n'
+
+
+def _base_model(config: ArtifactConfig) -> str | None:
+    """Repository of the original, or of an update's base."""
+    if not (update := config.update):
+        return text(config.results, 'original_hub_id')
+    name = f'timm-sbs/{update.base}' if update.base in ENTRIES else update.base.partition('@')[0]
+    return name if '/' in name else None
 
 
 def plain(text: str) -> str:

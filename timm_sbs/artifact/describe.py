@@ -18,7 +18,8 @@ ON_IMAGES = ('statistics_images', 'distillation_steps', 'data_free', 'unlabelled
 
 def description(config: ArtifactConfig, pretrained_cfg: Mapping[str, Any], ledger: Mapping[str, int]) -> str:
     """What ``timm-sbs info`` shows of an artifact: its configuration and where its bytes go."""
-    rows = [('base', config.base), ('licence', printable(pretrained_cfg.get('license') or 'unknown', 200))]
+    rows = [('base', config.base), *([('update of', printable(config.update.base, 200))] if config.update else []),
+            ('licence', printable(pretrained_cfg.get('license') or 'unknown', 200))]
     if config.generated:
         bits = 8 * ledger['predictor'] / max(1, ledger['predictor_parameters'])
         rows += [

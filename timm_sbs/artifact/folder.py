@@ -112,7 +112,7 @@ def load_artifact(
     with torch.device('cpu'):  # whatever the default device is
         config, network, structure = described or read_config(folder)
         origin = _origin(folder, config, network, base)
-        check_size(folder, network, origin)
+        _check_size(folder, network, origin)
         specs = tuple(specs_from_names(config.generated, network.state, config.base))
         predictor = _structure(config, specs)
         path = folder / WEIGHTS_NAME
@@ -186,7 +186,12 @@ def _completed(contents: Contents, network: BaseModel, origin: Origin | None) ->
     return {name: contents.kept[name] if name in contents.kept else origin.state[name] for name in names}
 
 
-def check_size(folder: Path, base: BaseModel, origin: Origin | None = None) -> None:
+def check_size(folder: Path, described: Described) -> None:
+    """Raises SbsError if a network is larger than what the tensors of a folder may stand for, or than the memory."""
+    _check_size(folder, described.base, _origin(folder, described.config, described.base, None))
+
+
+def _check_size(folder: Path, base: BaseModel, origin: Origin | None) -> None:
     """Raises SbsError if a base model is larger than this machine's memory, or than what the tensors of a folder may
     stand for. To be asked before anything as large as the model is made."""
     try:

@@ -81,7 +81,7 @@ def create_generated(
             f"The artifact has weights of '{own.name}', but '{variant}' is '{base}'. Load it with "
             f"timm.create_model('local-dir:FOLDER', pretrained=True).")
     if not pretrained:
-        check_size(folder, own)  # refuses what reading the weights would
+        check_size(folder, described)  # refuses what reading the weights would
     weights = None
     if pretrained:
         weights = _cached_weights(folder, described) if 'file' not in sources else _decoded(folder, described)

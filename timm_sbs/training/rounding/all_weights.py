@@ -100,8 +100,9 @@ def round_to_bits(
     """All weights in ``curvatures``, rounded by the slope with which they take at most so many bits.
 
     The slope is guessed from plain rounding, and the guess is put right by what second-order rounding takes, and then
-    by how that changes: quickly until it is nearly right, and then thoroughly. Zeros make zeros cheaper, so that bits may jump where the slope
-    moves a little: a guess outside of the slopes that took too many and too few bits gives way to their middle.
+    by how that changes: quickly until it is nearly right, and then thoroughly. Zeros make zeros cheaper, so that bits
+    may jump where the slope moves a little: a guess outside of the slopes that took too many and too few bits gives way
+    to their middle.
 
     ``bits`` are those of all integers, by a table for each weight; ``name`` is for the progress bar.
 

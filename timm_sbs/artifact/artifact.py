@@ -17,11 +17,11 @@ from timm_sbs.artifact.files import CONFIG_NAME, LICENSE_NAME, WEIGHTS_NAME, con
 from timm_sbs.artifact.hub import require_login, upload
 from timm_sbs.artifact.ledger import full_ledger, measured
 from timm_sbs.artifact.transformers_js import around_model
-from timm_sbs.artifact.update import Origin
+from timm_sbs.artifact.update import Origin, split, totals
 from timm_sbs.codec.kept import stored_kept
 from timm_sbs.codec.quantization import predictor_codes, stored_predictor, stored_rounded
 from timm_sbs.codec.tensor_file import Contents, to_tensors
-from timm_sbs.common.config import OTHERS, ArtifactConfig, QuantizationConfig, StorageConfig, UpdateConfig
+from timm_sbs.common.config import OTHERS, ArtifactConfig, QuantizationConfig, StorageConfig
 from timm_sbs.common.tensors import copied, without_prefix
 from timm_sbs.predictor.base_model import BaseModel, first_names, is_counter, kept_names
 from timm_sbs.predictor.generator import Generator
@@ -95,16 +95,9 @@ class Artifact:
             predictor=generator.config.predictor,
             storage_dtype=self.storage.dtype,
             quantization=self.storage.quantization,
-            update=self._update,
+            update=self.origin.config(kept_names(self.base.state, self.rounded)) if self.origin else None,
             results=self.results,
         )
-
-    @property
-    def _update(self) -> UpdateConfig | None:
-        if not (origin := self.origin):
-            return None
-        flags = UpdateConfig.flags(kept_names(self.base.state, self.rounded), origin.stored)
-        return UpdateConfig(origin.name, origin.digest, flags)
 
     def quantized(self, quantization: QuantizationConfig | None) -> 'Artifact':
         """The same artifact, to be rounded in this way; with None, a predictor to be stored as floats. Rounded weights
@@ -142,27 +135,17 @@ class Artifact:
             return self
         predictor = stored_predictor(
             self.generator.predictor, self.storage, without_prefix('predictor.', self.steps))
-        kept, others = self._split_kept
+        kept, others = split(self.kept, self.origin)
         kept = stored_kept(kept, self.storage, self.base.norm_eps if self.storage.quantization else {})
         return dataclasses.replace(
             self, generator=self.generator.with_predictor(predictor), kept={**others, **kept},
             rounded=stored_rounded(self.rounded, without_prefix('rounded.', self.steps), self.storage),
         ).from_source(self)
 
-    @property
-    def _split_kept(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Stored tensors that the file has, and those that an update takes from its base."""
-        return self.origin.split(self.kept) if self.origin else (self.kept, {})
-
-    def rounded_totals(self) -> dict[str, Tensor]:
-        """Copies of the rounded weights; of an update, added to the base's."""
-        origin = self.origin
-        return {name: origin.total(name, tensor) if origin else tensor for name, tensor in copied(self.rounded).items()}
-
     def stored_weights(self) -> dict[str, Tensor]:
         """Generated and rounded weights by name, float32, as a reader of the written artifact will have them."""
         stored = self.as_stored()
-        return {**stored.generator(), **stored.rounded_totals()}
+        return {**stored.generator(), **totals(stored.rounded, self.origin)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Generate the complete state dict of the base model: float32 weights, stored tensors, BatchNorm's counters at
@@ -175,7 +158,7 @@ class Artifact:
             >>> len(state), state['linear.weight'].shape
             (116, torch.Size([10, 64]))
         """
-        tensors = {**self.rounded_totals(), **copied(self.kept), **self.generator()}
+        tensors = {**totals(self.rounded, self.origin), **copied(self.kept), **self.generator()}
         counter = torch.zeros((), dtype=torch.long, device='cpu')
         tensors |= {name: counter.clone() for name in self.base.state if is_counter(name)}
         return {name: tensors[first] for name, first in first_names(self.base.state).items()}
@@ -205,7 +188,7 @@ class Artifact:
             return self.source.tensors() if isinstance(self.source, Artifact) else self.source
         generator = self.generator
         kept, rounded = ({name: tensors[name] for name in self.base.state if name in tensors}  # a reader's order
-                         for tensors in (self._split_kept[0], self.rounded))
+                         for tensors in (split(self.kept, self.origin)[0], self.rounded))
         contents = Contents(
             generator.predictor.state_dict(), generator.frequencies, generator.permutations, kept, rounded, self.steps,
             self.base.norm_eps if self.storage.quantization else {})

@@ -1,5 +1,5 @@
 """An update: an artifact that holds what differs from another one, its base, which whoever loads it has already."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from timm_sbs.artifact.files import WEIGHTS_NAME, read_config
+from timm_sbs.common.config import UpdateConfig
 from timm_sbs.common.errors import ArtifactError
+from timm_sbs.common.tensors import copied
 from timm_sbs.predictor.base_model import BaseModel
 
 if TYPE_CHECKING:
     from timm_sbs.artifact.artifact import Artifact
 
-__all__ = ['Origin']
+__all__ = ['Origin', 'split', 'totals']
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +57,25 @@ class Origin:
         """Whether the base has this tensor, with these values."""
         return name in self.state and torch.equal(tensor.detach().cpu(), self.state[name])
 
-    def split(self, kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Tensors that are stored, and the base's in place of the others."""
-        return ({name: tensor for name, tensor in kept.items() if name in self.stored},
-                {name: self.state[name] for name in kept if name not in self.stored})
+    def config(self, names: Sequence[str]) -> UpdateConfig:
+        """What config.json says of it, given the names of all tensors that are not rounded."""
+        return UpdateConfig(self.name, self.digest, UpdateConfig.flags(names, self.stored))
 
     def difference(self, name: str, tensor: Tensor) -> Tensor:
         """A weight less that of the base; itself, where the base has none of its shape."""
         return tensor - self.state[name].to(tensor) if name in self.state else tensor
 
-    def total(self, name: str, difference: Tensor) -> Tensor:
-        """Inverse of :meth:`difference`."""
-        return difference + self.state[name].to(difference) if name in self.state else difference
+
+def split(kept: Mapping[str, Tensor], origin: Origin | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors that a file stores, and those that an update takes from its base."""
+    if origin is None:
+        return dict(kept), {}
+    return ({name: tensor for name, tensor in kept.items() if name in origin.stored},
+            {name: origin.state[name] for name in kept if name not in origin.stored})
+
+
+def totals(rounded: Mapping[str, Tensor], origin: Origin | None) -> dict[str, Tensor]:
+    """Copies of rounded weights; of an update, of their sums with the base's."""
+    base = origin.state if origin else {}
+    return {name: tensor + base[name].to(tensor) if name in base else tensor
+            for name, tensor in copied(rounded).items()}

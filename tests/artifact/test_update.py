@@ -126,6 +126,15 @@ def test_an_onnx_model_of_an_update_is_whole(update, tmp_path):
     assert checked.difference < 1e-4 and (tmp_path / 'model.onnx').stat().st_size > 4 * 75_000
 
 
+def test_a_run_that_was_stopped_goes_on(base, image_folder, tmp_path):
+    settings = dict(ROUND, base=str(base), bytes=7_000, images=image_folder / 'train', batch_size=20, output=tmp_path,
+                    statistics_images=40, distillation_steps=4, eval_interval=2, checkpointing_steps=2)
+    timm_sbs.fit(tuned_from(base), **settings)
+    before = files_of(tmp_path)
+    timm_sbs.fit(tuned_from(base), **settings, resume='latest')
+    assert files_of(tmp_path) == before
+
+
 def test_another_base_is_refused(base, update, small_model, tmp_path):
     timm_sbs.fit(small_model, bytes='24k', output=tmp_path / 'other', **ROUND)
     with pytest.raises(SbsError, match='holds another artifact or another version'):

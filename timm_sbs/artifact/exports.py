@@ -64,7 +64,8 @@ def onnx_model(artifact: 'Artifact', preprocessing: bool, plain: bool) -> 'tuple
     say(None, f"tracing '{base.name}', which takes some seconds")
     stored = artifact.as_stored()
     network = stored.create_model().eval()
-    if plain or artifact.origin:  # an update's weights are sums, which are written as they are
+    plain = plain or artifact.origin is not None  # an update's weights are sums, which are written as they are
+    if plain:
         model = plain_model(network, size)
     else:
         model = self_expanding_model(
@@ -77,7 +78,7 @@ def onnx_model(artifact: 'Artifact', preprocessing: bool, plain: bool) -> 'tuple
         data = model.SerializeToString()
     except Exception as e:  # protobuf's EncodeError; ValueError in older versions
         raise ArtifactError(f"'{base.name}' takes more than 2 GB as an ONNX file, which none may.") from e
-    return data, check_model(data, network, mean, std, plain or bool(artifact.origin))
+    return data, check_model(data, network, mean, std, plain)
 
 
 def repository_files(artifact: 'Artifact', repo_id: str, card: str | None, onnx: bool) -> dict[str, bytes]:

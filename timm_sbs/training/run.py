@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
-from timm_sbs.artifact.folder import load_artifact
+from timm_sbs.artifact.folder import find_folder, load_artifact
 from timm_sbs.common.config import to_dict
 from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.errors import SbsError
@@ -70,7 +70,8 @@ class Run(Context):
         self._looked_at = self.held_out
         self.output = Path(plan.settings.run.output) if plan.settings.run.output else None
         if self.output and self._best_results:
-            self.best = load_artifact(self.output)
+            base = plan.settings.target.base
+            self.best = load_artifact(self.output, base=find_folder(base) if base else None)
         if self.output:
             self._write(SETTINGS_NAME, yaml.safe_dump(flat(plan.settings)))
 

@@ -144,8 +144,9 @@ def origin_of(name: str, network: BaseModel) -> Origin:
         SbsError: There is none, or it cannot be a base.
     """
     folder = find_folder(name)
-    called = name.removeprefix('hf-hub:').removeprefix('local-dir:')
-    return Origin.of(load_artifact(folder), Path(called).name if Path(called).exists() else called, folder, network)
+    described, called = read_config(folder), name.removeprefix('hf-hub:').removeprefix('local-dir:')
+    called = Path(called).name if Path(called).exists() else called
+    return Origin.of(load_artifact(folder, described), called, folder, described.config.digest, network)
 
 
 def _origin(folder: Path, config: ArtifactConfig, network: BaseModel, base: Path | None) -> Origin | None:
@@ -161,7 +162,7 @@ def _origin(folder: Path, config: ArtifactConfig, network: BaseModel, base: Path
     if described.config.digest != update.digest:
         raise ArtifactError(f"'{folder}' is an update of '{update.base}', but '{found}' holds another artifact or "
                             f'another version of it: its digest is not the recorded one.')
-    return Origin.of(load_artifact(found, described), update.base, found, network)
+    return Origin.of(load_artifact(found, described), update.base, found, update.digest, network)
 
 
 def _folder_of_origin(folder: Path, update: UpdateConfig) -> Path:

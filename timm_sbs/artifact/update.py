@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from timm_sbs.artifact.files import WEIGHTS_NAME, read_config
+from timm_sbs.artifact.files import WEIGHTS_NAME
 from timm_sbs.common.config import UpdateConfig
 from timm_sbs.common.errors import ArtifactError
 from timm_sbs.common.tensors import copied
@@ -37,7 +37,7 @@ class Origin:
     stored: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, artifact: 'Artifact', name: str, folder: Path, network: BaseModel) -> 'Origin':
+    def of(cls, artifact: 'Artifact', name: str, folder: Path, digest: str, network: BaseModel) -> 'Origin':
         """The base as another network sees it: a new classifier has nothing to differ from.
 
         Raises:
@@ -51,7 +51,7 @@ class Origin:
                                 f"be the base of a '{network.name}' with {network.args}.")
         state = {key: tensor for key, tensor in artifact.as_stored().state_dict().items()
                  if key in network.state and network.state[key].shape == tensor.shape}
-        return cls(name, read_config(folder).config.digest, (folder / WEIGHTS_NAME).stat().st_size, state)
+        return cls(name, digest, (folder / WEIGHTS_NAME).stat().st_size, state)
 
     def has(self, name: str, tensor: Tensor) -> bool:
         """Whether the base has this tensor, with these values."""

@@ -49,7 +49,6 @@ ROUNDED_BITS = 6.  # of rounded weights beside a predictor, before training find
 BITS_TOLERANCE = 0.01  # of rounded weights, whose step sizes are found later
 RESULTS_BYTES = 1024  # allowed for in config.json, for results that are not known yet
 FEWEST_FORECAST_BITS = 0.25  # by which steps are so large that normally distributed weights take half a bit
-
 UPDATE_FORECAST_BITS = -2.  # by which steps are so large that all differences are zero
 
 

@@ -111,8 +111,9 @@ def load_artifact(
     folder = Path(expanduser(folder))
     with torch.device('cpu'):  # whatever the default device is
         config, network, structure = described or read_config(folder)
-        origin = _origin(folder, config, network, base)
-        _check_size(folder, network, origin)
+        found = _found_origin(folder, config, base)
+        _check_size(folder, network, found)
+        origin = _origin(found, config, network)
         specs = tuple(specs_from_names(config.generated, network.state, config.base))
         predictor = _structure(config, specs)
         path = folder / WEIGHTS_NAME
@@ -149,8 +150,8 @@ def origin_of(name: str, network: BaseModel) -> Origin:
     return Origin.of(load_artifact(folder, described), called, folder, described.config.digest, network)
 
 
-def _origin(folder: Path, config: ArtifactConfig, network: BaseModel, base: Path | None) -> Origin | None:
-    """The base of an update, read and compared with what the update says of it."""
+def _found_origin(folder: Path, config: ArtifactConfig, base: Path | None) -> tuple[Path, Described] | None:
+    """Folder and description of an update's base, compared with what the update says of it."""
     if not (update := config.update):
         if base is not None:
             raise ArtifactError(f"'{folder}' is no update, so it has no base. Leave it out.")
@@ -162,7 +163,14 @@ def _origin(folder: Path, config: ArtifactConfig, network: BaseModel, base: Path
     if described.config.digest != update.digest:
         raise ArtifactError(f"'{folder}' is an update of '{update.base}', but '{found}' holds another artifact or "
                             f'another version of it: its digest is not the recorded one.')
-    return Origin.of(load_artifact(found, described), update.base, found, update.digest, network)
+    return found, described
+
+
+def _origin(found: tuple[Path, Described] | None, config: ArtifactConfig, network: BaseModel) -> Origin | None:
+    """The base of an update, read."""
+    if not (found and config.update):
+        return None
+    return Origin.of(load_artifact(*found), config.update.base, found[0], config.update.digest, network)
 
 
 def _folder_of_origin(folder: Path, update: UpdateConfig) -> Path:
@@ -189,17 +197,19 @@ def _completed(contents: Contents, network: BaseModel, origin: Origin | None) ->
 
 def check_size(folder: Path, described: Described) -> None:
     """Raises SbsError if a network is larger than what the tensors of a folder may stand for, or than the memory."""
-    _check_size(folder, described.base, _origin(folder, described.config, described.base, None))
+    _check_size(folder, described.base, _found_origin(folder, described.config, None))
 
 
-def _check_size(folder: Path, base: BaseModel, origin: Origin | None) -> None:
+def _check_size(folder: Path, base: BaseModel, origin: tuple[Path, Described] | None) -> None:
     """Raises SbsError if a base model is larger than this machine's memory, or than what the tensors of a folder may
     stand for. To be asked before anything as large as the model is made."""
-    try:
-        size = (folder / WEIGHTS_NAME).stat().st_size
-    except OSError:
-        raise _incomplete(folder) from None
-    base.check_size(size + (origin.nbytes if origin else 0))
+    size = 0
+    for each in (folder, *(origin or ())[:1]):
+        try:
+            size += (each / WEIGHTS_NAME).stat().st_size
+        except OSError:
+            raise _incomplete(each) from None
+    base.check_size(size)
 
 
 def _incomplete(folder: Path) -> ArtifactError:

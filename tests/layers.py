@@ -13,4 +13,4 @@ KINDS = {
 def random_statistics(use: Use, outputs: int) -> LayerStatistics:
     roots = torch.randn(use.groups, use.blocks, use.size, 2 * use.size)
     return LayerStatistics(
-        roots @ roots.mT, torch.randn(use.groups, use.blocks, use.size), torch.rand(outputs))
+        roots @ roots.mT, torch.randn(use.groups, use.blocks, use.size), torch.rand(outputs), torch.tensor(1.))

@@ -56,7 +56,7 @@ def measured(accelerator: Accelerator, weights: str) -> dict[str, Any]:
     # Steps are compared on statistics that are equal on all numbers of processes.
     equal = {name: LayerStatistics(
         torch.eye(use.size).expand_as(statistics[name].second_moment), torch.zeros_like(statistics[name].mean),
-        torch.ones_like(statistics[name].importance)) for name, use in uses.items()}
+        torch.ones_like(statistics[name].importance), torch.tensor(1.)) for name, use in uses.items()}
     divergence = ExpectedDivergence(
         {name: state[name] for name in chosen.weights}, uses, equal, damping=1e-3)
     results['before'] = divergence.total(artifact.stored_weights())

@@ -32,7 +32,7 @@ def test_loss_and_derivative(kind):
 
 def test_damping_keeps_the_loss_positive_where_nothing_was_seen():
     use, shape = KINDS['dense']
-    layer = LayerStatistics(torch.zeros(1, 1, 12, 12), torch.zeros(1, 1, 12), torch.ones(6))
+    layer = LayerStatistics(torch.zeros(1, 1, 12, 12), torch.zeros(1, 1, 12), torch.ones(6), torch.tensor(1.))
     layer.second_moment[0, 0, 0, 0] = 5.
     weight = torch.zeros(shape)
     divergence = ExpectedDivergence({'w': weight}, {'w': use}, {'w': layer}, damping=1e-2)
@@ -145,7 +145,8 @@ def test_a_layer_without_useful_curvature_counts_by_its_activations(useless):
     weights['zeros'].zero_()
     found = {name: random_statistics(use, shape[0]) for name in weights}
     found['unseen'] = LayerStatistics(
-        found['unseen'].second_moment, found['unseen'].mean, torch.full((shape[0],), useless))
+        found['unseen'].second_moment, found['unseen'].mean, torch.full((shape[0],), useless),
+        torch.tensor(9.))
     curved = curvatures(weights, found, 1e-3)
     chosen = {name: curvature.importance for name, curvature in curved.items()}
     assert torch.equal(chosen['seen'], found['seen'].importance + 1e-3 * found['seen'].importance.mean())

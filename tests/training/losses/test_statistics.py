@@ -174,10 +174,23 @@ def test_importance_is_the_fisher_information_of_the_outputs(num_classes, task):
                                for column in logits.unbind(1)], 1)  # [B, outputs of the network, O, H, W]
     fisher = torch.stack([torch.autograd.functional.hessian(
         lambda found: kind.divergences(found, row[None]).sum(), row[None])[0, :, 0] for row in logits.detach()])
-    exact = torch.einsum('bkohw,bkl,blohw->o', derivatives, fisher, derivatives) / derivatives[:, 0, 0].numel()
-    drawn = torch.stack([collect(model, images.detach(), seed=seed, outputs=kind)[1]['conv.weight'].importance
-                         for seed in range(12)])
-    assert torch.allclose(drawn.mean(0), exact, rtol=0.15)
+    each = torch.einsum('bkohw,bkl,blohw->bohw', derivatives, fisher, derivatives)
+    drawn = [collect(model, images.detach(), batch=48, seed=seed, outputs=kind)[1]['conv.weight'] for seed in range(12)]
+    importance = each.mean((0, 2, 3))
+    assert torch.allclose(torch.stack([layer.importance for layer in drawn]).mean(0), importance, rtol=0.15)
+    deviations = (model.outputs - model.outputs.mean((0, 2, 3), keepdim=True)).square()
+    coupling = (each * deviations).mean((0, 2, 3)).sum() / (importance * deviations.mean((0, 2, 3))).sum()
+    assert coupling > 1.05
+    assert torch.allclose(torch.stack([layer.coupling for layer in drawn]).mean(), coupling, rtol=0.1)
+
+
+def test_outputs_that_an_activation_has_overwritten_tell_no_coupling():
+    torch.manual_seed(0)
+    model, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 5)), \
+        torch.randn(16, 3, 6, 6)
+    first, last = collect(model, images, ['0.weight', '3.weight'])[1].values()
+    assert first.coupling == 1 and first.importance.any()
+    assert last.coupling != 1
 
 
 def test_sampled_positions_have_the_same_expectation(monkeypatch):

@@ -1,10 +1,13 @@
 """Rounding by second order: cheaper than to the nearest in divergence and bits together, for all kinds of layers."""
+import dataclasses
+
 import pytest
 import torch
 from layers import KINDS, random_statistics
 
 from timm_sbs.codec.quantization import QuantizedTensor, dequantize, step_sizes
 from timm_sbs.training.losses.divergence import Curvature, curvatures
+from timm_sbs.training.losses.weight_uses import Use
 from timm_sbs.training.rounding import one_weight
 from timm_sbs.training.rounding.all_weights import entropy_bits
 from timm_sbs.training.rounding.one_weight import QUICK, THOROUGH, round_weight, step_code
@@ -45,6 +48,26 @@ def test_errors_are_made_up_for_by_values_that_follow(kind):
     rounded = round_weight(weight, curvature, 1e-3)
     errors = [curvature.loss(dequantize(r) - weight) for r in (rounded, nearest(weight, rounded.codes))]
     assert errors[0] < 0.9 * errors[1]
+
+
+@pytest.mark.parametrize('use', [Use(1, 1, 96, 7), Use(2, 3, 64, 7)])
+def test_rows_keep_their_length_where_errors_along_them_cost_more(use):
+    """By the part of each row's outputs that is left: cheap integers are small."""
+    torch.manual_seed(0)
+    weight = torch.randn(48, use.blocks * use.size)
+    curvature = curvatures({'w': weight}, {'w': random_statistics(use, 48)}, 1e-3)['w']
+    rows = curvature.parts(weight)
+    pulled = rows @ curvature.matrix
+
+    def left(coupling):
+        rounded = dequantize(round_weight(weight, dataclasses.replace(curvature, coupling=coupling), 10., QUICK))
+        return (curvature.parts(rounded) * pulled).sum(-1) / (rows * pulled).sum(-1)
+
+    alone, little, much = (left(coupling) for coupling in (1., 3., 1000.))
+    assert alone.mean() < 0.9
+    assert alone.mean() < little.mean() < much.mean()
+    assert (1 - much).square().mean() < (1 - alone).square().mean() / 2
+    assert much.mean() == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.parametrize('moment', [True, False])

@@ -36,7 +36,8 @@ class Factor:
 
 @dataclass(frozen=True, eq=False)
 class Curvature:
-    """How the divergence curves with one weight: errors e of its rows cost importance * e^T S e / 2.
+    """How the divergence curves with one weight: errors e of its rows cost importance * e^T S e / 2. Those that make a
+    row longer or shorter cost ``coupling`` times as much, which rounding alone takes into account.
 
     Shapes: G groups, B blocks of each group's inputs, d inputs of a block, O outputs; P = G * B parts
         importance [O]: damped
@@ -46,6 +47,7 @@ class Curvature:
     importance: Tensor
     moment: Tensor | None = None
     damping: float = 0.
+    coupling: float = 1.
 
     @property
     def _split(self) -> tuple[int, int]:
@@ -128,13 +130,13 @@ def curvatures(
 
     ``damping`` is the part of the mean that is added to diagonals, for the statistics are those of a few images.
     """
-    found = {name: Curvature(layer.importance + damping * layer.importance.mean(), layer.second_moment, damping)
-             for name, layer in statistics.items()}
+    found = {name: Curvature(layer.importance + damping * layer.importance.mean(), layer.second_moment, damping,
+                             max(1., float(layer.coupling))) for name, layer in statistics.items()}
     costs = {name: curvature.loss(weights[name]) / weights[name].numel() for name, curvature in found.items()}
     usual = sum(costs.values()) / max(1, len(costs)) or 1.  # of forgetting a value, the mean
     for name, curvature in found.items():
         if costs[name] < USELESS * usual:
-            equal = dataclasses.replace(curvature, importance=torch.ones_like(curvature.importance))
+            equal = dataclasses.replace(curvature, importance=torch.ones_like(curvature.importance), coupling=1.)
             alone = equal.loss(weights[name]) / weights[name].numel()
             if alone > 0 or not curvature.importance.any():
                 found[name] = dataclasses.replace(

@@ -38,10 +38,15 @@ class LayerStatistics:
         mean [G, B, d]: that mean
         importance [O]: the mean over images and positions of the squared derivative of the log-likelihood by each
             output: the diagonal of the Fisher information of the outputs
+        coupling []: the mean of these squared derivatives times the squared deviations of the outputs from their means,
+            over the product of the means of both: how much more an error costs that grows with the output than one
+            that has nothing to do with it. 1 where they are independent; 25 for the classifier of EfficientNet-Lite0,
+            where an output is large on the images of its class alone, and matters there alone
     """
     second_moment: Tensor
     mean: Tensor
     importance: Tensor
+    coupling: Tensor
 
 
 def _patches(call: Call, summed: bool = False) -> Tensor:
@@ -99,7 +104,8 @@ class _Accumulator:
     def __init__(self, use: Use, outputs: int, device: torch.device) -> None:
         self.use = use
         self.sampled, self.summed = _Moments(use, device), _Moments(use, device)
-        self.importance = torch.zeros(outputs, device=device)
+        self.importance, self.deviations = torch.zeros(2, outputs, device=device)
+        self.coupled = torch.zeros((), device=device)
         self.products = torch.zeros(2, device=device)  # of derivatives at two positions, and of equal ones as many
 
     def add_inputs(self, call: Call, generator: torch.Generator) -> None:
@@ -113,10 +119,17 @@ class _Accumulator:
         self.sampled.add(sampled.reshape(parts, use.size, -1), height * width / count)
         self.summed.add(_patches(call, summed=True).movedim(0, -1).reshape(parts, use.size, -1))
 
-    def add_gradient(self, gradient: Tensor, axis: int, images: int) -> None:
+    def add_gradient(self, gradient: Tensor, outputs: Tensor | None, axis: int, images: int) -> None:
+        """``outputs`` are None where an activation has overwritten them."""
         gradient = gradient.float().movedim(axis, -1)
         gradient = gradient.reshape(images, -1, gradient.shape[-1])  # [B, positions, O]
-        squares = gradient.square().sum((0, 1))
+        squares = gradient.square()
+        if outputs is not None:
+            outputs = outputs.float().movedim(axis, -1).reshape(gradient.shape)
+            deviations = (outputs - outputs.mean((0, 1))).square_()
+            self.deviations += deviations.sum((0, 1))
+            self.coupled += deviations.mul_(squares).sum()
+        squares = squares.sum((0, 1))
         self.importance += squares
         self.products[0] += gradient.sum(1).square().sum() - squares.sum()
         self.products[1] += (gradient.shape[1] - 1) * squares.sum()
@@ -124,15 +137,18 @@ class _Accumulator:
     def reduced(self, accelerator: Accelerator, images: int) -> LayerStatistics:
         sampled, each = self.sampled.means(accelerator, images)
         inputs, summed = self.summed.means(accelerator, images)
-        importance, products = (
-            accelerator.reduce(part, reduction='sum') / images for part in (self.importance, self.products))
+        importance, products, deviations, coupled = (
+            accelerator.reduce(part, reduction='sum') / images
+            for part in (self.importance, self.products, self.deviations, self.coupled))
+        independent = (importance * deviations).sum() / self.use.positions
+        coupling = torch.where(independent > 0, coupled / independent.clamp(min=1e-30), 1.)
         if self.use.corrector is not None:
             # With the means of the same patches, so that neither has a negative eigenvalue.
             each -= sampled[..., :, None] * sampled[..., None, :] / self.use.positions
             summed -= inputs[..., :, None] * inputs[..., None, :]
         correlation = (products[0] / products[1].clamp(min=1e-30)).clamp(0, 1)
         moment, mean = each.lerp_(summed, correlation.to(each)), inputs / self.use.positions
-        return LayerStatistics(moment.to(importance), mean.to(importance), importance / self.use.positions)
+        return LayerStatistics(moment.to(importance), mean.to(importance), importance / self.use.positions, coupling)
 
 
 def _temperature(outputs: Outputs, logits: Tensor, accelerator: Accelerator) -> float:
@@ -194,8 +210,10 @@ def collect_statistics(
             return
         with torch.no_grad(), torch.autocast(device.type, enabled=False), float32_products('ieee'):
             sums[name].add_inputs(call, generator)
+        outputs, version = call.outputs.detach(), call.outputs._version
         axis, count = 1 if call.kernel else -1, call.images
-        call.outputs.register_hook(lambda gradient: sums[name].add_gradient(gradient, axis, count))
+        call.outputs.register_hook(lambda gradient: sums[name].add_gradient(
+            gradient, outputs if outputs._version == version else None, axis, count))
 
     lower = accelerator.autocast if accelerator.mixed_precision == 'bf16' else contextlib.nullcontext
 

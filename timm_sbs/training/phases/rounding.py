@@ -72,6 +72,8 @@ def round_original(
     @functools.cache
     def rounded_by(divergence: ExpectedDivergence | None) -> Artifact:
         curved = divergence.curvatures if divergence else curvatures(totals, {}, damping=0.)
+        if origin:  # a difference is not what outputs grow with
+            curved = {name: dataclasses.replace(curvature, coupling=1.) for name, curvature in curved.items()}
         found = decided_once(lambda: _within(budget, artifact, weights, curved), context.accelerator)
         return corrected(found, divergence, state) if divergence else found
 

@@ -19,7 +19,7 @@ from timm_sbs.codec.quantization import (
     step_sizes,
 )
 from timm_sbs.common.tensors import as_float64
-from timm_sbs.training.losses.divergence import Curvature
+from timm_sbs.training.losses.divergence import Curvature, Factor
 
 __all__ = ['FINENESS', 'QUICK', 'THOROUGH', 'round_weight', 'step_code']
 
@@ -27,6 +27,8 @@ COLUMNS = 64  # that are settled before their errors go to all that follow
 FINENESS = 0.8  # of squared steps, beside those at which uniform rounding has the slope: zeros are chosen besides
 TABLE = 255  # larger integers are taken to cost as much
 QUICK, THOROUGH = 0, 3  # how often values are settled again
+GAIN_TURNS, GAIN_SHARE, MOST_GAIN = 3, 0.6, 3.  # of rows: all of what is missing at once would let them swing
+SMALLEST_PART = 0.1  # of a row's outputs, by which a gain is found: a row of zeros has none
 
 
 def step_code(curvature: Curvature, slope: float) -> Tensor:
@@ -66,7 +68,11 @@ def round_weight(
         integers = _settled_alone(target / steps[..., None], prices[..., None], again)
     else:
         target = target.mT.contiguous()  # [P, d, R]: rows lie side by side
-        integers = _cancelled(target, steps, prices, curvature, _prior(weight, curvature, slope))
+        prior = _prior(weight, curvature, slope)
+        factor = curvature.factor(prior)
+        if curvature.coupling > 1:
+            target = _lengthened(target, steps, prices, factor, prior, curvature)
+        integers = _cancelled(target, steps, prices, factor, prior)
         for _ in range(again):
             integers = _settled_again(integers, target, steps, prices, curvature.matrix)
         integers = integers.mT
@@ -106,13 +112,37 @@ def _settled_alone(exact: Tensor, prices: Tensor, again: int) -> Tensor:
     return integers
 
 
-def _cancelled(target: Tensor, steps: Tensor, prices: Tensor, curvature: Curvature, prior: float) -> Tensor:
+def _lengthened(
+        target: Tensor, steps: Tensor, prices: Tensor, factor: Factor, prior: float, curvature: Curvature) -> Tensor:
+    """Rows [P, d, R], each by so much longer that its integers have the right length.
+
+    Small integers are cheap, so that integers with a part k < 1 of a row's outputs are the best for errors that count
+    alike wherever they are. If those along the row cost c times as much, its noise and its length together cost least
+    at a part c k / (1 + (c - 1) k).
+    """
+    assert curvature.matrix is not None
+    pulled = curvature.matrix @ target
+    power = (target * pulled).sum(1).clamp(min=1e-30)
+
+    def part_left(gains: Tensor) -> Tensor:
+        integers = _cancelled(target * gains[:, None], steps, prices, factor, prior)
+        return ((integers * steps[:, None] * pulled).sum(1) / power).clamp(min=SMALLEST_PART)
+
+    gains = torch.ones_like(power)
+    part = part_left(gains)
+    wanted = curvature.coupling * part / (1 + (curvature.coupling - 1) * part)
+    for turn in range(GAIN_TURNS):
+        part = part_left(gains) if turn else part
+        gains = (gains * (1 + GAIN_SHARE * (wanted / part - 1))).clamp(max=MOST_GAIN)
+    return target * gains[:, None]
+
+
+def _cancelled(target: Tensor, steps: Tensor, prices: Tensor, factor: Factor, prior: float) -> Tensor:
     """Integers [P, d, R] by successive cancellation, with the bits of those to the nearest.
 
     With the bits of values to come as a prior, what is left of ``target`` is to be met: it is shrunk to the minimum of
     divergence and prior together. A value's own share of the prior is taken back, since its bits are known.
     """
-    factor = curvature.factor(prior)
     upper = factor.upper
     solved = torch.linalg.solve_triangular(upper, target.to(upper), upper=True)
     solved = torch.linalg.solve_triangular(upper.mT, solved, upper=False)

@@ -57,7 +57,7 @@ def _kind(row: Mapping[str, Any]) -> str:
     size = row['size']
     if size == 'original' or size.startswith('NNCodec'):
         return str(size)
-    return f"predictor, {size.removesuffix('pct')} %" if size.endswith('pct') else f'rounded to {size}B'
+    return f"predictor, {size.removesuffix('pct')} %" if size.endswith('pct') else f'rounded to {size[:-1]} {size[-1]}B'
 
 
 def imagenet_variants() -> list[str]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import timm
 import torch
-from common import HERE, artifact_sizes, environment, percent, read_results, write_results
+from common import HERE, artifact_sizes, environment, percent, read_results, value_bytes, write_results
 from originals import images_of
 from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
@@ -58,18 +58,17 @@ def tuned(
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(convolutions or not isinstance(module, nn.Conv2d))
     optimizer = create_optimizer_v2(model, opt='adamw', lr=LR if convolutions else PART_LR, weight_decay=0.)
-    steps, done = epochs * (len(images) // BATCH), 0
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    batches = len(images) // BATCH
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
     transform = training_transform(ImageSettings(), model.pretrained_cfg)
     generator = torch.Generator().manual_seed(seed)
-    while done < steps:
-        for chosen in torch.randperm(len(images), generator=generator).split(BATCH)[:len(images) // BATCH]:
+    for _ in range(epochs):
+        for chosen in torch.randperm(len(images), generator=generator).split(BATCH)[:batches]:
             loss = F.cross_entropy(model(transform.batch(images[chosen], generator)), labels[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            done += 1
     return model.requires_grad_(False).eval()
 
 
@@ -129,8 +128,7 @@ def measure_camera(camera: Camera, args: argparse.Namespace) -> Iterator[dict[st
     for name, convolutions in (('all but convolutions', False), ('everything', True)):
         epochs = EPOCHS if convolutions else PART_EPOCHS
         model = tuned(timm.create_model(BASE, pretrained=True), camera.images, camera.labels, epochs, 0, convolutions)
-        yield {'tuned': name, 'sent': 'float32', 'bytes': sum(4 * t.numel() for t in difference(model, base).values()),
-               'top1': camera.top1(model)}
+        yield {'tuned': name, 'sent': 'float32', 'bytes': value_bytes(model.state_dict()), 'top1': camera.top1(model)}
         ways: dict[str, dict[str, Any]] = {
             'update': dict(base=BASE, bytes=FULL),
             'update, not trained': dict(base=BASE, bytes=FULL, distillation_steps=0),
@@ -172,8 +170,7 @@ def measure_federated(camera: Camera, args: argparse.Namespace) -> Iterator[dict
             up, arrived = [], []
             for client, share in enumerate(shares):
                 model = tuned(copy.deepcopy(server), camera.images[share], camera.labels[share], 1, turn * 10 + client)
-                size, model = sent(model) if way == 'updates' else (
-                    sum(4 * t.numel() for t in model.state_dict().values() if t.is_floating_point()), model)
+                size, model = sent(model) if way == 'updates' else (value_bytes(model.state_dict()), model)
                 up.append(size)
                 arrived.append(model)
             down, server = up[0], mean_of(arrived)

@@ -16,7 +16,6 @@ Prints a table, and writes results/accuracy_over_bytes.json; pictures.py draws i
 """
 import argparse
 import math
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,11 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 from common import (
-    HERE,
     NERN,
     RESNET20,
     artifact_sizes,
     cifar_original,
+    coded_by_nncodec,
     environment,
     top1,
     validation_batches,
@@ -97,12 +96,8 @@ class Network:
             yield self.point('rounding + coding', f'{bits} bits by channel', size, self.with_state(decoded))
 
     def nncodec(self) -> Iterator[dict[str, Any]]:
-        with tempfile.TemporaryDirectory() as folder:
-            worker = HERE / 'nncodec_worker.py'
-            subprocess.run([self.args.nncodec, worker, self.weights, folder, *map(str, QPS[self.name])], check=True)
-            for qp in QPS[self.name]:
-                model = self.with_state(load_file(Path(folder) / f'{qp}.safetensors'))
-                yield self.point('NNCodec', f'qp {qp}', (Path(folder) / f'{qp}.nnc').stat().st_size, model)
+        for qp, size, state in coded_by_nncodec(self.args.nncodec, self.original.state_dict(), QPS[self.name]):
+            yield self.point('NNCodec', f'qp {qp}', size, self.with_state(state))
 
     def onnx_int8(self) -> Iterator[dict[str, Any]]:
         import onnxruntime

@@ -1,14 +1,18 @@
 """What the benchmarks share: NeRN's configuration, validation images, accuracy, errors, sizes, and results files."""
+import csv
 import json
 import platform
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from timm.data import create_dataset, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
@@ -71,6 +75,14 @@ def artifact_sizes(folder: Path) -> dict[str, int]:
             'parameters': ledger['predictor_parameters']}
 
 
+def minutes_of(folder: Path) -> dict[str, float]:
+    """What each phase of a run took, by summary.csv."""
+    with open(folder / 'summary.csv', newline='') as file:
+        ends = {row['phase']: float(row['seconds']) for row in csv.DictReader(file)}
+    starts = [0., *ends.values()]
+    return {phase: round((end - start) / 60, 1) for (phase, end), start in zip(ends.items(), starts)}
+
+
 def generation_flops(artifact: timm_sbs.Artifact) -> int:
     """Floating-point operations of the matrix products that generate the weights."""
     with FlopCounterMode(display=False) as counter:
@@ -81,6 +93,21 @@ def generation_flops(artifact: timm_sbs.Artifact) -> int:
 def value_bytes(state: Mapping[str, Tensor]) -> int:
     """Of all floating-point values in float32: the size of an original."""
     return sum(4 * tensor.numel() for tensor in state.values() if tensor.is_floating_point())
+
+
+def coded_by_nncodec(
+        python: str, state: Mapping[str, Tensor], qps: Iterable[int]) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
+    """Quantization parameter, bytes and decoded tensors of each file that nncodec makes (nncodec_worker.py).
+
+    ``python`` is the interpreter of an environment with nncodec. Integers of the state dict are left out.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder, worker = Path(name), HERE / 'nncodec_worker.py'
+        save_file({name: tensor.contiguous() for name, tensor in state.items() if tensor.is_floating_point()},
+                  folder / 'state.safetensors')
+        subprocess.run([python, worker, folder / 'state.safetensors', folder, *map(str, qps)], check=True)
+        for qp in qps:
+            yield qp, (folder / f'{qp}.nnc').stat().st_size, load_file(folder / f'{qp}.safetensors')
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:

@@ -21,6 +21,7 @@ from common import (
     Batches,
     artifact_sizes,
     environment,
+    minutes_of,
     percent,
     predictions,
     read_results,
@@ -29,7 +30,6 @@ from common import (
     value_bytes,
     write_results,
 )
-from imagenet import minutes_of
 from originals import ORIGINALS, load_original
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -15,23 +15,29 @@ A run that was stopped goes on from its last checkpoint. Results are written aft
 hours on one CPU thread.
 """
 import argparse
-import csv
-import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
-from common import HERE, artifact_sizes, environment, read_results, replaced, value_bytes, write_results
+from common import (
+    artifact_sizes,
+    coded_by_nncodec,
+    environment,
+    minutes_of,
+    read_results,
+    replaced,
+    value_bytes,
+    write_results,
+)
 from imagenet_photographs import Photographs, load_lite, resnet18
-from safetensors.torch import load_file
 from torch import nn
 
 import timm_sbs
 
 NAME, QPS = 'imagenet', (-32, -28, -24, -20)
-COMMAND = f'python tests/benchmarks/{NAME}.py --images ROOT --network NAME --sizes SIZE --output FOLDER'
+COMMAND = (f'python tests/benchmarks/{NAME}.py --images ROOT --network NAME [--weights FILE] --sizes SIZE '
+           f'--output FOLDER')
 # A ResNet-18 takes four times as long for a pixel as an EfficientNet-Lite0.
 CHEAPER: Mapping[str, Any] = dict(
     batch_size=32, distillation_steps=600, mixup=0., scale=(0.3, 1.), holdout_images=1000, eval_interval=200)
@@ -45,24 +51,6 @@ def fields_of(network: str, size: str) -> dict[str, Any]:
         return dict(config='imagenet', pct=float(size.removesuffix('pct')), **FIELDS[network])
     return {**dict(config='imagenet_rounding', bytes=size), **(CHEAPER if network == 'resnet18' else {}),
             **FIELDS[network]}
-
-
-def minutes_of(folder: Path) -> dict[str, float]:
-    """What each phase of a run took, by summary.csv."""
-    with open(folder / 'summary.csv', newline='') as file:
-        ends = {row['phase']: float(row['seconds']) for row in csv.DictReader(file)}
-    starts = [0., *ends.values()]
-    return {phase: round((end - start) / 60, 1) for (phase, end), start in zip(ends.items(), starts)}
-
-
-def coded_by_nncodec(python: str, weights: str) -> Iterator[tuple[int, int, nn.Module]]:
-    """Quantization parameter, bytes and model of each file."""
-    with tempfile.TemporaryDirectory() as folder:
-        for qp in QPS:
-            subprocess.run([python, HERE / 'nncodec_worker.py', weights, folder, str(qp)], check=True)
-            model = timm.create_model('resnet18')
-            model.load_state_dict(load_file(Path(folder) / f'{qp}.safetensors'), strict=False)
-            yield qp, (Path(folder) / f'{qp}.nnc').stat().st_size, model
 
 
 def record(network: str, original: nn.Module, photographs: Photographs, row: Mapping[str, Any]) -> None:
@@ -104,7 +92,9 @@ def main() -> None:
             images=[args.images / 'train', *sorted((args.images / 'unlabelled').iterdir())])
         record(args.network, original, photographs, row_of(folder, size, photographs))
     if args.nncodec:
-        for qp, size_of_file, model in coded_by_nncodec(args.nncodec, args.weights):
+        for qp, size_of_file, state in coded_by_nncodec(args.nncodec, original.state_dict(), QPS):
+            model = timm.create_model('resnet18')
+            model.load_state_dict(state, strict=False)
             record(args.network, original, photographs, {
                 'size': f'NNCodec, qp {qp}', 'bytes': size_of_file, **photographs.measure(model)})
 

@@ -16,17 +16,22 @@ of the base with the mean of what it got. No update is trained. Beside it, the s
 import argparse
 import copy
 import lzma
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from common import HERE, artifact_sizes, environment, percent, read_results, value_bytes, write_results
+from common import (
+    artifact_sizes,
+    coded_by_nncodec,
+    environment,
+    percent,
+    read_results,
+    value_bytes,
+    write_results,
+)
 from originals import images_of
-from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
@@ -113,13 +118,8 @@ def other_ways(model: nn.Module, base: nn.Module, nncodec: str | None) -> Iterat
     arrived = {name: tensor.float() for name, tensor in half.items()}
     yield 'xz of the difference in float16', len(lzma.compress(sent, preset=9)), added(base, arrived)
     if nncodec:
-        with tempfile.TemporaryDirectory() as folder:
-            save_file({name: tensor.contiguous() for name, tensor in change.items()}, f'{folder}/change.safetensors')
-            subprocess.run([nncodec, HERE / 'nncodec_worker.py', f'{folder}/change.safetensors', folder,
-                            *map(str, QPS)], check=True)
-            for qp in QPS:
-                yield (f'NNCodec of the difference, qp {qp}', (Path(folder) / f'{qp}.nnc').stat().st_size,
-                       added(base, load_file(f'{folder}/{qp}.safetensors')))
+        for qp, size, state in coded_by_nncodec(nncodec, change, QPS):
+            yield f'NNCodec of the difference, qp {qp}', size, added(base, state)
 
 
 def measure_camera(camera: Camera, args: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -24,8 +24,10 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
+from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.data.augmentation import training_transform, validation_transform
 from timm_sbs.data.settings import ImageSettings
+from timm_sbs.training.plan import settled_precision
 
 __all__ = ['ORIGINALS', 'Original', 'load_original']
 
@@ -87,6 +89,7 @@ def images_of(data_dir: Path, split: str) -> tuple[Tensor, Tensor]:
 
 def train(original: Original, data_dir: Path, epochs: int, checkpoint: Path) -> nn.Module:
     """A trained network; the checkpoint is written after each epoch, and read if it is there."""
+    accelerator = make_accelerator(settled_precision('auto'))
     torch.manual_seed(0)
     model = described(original.create()).to(memory_format=torch.channels_last)
     images, labels = images_of(data_dir, 'train')
@@ -116,7 +119,9 @@ def train(original: Original, data_dir: Path, epochs: int, checkpoint: Path) -> 
             targets = labels[chosen]
             if mixing:
                 batch, targets = mixing(batch, targets)
-            loss = loss_of(model(batch), targets)
+            with accelerator.autocast():
+                output = model(batch)
+            loss = loss_of(output.float(), targets)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5.)

@@ -70,9 +70,11 @@ def round_weight(
         target = target.mT.contiguous()  # [P, d, R]: rows lie side by side
         prior = _prior(weight, curvature, slope)
         factor = curvature.factor(prior)
+        aim = _shrunk(target, factor, prior)
         if curvature.coupling > 1:
-            target = _lengthened(target, steps, prices, factor, prior, curvature)
-        integers = _cancelled(target, steps, prices, factor, prior)
+            gains = _gains(target, aim, steps, prices, factor, prior, curvature)
+            target, aim = target * gains, aim * gains
+        integers = _cancelled(target, aim, steps, prices, factor, prior)
         for _ in range(again):
             integers = _settled_again(integers, target, steps, prices, curvature.matrix)
         integers = integers.mT
@@ -112,9 +114,17 @@ def _settled_alone(exact: Tensor, prices: Tensor, again: int) -> Tensor:
     return integers
 
 
-def _lengthened(
-        target: Tensor, steps: Tensor, prices: Tensor, factor: Factor, prior: float, curvature: Curvature) -> Tensor:
-    """Rows [P, d, R], each by so much longer that its integers have the right length.
+def _shrunk(target: Tensor, factor: Factor, prior: float) -> Tensor:
+    """What rows [P, d, R] become at the minimum of divergence and the prior of their bits together."""
+    solved = torch.linalg.solve_triangular(factor.upper, target.to(factor.upper), upper=True)
+    solved = torch.linalg.solve_triangular(factor.upper.mT, solved, upper=False)
+    return target - (prior * solved).to(target)
+
+
+def _gains(
+        target: Tensor, aim: Tensor, steps: Tensor, prices: Tensor, factor: Factor, prior: float, curvature: Curvature,
+) -> Tensor:
+    """By how much each row [P, d, R] has to be longer for its integers to have the right length: [P, 1, R].
 
     Small integers are cheap, so that integers with a part k < 1 of a row's outputs are the best for errors that count
     alike wherever they are. If those along the row cost c times as much, its noise and its length together cost least
@@ -122,11 +132,11 @@ def _lengthened(
     """
     assert curvature.matrix is not None
     pulled = curvature.matrix @ target
-    power = (target * pulled).sum(1).clamp(min=1e-30)
+    power = (target * pulled).sum(1, keepdim=True).clamp(min=1e-30)
 
     def part_left(gains: Tensor) -> Tensor:
-        integers = _cancelled(target * gains[:, None], steps, prices, factor, prior)
-        return ((integers * steps[:, None] * pulled).sum(1) / power).clamp(min=SMALLEST_PART)
+        integers = _cancelled(target * gains, aim * gains, steps, prices, factor, prior)
+        return ((integers * steps[:, None] * pulled).sum(1, keepdim=True) / power).clamp(min=SMALLEST_PART)
 
     gains = torch.ones_like(power)
     part = part_left(gains)
@@ -134,25 +144,22 @@ def _lengthened(
     for turn in range(GAIN_TURNS):
         part = part_left(gains) if turn else part
         gains = (gains * (1 + GAIN_SHARE * (wanted / part - 1))).clamp(max=MOST_GAIN)
-    return target * gains[:, None]
+    return gains
 
 
-def _cancelled(target: Tensor, steps: Tensor, prices: Tensor, factor: Factor, prior: float) -> Tensor:
+def _cancelled(
+        target: Tensor, aim: Tensor, steps: Tensor, prices: Tensor, factor: Factor, prior: float) -> Tensor:
     """Integers [P, d, R] by successive cancellation, with the bits of those to the nearest.
 
-    With the bits of values to come as a prior, what is left of ``target`` is to be met: it is shrunk to the minimum of
-    divergence and prior together. A value's own share of the prior is taken back, since its bits are known.
+    With the bits of values to come as a prior, ``aim`` (:func:`_shrunk`) is to be met. A value's own share of the prior
+    is taken back, since its bits are known.
     """
-    upper = factor.upper
-    solved = torch.linalg.solve_triangular(upper, target.to(upper), upper=True)
-    solved = torch.linalg.solve_triangular(upper.mT, solved, upper=False)
     integers = (target / steps[:, None]).round()
-    target = target - (prior * solved).to(target)
     variances, mixing = factor.variances, factor.mixing.mT.contiguous()
-    own, bits, errors = prices * prior, _bits(integers), torch.empty_like(target)
+    own, bits, errors = prices * prior, _bits(integers), torch.empty_like(aim)
     for start in range(0, target.shape[1], COLUMNS):
         stop = min(start + COLUMNS, target.shape[1])
-        rest = target[:, start:stop] - mixing[:, start:stop, :start] @ errors[:, :start]
+        rest = aim[:, start:stop] - mixing[:, start:stop, :start] @ errors[:, :start]
         for column in range(start, stop):
             made_up = torch.bmm(mixing[:, column, None, start:column], errors[:, start:column])[:, 0]
             exact = (rest[:, column - start] - made_up) / steps
@@ -160,7 +167,7 @@ def _cancelled(target: Tensor, steps: Tensor, prices: Tensor, factor: Factor, pr
             costs = (exact - candidates).square_().mul_(prices * variances[:, column, None])
             chosen = _cheapest(candidates, costs.sub_(candidates.square().mul_(own)), bits)
             integers[:, column] = chosen
-            errors[:, column] = chosen * steps - target[:, column]
+            errors[:, column] = chosen * steps - aim[:, column]
     return integers
 
 

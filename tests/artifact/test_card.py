@@ -40,7 +40,9 @@ def test_figures_and_metadata(name):
 def test_a_users_artifact_is_loaded_by_its_repository(small_artifact):
     card = small_artifact.card('user/mine')
     assert "timm.create_model('hf-hub:user/mine', pretrained=True)" in card
-    assert ModelCard(card).data.eval_results is None and 'top-1' not in card  # nothing was measured
+    data = ModelCard(card).data
+    assert data.eval_results is None and 'top-1' not in card  # nothing was measured
+    assert data.base_model is None and 'base_model_relation' not in data
     borrowed = small_artifact.card(f'user/{SHIPPED}')
     assert f"'hf-hub:user/{SHIPPED}'" in borrowed  # another one's repository is not the entry's
 
@@ -50,7 +52,8 @@ def test_what_the_trainer_records_is_told(small_artifact):
         'original_hub_id': 'timm/resnet18.a1_in1k', 'dataset': 'flowers', 'top1': 81.25, 'original_top1': 84.5,
         'images': 400, 'seed': 3, 'distillation_steps': 1200, 'data_free': True, 'unlabelled': 'a, b',
         'holdout_images': 2000, 'holdout_divergence': 0.01234, 'holdout_agreement': 97.25}))
-    assert card.data.base_model == 'timm/resnet18.a1_in1k' and card.data.datasets == ['flowers']
+    assert (card.data.base_model, card.data.base_model_relation) == ('timm/resnet18.a1_in1k', 'quantized')
+    assert card.data.datasets == ['flowers']
     assert card.data.eval_results[0].metric_value == 81.25
     for text in ('84.50 %', '81.25 %', '1,200 steps of distillation', 'seed: 3',
                  'synthetic images: inverted from the original', 'images without labels: a, b',

@@ -7,6 +7,7 @@ import timm
 from conftest import PREDICTORS, REPOSITORY, SHIPPED
 from hub_client import DOWNLOAD, LOAD, PUSH, Client
 from hub_server import TOKEN, commit_of, running_hub
+from huggingface_hub import ModelCard
 from mutations import edit
 
 from timm_sbs import SbsError
@@ -152,6 +153,25 @@ def test_a_licence_and_a_card_of_ones_own_go_with_the_artifact(hub, client, smal
     assert set(files) == {'config.json', 'model.safetensors', 'README.md'} and files['README.md'] == own.encode()
     client.push(small_folder, revision='next', card=own)
     assert len(hub.refs['user/small']) == commits
+
+
+TUNED = '''
+model = timm.create_model('hf-hub:user/small', pretrained=True).requires_grad_(False)
+model.bn1.bias += 0.1
+timm_sbs.fit(model, base={base!r}, bytes=9000, output={folder!r}, quiet=True)
+'''
+
+
+def test_an_update_names_the_commit_of_its_base(hub, client, small_folder, tmp_path):
+    commit, update = client.push(small_folder).rpartition('/')[2], tmp_path / 'update'
+    client.run(TUNED.format(base='user/small@main', folder=str(update)), all_lines=True)
+    assert json.loads((update / 'config.json').read_text())['sbs']['update']['base'] == f'user/small@{commit}'
+    edit(small_folder, lambda root: root['pretrained_cfg'].update(crop_pct=0.5), sealed=False)
+    client.push(small_folder)  # the repository has moved on
+    client.push(update, repo='user/update')
+    assert client.load('hf-hub:user/update') == client.load(f'local-dir:{update}') != client.load()
+    card = ModelCard(hub.files('user/update')['README.md'].decode())
+    assert (card.data.base_model, card.data.base_model_relation) == ('user/small', 'finetune')
 
 
 def test_snippets_of_cards_run(hub, client, small_folder):

@@ -31,6 +31,7 @@ from timm_sbs.predictor.tokens import WeightSpec
 __all__ = ['load', 'load_artifact', 'origin_of', 'check_size', 'find_folder', 'shipped_folder']
 
 BASE_NAME = 'base'  # folder beside an update's files in which its base may lie
+_HUB, _LOCAL = 'hf-hub:', 'local-dir:'  # timm's words for where a name leads
 _HUB_NAME = re.compile(r'[\w.-]+/[\w.-]+@[\w./-]+')  # a branch may move, but the digest is that of its files
 _HEADER = 1 << 20, 256  # bytes that the header of model.safetensors may take, and more for each tensor
 
@@ -39,7 +40,7 @@ def load(name: str | Path, base: str | Path | None = None) -> Artifact:
     """Read an artifact.
 
     Args:
-        name: A folder, 'local-dir:FOLDER', 'hf-hub:user/name', 'hf-hub:user/name@revision', or a name such as
+        name: A folder, 'local-dir:FOLDER', 'hf-hub:user/name', 'user/name@revision' on the Hub too, or a name such as
             'sbs_resnet20_cifar10_20pct' of one that was installed with the package.
         base: Of an update: where its base is, in the same words; default: in its folder 'base', in the package, or on
             the Hub.
@@ -66,15 +67,17 @@ def find_folder(name: str) -> Path:
     Raises:
         ArtifactError: There is none.
     """
-    if name.startswith('hf-hub:'):
-        return hub.download(name.removeprefix('hf-hub:'))
-    path = Path(expanduser(name.removeprefix('local-dir:')))
+    if name.startswith(_HUB):
+        return hub.download(name.removeprefix(_HUB))
+    path = Path(expanduser(name.removeprefix(_LOCAL)))
     if path.is_file():
         path = path.parent
     if path.is_dir():
         return path
     if folder := shipped_folder(name):
         return folder
+    if _HUB_NAME.fullmatch(name):
+        return hub.download(name)
     raise ArtifactError(f"'{name}' is neither a folder nor the name of an artifact. Named ones: "
                         f"{', '.join(timm.list_models('sbs_*'))}.")
 
@@ -141,12 +144,15 @@ def load_artifact(
 def origin_of(name: str, network: BaseModel) -> Origin:
     """An artifact, by a name as :func:`load` takes it, as the base of updates of a network.
 
+    One on the Hub is called by its commit, for branches and tags may move.
+
     Raises:
         SbsError: There is none, or it cannot be a base.
     """
     folder = find_folder(name)
-    described, called = read_config(folder), name.removeprefix('hf-hub:').removeprefix('local-dir:')
-    called = Path(called).name if Path(called).exists() else called
+    described, repository = read_config(folder), name.removeprefix(_HUB).partition('@')[0]
+    on_hub = name.startswith(_HUB) or (_HUB_NAME.fullmatch(name) and not Path(name).exists())
+    called = f'{repository}@{folder.name}' if on_hub else folder.resolve().name
     return Origin.of(load_artifact(folder, described), called, folder, described.config.digest, network)
 
 

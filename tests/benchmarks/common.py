@@ -75,6 +75,11 @@ def artifact_sizes(folder: Path) -> dict[str, int]:
             'parameters': ledger['predictor_parameters']}
 
 
+def resumption(folder: Path) -> str | None:
+    """``resume`` of a fit: 'latest' where a run was stopped."""
+    return 'latest' if (folder / 'checkpoints').exists() else None
+
+
 def minutes_of(folder: Path) -> dict[str, float]:
     """What each phase of a run took, by summary.csv."""
     with open(folder / 'summary.csv', newline='') as file:

@@ -26,6 +26,7 @@ from common import (
     predictions,
     read_results,
     replaced,
+    resumption,
     validation_batches,
     value_bytes,
     write_results,
@@ -75,9 +76,12 @@ def recall(model: nn.Module, batches: Batches) -> float:
     """Recall@1 of an embedding, per cent."""
     features = F.normalize(torch.cat([model(images) for images, _ in batches]), dim=1)
     labels = torch.cat([labels for _, labels in batches])
-    nearest = torch.cat([(part @ features.T - 2 * torch.eye(len(features))[start:start + len(part)]).argmax(1)
-                         for start, part in zip(range(0, len(features), 1000), features.split(1000))])
-    return percent(labels[nearest] == labels)
+    nearest = []
+    for own in torch.arange(len(features)).split(1000):
+        similarities = features[own] @ features.T
+        similarities[range(len(own)), own] = -1  # an image is not its own neighbour
+        nearest.append(similarities.argmax(1))
+    return percent(labels[torch.cat(nearest)] == labels)
 
 
 class Family:
@@ -110,7 +114,7 @@ class Family:
         folder = self.args.output / f'{self.name} {size}'.replace(' ', '_')
         artifact = timm_sbs.fit(
             self.original, **fields_of(size, self.original), distillation_steps=STEPS, output=folder,
-            checkpointing_steps=200, resume='latest' if (folder / 'checkpoints').exists() else None,
+            checkpointing_steps=200, resume=resumption(folder),
             images=self.args.data_dir / 'train')
         model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
         self.record({

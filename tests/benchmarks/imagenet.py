@@ -5,7 +5,7 @@
 
 NAME is lite0 or lite1 (EfficientNets, of these packages), or resnet18, with --weights FILE. A SIZE such as 15pct makes
 a predictor by the recipe imagenet, one such as 1.5M rounds the weights by imagenet_rounding; both train on images. With
---nncodec PYTHON, the interpreter of an environment with nncodec (see nncodec_worker.py), ResNet-18 is coded by it too.
+--nncodec PYTHON, the interpreter of an environment with nncodec (see nncodec_worker.py), it is coded by that too.
 
 ROOT has the folders 'validation' (1,300 photographs of ImageNet's validation set), 'validation10' (490 of ten of its
 classes), 'train' and 'unlabelled' (folders of others), and imagenet_classes.txt, the classes in order. Both validation
@@ -15,11 +15,11 @@ A run that was stopped goes on from its last checkpoint. Results are written aft
 hours on one CPU thread.
 """
 import argparse
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 from common import (
     artifact_sizes,
     coded_by_nncodec,
@@ -27,6 +27,7 @@ from common import (
     minutes_of,
     read_results,
     replaced,
+    resumption,
     value_bytes,
     write_results,
 )
@@ -82,19 +83,21 @@ def main() -> None:
     parser.add_argument('--nncodec', metavar='PYTHON')
     parser.add_argument('--output', type=Path, default=Path('imagenet'))
     args = parser.parse_args()
+    if (args.network == 'resnet18') != bool(args.weights):
+        parser.error('--network resnet18 needs --weights, and no other network takes it')
     original = resnet18(args.weights) if args.network == 'resnet18' else load_lite(int(args.network[-1]))
     photographs = Photographs(args.images, original)
     for size in args.sizes:
         folder = args.output / f'{args.network}_{size}'
         timm_sbs.fit(
             original, **fields_of(args.network, size), output=folder, checkpointing_steps=100,
-            resume='latest' if (folder / 'checkpoints').exists() else None,
+            resume=resumption(folder),
             images=[args.images / 'train', *sorted((args.images / 'unlabelled').iterdir())])
         record(args.network, original, photographs, row_of(folder, size, photographs))
     if args.nncodec:
         for qp, size_of_file, state in coded_by_nncodec(args.nncodec, original.state_dict(), QPS):
-            model = timm.create_model('resnet18')
-            model.load_state_dict(state, strict=False)
+            model = copy.deepcopy(original)
+            model.load_state_dict({**original.state_dict(), **state})
             record(args.network, original, photographs, {
                 'size': f'NNCodec, qp {qp}', 'bytes': size_of_file, **photographs.measure(model)})
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
-from common import environment, read_results, replaced, write_results
+from common import environment, read_results, replaced, top1, validation_batches, write_results
 from safetensors.torch import save_file
 from timm.data import Mixup, create_dataset
 from timm.loss import SoftTargetCrossEntropy
@@ -41,7 +42,7 @@ class Original:
     classes: int = 10
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     optimizer: Mapping[str, Any] = field(default_factory=lambda: dict(opt='adamw', lr=2e-3, weight_decay=0.05))
-    mixing: float = 0.2  # of mixup; the half of all batches has cutmix
+    mixing: float = 0.2  # of mixup, which a quarter of the batches has; another has cutmix
 
     def create(self) -> nn.Module:
         return timm.create_model(self.architecture, num_classes=self.classes, **self.kwargs)
@@ -91,7 +92,7 @@ def train(original: Original, data_dir: Path, epochs: int, checkpoint: Path) -> 
     """A trained network; the checkpoint is written after each epoch, and read if it is there."""
     accelerator = make_accelerator(settled_precision('auto'))
     torch.manual_seed(0)
-    model = described(original.create()).to(memory_format=torch.channels_last)
+    model = described(original.create()).to(accelerator.device, memory_format=torch.channels_last)
     images, labels = images_of(data_dir, 'train')
     transform = training_transform(ImageSettings(), model.pretrained_cfg)
     optimizer = create_optimizer_v2(model, **original.optimizer)
@@ -111,12 +112,14 @@ def train(original: Original, data_dir: Path, epochs: int, checkpoint: Path) -> 
         model.train()
         generator, began, total = torch.Generator().manual_seed(epoch), time.monotonic(), 0.
         torch.manual_seed(epoch)  # of drop path
+        np.random.seed(epoch)  # of timm's Mixup
         order = torch.randperm(len(images), generator=generator)
         for step in range(steps):
             chosen = order[step * BATCH:(step + 1) * BATCH]
             scheduler.step(epoch + step / steps)  # type: ignore[arg-type]  # timm's schedules take parts of epochs
-            batch = transform.batch(images[chosen], generator).to(memory_format=torch.channels_last)
-            targets = labels[chosen]
+            batch = transform.batch(images[chosen], generator)
+            batch = batch.to(accelerator.device, memory_format=torch.channels_last)
+            targets = labels[chosen].to(accelerator.device)
             if mixing:
                 batch, targets = mixing(batch, targets)
             with accelerator.autocast():
@@ -132,16 +135,7 @@ def train(original: Original, data_dir: Path, epochs: int, checkpoint: Path) -> 
         torch.save({'model': model.state_dict(), 'optimizer': optimizer.state_dict(), 'epochs': epoch + 1}, partial)
         partial.replace(checkpoint)
         print(f'epoch {epoch + 1} of {epochs}: loss {total / steps:.3f}, {time.monotonic() - began:.0f} s', flush=True)
-    return model.eval()
-
-
-@torch.inference_mode()
-def accuracy(model: nn.Module, data_dir: Path) -> float:
-    """Top-1 on validation images, per cent."""
-    images, labels = images_of(data_dir, 'validation')
-    transform = validation_transform(model.pretrained_cfg)
-    found = torch.cat([model(transform.batch(part)).argmax(1) for part in images.split(500)])
-    return round(100 * float((found == labels).float().mean()), 2)
+    return model.eval().cpu()
 
 
 def main() -> None:
@@ -156,7 +150,7 @@ def main() -> None:
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
     row = {'network': args.network, 'data_set': original.data_set, 'epochs': args.epochs,
            'parameters': sum(parameter.numel() for parameter in model.parameters()),
-           'top1': accuracy(model, args.data_dir), **environment()}
+           'top1': top1(model, validation_batches(args.data_dir, model)), **environment()}
     print(row)
     write_results(NAME, {
         'command': f'python tests/benchmarks/{NAME}.py --network NAME --data-dir FOLDER --output FOLDER --epochs N',

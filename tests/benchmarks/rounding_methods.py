@@ -3,7 +3,8 @@
     python tests/benchmarks/rounding_methods.py --images ROOT --weights FILE
 
 ROOT and FILE are those of imagenet.py. All methods round the same weights by the same statistics of
-photographs, by one slope of divergence for a bit:
+photographs, by one slope of divergence for a bit. Rows keep their length in none of them, which is another
+matter:
 
 - ours: each value is settled in turn, those after it make up for its error, and then all are settled again;
 - ours, settled once: without the last part;
@@ -40,8 +41,8 @@ FINER = 0.65  # step of a trellis over that of plain rounding with the same slop
 Rounded = tuple[Tensor, float]  # values and bits
 
 
-def ours(weight: Tensor, curvature: Curvature, slope: float, again: int = THOROUGH) -> Rounded:
-    found = round_weight(weight, curvature, slope, again)
+def ours(weight: Tensor, curvature: Curvature, slope: float, passes: int = THOROUGH) -> Rounded:
+    found = round_weight(weight, curvature, slope, passes)
     return dequantize(found), entropy_bits(found.integers)
 
 
@@ -68,7 +69,7 @@ def measure(name: str, load: Callable[[], nn.Module], root: Path) -> Iterator[di
     """A row for each method and slope."""
     original = load()
     state = {name: tensor.detach() for name, tensor in original.state_dict().items()}
-    images = validation_batches(root, original, 'train')
+    images = validation_batches(root, original, 'train', count=STATISTICS_IMAGES)
     validation = validation_batches(root, original, 'validation', str(root / 'imagenet_classes.txt'))
     expected = predictions(original, validation)
     weights = {name: state[name] for name in select_rounded(original, SelectionRule('rounding'), ())}
@@ -78,7 +79,7 @@ def measure(name: str, load: Callable[[], nn.Module], root: Path) -> Iterator[di
     divergence = ExpectedDivergence(weights, uses, statistics, DAMPING)
     size = sum(weight.numel() for weight in weights.values())
     # As much in all as with Fisher information, so that both have about as many bits by one slope.
-    curved = divergence.curvatures
+    curved = {key: dataclasses.replace(curvature, coupling=1.) for key, curvature in divergence.curvatures.items()}
     scale = sum(c.importance.mean() * c.variance * weights[n].numel() for n, c in curved.items()) / sum(
         c.variance * weights[n].numel() for n, c in curved.items())
     for method, rounding in METHODS.items():

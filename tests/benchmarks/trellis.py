@@ -12,6 +12,7 @@ from torch import Tensor
 
 from timm_sbs.training.losses.divergence import Curvature
 from timm_sbs.training.rounding.all_weights import entropy_bits
+from timm_sbs.training.rounding.one_weight import _shrunk
 
 __all__ = ['TrellisRounded', 'round_by_trellis']
 
@@ -75,10 +76,7 @@ def _settled(
         prior = 0.
     else:
         factor = curvature.factor(prior)
-        solved = torch.linalg.solve_triangular(factor.upper, target.double(), upper=True)
-        solved = torch.linalg.solve_triangular(factor.upper.mT, solved, upper=False)
-        shrunk = target - (prior * solved).to(target)
-        variances, mixing = factor.variances, factor.mixing.mT.contiguous()
+        shrunk, variances, mixing = _shrunk(target, factor, prior), factor.variances, factor.mixing
     own = prices * prior
     integers, grids = torch.empty_like(target), torch.empty_like(target, dtype=torch.bool)
     errors = torch.empty_like(target)

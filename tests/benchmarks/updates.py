@@ -9,9 +9,10 @@ camera: 8,000 training images; everything in six epochs, or what is no convoluti
 rounded anew, xz of the difference of both networks in float16, and NNCodec of this difference (with the interpreter of
 an environment that has it, see nncodec_worker.py). Trained fits have 600 steps. About 40 minutes on one CPU thread.
 
-federated: the same images, divided among four clients so that each has five of the ten classes. In each of ten rounds
-every client trains the network it was sent for one epoch, and sends an update of the base; the server sends an update
-of the base with the mean of what it got. No update is trained. Beside it, the same with float32 both ways. 20 minutes.
+federated: the same images, divided among four clients, each with those of five of the ten classes. In each of ten
+rounds every client trains the network it was sent for one epoch, and sends an update of the base; the server sends an
+update of the base with the mean of what it got. No update is trained. Beside it, the same with float32 both ways. 20
+minutes.
 """
 import argparse
 import copy
@@ -26,13 +27,14 @@ from common import (
     artifact_sizes,
     coded_by_nncodec,
     environment,
-    percent,
     read_results,
+    replaced,
+    resumption,
+    top1,
     value_bytes,
     write_results,
 )
 from originals import images_of
-from timm.data import resolve_model_data_config
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -84,17 +86,17 @@ class Camera:
         images, labels = images_of(data_dir, 'train')
         chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:IMAGES]
         self.images, self.labels = of_the_camera(images[chosen], 1), labels[chosen]
-        images, self.test_labels = images_of(data_dir, 'validation')
-        self.test_images, self.folder = of_the_camera(images, 2), output / 'camera'
+        images, labels = images_of(data_dir, 'validation')
+        transform = validation_transform(timm.create_model(BASE).pretrained_cfg)
+        self.test = [(transform.batch(part), classes) for part, classes in zip(
+            of_the_camera(images, 2).split(500), labels.split(500))]
+        self.folder = output / 'camera'
         self.folder.mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(self.images):
             to_pil_image(image).save(self.folder / f'{index:05}.png')
 
-    @torch.inference_mode()
     def top1(self, model: nn.Module) -> float:
-        transform = validation_transform(resolve_model_data_config(model))
-        found = torch.cat([model.eval()(transform.batch(part)).argmax(1) for part in self.test_images.split(500)])
-        return percent(found == self.test_labels)
+        return top1(model, self.test)
 
 
 def difference(model: nn.Module, base: nn.Module) -> dict[str, Tensor]:
@@ -138,7 +140,7 @@ def measure_camera(camera: Camera, args: argparse.Namespace) -> Iterator[dict[st
             folder = args.output / f'{name} {sent}'.replace(' ', '_')
             settings: dict[str, Any] = dict(config='cifar10_rounding', distillation_steps=STEPS, workers=0)
             timm_sbs.fit(model, images=camera.folder, output=folder, checkpointing_steps=200,
-                         resume='latest' if (folder / 'checkpoints').exists() else None, **settings | fields)
+                         resume=resumption(folder), **settings | fields)
             yield {'tuned': name, 'sent': sent, 'bytes': artifact_sizes(folder)['bytes'],
                    'top1': camera.top1(timm_sbs.load(folder).create_model())}
         for sent, size, arrived in other_ways(model, base, args.nncodec):
@@ -155,8 +157,11 @@ def mean_of(models: list[nn.Module]) -> nn.Module:
 
 
 def measure_federated(camera: Camera, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    shares = [((camera.labels - client * 10 // CLIENTS) % 10 < CLASSES).nonzero()[:, 0] for client in range(CLIENTS)]
-    shares = [share[client::CLIENTS] for client, share in enumerate(shares)]
+    shares: list[list[Tensor]] = [[] for _ in range(CLIENTS)]
+    for label in range(10):  # of which two clients have a half each
+        having = [share for client, share in enumerate(shares) if (label - client * 10 // CLIENTS) % 10 < CLASSES]
+        for share, part in zip(having, (camera.labels == label).nonzero()[:, 0].tensor_split(len(having))):
+            share.append(part)
 
     def sent(model: nn.Module) -> tuple[int, nn.Module]:
         """Bytes, and what arrives."""
@@ -168,7 +173,7 @@ def measure_federated(camera: Camera, args: argparse.Namespace) -> Iterator[dict
         server = timm.create_model(BASE, pretrained=True)
         for turn in range(ROUNDS):
             up, arrived = [], []
-            for client, share in enumerate(shares):
+            for client, share in enumerate(map(torch.cat, shares)):
                 model = tuned(copy.deepcopy(server), camera.images[share], camera.labels[share], 1, turn * 10 + client)
                 size, model = sent(model) if way == 'updates' else (value_bytes(model.state_dict()), model)
                 up.append(size)
@@ -180,7 +185,7 @@ def measure_federated(camera: Camera, args: argparse.Namespace) -> Iterator[dict
                    'top1': camera.top1(server)}
 
 
-PARTS = {'camera': measure_camera, 'federated': measure_federated}
+PARTS = {'camera': (measure_camera, ('tuned', 'sent')), 'federated': (measure_federated, ('way', 'round'))}
 
 
 def main() -> None:
@@ -190,10 +195,10 @@ def main() -> None:
     parser.add_argument('--output', type=Path, required=True)
     parser.add_argument('--nncodec', metavar='PYTHON')
     args = parser.parse_args()
-    camera, rows = Camera(args.data_dir, args.output), []
-    for row in PARTS[args.part](camera, args):
-        rows.append(row)
+    measure, keys = PARTS[args.part]
+    for row in measure(Camera(args.data_dir, args.output), args):
         print(row, flush=True)
+        rows = replaced(read_results(NAME).get(args.part, []), row, *keys)
         write_results(NAME, {
             **read_results(NAME), 'seed': 0, **environment(), args.part: rows,
             'command': f'python tests/benchmarks/{NAME}.py PART --data-dir CIFAR10 --output FOLDER'})

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
@@ -17,7 +18,7 @@ from timm_sbs.predictor.pretrained_cfg import MAX_SIDE, check_input_and_classes,
 
 __all__ = [
     'BaseModel', 'Network', 'SkipRandomInit', 'is_counter', 'as_tuples', 'canonical_args', 'named_state', 'first_names',
-    'kept_names', 'norm_eps',
+    'batch_norms', 'kept_names', 'norm_eps',
 ]
 
 # Arguments of timm.create_model that say where weights come from or what is built around the model: users pass them,
@@ -209,10 +210,14 @@ def kept_names(state: Mapping[str, Tensor], generated: Iterable[str]) -> list[st
         if name == first and name not in generated and not is_counter(name)]
 
 
+def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """BatchNorms of any dimension by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+
+
 def norm_eps(model: nn.Module) -> dict[str, float]:
     """What each BatchNorm adds to its variances, by the prefix of its tensors' names, such as 'layer1.0.bn1.'."""
-    return {f'{name}.' if name else '': module.eps for name, module in model.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    return {f'{name}.' if name else '': norm.eps for name, norm in batch_norms(model).items()}
 
 
 class SkipRandomInit(TorchFunctionMode):

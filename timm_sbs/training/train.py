@@ -69,6 +69,8 @@ class _Training:
         artifact = self._validated(self.run.best)
         if warning := lost_function(artifact.results):
             warn(accelerator, warning)
+        if (most := settings.target.max_bytes) and (excess := artifact.ledger()['total'] - most) > 0:
+            warn(accelerator, f'The artifact is {excess:,} bytes larger than --bytes asks for.')
         if output := settings.run.output:
             if accelerator.is_main_process:
                 artifact.save(output)
@@ -82,7 +84,7 @@ class _Training:
     def _run_phases(self) -> None:
         """All phases that are not yet done."""
         run, checkpoint, done = self.run, self.plan.checkpoint, 0
-        artifact = self._ordered().with_results(run.results)
+        artifact = self._start_artifact().with_results(run.results)
         if checkpoint:
             artifact, done = checkpoint.artifact(artifact), checkpoint.progress['phase_index']
             phase, step = self.plan.phases[done], checkpoint.progress['step']
@@ -118,7 +120,7 @@ class _Training:
             return artifact
         batches, _ = statistics_images(self.images, RECALIBRATION_IMAGES, self.accelerator)
         found = recalibrated(artifact, self.original, batches, self.run)
-        return found if self._fits(found) else artifact
+        return found if found is artifact or self._fits(found) else artifact
 
     def _rounded(self, artifact: Artifact) -> Artifact:
         settings, target, divergence = self.settings, self.settings.target, self.divergence
@@ -151,8 +153,6 @@ class _Training:
     @cached_property
     def statistics(self) -> dict[str, LayerStatistics]:
         """Of activations, on the device. Collected once, however often the run is resumed."""
-        if not self.plan.uses:
-            return {}
         device = self.accelerator.device
         self.original.to(device)
         self.run.look_at(self.images)
@@ -191,7 +191,7 @@ class _Training:
     def _fits(self, artifact: Artifact) -> bool:
         return self.budget is None or self.budget.excess(artifact) <= 0
 
-    def _ordered(self) -> Artifact:
+    def _start_artifact(self) -> Artifact:
         """A fresh predictor over orderings that are found once in a run, however often it is resumed."""
         design = self.plan.design
 

@@ -118,7 +118,7 @@ def test_loss_is_the_expected_divergence_and_factors_are_it_as_squares(kind):
     own = float((curvature.importance * error.flatten(1).square().sum(1)).sum()) / 2
     for prior in (0., 3.):
         factor = curvature.factor(prior)
-        squares = factor.variances[:, None] * (curvature.parts(error) @ factor.mixing).square()
+        squares = factor.variances[:, None] * (curvature.parts(error) @ factor.mixing.mT).square()
         loss = float((curvature.per_part(curvature.importance)[..., None] * squares).sum() / 2)
         assert loss == pytest.approx(curvature.loss(error) + prior * own, rel=1e-4)
 

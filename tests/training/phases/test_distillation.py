@@ -7,7 +7,6 @@ import torch
 from conftest import Notes, fit_quickly, started
 
 from timm_sbs.common.errors import SbsError
-from timm_sbs.common.progress import messages
 from timm_sbs.data.outputs import ClassOutputs
 from timm_sbs.training import loop
 from timm_sbs.training.phase_settings import Distillation
@@ -89,14 +88,17 @@ def test_rounded_weights_fit_into_fewer_bytes_after_the_last_step(small_model, b
     assert all(not torch.equal(tensor, rounded.rounded[name]) for name, tensor in found.rounded.items())
 
 
-def test_what_cannot_fit_is_told(small_model, batches, rounded, capsys, monkeypatch):
+def test_what_cannot_fit_does_not_pass_for_what_fits(small_model, batches, rounded, monkeypatch):
     monkeypatch.setattr(distillation, 'LEANING', 0.5)
     notes = Notes()
-    with messages():
-        distill(rounded, small_model, batches, Distillation(steps=2, eval_interval=1), notes,
-                ByteBudget(5000))
+    distill(rounded, small_model, batches, Distillation(steps=2, eval_interval=1), notes, ByteBudget(5000))
     assert notes.considered == [(2, False)]  # in between only what fits is measured
-    assert 'warning: The artifact is' in capsys.readouterr().out
+
+
+def test_without_a_number_of_bits_integers_take_as_many_as_at_first(small_model, batches, rounded):
+    found = distill(rounded, small_model, batches, Distillation(steps=30, rounding_lr=0.3))
+    size = rounded.ledger()['rounded']
+    assert 0.9 * size < found.ledger()['rounded'] < 1.03 * size, (size, found.ledger()['rounded'])
 
 
 def test_a_quantized_predictor_keeps_its_step_sizes(small_model, batches):

@@ -1,7 +1,9 @@
 """Rounding of original weights into a number of bytes, and of a trained predictor to bits."""
+import dataclasses
+
 import pytest
 import torch
-from conftest import Notes, fit_quickly, started
+from conftest import Doubtful, Notes, fit_quickly, started
 
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.common.progress import messages
@@ -9,6 +11,7 @@ from timm_sbs.predictor.generator import relative_error
 from timm_sbs.training.losses.divergence import ExpectedDivergence
 from timm_sbs.training.losses.statistics import collect_statistics
 from timm_sbs.training.losses.weight_uses import find_uses
+from timm_sbs.training.phases import rounding
 from timm_sbs.training.phases.rounding import ByteBudget, quantize_predictor, round_original
 
 KEEP = ('layer3.*',)  # the last stage has most of the weights, and takes most of the bytes
@@ -62,22 +65,23 @@ def test_statistics_lower_the_divergence_and_biases_make_up_for_errors(small_mod
         name for name in state if name.endswith('running_mean') and not name.startswith('layer3'))}
 
 
-class Doubtful(Notes):
-    """Held-out images on which squared errors are far better."""
-
-    def far_worse(self, artifact, other):
-        self.other = other()
-        return 10., 90.
-
-
 def test_squared_errors_are_taken_where_statistics_lead_to_far_worse_predictions(
         small_model, rounded, divergence, by_squares, capsys):
-    doubtful = Doubtful()
     with messages():
         found = round_original(
-            rounded, small_model.state_dict(), ByteBudget(BYTES), divergence, doubtful)
+            rounded, small_model.state_dict(), ByteBudget(BYTES), divergence, Doubtful())
     assert all(torch.equal(tensor, by_squares.rounded[name]) for name, tensor in found.rounded.items())
     assert 'rounding by statistics keeps 10.0 % of the predictions, without them 90.0 %' in capsys.readouterr().out
+
+
+def test_what_makes_up_for_errors_takes_bytes_too(small_model, rounded, divergence, monkeypatch):
+    """Here as many as a convolution that was all zero."""
+    name = 'layer3.0.conv1.weight'
+    empty = dataclasses.replace(rounded, kept={**rounded.kept, name: torch.zeros_like(rounded.kept[name])})
+    monkeypatch.setattr(rounding, 'corrected', lambda artifact, *_: dataclasses.replace(
+        artifact, kept={**artifact.kept, name: rounded.kept[name]}))
+    found = round_original(empty, small_model.state_dict(), ByteBudget(BYTES), divergence)
+    assert 0.97 * BYTES < found.ledger()['total'] <= BYTES
 
 
 def test_bytes_that_nobody_needs_are_not_taken(small_model):

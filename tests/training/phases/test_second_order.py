@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from conftest import Notes, started
+from conftest import Doubtful, Notes, started
 
 from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.common.progress import messages
@@ -111,23 +111,27 @@ def test_rounded_training_lowers_the_loss_of_the_rounded_weights(small_model, se
     assert found.storage.quantization and divergence.total(found.stored_weights()) < 0.8 * before
 
 
-class Doubtful(Notes):
-    """Held-out images on which everything is far worse than before."""
-
-    def far_worse(self, artifact, other):
-        self.other = other()
-        return 10., 90.
-
-
 @pytest.mark.parametrize('lr, context, says', [
     (3., Notes, 'the loss rose from .* so the steps are undone. Lower the learning rate'),
     (1e-3, Doubtful, 'agreement fell from 90.0 to 10.0 %, so the steps are undone')])
 def test_steps_that_make_it_worse_are_undone(small_model, seen, capsys, lr, context, says):
     artifact, state, context = reconstructed(small_model, 5), small_model.state_dict(), context()
     divergence = divergence_of(artifact, small_model, seen)
-    expected = corrected(artifact, divergence, state).as_stored().state_dict()
+    before = corrected(artifact, divergence, state)
+    expected, loss = before.as_stored().state_dict(), divergence.total(before.stored_weights())
     with messages():
         found = fit_second_order(artifact, state, divergence, SecondOrder(4, lr), context).as_stored().state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert context.results['expected_divergence'] == pytest.approx(loss)
     printed = capsys.readouterr().out
     assert re.search(says, printed), printed
+
+
+def test_means_that_are_corrected_have_the_variances_of_the_original_beside_them(small_model, seen):
+    """Not those of an earlier recalibration, which belong to other means."""
+    artifact, state = reconstructed(small_model, 5), small_model.state_dict()
+    recalibrated = {name: 2 * tensor if 'running' in name else tensor for name, tensor in artifact.kept.items()}
+    found = corrected(
+        dataclasses.replace(artifact, kept=recalibrated), divergence_of(artifact, small_model, seen), state).kept
+    assert torch.equal(found['layer1.0.bn1.running_var'], state['layer1.0.bn1.running_var'])
+    assert not torch.equal(found['layer1.0.bn1.running_mean'], recalibrated['layer1.0.bn1.running_mean'])

@@ -8,7 +8,9 @@ from timm_sbs.common.errors import ConfigError
 from timm_sbs.training.losses.divergence import curvatures
 from timm_sbs.training.losses.statistics import collect_statistics
 from timm_sbs.training.losses.weight_uses import find_uses
+from timm_sbs.training.rounding import all_weights
 from timm_sbs.training.rounding.all_weights import entropy_bits, round_to_bits
+from timm_sbs.training.rounding.one_weight import round_weight
 
 NAMES = 'conv1.weight', 'layer1.0.conv1.weight', 'linear.weight'
 
@@ -63,6 +65,15 @@ def test_weights_of_any_distribution(kind, bits):
         weight = weight ** 3
     rounded = round_to_bits({'a': weight}, curvatures({'a': weight}, {}, 1e-3), bits * weight.numel())
     assert 0.85 * bits < rounded.bits / weight.numel() <= bits
+
+
+def test_weights_that_need_fewer_bits_are_rounded_a_few_times(monkeypatch):
+    """Those of a pruned network: the finest steps take no more."""
+    generator, calls = torch.Generator().manual_seed(0), []
+    weight = torch.randn(32, 16, 3, 3, generator=generator) * (torch.rand(32, 16, 3, 3, generator=generator) < 0.1)
+    monkeypatch.setattr(all_weights, 'round_weight', lambda *args: calls.append(args) or round_weight(*args))
+    rounded = round_to_bits({'a': weight}, curvatures({'a': weight}, {}, 1e-3), 8. * weight.numel())
+    assert len(calls) <= 6 and torch.allclose(rounded.values['a'], weight, atol=2e-3)
 
 
 def test_statistics_are_worth_bits(network):

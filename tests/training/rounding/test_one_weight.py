@@ -84,7 +84,7 @@ def test_no_change_of_one_integer_is_better(kind, monkeypatch):
     weight, curvature = layer(kind, outputs=12)
     code = step_code(curvature, 0.5)
     monkeypatch.setattr(one_weight, 'step_code', lambda *_: code)
-    rounded = round_weight(weight, curvature, 1e-9, again=20)
+    rounded = round_weight(weight, curvature, 1e-9, passes=20)
     least = curvature.loss(dequantize(rounded) - weight)
     for index in range(weight.numel()):
         for change in (1, -1):

@@ -21,12 +21,12 @@ MOST_DAMPINGS = 32  # each four times the last: more than any finite matrix need
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """A curvature as squares, one for each input in turn: e^T (S + prior) e = sum_j variances_j (e @ mixing)_j^2.
+    """A curvature as squares, one for each input in turn: e^T (S + prior) e = sum_j variances_j (mixing @ e)_j^2.
 
     Shapes: P parts, one for each block of each group's inputs; d inputs of a part
         variances [P, d]: what an error at an input costs once those before it are settled, and those after it make up
             for it
-        mixing [P, d, d]: unit upper triangular: how much an input's error is made up for at those after it
+        mixing [P, d, d]: unit lower triangular: how much is made up for at an input of the errors at those before it
         upper [P, d, d]: S + prior = upper @ upper^T, float64
     """
     variances: Tensor
@@ -97,7 +97,8 @@ class Curvature:
         upper = upper.flip(-1, -2)
         roots = upper.diagonal(dim1=-2, dim2=-1)
         device = self.importance.device
-        return Factor(roots.square().float().to(device), (upper / roots[:, None]).float().to(device), upper)
+        mixing = (upper / roots[:, None]).float().mT.contiguous()
+        return Factor(roots.square().float().to(device), mixing.to(device), upper)
 
     @cached_property
     def variance(self) -> float:

@@ -15,7 +15,7 @@ UNSEEN = 0.02  # added to each count, so that every integer has a finite length
 SPREAD = 0.01  # part of a count that the integers beside it get
 RISE = 0.04  # of the weight's logarithm in a step, at the most
 SLOPE = 20.  # of that rise over the relative excess
-BRAKE = 40.  # by which it changes at once besides: integers that became zero do not come back when the rate falls
+BRAKE = 40.  # of an immediate change besides: integers that became zero do not come back when the rate falls
 LIMITS = 1e-4, 1e4  # of the weight
 
 
@@ -131,7 +131,8 @@ class Rate(nn.Module):
 
 def _neighbours(shape: Sequence[int]) -> Tensor:
     """Places of the numbers above, to the left, and above to the left of each number in its kernel, in a flat weight
-    [filters, channels, ...]: [3, N]. -1 where there is none, as in all kernels that are no squares."""
+    [filters, channels, ...]: [3, N]. -1 where there is none, as in all kernels whose number of values is no
+    square."""
     side = math.isqrt(math.prod(shape[2:]))
     if side * side != math.prod(shape[2:]):
         return torch.full((3, math.prod(shape)), -1)

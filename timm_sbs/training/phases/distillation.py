@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.common.distributed import decided_once
-from timm_sbs.common.progress import warn
 from timm_sbs.common.tensors import moved
 from timm_sbs.data.batches import TrainingBatches
 from timm_sbs.training.loop import Context, optimize
@@ -110,7 +109,7 @@ class _Distillation:
             excess = self._fit_into_budget() if last else self._excess()
             if last or excess <= 0:
                 self.context.consider(self._artifact(), f'step {done}', excess <= 0, done)
-        if done % max(1, settings.steps // BUDGET_LOOKS) == 0:
+        if self.budget and not last and done % max(1, settings.steps // BUDGET_LOOKS) == 0:
             self._follow_budget()
 
     def _follow_budget(self) -> None:
@@ -137,6 +136,4 @@ class _Distillation:
             part += max(LEANING, part / 4)
             self.student.lean_to_zero(exact, part)
             excess = self._excess()
-        if excess > 0:
-            warn(self.context.accelerator, f'The artifact is {excess:,} bytes larger than --bytes asks for.')
         return excess

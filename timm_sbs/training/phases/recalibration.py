@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.common.tensors import moved
+from timm_sbs.predictor.base_model import batch_norms
 from timm_sbs.training.loop import Context
 
 __all__ = ['RECALIBRATION_IMAGES', 'recalibrated']
@@ -45,12 +47,11 @@ def recalibrated(artifact: Artifact, original: nn.Module, batches: Iterable[Tens
     return changed if context.is_better(changed, artifact) else artifact
 
 
-def _norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    return {name: module for name, module in model.named_modules()
-            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None}
+def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {name: norm for name, norm in batch_norms(model).items() if norm.running_mean is not None}
 
 
-def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _running(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """Running mean and variance."""
     assert norm.running_mean is not None and norm.running_var is not None
     return norm.running_mean, norm.running_var
@@ -61,8 +62,8 @@ def _measured(
         found: nn.Module, original: nn.Module, batches: Iterable[Tensor], context: Context) -> dict[str, Tensor]:
     """Running means and variances [2, C] of each BatchNorm, the means over all images of all processes.
 
-    What a BatchNorm gives of a batch already has the moments of the original's, so that those after it see them. One
-    that is applied more than once in a pass is left out.
+    Each BatchNorm is corrected before it is applied to a batch, so later layers see corrected activations. One that is
+    applied more than once in a pass is left out.
     """
     accelerator, device = context.accelerator, context.accelerator.device
     norms, originals = _norms(found), _norms(original)
@@ -103,7 +104,7 @@ def _measured(
 
 
 def _moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    variance, mean = torch.var_mean(inputs.float(), (0, 2, 3), correction=0)
+    variance, mean = torch.var_mean(inputs.float(), [axis for axis in range(inputs.dim()) if axis != 1], correction=0)
     return mean, variance
 
 

@@ -1,7 +1,7 @@
 """Rounding: original weights to integers into a number of bytes, or a trained predictor to the bits of its layers."""
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -21,8 +21,8 @@ __all__ = ['ByteBudget', 'quantize_predictor', 'round_original']
 
 RESERVE = 200  # bytes of config.json for figures that are measured later
 RATE_MARGIN = 0.004  # by which training aims below the budget, for the last steps cannot follow it exactly
-ATTEMPTS = 3  # to find out how many bits of one table for each weight a budget has room for
-CLOSE = 0.975  # of these: near enough
+ATTEMPTS = 3  # at the bits, counted with one table for each weight, that a budget has room for
+CLOSE = 0.975  # of the bits that there is room for: near enough
 
 
 class ByteBudget:
@@ -69,17 +69,19 @@ def round_original(
     origin = artifact.origin
     weights = {name: origin.difference(name, weight) for name, weight in totals.items()} if origin else totals
 
-    @functools.cache
     def rounded_by(divergence: ExpectedDivergence | None) -> Artifact:
         curved = divergence.curvatures if divergence else curvatures(totals, {}, damping=0.)
         if origin:  # a difference is not what outputs grow with
             curved = {name: dataclasses.replace(curvature, coupling=1.) for name, curvature in curved.items()}
-        found = decided_once(lambda: _within(budget, artifact, weights, curved), context.accelerator)
-        return corrected(found, divergence, state) if divergence else found
 
-    chosen = rounded_by(divergence)
-    if divergence and (worse := context.far_worse(chosen, lambda: rounded_by(None))):
-        chosen = rounded_by(None)
+        def completed(found: Artifact) -> Artifact:
+            return corrected(found, divergence, state) if divergence else found
+
+        return decided_once(lambda: _within(budget, artifact, weights, curved, completed), context.accelerator)
+
+    chosen, by_squares = rounded_by(divergence), functools.cache(lambda: rounded_by(None))
+    if divergence and (worse := context.far_worse(chosen, by_squares)):
+        chosen = by_squares()
         say(context.accelerator, f'rounding by statistics keeps {worse[0]:.1f} % of the predictions, without them '
                                  f'{worse[1]:.1f} %: these are taken')
     found = chosen.stored_weights()
@@ -95,8 +97,10 @@ def _within(
         artifact: Artifact,
         weights: Mapping[str, Tensor],
         curved: Mapping[str, Curvature],
+        completed: Callable[[Artifact], Artifact],
 ) -> Artifact:
-    """The artifact with weights rounded to as many bits as the budget has room for."""
+    """The artifact with weights rounded to as many bits as the budget has room for, and completed by what follows from
+    that."""
     weights = {name: weight.to(curved[name].importance.device) for name, weight in weights.items()}
     most, before = MOST_ROUNDED_BITS * sum(weight.numel() for weight in weights.values()), 0.
     plain = [quantize(weight, artifact.steps[f'rounded.{name}'].to(weight.device), ROUNDED_LIMIT)
@@ -105,7 +109,7 @@ def _within(
     wanted = min(most, budget.wanted_bits(artifact, sum(entropy_bits(tensor.integers) for tensor in plain)))
     for attempt in range(ATTEMPTS):
         found = round_to_bits(weights, curved, wanted, f'rounding, attempt {attempt + 1} of up to {ATTEMPTS}')
-        artifact = dataclasses.replace(artifact, rounded=found.values, steps=found.steps)
+        artifact = completed(dataclasses.replace(artifact, rounded=found.values, steps=found.steps))
         right = min(most, budget.wanted_bits(artifact, found.bits))
         if found.bits <= right and (fitting is None or found.bits > fitting[0]):
             fitting = found.bits, artifact

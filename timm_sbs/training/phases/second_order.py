@@ -1,6 +1,7 @@
 """Second order: fit the kernels so that predictions change least, with no image in the loop."""
 import copy
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -20,13 +21,16 @@ __all__ = ['corrected', 'fit_second_order']
 
 
 def corrected(artifact: Artifact, divergence: ExpectedDivergence, state: Mapping[str, Tensor]) -> Artifact:
-    """The artifact with the biases and BatchNorm means with which its layers have the original's mean outputs.
+    """The artifact with the biases and BatchNorm means with which its layers have the original's mean outputs, and the
+    original's variances beside these means.
 
     ``divergence`` knows the mean inputs of each layer, ``state`` is the original's state dict.
     """
     changes = divergence.corrections(artifact.stored_weights())
     kept = {name: (state[name].detach() + change.to(state[name].device)).to(state[name].dtype)
             for name, change in changes.items()}
+    variances = {name.replace('running_mean', 'running_var') for name in kept if name.endswith('running_mean')}
+    kept.update({name: state[name].detach() for name in variances})
     return dataclasses.replace(artifact, kept={**artifact.kept, **kept})
 
 
@@ -74,18 +78,19 @@ def fit_second_order(
     predictor.train()
     optimize(words, settings, predictor, predictor.parameters(), take_step, context, lr_scale_of(generator))
     predictor.eval()
-    found = corrected(artifact, divergence, state)
     was, now = (divergence.total(each.stored_weights()) for each in (before, artifact))
+    found = corrected(artifact, divergence, state)
+    undone = functools.cache(lambda: corrected(before, divergence, state))
     if not decided_once(lambda: now <= was, accelerator):
         say(accelerator, f'{words}: the loss rose from {was:.4g} to {now:.4g}, so the steps are undone. Lower the '
                          f'learning rate.')
-        found = corrected(before, divergence, state)
-    elif worse := context.far_worse(found, lambda: corrected(before, divergence, state)):
+        found, now = undone(), was
+    elif worse := context.far_worse(found, undone):
         say(accelerator, f'{words}: agreement fell from {worse[1]:.1f} to {worse[0]:.1f} %, so the steps are undone. '
                          f'Use more --statistics-images.')
-        found = corrected(before, divergence, state)
+        found, now = undone(), was
     else:
         say(accelerator, f'{words}: expected divergence {was:.4f} before, {now:.4f} after')
     context.results.update({
-        'expected_divergence': min(was, now), f'{name}_error': relative_error(found.stored_weights(), state)})
+        'expected_divergence': now, f'{name}_error': relative_error(found.stored_weights(), state)})
     return found

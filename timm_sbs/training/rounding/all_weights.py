@@ -25,7 +25,7 @@ TRIALS = 12  # of each kind, at the most
 USUAL_TRIALS = 4  # of both kinds together
 FARTHEST = 64.  # by which a slope beyond all others differs from the last
 STEEPEST, FLATTEST = -10., -0.1  # of bits over slopes, in logarithms: what lies beyond is chance
-NARROW = 1.01  # ratio of slopes that take too many bits and few enough: nothing lies between
+NARROW = 1.01  # ratio of slopes that take too many bits and few enough: near enough to each other
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class RoundedWeights:
 
 def entropy_bits(integers: Tensor) -> float:
     """Bits of integers with an ideal entropy coder and a table of their frequencies, itself not counted."""
-    counts = as_float64(integers.flatten().unique(return_counts=True)[1].float())
+    counts = as_float64(integers.flatten().unique(return_counts=True)[1])
     return float((counts * (counts.sum().log2() - counts.log2())).sum())
 
 
@@ -90,6 +90,11 @@ def _secant(tried: Sequence[tuple[float, float]], wanted: float) -> float | None
     return math.exp(last + (wanted - bits) / steepness) if STEEPEST < steepness < FLATTEST else None
 
 
+def _is_flat(tried: Sequence[tuple[float, float]]) -> bool:
+    """Whether the last slope, at most half of the one before, took as many bits."""
+    return len(tried) > 1 and tried[-1][0] < tried[-2][0] - math.log(2) and tried[-1][1] == tried[-2][1]
+
+
 @torch.no_grad()
 def round_to_bits(
         weights: Mapping[str, Tensor],
@@ -110,10 +115,10 @@ def round_to_bits(
         ConfigError: With so few bits they would all be zeros.
     """
     plain, wanted, ratio = _PlainBits(weights, curvatures), bits * (1 - SLACK), 1.
-    best: RoundedWeights | None = None
+    best, exhausted = None, False  # the latter: finer steps take no more bits
     numbers = itertools.count(1)
     with Progress(len(curvatures), name, 'weight') as progress:
-        for again in (QUICK, THOROUGH):
+        for passes in (QUICK, THOROUGH):
             low, high = 0., math.inf  # slopes with too many bits, and with few enough
             tried: list[tuple[float, float]] = []  # logarithms of slopes, and of the bits that they led to
             for _ in range(TRIALS):
@@ -123,17 +128,18 @@ def round_to_bits(
                 progress.restart(f'{name}, trial {next(numbers)} (usually {USUAL_TRIALS})')
                 tensors = {}
                 for weight, curvature in curvatures.items():
-                    tensors[weight] = round_weight(weights[weight], curvature, slope, again)
+                    tensors[weight] = round_weight(weights[weight], curvature, slope, passes)
                     progress.update()
                 found = RoundedWeights(slope, tensors)
                 taken = found.bits
                 low, high = (slope, high) if taken > bits else (low, slope)
                 ratio = taken / max(plain(slope), 1.) or ratio
                 tried.append((math.log(slope), math.log(max(taken, 1.))))
-                if again == THOROUGH and 0 < taken <= bits and (best is None or slope < best.slope):
+                exhausted = exhausted or (0 < taken <= bits and _is_flat(tried))
+                if passes == THOROUGH and 0 < taken <= bits and (best is None or slope < best.slope):
                     best = found
-                near = abs(taken / wanted - 1) < (NEAR if again == QUICK else SLACK)
-                if near or high < low * NARROW:
+                near = abs(taken / wanted - 1) < (NEAR if passes == QUICK else SLACK)
+                if near or exhausted or high < low * NARROW:
                     break
     if best is None:
         size = sum(weights[name].numel() for name in curvatures)

@@ -24,10 +24,10 @@ from timm_sbs.training.losses.divergence import Curvature, Factor
 __all__ = ['FINENESS', 'QUICK', 'THOROUGH', 'round_weight', 'step_code']
 
 COLUMNS = 64  # that are settled before their errors go to all that follow
-FINENESS = 0.8  # of squared steps, beside those at which uniform rounding has the slope: zeros are chosen besides
+FINENESS = 0.8  # squared step over that at which uniform rounding has the slope: rounding prefers zeros besides
 TABLE = 255  # larger integers are taken to cost as much
-QUICK, THOROUGH = 0, 3  # how often values are settled again
-GAIN_TURNS, GAIN_SHARE, MOST_GAIN = 3, 0.6, 3.  # of rows: all of what is missing at once would let them swing
+QUICK, THOROUGH = 0, 3  # passes in which values are settled again
+GAIN_TURNS, GAIN_SHARE, MOST_GAIN = 3, 0.6, 3.  # of rows: with all that is missing added at once, gains oscillate
 SMALLEST_PART = 0.1  # of a row's outputs, by which a gain is found: a row of zeros has none
 
 
@@ -45,7 +45,7 @@ def step_code(curvature: Curvature, slope: float) -> Tensor:
 
 
 def round_weight(
-        weight: Tensor, curvature: Curvature, slope: float, again: int = THOROUGH) -> QuantizedTensor:
+        weight: Tensor, curvature: Curvature, slope: float, passes: int = THOROUGH) -> QuantizedTensor:
     """A weight as integers times a step, with little divergence + slope * bits.
 
     Bits are those of an entropy coder with one table of frequencies for the weight.
@@ -53,7 +53,7 @@ def round_weight(
     Args:
         weight: [O, ...], of a convolution with any groups or a linear layer, on the curvature's device.
         slope: Nats of divergence for a bit.
-        again: How often values are settled again, each time by a new table.
+        passes: In which values are settled again, each with a new table.
 
     Example:
         >>> rounded = round_weight(weight, curvatures(weights, statistics, 1e-3)[name], slope=1e-7)
@@ -65,7 +65,7 @@ def round_weight(
     target = curvature.parts(weight)
     prices = curvature.per_part(curvature.importance) * steps.square() / (2 * slope)  # bits for a squared error of 1
     if curvature.matrix is None:
-        integers = _settled_alone(target / steps[..., None], prices[..., None], again)
+        integers = _settled_alone(target / steps[..., None], prices[..., None], passes)
     else:
         target = target.mT.contiguous()  # [P, d, R]: rows lie side by side
         prior = _prior(weight, curvature, slope)
@@ -75,7 +75,7 @@ def round_weight(
             gains = _gains(target, aim, steps, prices, factor, prior, curvature)
             target, aim = target * gains, aim * gains
         integers = _cancelled(target, aim, steps, prices, factor, prior)
-        for _ in range(again):
+        for _ in range(passes):
             integers = _settled_again(integers, target, steps, prices, curvature.matrix)
         integers = integers.mT
     values = curvature.rows(integers, weight.shape).int().clamp(-ROUNDED_LIMIT, ROUNDED_LIMIT)
@@ -105,11 +105,11 @@ def _towards_zero(nearest: Tensor) -> Tensor:
     return torch.stack((nearest, nearest - nearest.sign(), torch.zeros_like(nearest)))
 
 
-def _settled_alone(exact: Tensor, prices: Tensor, again: int) -> Tensor:
+def _settled_alone(exact: Tensor, prices: Tensor, passes: int) -> Tensor:
     """Integers for values [P, R, d] in steps, of which none can make up for another."""
     candidates = _towards_zero(exact.round())
     integers = candidates[0]
-    for _ in range(2 + again):
+    for _ in range(2 + passes):
         integers = _cheapest(candidates, prices * (exact - candidates).square(), _bits(integers))
     return integers
 
@@ -155,7 +155,7 @@ def _cancelled(
     is taken back, since its bits are known.
     """
     integers = (target / steps[:, None]).round()
-    variances, mixing = factor.variances, factor.mixing.mT.contiguous()
+    variances, mixing = factor.variances, factor.mixing
     own, bits, errors = prices * prior, _bits(integers), torch.empty_like(aim)
     for start in range(0, target.shape[1], COLUMNS):
         stop = min(start + COLUMNS, target.shape[1])

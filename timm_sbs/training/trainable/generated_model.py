@@ -12,7 +12,7 @@ from timm_sbs.codec.kept import stored_kept
 from timm_sbs.codec.quantization import leaning_to_exact, leaning_to_zero, step_sizes, stored_rounded
 from timm_sbs.common.distributed import average, sum_gradients
 from timm_sbs.common.tensors import without_prefix
-from timm_sbs.predictor.base_model import first_names, kept_names, named_state, norm_eps
+from timm_sbs.predictor.base_model import batch_norms, first_names, kept_names, named_state, norm_eps
 from timm_sbs.training.losses.rate import Rate
 from timm_sbs.training.phase_settings import Distillation
 from timm_sbs.training.trainable.two_stage import TwoStageGenerator
@@ -20,7 +20,6 @@ from timm_sbs.training.trainable.two_stage import TwoStageGenerator
 __all__ = ['GeneratedModel']
 
 ROUNDED_RATE = 8.  # first weight of the rate where all weights are rounded: near where it ends
-_BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 class GeneratedModel(TwoStageGenerator):
@@ -74,9 +73,8 @@ class GeneratedModel(TwoStageGenerator):
     def train(self, mode: bool = True) -> 'GeneratedModel':
         """As in torch, but statistics that are not to be trained stay as they are, and are used."""
         super().train(mode)
-        for name, module in self.model.named_modules():
-            if isinstance(module, _BATCH_NORMS):
-                module.train(mode and self.follows_statistics and self._stores(f'{name}.running_mean'))
+        for name, norm in batch_norms(self.model).items():
+            norm.train(mode and self.follows_statistics and self._stores(f'{name}.running_mean'))
         return self
 
     @property
@@ -108,9 +106,8 @@ class GeneratedModel(TwoStageGenerator):
         given.update({name: given[name] + value for name, value in self._base.items()})
         if self.storage.quantization:
             state = named_state(self.model)
-            followed = {f'{prefix}.{name}' for prefix, module in self.model.named_modules()
-                        if isinstance(module, _BATCH_NORMS) and module.training
-                        for name, _ in module.named_buffers(recurse=False)}
+            followed = {f'{prefix}.{name}' for prefix, norm in batch_norms(self.model).items() if norm.training
+                        for name, _ in norm.named_buffers(recurse=False)}
             kept = {name: state[name] for name in kept_names(state, given)
                     if name not in followed and self._stores(name)}
             given.update(stored_kept(kept, self.storage, self._norm_eps))

@@ -1,6 +1,8 @@
 """Updates: artifacts that hold what differs from another one."""
 import copy
+import dataclasses
 import json
+import re
 import shutil
 
 import pytest
@@ -11,6 +13,7 @@ from conftest import SHIPPED, fit_quickly
 import timm_sbs
 from timm_sbs import SbsError
 from timm_sbs.common.config import UpdateConfig
+from timm_sbs.train import main
 
 ROUND = dict(mixed_precision='no', workers=0, quiet=True)
 BYTES = 9_000  # of an update of a ResNet-8; the whole has 21,000
@@ -78,6 +81,24 @@ def test_what_did_not_change_takes_no_bytes(base, tmp_path):
 def test_a_loaded_update_is_written_as_it_was(update, tmp_path):
     timm_sbs.load(update).save(tmp_path)
     assert files_of(tmp_path) == files_of(update)
+
+
+def test_an_update_has_the_licence_of_its_base_where_none_is_named(base, tmp_path):
+    licensed = dataclasses.replace(timm_sbs.load(base), license_text='Mine.')
+    cfg = {**licensed.base.pretrained_cfg, 'license': 'mit'}
+    dataclasses.replace(licensed, base=dataclasses.replace(licensed.base, pretrained_cfg=cfg)).save(tmp_path)
+    for named, license, text in ((None, 'mit', 'Mine.'), ('bsd-2-clause', 'bsd-2-clause', None)):
+        found = timm_sbs.fit(tuned_from(base), base=str(tmp_path), bytes=BYTES, license=named, **ROUND)
+        assert (found.base.pretrained_cfg['license'], found.license_text) == (license, text)
+
+
+def test_a_dry_run_tells_what_is_unchanged(base, tmp_path, capsys):
+    torch.save(tuned_from(base).state_dict(), tmp_path / 'tuned.pt')
+    main(['--model', 'resnet8_cifar10', '--initial-checkpoint', str(tmp_path / 'tuned.pt'), '--base', str(base),
+          '--bytes', str(BYTES), '--dry-run'])
+    text = capsys.readouterr().out
+    assert f'unchanged, and taken from {base.name}: 33 tensors' in text and '2 weights rounded' in text
+    assert re.search(r'norms, biases and others +32 +values in 2 tensors\n\n', text), text
 
 
 def test_a_base_is_found_beside_an_update_or_where_the_caller_says(base, update, tmp_path):

@@ -1,5 +1,8 @@
 """The commands: their help, what they pass on, and their errors."""
+import dataclasses
+
 import pytest
+import timm
 import torch
 from conftest import RESNET20, SHIPPED, write_demo_images
 from processes import run
@@ -85,6 +88,16 @@ def test_export_writes_an_onnx_model_and_says_how_to_use_it(flags, image, tmp_pa
     assert f"wrote {output} ({output.stat().st_size:,} bytes; licence: bsd-2-clause)" in shown
     assert f"'pixel_values': {image}; output 'logits'" in shown and 'Checked with onnxruntime' in shown
     assert (output.stat().st_size > 1_000_000) == bool(flags)  # full weights
+
+
+def test_export_names_weights_of_the_same_preprocessing(small_artifact, tmp_path, monkeypatch, capsys):
+    cfg = {**small_artifact.base.pretrained_cfg, 'tag': 'mine'}
+    tagged = dataclasses.replace(small_artifact, base=dataclasses.replace(small_artifact.base, pretrained_cfg=cfg))
+    tagged.save(tmp_path / 'a')
+    for known, name in ((True, 'resnet20_cifar10.mine'), (False, 'resnet20_cifar10')):
+        monkeypatch.setattr(timm, 'is_model_pretrained', lambda _, known=known: known)
+        assert cli.main(['export', str(tmp_path / 'a'), str(tmp_path / 'a.safetensors')]) == 0
+        assert f"timm.create_model('{name}', checkpoint_path=" in capsys.readouterr().out
 
 
 def test_export_says_when_nothing_has_checked_the_model(monkeypatch, tmp_path, capsys):

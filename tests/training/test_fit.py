@@ -53,6 +53,12 @@ def test_a_name_a_file_of_settings_and_a_folder(resnet8, tmp_path, capsys):
     assert not same(fit(resnet8['model'], config=written, output=tmp_path / 'other', quiet=True, seed=1), artifact)
 
 
+def test_a_run_says_that_it_replaces_an_artifact(small_model, tmp_path, capsys):
+    for replaces in (False, True):
+        fit(small_model, bytes='21k', output=tmp_path / 'a', mixed_precision='no')
+        assert ('holds an artifact, which this run replaces' in capsys.readouterr().out) == replaces
+
+
 def test_images_of_a_file_of_settings_are_used(resnet8, tmp_path, image_folder):
     path = tmp_path / 'c.yaml'
     path.write_text(f'images: [{image_folder}/train]\nsecond_order_steps: 3\nstatistics_images: 40\n')

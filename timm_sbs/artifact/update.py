@@ -28,12 +28,15 @@ class Origin:
         digest: Of its files.
         nbytes: Of its model.safetensors.
         state: Its tensors by name: those that the network of the update has too, in the same shape.
+        license, license_text: Its own, which hold for updates too where no other is named.
         stored: Names of tensors that the update stores instead, beside rounded weights.
     """
     name: str
     digest: str
     nbytes: int
     state: dict[str, Tensor]
+    license: str | None = None
+    license_text: str | None = None
     stored: frozenset[str] = frozenset()
 
     @classmethod
@@ -51,7 +54,8 @@ class Origin:
                                 f"be the base of a '{network.name}' with {network.args}.")
         state = {key: tensor for key, tensor in artifact.as_stored().state_dict().items()
                  if key in network.state and network.state[key].shape == tensor.shape}
-        return cls(name, digest, (folder / WEIGHTS_NAME).stat().st_size, state)
+        return cls(name, digest, (folder / WEIGHTS_NAME).stat().st_size, state,
+                   artifact.base.pretrained_cfg.get('license'), artifact.license_text)
 
     def has(self, name: str, tensor: Tensor) -> bool:
         """Whether the base has this tensor, with these values."""

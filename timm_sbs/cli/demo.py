@@ -60,7 +60,7 @@ def classify_images() -> None:
     original = Accuracy(demo.original['correct'], len(demo.labels))
     recorded, sizes = artifact.results, artifact.ledger()
     for label, before, after in (
-            ('', 'original', 'generated'),
+            ('', 'original', 'artifact'),
             (f'accuracy on these {accuracy.images} images', f'{original.top1:.1f} %', f'{accuracy.top1:.1f} %'),
             (f"accuracy on {recorded['images']:,} images (recorded)", f"{recorded['original_top1']:.2f} %",
              f"{recorded['top1']:.2f} %"),
@@ -79,7 +79,7 @@ def classify_photographs() -> None:
     images = [transform(Image.open(FOLDER / entry['file']).convert('RGB')) for entry in entries]
     top = model(torch.stack(images)).softmax(dim=1).topk(5)
     for entry, *generated in zip(entries, top.indices.tolist(), top.values.tolist()):
-        print(f"  {entry['title']} ({entry['source']})\n    {'original':<32}  generated")
+        print(f"  {entry['title']} ({entry['source']})\n    {'original':<32}  artifact")
         for pair in zip(entry['original'], zip(*generated)):
             names = [classes.index_to_description(index).split(',')[0] for index, _ in pair]
             print('    ' + '  '.join(f'{name:<24} {100 * chance:5.1f} %' for name, (_, chance) in zip(names, pair)))

@@ -35,7 +35,13 @@ def describe_plan(plan: Plan) -> str:
             total('rounded', len(shapes), values)]
     state, reasons = named_state(original), explain_selection(original, plan.settings.target.rule)
     counts: dict[str, list[int]] = {}
-    for entry in kept_names(state, {spec.name for spec in specs} | set(design.rounded)):
+    kept = kept_names(state, {spec.name for spec in specs} | set(design.rounded))
+    if origin := design.origin:
+        unchanged = [entry for entry in kept if entry not in origin.stored]
+        kept = [entry for entry in kept if entry in origin.stored]
+        values = sum(state[entry].numel() for entry in unchanged)
+        lines += ['', f'unchanged, and taken from {origin.name}: {len(unchanged)} tensors, {values:,} values, no bytes']
+    for entry in kept:
         counts.setdefault(reasons.get(entry, 'statistics and buffers'), []).append(state[entry].numel())
     lines += ['', 'stored (neither generated nor rounded)', *_table(
         (reason, f'{sum(sizes):,}', f"values in {len(sizes):,} tensor{'s' if len(sizes) > 1 else ''}")

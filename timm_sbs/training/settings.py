@@ -54,7 +54,7 @@ class Target:
         kept_bits: Bits of tensors that a quantized artifact stores without generating or rounding them to fewer bits.
         keep: Patterns of weight names that are neither generated nor rounded, such as 'blocks.*.mlp.*'.
         generate: Patterns of weight names that are generated although the usual rule stores them.
-        order_over: What one kernel path covers; the finer, the more bytes the ordering takes.
+        order_over: What one kernel path covers; the more kernels, the more bytes the ordering takes.
         coordinates: 'path' (position along the path) or 'grid' (row and column); default: 'path' where order_over is
             'layer'.
         encoding: 'random_fourier' (UOS-RFF) or 'positional' (NeRN).

@@ -2,6 +2,7 @@
 import dataclasses
 import platform
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.artifact.describe import lost_function
+from timm_sbs.artifact.files import CONFIG_NAME
 from timm_sbs.artifact.hub import create_repository
 from timm_sbs.common.distributed import decided_once
 from timm_sbs.common.memory import freed_memory_kept
@@ -227,13 +229,15 @@ def _announcements(plan: Plan) -> list[str]:
     total = sum(p.numel() for p in plan.original.parameters())
     precision = plan.accelerator.mixed_precision
     told = [f'computing in {PRECISIONS.get(precision, precision)} on {_hardware(plan.accelerator)}']
+    if settings.run.output and not plan.checkpoint and (Path(settings.run.output) / CONFIG_NAME).is_file():
+        told.append(f"'{settings.run.output}' holds an artifact, which this run replaces.")
     if not settings.has_images:
         so = 'the predictor is fitted to the weights alone' if design.specs else 'weights are rounded by squared error'
         told.append(f'No images were given: {so}. Pass training images with --images, --data-dir or --dataset, or let '
                     f'--data-free draw them.')
     elif plan.outputs.told:
         told.append(plan.outputs.told)
-    if not pretrained_cfg_of(plan.original).get('license'):
+    if not design.base.pretrained_cfg.get('license'):
         told.append('The licence of the weights is unknown. Name it with --license, and their repository with '
                     '--base-model.')
     if settings.distils:

@@ -174,17 +174,22 @@ def _of_update(design: Design, name: str, original: nn.Module) -> Design:
     rounded = tuple(weight for weight in design.rounded if not origin.has(weight, state[weight]))
     kept = kept_names(design.base.state, rounded)
     stored = frozenset(key for key in kept if not origin.has(key, state[key]))
-    return dataclasses.replace(design, rounded=rounded, origin=dataclasses.replace(origin, stored=stored))
+    base = design.base
+    if origin.license and not base.pretrained_cfg.get('license'):
+        base = dataclasses.replace(base, pretrained_cfg={**base.pretrained_cfg, 'license': origin.license})
+    return dataclasses.replace(design, base=base, rounded=rounded, origin=dataclasses.replace(origin, stored=stored))
 
 
 def start_artifact(
         design: Design, permutations: Sequence[Permutations], original: nn.Module, seed: int) -> Artifact:
     """A fresh predictor, initialised from a seed, beside the kept tensors of the original. It is to be trained."""
-    state = original.state_dict()
+    state, origin = original.state_dict(), design.origin
     generator = Generator.fresh(design.generator, design.specs, permutations, seed, state)
     rounded = {name: state[name].detach().clone() for name in design.rounded}
-    if origin := design.origin:
+    if origin:
         rounded = {name: origin.difference(name, weight) for name, weight in rounded.items()}
     steps = {f'rounded.{name}': code_for_bits(weight, design.rounded_bits).cpu() for name, weight in rounded.items()}
-    found = Artifact(generator, {}, design.base, design.storage, rounded, steps, origin=design.origin)
+    inherits = origin and origin.license == design.base.pretrained_cfg.get('license')
+    found = Artifact(generator, {}, design.base, design.storage, rounded, steps, origin=origin,
+                     license_text=origin.license_text if origin and inherits else None)
     return found.with_kept(original)

@@ -35,7 +35,7 @@ def test_folders_without_images(tmp_path):
             open_training_images(given, validation_transform(CFG))
 
 
-def test_a_split_that_is_not_there(image_folder):
+def test_a_split_that_is_not_there(image_folder, tmp_path):
     """timm itself would take all images of all splits."""
     for others in ({}, {'dataset': 'torch/image_folder'}):
         with pytest.raises(SbsError, match="has no split 'test2', only train and validation"):
@@ -44,6 +44,8 @@ def test_a_split_that_is_not_there(image_folder):
     assert len(eval_loader(settings(image_folder / 'train'), CFG).dataset) == 400
     with pytest.raises(SbsError, match="No images could be read from split 'validation' of 'torch/cifar11 /nowhere'"):
         eval_loader(settings('/nowhere', dataset='torch/cifar11'), CFG)
+    with pytest.raises(SbsError, match='You can use --dataset-download to download it'):
+        eval_loader(settings(tmp_path, dataset='torch/cifar10'), CFG)
 
 
 def test_classes_that_cannot_be_right(image_folder, tmp_path):

@@ -138,7 +138,8 @@ def open_split(
         if not len(dataset):
             raise ValueError('it is empty.')
     except Exception as e:
-        raise SbsError(f'No images could be read from {which}: {short_reason(e) or type(e).__name__}') from e
+        reason = (short_reason(e) or type(e).__name__).replace('download=True', '--dataset-download')  # torchvision's
+        raise SbsError(f'No images could be read from {which}: {reason}') from e
     splits = settings.splits_in_folder()
     if split and splits and Path(reader.root) == Path(settings.data_dir or ''):  # timm has taken the whole folder
         raise SbsError(f"'{settings.data_dir}' has no split '{split}', only {' and '.join(splits)}.")

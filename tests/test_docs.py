@@ -15,8 +15,7 @@ from timm_sbs.cli.demo import FOLDER
 
 REPOSITORY = Path(__file__).parent.parent
 BENCHMARKS = REPOSITORY / 'tests' / 'benchmarks'
-PAGES = {path.name: path for path in [
-    REPOSITORY / 'README.md', REPOSITORY / 'CHANGELOG.md', *sorted((REPOSITORY / 'docs').glob('*.md'))]}
+PAGES = {path.name: path for path in [REPOSITORY / 'README.md', *sorted((REPOSITORY / 'docs').glob('*.md'))]}
 CARDS = sorted((REPOSITORY / 'hub_cards').glob('*.md'))
 NOTEBOOK = json.loads((REPOSITORY / 'docs' / 'quickstart.ipynb').read_text(encoding='utf-8'))
 # Snippets with these words need a network, a login, images, or a folder that another command writes.

@@ -111,7 +111,7 @@ def test_it_is_as_small_as_its_name_says(name, most):
 def test_photographs_are_classified_as_by_the_original(capsys):
     classify_photographs()
     shown = capsys.readouterr().out
-    photographs = [re.findall(r'([a-z][a-z -]*?) +[0-9.]+ %', part, re.I) for part in shown.split('generated\n')[1:]]
+    photographs = [re.findall(r'([a-z][a-z -]*?) +[0-9.]+ %', part, re.I) for part in shown.split('artifact\n')[1:]]
     assert len(photographs) == 3
     for names in photographs:  # in two columns
         original, generated = names[::2], names[1::2]

@@ -83,6 +83,6 @@ def imagenet_paper() -> list[str]:
          f"{results['top1'] - results['original_top1']:+.2f}")])
 
 
-MAKERS = {'imagenet_lite': partial(imagenet, 'lite0'), 'imagenet_resnet18': partial(imagenet, 'resnet18'),
+MAKERS = {'imagenet_lite': partial(imagenet, 'lite0', 'lite1'), 'imagenet_resnet18': partial(imagenet, 'resnet18'),
           'imagenet_variants': imagenet_variants,
           'imagenet_paper': imagenet_paper}

@@ -59,6 +59,14 @@ def test_a_run_says_that_it_replaces_an_artifact(small_model, tmp_path, capsys):
         assert ('holds an artifact, which this run replaces' in capsys.readouterr().out) == replaces
 
 
+def test_what_takes_more_bytes_than_were_asked_for_is_told(small_model, monkeypatch, capsys):
+    monkeypatch.setattr('timm_sbs.training.train.round_original', lambda artifact, *_: dataclasses.replace(
+        artifact, steps={name: code - 48 for name, code in artifact.steps.items()}))  # three octaves finer
+    excess = fit(small_model, bytes='21k', mixed_precision='no').ledger()['total'] - 21_000
+    assert excess > 0
+    assert f'warning: The artifact is {excess:,} bytes larger than --bytes asks for' in capsys.readouterr().out
+
+
 def test_images_of_a_file_of_settings_are_used(resnet8, tmp_path, image_folder):
     path = tmp_path / 'c.yaml'
     path.write_text(f'images: [{image_folder}/train]\nsecond_order_steps: 3\nstatistics_images: 40\n')

@@ -67,8 +67,8 @@ def find_folder(name: str) -> Path:
     Raises:
         ArtifactError: There is none.
     """
-    if name.startswith(_HUB):
-        return hub.download(name.removeprefix(_HUB))
+    if repository := _on_hub(name):
+        return hub.download(repository)
     path = Path(expanduser(name.removeprefix(_LOCAL)))
     if path.is_file():
         path = path.parent
@@ -76,10 +76,15 @@ def find_folder(name: str) -> Path:
         return path
     if folder := shipped_folder(name):
         return folder
-    if _HUB_NAME.fullmatch(name):
-        return hub.download(name)
     raise ArtifactError(f"'{name}' is neither a folder nor the name of an artifact. Named ones: "
                         f"{', '.join(timm.list_models('sbs_*'))}.")
+
+
+def _on_hub(name: str) -> str | None:
+    """The repository that a name leads to, 'user/name' or 'user/name@revision'; None if it leads elsewhere."""
+    if name.startswith(_HUB):
+        return name.removeprefix(_HUB)
+    return name if _HUB_NAME.fullmatch(name) and not Path(name).exists() else None
 
 
 def shipped_folder(name: str) -> Path | None:
@@ -149,10 +154,9 @@ def origin_of(name: str, network: BaseModel) -> Origin:
     Raises:
         SbsError: There is none, or it cannot be a base.
     """
-    folder = find_folder(name)
-    described, repository = read_config(folder), name.removeprefix(_HUB).partition('@')[0]
-    on_hub = name.startswith(_HUB) or (_HUB_NAME.fullmatch(name) and not Path(name).exists())
-    called = f'{repository}@{folder.name}' if on_hub else folder.resolve().name
+    folder, repository = find_folder(name), _on_hub(name)
+    described = read_config(folder)
+    called = f"{repository.partition('@')[0]}@{folder.name}" if repository else folder.resolve().name
     return Origin.of(load_artifact(folder, described), called, folder, described.config.digest, network)
 
 

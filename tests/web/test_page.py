@@ -269,4 +269,5 @@ def test_what_goes_wrong_is_one_sentence(chromium, site, tmp_path):
         page.wait_for_selector('#status.error')
         assert 'cannot read photograph.heic as a picture' in page.text_content('#status')
         page.set_input_files('#file', PHOTOGRAPHS[0])
+        page.wait_for_selector('#classes li', timeout=120_000)  # until then, the error may still be shown
         assert classified(page)[0][0] == 'cat'

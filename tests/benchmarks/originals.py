@@ -43,9 +43,10 @@ class Original:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     optimizer: Mapping[str, Any] = field(default_factory=lambda: dict(opt='adamw', lr=2e-3, weight_decay=0.05))
     mixing: float = 0.2  # of mixup, which a quarter of the batches has; another has cutmix
+    while_training: Mapping[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
 
-    def create(self) -> nn.Module:
-        return timm.create_model(self.architecture, num_classes=self.classes, **self.kwargs)
+    def create(self, **kwargs: Any) -> nn.Module:
+        return timm.create_model(self.architecture, num_classes=self.classes, **self.kwargs, **kwargs)
 
     @property
     def data_set(self) -> str:
@@ -59,8 +60,9 @@ ORIGINALS: Mapping[str, Original] = {
     'resnet56': Original('resnet56_cifar100', **RESNET),
     'convnext': Original('convnext_atto', kwargs=dict(patch_size=2)),
     'vit': Original(
-        'vit_tiny_patch16_224', kwargs=dict(img_size=32, patch_size=4, embed_dim=128, depth=6, num_heads=4)),
-    'mobilenet': Original('mobilenetv2_050', kwargs=dict(output_stride=8)),
+        'vit_tiny_patch16_224', kwargs=dict(img_size=32, patch_size=4, embed_dim=128, depth=6, num_heads=4),
+        while_training=dict(patch_drop_rate=0.5)),  # half the time for an epoch
+    'mobilenet': Original('mobilenetv2_050', kwargs=dict(output_stride=16)),
     'densenet': Original('densenet121', kwargs=dict(growth_rate=12, block_config=(6, 6, 6, 6))),
 }
 
@@ -92,7 +94,8 @@ def train(original: Original, data_dir: Path, epochs: int, checkpoint: Path) -> 
     """A trained network; the checkpoint is written after each epoch, and read if it is there."""
     accelerator = make_accelerator(settled_precision('auto'))
     torch.manual_seed(0)
-    model = described(original.create()).to(accelerator.device, memory_format=torch.channels_last)
+    model = described(original.create(**original.while_training))
+    model.to(accelerator.device, memory_format=torch.channels_last)
     images, labels = images_of(data_dir, 'train')
     transform = training_transform(ImageSettings(), model.pretrained_cfg)
     optimizer = create_optimizer_v2(model, **original.optimizer)

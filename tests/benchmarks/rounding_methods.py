@@ -27,16 +27,17 @@ from torch import Tensor, nn
 from trellis import round_by_trellis
 
 from timm_sbs.codec.quantization import dequantize, step_sizes
+from timm_sbs.common.distributed import make_accelerator
 from timm_sbs.predictor.selection import SelectionRule, select_rounded
-from timm_sbs.training.loop import Context
 from timm_sbs.training.losses.divergence import Curvature, ExpectedDivergence
 from timm_sbs.training.losses.statistics import collect_statistics
 from timm_sbs.training.losses.weight_uses import find_uses
+from timm_sbs.training.plan import settled_precision
 from timm_sbs.training.rounding.all_weights import entropy_bits
 from timm_sbs.training.rounding.one_weight import QUICK, THOROUGH, _prior, round_weight, step_code
 
 NAME, STATISTICS_IMAGES, DAMPING = 'rounding_methods', 1000, 1e-2
-SLOPES = 3e-7, 1e-6  # nats for a bit
+SLOPES = 1e-8, 3e-8, 1e-7  # nats for a bit
 FINER = 0.65  # step of a trellis over that of plain rounding with the same slope: the best of 0.55 to 0.9
 Rounded = tuple[Tensor, float]  # values and bits
 
@@ -75,7 +76,8 @@ def measure(name: str, load: Callable[[], nn.Module], root: Path) -> Iterator[di
     weights = {name: state[name] for name in select_rounded(original, SelectionRule('rounding'), ())}
     uses = find_uses(original, list(weights), images[0][0][:1])
     statistics, _ = collect_statistics(
-        original, uses, (batch for batch, _ in images), STATISTICS_IMAGES, Context().accelerator, 0)
+        original, uses, (part for batch, _ in images for part in batch.split(25)), STATISTICS_IMAGES,
+        make_accelerator(settled_precision('auto')), 0)
     divergence = ExpectedDivergence(weights, uses, statistics, DAMPING)
     size = sum(weight.numel() for weight in weights.values())
     # As much in all as with Fisher information, so that both have about as many bits by one slope.

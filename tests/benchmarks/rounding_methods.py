@@ -2,22 +2,23 @@
 
     python tests/benchmarks/rounding_methods.py --images ROOT --weights FILE
 
-ROOT and FILE are those of imagenet.py. All methods round the same weights by the same statistics of
-photographs, by one slope of divergence for a bit. Rows keep their length in none of them, which is another
-matter:
+ROOT and FILE are those of imagenet.py. All methods round the same weights by the same statistics of photographs, by one
+slope of divergence for a bit. Rows keep their length in none of them, which is another matter:
 
 - ours: each value is settled in turn, those after it make up for its error, and then all are settled again;
 - ours, settled once: without the last part;
-- CERWU (arXiv 2505.18758), our reading: settled once, and every error of an output counts the same, in all layers;
+- CERWU (arXiv 2505.18758), our reading: settled once, and every error of an output counts the same, in all layers: so
+  much that the middle slope leads to as many bits as ours;
 - trellis: two grids of twice the step, by the parities of the integers before (trellis.py).
 
 Bits are those of an ideal entropy coder with a table for each weight (for each grid of it). Divergence is the expected
-one, agreement that of the first 1,300 photographs. Results are written after every row. Takes an hour on one CPU
-thread.
+one, agreement that of the first 1,300 photographs. Results are written after every row, and what is written is not
+measured again. Takes an hour on one CPU thread.
 """
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ from timm_sbs.training.rounding.all_weights import entropy_bits
 from timm_sbs.training.rounding.one_weight import QUICK, THOROUGH, _prior, round_weight, step_code
 
 NAME, STATISTICS_IMAGES, DAMPING = 'rounding_methods', 1000, 1e-2
-SLOPES = 1e-8, 3e-8, 1e-7  # nats for a bit
+SLOPES, HALVINGS = (1e-8, 3e-8, 1e-7), 8  # nats for a bit
 FINER = 0.65  # step of a trellis over that of plain rounding with the same slope: the best of 0.55 to 0.9
 Rounded = tuple[Tensor, float]  # values and bits
 
@@ -61,13 +62,30 @@ METHODS: Mapping[str, Callable[[Tensor, Curvature, float], Rounded]] = {
     'ours': ours, 'ours, settled once': settled_once, 'CERWU, our reading': settled_once, 'trellis': trellis}
 
 
-def free_of_fisher(curvature: Curvature, scale: float) -> Curvature:
-    """The curvature of squared errors of the outputs, all of which count ``scale``."""
-    return dataclasses.replace(curvature, importance=torch.full_like(curvature.importance, scale))
+def free_of_fisher(
+        weights: Mapping[str, Tensor], curvatures: Mapping[str, Curvature], slope: float,
+) -> dict[str, Curvature]:
+    """Curvatures of squared errors of the outputs, all of which count the same: so much that a slope leads to as many
+    bits as with Fisher information."""
+    def at(scale: float) -> dict[str, Curvature]:
+        return {name: dataclasses.replace(curvature, importance=torch.full_like(curvature.importance, scale))
+                for name, curvature in curvatures.items()}
+
+    def bits(used: Mapping[str, Curvature]) -> float:
+        return sum(settled_once(weight, used[name], slope)[1] for name, weight in weights.items())
+
+    mean = sum(float(curvature.importance.mean()) for curvature in curvatures.values()) / len(curvatures)
+    wanted, low, high = bits(curvatures), math.log(mean) - 12, math.log(mean) + 12
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if bits(at(math.exp(middle))) < wanted else (low, middle)
+    return at(math.exp(low))
 
 
-def measure(name: str, load: Callable[[], nn.Module], root: Path) -> Iterator[dict[str, object]]:
-    """A row for each method and slope."""
+def measure(
+        name: str, load: Callable[[], nn.Module], root: Path, measured: Collection[tuple[object, ...]],
+) -> Iterator[dict[str, object]]:
+    """A row for each method and slope that is not measured yet."""
     original = load()
     state = {name: tensor.detach() for name, tensor in original.state_dict().items()}
     images = validation_batches(root, original, 'train', count=STATISTICS_IMAGES)
@@ -80,13 +98,11 @@ def measure(name: str, load: Callable[[], nn.Module], root: Path) -> Iterator[di
         make_accelerator(settled_precision('auto')), 0)
     divergence = ExpectedDivergence(weights, uses, statistics, DAMPING)
     size = sum(weight.numel() for weight in weights.values())
-    # As much in all as with Fisher information, so that both have about as many bits by one slope.
     curved = {key: dataclasses.replace(curvature, coupling=1.) for key, curvature in divergence.curvatures.items()}
-    scale = sum(c.importance.mean() * c.variance * weights[n].numel() for n, c in curved.items()) / sum(
-        c.variance * weights[n].numel() for n, c in curved.items())
     for method, rounding in METHODS.items():
-        used = {n: free_of_fisher(c, float(scale)) for n, c in curved.items()} if 'CERWU' in method else curved
-        for slope in SLOPES:
+        wanted = [slope for slope in SLOPES if (name, method, slope) not in measured]
+        used = free_of_fisher(weights, curved, SLOPES[1]) if 'CERWU' in method and wanted else curved
+        for slope in wanted:
             found, seconds = timed(lambda rounding=rounding, used=used, slope=slope: {
                 key: rounding(weight, used[key], slope) for key, weight in weights.items()})
             values = {key: value for key, (value, _) in found.items()}
@@ -106,7 +122,9 @@ def main() -> None:
     parser.add_argument('--weights', type=Path, required=True)
     args = parser.parse_args()
     for network, load in {'lite0': lambda: load_lite(0), 'resnet18': lambda: resnet18(args.weights)}.items():
-        for row in measure(network, load, args.images):
+        rows = read_results(NAME).get('rows', [])
+        measured = {(row['network'], row['method'], row['slope']) for row in rows}
+        for row in measure(network, load, args.images, measured):
             print(row, flush=True)
             write_results(NAME, {
                 'command': f'python tests/benchmarks/{NAME}.py --images ROOT --weights FILE', 'seed': 0,

@@ -1,8 +1,11 @@
 """Tables of networks with ImageNet's classes, and what others report."""
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from table_makers.sources import file_bytes, markdown, results_of, sbs_of
 
@@ -83,6 +86,23 @@ def imagenet_paper() -> list[str]:
          f"{results['top1'] - results['original_top1']:+.2f}")])
 
 
-MAKERS = {'imagenet_lite': partial(imagenet, 'lite0', 'lite1'), 'imagenet_resnet18': partial(imagenet, 'resnet18'),
+def rounding_methods() -> list[str]:
+    """Bits of a weight and divergence for each slope, and what our rounding takes at the same divergence."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in results_of('rounding_methods')['rows']:
+        found.setdefault((row['network'], row['method']), []).append((math.log(row['divergence']), row['bits']))
+    rows = []
+    for (network, method), points in found.items():
+        lines = sorted(found[network, 'ours'])
+        inside = [(bits, float(np.interp(log, *zip(*lines)))) for log, bits in points
+                  if lines[0][0] <= log <= lines[-1][0]]
+        more = f'{100 * (sum(bits / ours for bits, ours in inside) / len(inside) - 1):+.1f} %' if inside else ''
+        rows.append((NETWORKS[network], method, *(f'{bits:.2f}, {math.exp(log):.3f}' for log, bits in points), more))
+    slopes = sorted({row['slope'] for row in results_of('rounding_methods')['rows']})
+    return markdown(['network', 'method', *(f'slope {slope:.0e}' for slope in slopes), 'bits beside ours'], rows)
+
+
+MAKERS = {'rounding_methods': rounding_methods,
+          'imagenet_lite': partial(imagenet, 'lite0', 'lite1'), 'imagenet_resnet18': partial(imagenet, 'resnet18'),
           'imagenet_variants': imagenet_variants,
           'imagenet_paper': imagenet_paper}

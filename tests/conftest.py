@@ -44,8 +44,6 @@ from timm_sbs.training.trainable.generated_model import GeneratedModel
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.append(str(REPOSITORY / 'noncommercial'))  # as if it were installed
-README = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
-RESULTS = REPOSITORY / 'tests' / 'benchmarks' / 'results'
 RESNET20 = Path(__file__).parent / 'data' / 'resnet20_cifar10.safetensors'
 SHIPPED = 'sbs_resnet20_cifar10_20pct'
 PREDICTORS = [SHIPPED, 'sbs_resnet56_cifar10_20pct']

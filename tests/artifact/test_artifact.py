@@ -8,7 +8,7 @@ import pickle
 import pytest
 import timm
 import torch
-from conftest import IMAGENET_SHIPPED, SHIPPED, fit_quickly
+from conftest import IMAGENET_SHIPPED, SHIPPED, fit_quickly, started
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -19,9 +19,6 @@ from timm_sbs.cli import main as cli
 from timm_sbs.codec.quantization import step_sizes
 from timm_sbs.common.config import OTHERS, QuantizationConfig, StorageConfig
 from timm_sbs.common.errors import ArtifactError, ConfigError
-from timm_sbs.training.design.orderings import find_orderings
-from timm_sbs.training.design.sizing import design, start_artifact
-from timm_sbs.training.settings import Target
 
 ROUNDED = 'sbs_resnet20_cifar10_30kb'
 
@@ -30,18 +27,15 @@ ROUNDED = 'sbs_resnet20_cifar10_30kb'
 def artifact(request, small_model):
     return {'floats': lambda: fit_quickly(small_model, steps=2),
             'quantized': lambda: fit_quickly(small_model, steps=2, bits=5.),  # with other weights rounded beside it
-            'rounded': lambda: rounded_artifact(small_model)}[request.param]()
-
-
-def rounded_artifact(model, **target):
-    return start_artifact(design(model, Target(bytes=12_000, **target)), (), model, seed=0)
+            'rounded': lambda: started(small_model, None, bytes=12_000)}[request.param]()
 
 
 def equal(state, expected):
     return state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in state)
 
 
-@pytest.mark.parametrize('module', ['timm_sbs.artifact.artifact', 'timm_sbs.artifact.folder', 'timm_sbs.common.config'])
+@pytest.mark.parametrize('module', [
+    'timm_sbs.artifact.artifact', 'timm_sbs.artifact.folder', 'timm_sbs.artifact.images', 'timm_sbs.common.config'])
 def test_examples_run(module, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(importlib.import_module(module), extraglobs={'timm_sbs': timm_sbs, 'torch': torch})
@@ -106,14 +100,14 @@ def test_float32_storage_is_exact(small_artifact, tmp_path):
 
 
 def test_rounded_weights_are_integers_times_their_steps(small_model, tmp_path):
-    artifact = rounded_artifact(small_model)
+    artifact = started(small_model, None, bytes=12_000)
     artifact.save(tmp_path)
     loaded = load_artifact(tmp_path)
     for name, tensor in loaded.rounded.items():
         step = step_sizes(loaded.steps[f'rounded.{name}'])
         assert torch.equal(tensor, (small_model.state_dict()[name] / step).round() * step), name
     assert loaded.config.rounded == (OTHERS,) and not loaded.generator.names  # all weights need no names
-    some = rounded_artifact(small_model, keep=('linear.*',))
+    some = started(small_model, None, bytes=12_000, keep=('linear.*',))
     assert len(some.config.rounded) == len(artifact.rounded) - 1 and 'linear.weight' in some.kept
 
 
@@ -188,9 +182,7 @@ def test_an_artifact_is_told_in_a_line(artifact):
 
 
 def test_folded_predictors_load_as_they_were_fitted(small_model, tmp_path):
-    chosen = design(small_model, Target(pct=20, storage_dtype='float32', max_positions=500))
-    artifact = start_artifact(
-        chosen, find_orderings(small_model, chosen.specs, chosen.generator.ordering), small_model, seed=0)
+    artifact = started(small_model, storage_dtype='float32', max_positions=500)
     assert len({group.fold for group in artifact.generator.groups}) > 1
     artifact.save(tmp_path)
     assert equal(load_artifact(tmp_path).state_dict(), artifact.state_dict())

@@ -3,7 +3,7 @@ import dataclasses
 import importlib.util
 
 import pytest
-from conftest import PREDICTORS, REPOSITORY, SHIPPED, file_bytes
+from conftest import PREDICTORS, REPOSITORY, SHIPPED, described, file_bytes
 from huggingface_hub import ModelCard
 
 import timm_sbs
@@ -97,8 +97,7 @@ def test_text_from_a_file_is_text(small_artifact):
 
 
 def test_a_licence_is_shortened_where_it_is_shown(small_artifact):
-    described = {**small_artifact.base.pretrained_cfg, 'license': '<b>' + 'x' * 4000}
-    artifact = dataclasses.replace(small_artifact, base=dataclasses.replace(
-        small_artifact.base, pretrained_cfg=described), license_text='All rights reserved')
+    artifact = dataclasses.replace(
+        described(small_artifact, license='<b>' + 'x' * 4000), license_text='All rights reserved')
     assert r'The licence, \<b\>xxx' in artifact.card('user/any')
     assert len(artifact.card('user/any')) < 5000 and len(artifact.describe()) < 2000

@@ -4,17 +4,10 @@ import os
 import stat
 
 import pytest
-from mutations import put
+from mutations import edit, put
 
 from timm_sbs.artifact.files import MAX_CONFIG_BYTES, read_config, read_license, write_files
 from timm_sbs.common.errors import ArtifactError, ConfigError, SbsError
-
-
-def edit(folder, change):
-    path = folder / 'config.json'
-    root = json.loads(path.read_text())
-    change(root)
-    path.write_text(json.dumps(root))
 
 
 @pytest.mark.parametrize('text', [

@@ -39,7 +39,7 @@ def test_stored_tensors_are_what_is_used(small_folder):
     assert torch.equal(load_artifact(small_folder).state_dict()['linear.bias'], before['linear.bias'] + 1)
 
 
-def test_other_files_and_unknown_information_stay(small_folder, small_artifact):
+def test_other_files_and_unknown_information_stay(small_folder):
     (small_folder / 'notes').write_text('mine')
     rewritten(small_folder, config=lambda block: block['results'].update(robustness={'noise': 71.5}))
     root = json.loads((small_folder / 'config.json').read_text())

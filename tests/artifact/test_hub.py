@@ -132,7 +132,7 @@ print(timm_sbs.load('hf-hub:user/small').results['seed'], len(fetched))
 '''
 
 
-def test_all_files_are_of_one_commit_although_the_repository_moves(hub, client, small_artifact, tmp_path):
+def test_all_files_are_of_one_commit_although_the_repository_moves(client, small_artifact, tmp_path):
     small_artifact.with_results({'seed': 1}).save(tmp_path / 'first')
     small_artifact.with_kept(timm.create_model('resnet20_cifar10')).with_results({'seed': 2}).save(tmp_path / 'second')
     client.push(tmp_path / 'first')

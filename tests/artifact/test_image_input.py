@@ -1,20 +1,12 @@
 """How timm makes inputs of images, and which of its ways other programs cannot go."""
-import doctest
-
 import numpy as np
 import pytest
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from timm_sbs.artifact import images as module
 from timm_sbs.artifact.images import image_input, why_no_photographs
 
 CFG = dict(input_size=(3, 32, 32), crop_pct=.8, interpolation='bicubic', crop_mode='center', mean=(.5,), std=(.25,))
-
-
-def test_examples_run():
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize('fields', [

@@ -40,7 +40,7 @@ def test_links_beside_the_files_are_left_alone(received, tmp_path, name):
 
 
 @pytest.mark.parametrize('name', ['config.json', 'model.safetensors', 'LICENSE'])
-def test_files_that_are_links_are_not_read(received, tmp_path, name, capsys):
+def test_files_that_are_links_are_not_read(received, tmp_path, name):
     (received / name).unlink(missing_ok=True)
     (received / name).symlink_to('../secret')
     for use in (lambda: timm_sbs.load(received), lambda: timm.create_model(

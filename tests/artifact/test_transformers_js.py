@@ -203,7 +203,7 @@ def test_transformers_js_says_what_timm_says(hub, node):
 
 
 @pytest.mark.browser
-def test_and_of_images_of_the_size_of_the_input_and_of_larger_ones(hub, node, tmp_path):
+def test_and_of_images_of_the_size_of_the_input_and_of_larger_ones(node, tmp_path):
     demo = load_demo_images()
     files = [tmp_path / f'{index}.png' for index in range(8)]
     for file, image in zip(files, demo.images):

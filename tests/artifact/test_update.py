@@ -8,7 +8,7 @@ import shutil
 import pytest
 import timm
 import torch
-from conftest import SHIPPED, fit_quickly
+from conftest import SHIPPED, described, fit_quickly
 
 import timm_sbs
 from timm_sbs import SbsError
@@ -68,7 +68,7 @@ def test_an_update_is_added_to_its_base(base, update):
     assert timm.create_model(f'local-dir:{update}').num_classes == model.num_classes
 
 
-def test_what_did_not_change_takes_no_bytes(base, tmp_path):
+def test_what_did_not_change_takes_no_bytes(base):
     artifact = timm_sbs.fit(tuned_from(base, ['bn1.weight']), base=str(base), bytes=BYTES, **ROUND)
     ledger = artifact.ledger()
     assert ledger['rounded'] == 0 and ledger['kept'] < 40
@@ -85,8 +85,7 @@ def test_a_loaded_update_is_written_as_it_was(update, tmp_path):
 
 def test_an_update_has_the_licence_of_its_base_where_none_is_named(base, tmp_path):
     licensed = dataclasses.replace(timm_sbs.load(base), license_text='Mine.')
-    cfg = {**licensed.base.pretrained_cfg, 'license': 'mit'}
-    dataclasses.replace(licensed, base=dataclasses.replace(licensed.base, pretrained_cfg=cfg)).save(tmp_path)
+    described(licensed, license='mit').save(tmp_path)
     for named, license, text in ((None, 'mit', 'Mine.'), ('bsd-2-clause', 'bsd-2-clause', None)):
         found = timm_sbs.fit(tuned_from(base), base=str(tmp_path), bytes=BYTES, license=named, **ROUND)
         assert (found.base.pretrained_cfg['license'], found.license_text) == (license, text)

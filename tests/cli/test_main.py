@@ -1,10 +1,8 @@
 """The commands: their help, what they pass on, and their errors."""
-import dataclasses
-
 import pytest
 import timm
 import torch
-from conftest import RESNET20, SHIPPED, write_demo_images
+from conftest import RESNET20, SHIPPED, described
 from processes import run
 
 from timm_sbs.artifact.artifact import Artifact
@@ -12,24 +10,14 @@ from timm_sbs.artifact.folder import shipped_folder
 from timm_sbs.cli import main as cli
 
 
-@pytest.fixture(scope='module')
-def image_folder(tmp_path_factory):
-    return write_demo_images(tmp_path_factory.mktemp('images'), {'validation': range(0, 500, 5)})
-
-
 def test_help_names_the_commands_and_their_arguments(capsys):
     for argv, words in ((['--help'], [*cli.COMMANDS, 'rounded']), (['plot', '--help'], ['SOURCE', '--kind', 'curves']),
-                        (['push', '--help'], ['REPO-ID', '--private', 'HF_TOKEN']), (['run', '--help'], ['SCRIPT'])):
+                        (['push', '--help'], ['REPO-ID', '--private', 'HF_TOKEN']), (['run', '--help'], ['SCRIPT']),
+                        (['train', '--help'], ['--reconstruction-steps'])):
         with pytest.raises(SystemExit, match='0'):
             cli.main(argv)
         shown = capsys.readouterr().out
         assert all(word in shown for word in words), shown
-
-
-def test_the_trainer_reads_its_own_flags(capsys):
-    with pytest.raises(SystemExit, match='0'):
-        cli.main(['train', '--help'])
-    assert '--reconstruction-steps' in capsys.readouterr().out
 
 
 def test_run_gives_the_models_to_a_script_that_knows_only_timm(tmp_path):
@@ -45,11 +33,6 @@ def test_run_gives_the_models_to_a_script_that_knows_only_timm(tmp_path):
     assert run('-m', 'timm_sbs', 'run', script, '--model_name', SHIPPED).returncode == 17
 
 
-def test_info(capsys):
-    assert cli.main(['info', SHIPPED]) == 0
-    assert 'resnet20_cifar10' in capsys.readouterr().out
-
-
 def test_eval_of_generated_and_original(image_folder, capsys):
     args = ['--data-dir', str(image_folder), '--workers', '0']
     assert cli.main(['eval', SHIPPED, *args]) == 0
@@ -62,7 +45,7 @@ def test_eval_of_generated_and_original(image_folder, capsys):
     assert all(float(line.split('top-1 ')[1].split()[0]) >= 85 for line in (first, second))
 
 
-def test_eval_runs_on_the_accelerator(image_folder, monkeypatch, capsys):
+def test_eval_runs_on_the_accelerator(image_folder, monkeypatch):
     moved = []
     monkeypatch.setattr('torch.accelerator.is_available', lambda: True)
     monkeypatch.setattr('torch.accelerator.current_accelerator', lambda: torch.device('cuda'))
@@ -91,9 +74,7 @@ def test_export_writes_an_onnx_model_and_says_how_to_use_it(flags, image, tmp_pa
 
 
 def test_export_names_weights_of_the_same_preprocessing(small_artifact, tmp_path, monkeypatch, capsys):
-    cfg = {**small_artifact.base.pretrained_cfg, 'tag': 'mine'}
-    tagged = dataclasses.replace(small_artifact, base=dataclasses.replace(small_artifact.base, pretrained_cfg=cfg))
-    tagged.save(tmp_path / 'a')
+    described(small_artifact, tag='mine').save(tmp_path / 'a')
     for known, name in ((True, 'resnet20_cifar10.mine'), (False, 'resnet20_cifar10')):
         monkeypatch.setattr(timm, 'is_model_pretrained', lambda _, known=known: known)
         assert cli.main(['export', str(tmp_path / 'a'), str(tmp_path / 'a.safetensors')]) == 0

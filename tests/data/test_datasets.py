@@ -48,7 +48,7 @@ def test_a_split_that_is_not_there(image_folder, tmp_path):
         eval_loader(settings(tmp_path, dataset='torch/cifar10'), CFG)
 
 
-def test_classes_that_cannot_be_right(image_folder, tmp_path):
+def test_classes_that_cannot_be_right(image_folder):
     with pytest.raises(SbsError, match="split 'validation' of '.*' has 10 classes, but the model has 1000"):
         eval_loader(settings(image_folder), {**CFG, 'num_classes': 1000})
     with pytest.raises(SbsError, match="has 10 classes, but the model has 2"):

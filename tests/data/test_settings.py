@@ -1,6 +1,4 @@
-import dataclasses
 import os
-import re
 
 import pytest
 import torch
@@ -54,9 +52,3 @@ def test_readers_leave_cores_to_a_network_on_the_cpu(monkeypatch, cores, process
     assert ImageSettings(workers=5).readers == 5
     monkeypatch.setenv('ACCELERATE_USE_CPU', 'true')
     assert not uses_accelerator()
-
-
-def test_every_field_has_a_help_text():
-    """The command line's help is made from them."""
-    described = re.findall(r'^        (\w+): \S', ImageSettings.__doc__, flags=re.MULTILINE)
-    assert described == [field.name for field in dataclasses.fields(ImageSettings)]

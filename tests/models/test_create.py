@@ -1,6 +1,5 @@
 """A created model is a model of its base: timm describes, adapts, saves, loads and restores it as any other."""
 import copy
-import dataclasses
 import gc
 import json
 import pickle
@@ -10,7 +9,7 @@ import sys
 import pytest
 import timm
 import torch
-from conftest import IMAGENET_ROUNDED, RESNET20, SHIPPED, fit_quickly
+from conftest import IMAGENET_ROUNDED, RESNET20, SHIPPED, described, fit_quickly
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch.nn import functional as F
@@ -266,9 +265,7 @@ def test_what_is_neither_a_checkpoint_nor_an_artifact(tmp_path, small_folder):
 
 def test_unknown_fields_of_a_description(small_artifact, tmp_path):
     """Of a later timm they are ignored; of the caller they are a mistake."""
-    base = dataclasses.replace(
-        small_artifact.base, pretrained_cfg={**small_artifact.base.pretrained_cfg, 'surprise': 1})
-    artifact = dataclasses.replace(small_artifact, base=base)
+    artifact = described(small_artifact, surprise=1)
     artifact.save(tmp_path / 'a')
     for model in (artifact.create_model(), timm.create_model(f'local-dir:{tmp_path / "a"}'), loaded(tmp_path / 'a')):
         assert 'surprise' not in model.pretrained_cfg

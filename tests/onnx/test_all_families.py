@@ -7,13 +7,11 @@ import copy
 import pytest
 import timm
 import torch
-from conftest import fit_quickly
+from conftest import fit_quickly, started
 from families import LARGE, LARGEST_PREDICTOR, SMALL, slow_unless
 
 from timm_sbs.onnx import export
 from timm_sbs.onnx.check import TOLERANCE
-from timm_sbs.training.design.sizing import design, start_artifact
-from timm_sbs.training.settings import Target
 
 QUICK = {'test_resnet', 'regnetx_002'}
 
@@ -43,7 +41,7 @@ def test_outputs_are_those_of_pytorch(name, tmp_path):
         if parameter.min() == parameter.max():  # zeros of a classifier, or scales of 1e-6, which would hide the rest
             parameter.add_(torch.rand_like(parameter) / 2)
     values = sum(parameter.numel() for parameter in model.parameters())
-    rounded = start_artifact(design(model, Target(bytes=3 * values // 8 + 50_000)), (), model, seed=0)
+    rounded = started(model, None, bytes=3 * values // 8 + 50_000)
     predictor = fit_quickly(  # standardized convolutions magnify errors of a predictor that has learned nothing
         model, steps=10, pct=min(7., 100 * LARGEST_PREDICTOR / values), bits=5., order_over='nothing',
         num_frequencies=8, linear_layers=3)

@@ -22,8 +22,6 @@ from timm_sbs.artifact import exports
 from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.common.errors import ArtifactError, MissingExtraError, TargetError
 from timm_sbs.onnx.check import TOLERANCE, check_model
-from timm_sbs.training.design.sizing import design, start_artifact
-from timm_sbs.training.settings import Target
 
 ROUNDED = 'sbs_resnet20_cifar10_30kb'
 HOSTILE = '</script>\x1b[31m\u202e\nnext'
@@ -81,7 +79,7 @@ def network(name='kinds', **args):
 
 
 def rounded(model, **target):
-    return start_artifact(design(model, Target(bytes=30_000, **target)), (), model, seed=0)
+    return started(model, None, bytes=30_000, **target)
 
 
 def predictor(model, **target):

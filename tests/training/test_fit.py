@@ -88,7 +88,7 @@ def test_what_timm_remembers_need_not_be_said(tmp_path):
         assert isinstance(created.act1, torch.nn.SiLU) and created.num_classes == 4
 
 
-def test_arguments_of_the_model_that_timm_does_not_remember(small_model):
+def test_arguments_of_the_model_that_timm_does_not_remember():
     given = timm.create_model('resnet8_cifar10', act_layer='silu')
     given._model_args = {}  # as of a model that an older timm has made
     with pytest.raises(SbsError, match='model_kwargs'):

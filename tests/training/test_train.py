@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 import yaml
-from conftest import RESNET20
+from conftest import RESNET20, file_bytes
 from hub_server import TOKEN, running_hub
 from safetensors.torch import load_file
 
@@ -43,10 +43,6 @@ def rows_of(folder):
 
 def phases_of(folder):
     return [(row['phase'], int(row['step'])) for row in rows_of(folder)]
-
-
-def size(folder):
-    return sum((folder / name).stat().st_size for name in ('config.json', 'model.safetensors'))
 
 
 def top1(folder, images):
@@ -108,7 +104,7 @@ def rounded(program, resnet8, tmp_path_factory, image_folder):
 
 def test_all_weights_are_rounded_and_trained_into_the_bytes_that_were_asked_for(rounded, small_model):
     artifact = load_artifact(rounded)
-    assert 0.9 * 20_000 < size(rounded) <= 20_000 and len(artifact.rounded) == 8 and not artifact.generator.names
+    assert 0.9 * 20_000 < file_bytes(rounded) <= 20_000 and len(artifact.rounded) == 8 and not artifact.generator.names
     assert [row for row in phases_of(rounded) if row[1] != 4] == [('rounding', 0), ('distillation', 8)]
     assert artifact.results['statistics_images'] == 40 and artifact.results['max_bytes'] == 20_000
     assert 'reconstruction_error' not in artifact.results

@@ -24,14 +24,10 @@ def coded_bytes(weights, codes):
     return len(encode_matrices([part.reshape(*part.shape[:2], -1).astype(np.int64) for part in integers]))
 
 
-def rate_of(weights, codes):
-    return Rate(codes, weights)
-
-
 @pytest.mark.parametrize('wanted', [1.2, 4., 10.])
 def test_bits_are_nearly_those_of_the_file(weights, wanted):
     codes = {name: code_for_bits(weight, wanted) for name, weight in weights.items()}
-    bits = float(rate_of(weights, codes).bits(weights))
+    bits = float(Rate(codes, weights).bits(weights))
     assert bits / 8 == pytest.approx(coded_bytes(weights, codes), rel=0.03)
 
 
@@ -39,7 +35,7 @@ def test_large_integers_are_drawn_to_zero_too(weights):
     """Also the largest, which the file has few of."""
     codes = {name: code_for_bits(weight, 8.) for name, weight in weights.items()}
     parameters = {name: nn.Parameter(weight.clone()) for name, weight in weights.items()}
-    rate = rate_of(weights, codes)
+    rate = Rate(codes, weights)
     rate.add_gradients(parameters, progress=1.)
     inwards = [p.grad * p.detach().sign() for p in parameters.values()]
     far = [(p.detach().abs() > 30 * 2 ** (float(codes[name]) / 16)) for name, p in parameters.items()]
@@ -48,7 +44,7 @@ def test_large_integers_are_drawn_to_zero_too(weights):
 
 def steps_towards(wanted, weights, codes, steps=50):
     parameters = {name: nn.Parameter(weight.clone()) for name, weight in weights.items()}
-    rate = rate_of(weights, codes)
+    rate = Rate(codes, weights)
     rate.set_target(wanted)
     optimizer = torch.optim.Adam([
         {'params': [p], 'lr': 0.02 * 2 ** (float(codes[name]) / 16)} for name, p in parameters.items()])
@@ -60,13 +56,13 @@ def steps_towards(wanted, weights, codes, steps=50):
 
 
 def test_gradients_lower_the_bytes_of_the_file(weights, codes):
-    before = float(rate_of(weights, codes).bits(weights))
+    before = float(Rate(codes, weights).bits(weights))
     cheaper, _ = steps_towards(0.5 * before, weights, codes)
     assert coded_bytes(cheaper, codes) < 0.8 * coded_bytes(weights, codes)
 
 
 def test_weight_rises_above_the_wanted_bits_and_falls_below_them(weights, codes):
-    rate = rate_of(weights, codes)
+    rate = Rate(codes, weights)
     before, first = float(rate.bits(weights)), float(rate.log_weight)
     assert float(steps_towards(0.5 * before, weights, codes, steps=5)[1].log_weight) > first
     assert float(steps_towards(2 * before, weights, codes, steps=5)[1].log_weight) < first
@@ -88,7 +84,7 @@ def test_derivative_is_the_difference_of_code_lengths():
 def test_wanted_bits_fall_along_the_ramp(weights, codes):
     """At the start nothing is wanted but what there is, so the weight stays."""
     parameters = {name: nn.Parameter(weight.clone()) for name, weight in weights.items()}
-    rate = rate_of(weights, codes)
+    rate = Rate(codes, weights)
     first = float(rate.log_weight)
     rate.set_target(1.)
     rate.add_gradients(parameters, progress=0.)
@@ -102,7 +98,7 @@ def test_gradients_are_added_to_those_of_the_loss_and_scaled_with_them(weights, 
         parameters = {name: nn.Parameter(weight.clone()) for name, weight in weights.items()}
         for parameter in parameters.values():
             parameter.grad = torch.full_like(parameter, there)
-        rate = rate_of(weights, codes)
+        rate = Rate(codes, weights)
         rate.set_target(1000.)
         rate.add_gradients(parameters, progress=1., scale=scale)
         return torch.cat([p.grad.flatten() for p in parameters.values()])
@@ -112,6 +108,6 @@ def test_gradients_are_added_to_those_of_the_loss_and_scaled_with_them(weights, 
 
 def test_state_of_a_rate_goes_on(weights, codes):
     _, rate = steps_towards(1000., weights, codes, steps=3)
-    other = rate_of(weights, codes)
+    other = Rate(codes, weights)
     other.load_state_dict(rate.state_dict())
     assert float(other.log_weight) == float(rate.log_weight) and float(other.start_bits) == float(rate.start_bits)

@@ -51,7 +51,9 @@ def artifact_card(
     data = ModelCardData(
         license=license or 'unknown', library_name='timm', pipeline_tag='image-classification',
         tags=[*_TAGS, *(_ONNX_TAGS if onnx_bytes else [])],
-        base_model=base_model, base_model_relation=base_model and _relation(config),
+        base_model=base_model,
+        # In the Hub's words, which would else take everything with an ONNX file for quantized.
+        base_model_relation=base_model and ('finetune' if config.update else 'quantized'),
         datasets=[dataset] if dataset else None, **_model_index(name, dataset, results))
     card = ModelCard.from_template(
         data, template_path=str(_TEMPLATE), name=name, source=name if entry else f'hf-hub:{repo_id}', base=config.base,
@@ -71,11 +73,6 @@ def _base_model(config: ArtifactConfig) -> str | None:
         return text(config.results, 'original_hub_id')
     name = f'timm-sbs/{update.base}' if update.base in ENTRIES else update.base.partition('@')[0]
     return name if '/' in name else None
-
-
-def _relation(config: ArtifactConfig) -> str:
-    """In the Hub's words, which would else take everything with an ONNX file for quantized."""
-    return 'finetune' if config.update else 'quantized'
 
 
 def plain(text: str) -> str:

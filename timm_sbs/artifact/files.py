@@ -126,9 +126,7 @@ def read_license(folder: str | Path) -> str | None:
         raise ArtifactError(f'{path} cannot be read: {e}.') from e
 
 
-def config_text(
-        config: ArtifactConfig, base: BaseModel, weights: bytes, more: Mapping[str, Any] | None = None,
-) -> str:
+def config_text(config: ArtifactConfig, base: BaseModel, weights: bytes, more: Mapping[str, Any]) -> str:
     """Contents of config.json beside these of model.safetensors, without spaces: users download it too, and
     ``timm-sbs info`` is how to read it.
 
@@ -145,7 +143,7 @@ def config_text(
         'model_args': base.args,
         'pretrained_cfg': dict(base.pretrained_cfg),
         'sbs': block,
-        **(more or {}),
+        **more,
     }
     try:
         block['digest'] = digest(structure(root), weights)

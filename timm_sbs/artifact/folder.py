@@ -121,7 +121,8 @@ def load_artifact(
         config, network, structure = described or read_config(folder)
         found = _found_origin(folder, config, base)
         _check_size(folder, network, found)
-        origin = _origin(found, config, network)
+        origin = None if not (found and config.update) else Origin.of(
+            load_artifact(*found), config.update.base, found[0], config.update.digest, network)
         specs = tuple(specs_from_names(config.generated, network.state, config.base))
         predictor = _structure(config, specs)
         path = folder / WEIGHTS_NAME
@@ -174,13 +175,6 @@ def _found_origin(folder: Path, config: ArtifactConfig, base: Path | None) -> tu
         raise ArtifactError(f"'{folder}' is an update of '{update.base}', but '{found}' holds another artifact or "
                             f'another version of it: its digest is not the recorded one.')
     return found, described
-
-
-def _origin(found: tuple[Path, Described] | None, config: ArtifactConfig, network: BaseModel) -> Origin | None:
-    """The base of an update, read."""
-    if not (found and config.update):
-        return None
-    return Origin.of(load_artifact(*found), config.update.base, found[0], config.update.digest, network)
 
 
 def _folder_of_origin(folder: Path, update: UpdateConfig) -> Path:

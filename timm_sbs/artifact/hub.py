@@ -118,10 +118,10 @@ def create_repository(repo_id: str, private: bool = False, token: str | None = N
 def upload(
         contents: Mapping[str, bytes],
         repo_id: str,
-        private: bool = False,
-        revision: str | None = None,
-        tag: str | None = None,
-        token: str | None = None,
+        private: bool,
+        revision: str | None,
+        tag: str | None,
+        token: str | None,
 ) -> str:
     """Upload an artifact's files, by their names; see :meth:`~timm_sbs.artifact.artifact.Artifact.push_to_hub`."""
     create_repository(repo_id, private, token)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from timm_sbs.codec.streams import DAMAGED, Integers, Stream, StreamReader, StreamWriter
 from timm_sbs.common.errors import ArtifactError
 
-__all__ = ['BOUNDS', 'encode_matrices', 'decode_matrices']
+__all__ = ['BOUNDS', 'PREDICTIONS', 'encode_matrices', 'decode_matrices']
 
 Shape = tuple[int, int, int]
 
@@ -43,7 +43,7 @@ LARGEST_LOG, QUARTER = 40 * OCTAVE, 4  # of these; and the bits that make logari
 SUMS = 100  # quarters of an octave of sums in a kernel, up to 2^25
 BUCKET = OCTAVE // 2  # of magnitudes to expect, which are contexts
 FIRST_BUCKET, BUCKETS = 5 * OCTAVE, 38  # from 1/128 to 4096
-PREDICTIONS = 6  # 0 to 4, and more
+PREDICTIONS = 6  # from neighbours in a kernel: magnitudes 0 to 4, and more
 AXIS_PRIOR, POSITION_PRIOR, KERNEL_PRIOR, MATRIX_PRIOR = 20, 30, 4, 20  # known integers worth as much as a guess
 KERNEL_SHARE = 45  # of 64: how far the magnitudes of the kernel itself are trusted
 INCREMENT, PRIOR = 512, 8192  # of counts: for an integer, and their sum at first

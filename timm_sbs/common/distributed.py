@@ -7,13 +7,12 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
+from torch import nn
 
 from timm_sbs.common.errors import SbsError
 
 __all__ = [
-    'uses_accelerator', 'local_processes', 'processes', 'make_accelerator', 'decided_once', 'share', 'sum_gradients',
-    'average']
+    'uses_accelerator', 'local_processes', 'processes', 'make_accelerator', 'decided_once', 'share', 'sum_gradients']
 
 
 def uses_accelerator() -> bool:
@@ -108,10 +107,3 @@ def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator, 
     flat = accelerator.reduce(flat, reduction='sum') * scale
     for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters])):
         parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))  # laid out as the parameter
-
-
-def average(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
-    """Replace tensors by their mean over all processes, in place."""
-    if accelerator.num_processes > 1:
-        for tensor in tensors:
-            tensor.copy_(accelerator.reduce(tensor, reduction='mean'))

@@ -29,9 +29,9 @@ def printable(text: str, most: int = 1000) -> str:
     return line if len(line) <= most else f'{line[:half]}{gap}{line[-half:]}'
 
 
-def short_reason(error: BaseException, limit: int = 300) -> str:
+def short_reason(error: BaseException) -> str:
     """Another library's message in one line, for one of ours to quote."""
-    return printable(' '.join(str(error).split()), limit)
+    return printable(' '.join(str(error).split()), 300)
 
 
 class SbsError(Exception):

@@ -179,5 +179,4 @@ def check_sizes(original: nn.Module, sizes: tuple[int, ...], input_size: tuple[i
         try:
             original(resize(images, height))
         except Exception as e:
-            reason = short_reason(e, 200)
-            raise SbsError(f'The model cannot be run on images of --train-size {height}: {reason}.') from e
+            raise SbsError(f'The model cannot be run on images of --train-size {height}: {short_reason(e)}.') from e

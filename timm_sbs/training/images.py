@@ -1,5 +1,4 @@
 """The images of a run: read or drawn, for training, statistics, the choice of an artifact, and validation."""
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from timm_sbs.training.checkpoints import Checkpoints
 from timm_sbs.training.phase_settings import FEWEST_IMAGES
 from timm_sbs.training.settings import Settings
 
-__all__ = ['Images', 'draw_images', 'open_images', 'statistics_images', 'training_images']
+__all__ = ['Images', 'draw_images', 'open_images', 'statistics_images']
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,3 @@ def _first(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
         count -= len(images)
         if count <= 0:
             return
-
-
-def training_images(settings: Settings, images: Images) -> TrainingBatches:
-    """Batches for distillation: mixed and of the sizes that are set."""
-    batches, data = images.train, settings.images
-    assert batches, 'a run without images does not distil'
-    return dataclasses.replace(batches, mixup=data.mixup, sizes=data.train_size, count=settings.distillation.steps)

@@ -22,7 +22,7 @@ from timm_sbs.predictor.pretrained_cfg import pretrained_cfg_of
 from timm_sbs.training.design.orderings import find_orderings
 from timm_sbs.training.design.sizing import start_artifact
 from timm_sbs.training.flat_settings import flat
-from timm_sbs.training.images import Images, draw_images, statistics_images, training_images
+from timm_sbs.training.images import Images, draw_images, statistics_images
 from timm_sbs.training.losses.divergence import ExpectedDivergence
 from timm_sbs.training.losses.statistics import LayerStatistics, collect_statistics
 from timm_sbs.training.phases.distillation import distill
@@ -138,9 +138,12 @@ class _Training:
         return fit_second_order(artifact, self.state, divergence, second_order, self.run, 'quantization')
 
     def _distillation(self, artifact: Artifact) -> Artifact:
-        images = training_images(self.settings, self.images)
-        return distill(artifact, self.original, images, self.settings.distillation, self.run, self.budget,
-                       self.settings.target.bits, self.settings.follows_statistics)
+        settings, images = self.settings, self.images.train
+        assert images, 'a run without images does not distil'
+        images = dataclasses.replace(images, mixup=settings.images.mixup, sizes=settings.images.train_size,
+                                     count=settings.distillation.steps)
+        return distill(artifact, self.original, images, settings.distillation, self.run, self.budget,
+                       settings.target.bits, settings.follows_statistics)
 
     @cached_property
     def images(self) -> Images:

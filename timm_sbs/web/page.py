@@ -98,12 +98,8 @@ def _runtime_files(runtime: str | Path | None) -> dict[str, bytes]:
             found[f'runtime/{file}'] = (folder / file).read_bytes()
         except OSError as e:
             raise SbsError(f"'{folder}' has no readable {file}. It must be the folder 'dist' of the npm package "
-                           f'onnxruntime-web (npm pack onnxruntime-web@{_version()}).') from e
+                           f'onnxruntime-web (npm pack {CDN.split("/")[-3]}).') from e
     return found
-
-
-def _version() -> str:
-    return CDN.partition('@')[2].partition('/')[0]
 
 
 def _described(path: str, data: bytes) -> dict[str, Any]:

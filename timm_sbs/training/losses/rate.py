@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from timm_sbs.codec.matrices import BOUNDS
+from timm_sbs.codec.matrices import BOUNDS, PREDICTIONS
 from timm_sbs.codec.quantization import step_sizes
 
 __all__ = ['Rate']
 
-PREDICTIONS = 6  # from neighbours: magnitudes 0 to 4, and more
 UNSEEN = 0.02  # added to each count, so that every integer has a finite length
 SPREAD = 0.01  # part of a count that the integers beside it get
 RISE = 0.04  # of the weight's logarithm in a step, at the most

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from timm_sbs.artifact.artifact import Artifact
 from timm_sbs.codec.kept import stored_kept
 from timm_sbs.codec.quantization import leaning_to_exact, leaning_to_zero, step_sizes, stored_rounded
-from timm_sbs.common.distributed import average, sum_gradients
+from timm_sbs.common.distributed import sum_gradients
 from timm_sbs.common.tensors import without_prefix
 from timm_sbs.predictor.base_model import batch_norms, first_names, kept_names, named_state, norm_eps
 from timm_sbs.training.losses.rate import Rate
@@ -148,7 +148,10 @@ class GeneratedModel(TwoStageGenerator):
     @torch.no_grad()
     def synchronize(self) -> None:
         """Make BatchNorm statistics, which follow each process's own images, the same everywhere."""
-        average((buffer for buffer in self.model.buffers() if buffer.is_floating_point()), self.accelerator)
+        if self.accelerator.num_processes > 1:
+            for buffer in self.model.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.accelerator.reduce(buffer, reduction='mean'))
 
 
 def _names_in_other_modules(model: nn.Module) -> dict[str, str]:

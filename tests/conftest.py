@@ -1,6 +1,7 @@
 """Shared fixtures: a real network, the predictor that ships, and a small predictor fitted on the spot."""
 import atexit
 import copy
+import csv
 import dataclasses
 import functools
 import gc
@@ -9,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 # Before what reads them is imported: neither the caller's network nor the cores of the machine matter to a test.
 os.environ.update(OMP_NUM_THREADS='1', HF_HOME=tempfile.mkdtemp(prefix='timm_sbs_tests_'), NO_PROXY='*', no_proxy='*')
@@ -199,6 +201,22 @@ def small_folder(small_artifact, tmp_path):
 def file_bytes(folder):
     """Size of an artifact's two files."""
     return sum((folder / name).stat().st_size for name in ('config.json', 'model.safetensors'))
+
+
+def rows_of(folder):
+    """A run's summary.csv."""
+    with open(folder / 'summary.csv', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def equal(state, expected):
+    """Whether two state dicts are the same, bit by bit."""
+    return state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in state)
+
+
+def process(index=0, count=1):
+    """One of the processes of a run, on the CPU."""
+    return SimpleNamespace(process_index=index, num_processes=count, device=torch.device('cpu'))
 
 
 def write_demo_images(root, splits):

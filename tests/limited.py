@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 GIGABYTE = 1 << 30
+MEMORY = 4 * GIGABYTE  # of addresses beyond those in use
+SECONDS = 60  # of CPU time, after which a process is killed
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,11 @@ class Outcome:
     killed: int
 
 
-def limited(call: Callable[[], Any], memory: int = 4 * GIGABYTE, seconds: int = 60) -> Outcome:
+def limited(call: Callable[[], Any]) -> Outcome:
     """Call a function in a fork of this process, which must have no other threads at work.
 
     Args:
         call: Returns something JSON-ready. An exception of it is a bug of the caller, and printed.
-        memory: Bytes of addresses beyond those in use.
-        seconds: CPU time after which the process is killed.
     """
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as answer:
         sys.stdout.flush(), sys.stderr.flush()
@@ -47,7 +47,7 @@ def limited(call: Callable[[], Any], memory: int = 4 * GIGABYTE, seconds: int = 
             try:
                 os.dup2(printed.fileno(), 1), os.dup2(printed.fileno(), 2)
                 sys.stdout, sys.stderr = (os.fdopen(number, 'w', closefd=False) for number in (1, 2))
-                before = _limit(memory, seconds)
+                before = _limit()
                 result = call()
                 sys.stdout.flush(), sys.stderr.flush()
                 answer.write(json.dumps([result, _status('VmHWM') - before]).encode())
@@ -65,12 +65,12 @@ def limited(call: Callable[[], Any], memory: int = 4 * GIGABYTE, seconds: int = 
                        os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0)
 
 
-def _limit(memory: int, seconds: int) -> int:
+def _limit() -> int:
     """Set the limits, and forget the peak of memory so far. Returns the bytes in use."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (_status('VmSize') + memory,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    signal.alarm(20 * seconds)
+    resource.setrlimit(resource.RLIMIT_AS, (_status('VmSize') + MEMORY,) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    signal.alarm(20 * SECONDS)
     with open('/proc/self/clear_refs', 'w') as file:
         file.write('5')
     return _status('VmRSS')

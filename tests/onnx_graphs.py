@@ -7,11 +7,11 @@ from onnx.reference import ReferenceEvaluator
 OPSET = 20
 
 
-def model_of(graph, names, opset=OPSET):
+def model_of(graph, names):
     """A model without inputs whose outputs are values of a :class:`timm_sbs.onnx.graph.Graph`."""
     nodes = [*graph.nodes, *(helper.make_node('Identity', [name], [f'out.{i}']) for i, name in enumerate(names))]
     outputs = [ValueInfoProto(name=f'out.{i}') for i in range(len(names))]  # of any type
-    opsets = [helper.make_opsetid('', opset)]
+    opsets = [helper.make_opsetid('', OPSET)]
     return helper.make_model(
         helper.make_graph(nodes, 'values', [], outputs, graph.constants), opset_imports=opsets,
         ir_version=helper.find_min_ir_version_for(opsets))

@@ -43,11 +43,11 @@ def _main(argv: list[str], env: dict[str, str], cwd: str, folder: str) -> None:
 class Process:
     """``python ARGV``, where ARGV is -c CODE, -m MODULE or a script, and arguments."""
 
-    def __init__(self, *argv: object, env: dict[str, str] | None = None, cwd: str | Path | None = None) -> None:
+    def __init__(self, *argv: object, env: dict[str, str] | None = None) -> None:
         self.argv = [str(word) for word in argv]
         self._folder = tempfile.TemporaryDirectory()
         self._process = _CONTEXT.Process(target=_main, args=(
-            list(self.argv), {**(os.environ if env is None else env)}, str(cwd or os.getcwd()), self._folder.name))
+            list(self.argv), {**(os.environ if env is None else env)}, os.getcwd(), self._folder.name))
         self._process.start()
 
     @property

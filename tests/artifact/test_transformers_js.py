@@ -48,14 +48,14 @@ def settings_of(artifact, **fields):
     return keys, json.loads(files['preprocessor_config.json'])
 
 
-def expected(name, photograph, top=5):
+def expected(name, photograph):
     """timm's classes and their probabilities."""
     model = timm.create_model(name, pretrained=True).eval()
     transform = create_transform(**resolve_data_config(pretrained_cfg=model.pretrained_cfg))
     with torch.inference_mode():
         chances = model(transform(Image.open(photograph).convert('RGB'))[None])[0].softmax(dim=0)
     labels = class_names(timm_sbs.load(name).base.name, model.pretrained_cfg)
-    return [(labels[index], chances[index].item()) for index in chances.topk(top).indices]
+    return [(labels[index], chances[index].item()) for index in chances.topk(5).indices]
 
 
 def assert_same(found, wanted, tolerance):

@@ -7,8 +7,8 @@ from timm_sbs.codec.matrices import decode_matrices, encode_matrices
 from timm_sbs.common.errors import ArtifactError
 
 
-def normal(shape, scale, seed=0):
-    return np.rint(np.random.default_rng(seed).normal(size=shape) * scale).astype(np.int64)
+def normal(shape, scale):
+    return np.rint(np.random.default_rng(0).normal(size=shape) * scale).astype(np.int64)
 
 
 def entropy(matrix):

@@ -1,4 +1,4 @@
-"""Write timm_sbs/demo_data: the first 50 CIFAR-10 test images of each class, as one lossless sheet.
+"""Write timm_sbs/cli/demo_data: the first 50 CIFAR-10 test images of each class, as one lossless sheet.
 
     python tests/data/make_demo_images.py CIFAR10
 

@@ -1,4 +1,4 @@
-"""Record the logits of the shipped predictors on the demo's first images, for tests/models/test_logits.py.
+"""Record the logits of the shipped predictors on the demo's first images, for tests/models/test_entries.py.
 
     python tests/data/make_logits.py
 

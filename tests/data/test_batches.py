@@ -1,11 +1,11 @@
 import itertools
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import timm
 import torch
+from conftest import process
 from torch.utils.data import Dataset
 
 from timm_sbs.common.errors import SbsError
@@ -14,11 +14,6 @@ from timm_sbs.data.batches import TrainingBatches
 from timm_sbs.data.settings import ImageSettings
 
 CFG = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
-
-
-def process(index=0, count=1):
-    """One of the processes of a run, on the CPU."""
-    return SimpleNamespace(process_index=index, num_processes=count, device=torch.device('cpu'))
 
 
 class AsTheyAre:

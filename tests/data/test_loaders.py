@@ -1,10 +1,10 @@
 """Which images are trained on, sampled, held out and validated on."""
 import itertools
-from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
+from conftest import process
 from PIL import Image
 
 from timm_sbs.common.errors import ConfigError, SbsError
@@ -18,11 +18,6 @@ CFG = timm.get_pretrained_cfg('resnet20_cifar10').to_dict()
 
 def settings(folder, **others):
     return ImageSettings(**{'data_dir': str(folder), 'batch_size': 40, 'workers': 0, 'no_aug': True, **others})
-
-
-def process(index=0, count=1):
-    """One of the processes of a run, on the CPU."""
-    return SimpleNamespace(process_index=index, num_processes=count, device=torch.device('cpu'))
 
 
 def train_batches(given, cfg=CFG, accelerator=process(), **others):

@@ -9,7 +9,7 @@ import sys
 import pytest
 import timm
 import torch
-from conftest import IMAGENET_ROUNDED, RESNET20, SHIPPED, described, fit_quickly
+from conftest import IMAGENET_ROUNDED, RESNET20, SHIPPED, described, equal, fit_quickly
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch.nn import functional as F
@@ -36,10 +36,6 @@ def loaded(folder, **args):
     return timm.create_model(f'local-dir:{folder}', pretrained=True, **args)
 
 
-def same(state, expected):
-    return state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in state)
-
-
 def test_a_plain_timm_model(shipped, resnet20):
     """Same class, same modules, same names, shapes and dtypes, no hooks: nothing of the predictor is left."""
     assert [(n, type(m)) for n, m in shipped.named_modules()] == [(n, type(m)) for n, m in resnet20.named_modules()]
@@ -49,7 +45,7 @@ def test_a_plain_timm_model(shipped, resnet20):
     for module in shipped.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks and not module._backward_hooks
     assert all(p.requires_grad for p in shipped.parameters())
-    assert same(state, load_artifact(shipped_folder(SHIPPED)).state_dict())
+    assert equal(state, load_artifact(shipped_folder(SHIPPED)).state_dict())
     assert all(type(tensor.detach()) is torch.Tensor for tensor in (*shipped.parameters(), *shipped.buffers()))
 
 
@@ -138,9 +134,9 @@ def test_new_classifiers_are_drawn_at_random_each_time():
 
 def test_a_checkpoint_is_loaded_after_generation(resnet20, shipped, tmp_path):
     model = timm.create_model(SHIPPED, pretrained=True, checkpoint_path=RESNET20)
-    assert same(model.state_dict(), resnet20.state_dict())
+    assert equal(model.state_dict(), resnet20.state_dict())
     torch.save(shipped.state_dict(), tmp_path / 'saved.pth')
-    assert same(timm.create_model(SHIPPED, checkpoint_path=tmp_path / 'saved.pth').state_dict(), shipped.state_dict())
+    assert equal(timm.create_model(SHIPPED, checkpoint_path=tmp_path / 'saved.pth').state_dict(), shipped.state_dict())
 
 
 @pytest.mark.parametrize('args', [{}, dict(num_classes=7), dict(in_chans=1, num_classes=0), dict(global_pool='max')])
@@ -207,9 +203,9 @@ def test_positions_follow_another_image_size(tmp_path):
 @pytest.mark.parametrize('file', ['', 'config.json', 'model.safetensors'])
 def test_an_overlay_loads_a_users_artifact(small_folder, file):
     model = timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=dict(file=str(small_folder / file)))
-    assert same(model.state_dict(), load_artifact(small_folder).state_dict())
+    assert equal(model.state_dict(), load_artifact(small_folder).state_dict())
     assert 'hf_hub_id' not in model.pretrained_cfg  # which has other weights
-    assert same(loaded(small_folder).state_dict(), model.state_dict())
+    assert equal(loaded(small_folder).state_dict(), model.state_dict())
 
 
 def test_an_artifact_of_other_classes_or_another_base(small_model, tmp_path):
@@ -236,7 +232,7 @@ def test_an_ordinary_checkpoint_of_the_base(name, tmp_path, resnet20, monkeypatc
     monkeypatch.setenv('HOME', str(tmp_path))
     for place in (dict(file=str(file)), dict(file=f'~/{name}', hf_hub_id='user/other')):
         model = timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=place)
-        assert same(model.state_dict(), resnet20.state_dict()) and model.pretrained_cfg['file'] == str(file)
+        assert equal(model.state_dict(), resnet20.state_dict()) and model.pretrained_cfg['file'] == str(file)
     other = timm.create_model(SHIPPED, pretrained=True, pretrained_cfg_overlay=dict(file=str(file), num_classes=-1),
                               num_classes=7, in_chans=1)
     assert other.num_classes == 7 and torch.equal(other.layer1[0].conv1.weight, resnet20.layer1[0].conv1.weight)
@@ -247,7 +243,7 @@ def test_a_url_and_a_state_dict_go_before_the_artifact(tmp_path, resnet20):
     for overlay in (dict(url=(tmp_path / 'finetuned.pth').as_uri()), dict(state_dict=resnet20.state_dict())):
         model = timm.create_model(
             SHIPPED, pretrained=True, pretrained_cfg_overlay=overlay, cache_dir=tmp_path / 'hub')
-        assert same(model.state_dict(), resnet20.state_dict()) and 'state_dict' not in model.pretrained_cfg
+        assert equal(model.state_dict(), resnet20.state_dict()) and 'state_dict' not in model.pretrained_cfg
         assert model.pretrained_cfg.get('url') == overlay.get('url')
 
 

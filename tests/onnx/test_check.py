@@ -29,8 +29,8 @@ def product(weight):
     return helper.make_node('Gemm', ['flat', weight], ['logits'], transB=1)
 
 
-def checked(nodes, constants, output=('batch', 4), **options):
-    return check_model(as_model([*POOLED, *nodes], output, constants), Pooled(), MEAN, STD, **options)
+def checked(nodes, constants, **options):
+    return check_model(as_model([*POOLED, *nodes], ('batch', 4), constants), Pooled(), MEAN, STD, **options)
 
 
 def test_a_model_that_agrees():

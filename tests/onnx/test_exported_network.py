@@ -37,11 +37,11 @@ def conv(**args):
     return nn.Conv2d(3, 4, 3, **args)
 
 
-def exported(net, norms=('bn',), opset=18):
+def exported(net, norms=('bn',)):
     """The exported network, after its outputs were compared with the net's for batches of some sizes: with values for
     what it leaves open, as others compute them."""
     state = {name: tensor for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
-    found = export_network(net, [*state], SIZE, opset, [f'{name}.' for name in norms])
+    found = export_network(net, [*state], SIZE, 18, [f'{name}.' for name in norms])
     values = {name: tensor.numpy() for name, tensor in state.items()}
     for norm in found.norms:
         weight, bias, mean, variance = (values[f'{norm.prefix}{part}'] for part in STATISTICS)

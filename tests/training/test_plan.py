@@ -58,13 +58,13 @@ def test_what_is_wrong_is_found_at_once_and_leaves_nothing(planned, tmp_path, se
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.parametrize('network, settings, says', [
-    (dict(num_classes=0, global_pool=''), {}, r'returns a tensor of \[1, 64, 8, 8\] for one image'),
-    (dict(in_chans=2), {}, 'channels')])
-def test_networks_that_cannot_be_fitted_on_images(planned, image_folder, network, settings, says):
+@pytest.mark.parametrize('network, says', [
+    (dict(num_classes=0, global_pool=''), r'returns a tensor of \[1, 64, 8, 8\] for one image'),
+    (dict(in_chans=2), 'channels')])
+def test_networks_that_cannot_be_fitted_on_images(planned, image_folder, network, says):
     model = timm.create_model('resnet8_cifar10', **network)
     with pytest.raises(SbsError, match=says):
-        planned(model, initial_checkpoint='', data_dir=image_folder, batch_size=10, workers=0, **settings)
+        planned(model, initial_checkpoint='', data_dir=image_folder, batch_size=10, workers=0)
 
 
 def test_few_images_are_refused_and_few_classes_are_not(planned, tmp_path, image_folder):

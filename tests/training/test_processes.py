@@ -1,12 +1,11 @@
 """The trainer on two processes does what it does on one, with half of the images and kernels each."""
-import csv
 import json
 from pathlib import Path
 
 import killing
 import phases_worker
 import pytest
-from conftest import file_bytes, flags
+from conftest import file_bytes, flags, rows_of
 from processes import launch, run
 
 from timm_sbs.artifact.folder import load_artifact
@@ -53,5 +52,4 @@ def test_two_processes_round_into_so_many_bytes(resnet8, tmp_path, image_folder)
         'output': tmp_path}))
     assert printed.count('rounding: expected divergence') == 1
     assert file_bytes(tmp_path) <= 66_000
-    with open(tmp_path / 'summary.csv', newline='') as file:
-        assert [row['phase'] for row in csv.DictReader(file)] == ['rounding', 'distillation']
+    assert [row['phase'] for row in rows_of(tmp_path)] == ['rounding', 'distillation']

@@ -1,5 +1,4 @@
 """Runs that are stopped and resumed end as if nothing had happened, in whatever phase it was, bit by bit."""
-import csv
 import itertools
 import signal
 from pathlib import Path
@@ -7,6 +6,7 @@ from pathlib import Path
 import killing
 import pytest
 import yaml
+from conftest import rows_of
 from processes import run
 
 from timm_sbs.artifact.folder import load_artifact
@@ -31,8 +31,7 @@ CASES = {
 
 def end_of(folder):
     """What a run has led to, without times."""
-    with open(folder / 'summary.csv', newline='') as file:
-        rows = [{**row, 'seconds': ''} for row in csv.DictReader(file)]
+    rows = [{**row, 'seconds': ''} for row in rows_of(folder)]
     return (folder / 'model.safetensors').read_bytes(), rows, load_artifact(folder).results
 
 

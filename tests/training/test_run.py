@@ -1,12 +1,11 @@
 """A run in progress: which artifact is kept, summary.csv, and what a resumed run knows."""
-import csv
 import json
 from contextlib import contextmanager
 
 import pytest
 import torch
 import yaml
-from conftest import started
+from conftest import rows_of, started
 
 from timm_sbs.artifact.folder import load_artifact
 from timm_sbs.common.errors import SbsError
@@ -37,20 +36,15 @@ def bad(small_model):
     return started(small_model)
 
 
-def rows(folder):
-    with open(folder / 'summary.csv', newline='') as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_artifact_with_the_lowest_divergence_on_held_out_images_is_kept(run_of, tmp_path, image_folder, good, bad):
     with run_of(images=image_folder / 'train', holdout_images=20, batch_size=10, workers=0, output=tmp_path) as run:
         for artifact, when in ((bad, 'first'), (good, 'then'), (bad, 'last')):
             run.consider(artifact, when)
         assert list(run.best.rounded) == list(good.rounded) and run.results['holdout_images'] == 20
         assert all(torch.equal(tensor, good.rounded[name]) for name, tensor in run.best.rounded.items())
-        written, divergences = load_artifact(tmp_path), [float(row['holdout_divergence']) for row in rows(tmp_path)]
+        written, divergences = load_artifact(tmp_path), [float(row['holdout_divergence']) for row in rows_of(tmp_path)]
         assert written.results['holdout_divergence'] == divergences[1] < min(divergences[0], divergences[2])
-        assert [float(row['best_holdout_divergence']) for row in rows(tmp_path)] == [
+        assert [float(row['best_holdout_divergence']) for row in rows_of(tmp_path)] == [
             divergences[0], divergences[1], divergences[1]]
         run.forget_best()  # what follows is smaller
         run.consider(bad, 'after rounding')
@@ -102,7 +96,7 @@ def test_a_resumed_run_goes_on_with_rows_results_and_the_best(run_of, tmp_path, 
         assert again.resume(restored) == 2 and torch.equal(restored.weight, trained.weight)
         assert again.best.results['reconstruction_error'] == 0.5
         again.consider(bad, 'step 4', step=4)
-        found = [(row['step'], row['loss']) for row in rows(tmp_path)]
+        found = [(row['step'], row['loss']) for row in rows_of(tmp_path)]
         for step in (3, 4):
             again.step_done(step, trained)
         again.begin('distillation', 1, bad)

@@ -1,5 +1,4 @@
 """The trainer as users call it, from the command line to the files: timm_sbs.train.main(argv)."""
-import csv
 import re
 import resource
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ import pytest
 import timm
 import torch
 import yaml
-from conftest import RESNET20, file_bytes
+from conftest import RESNET20, file_bytes, rows_of
 from hub_server import TOKEN, running_hub
 from safetensors.torch import load_file
 
@@ -34,11 +33,6 @@ def program(tmp_path_factory):
         return main(['--config', str(path), *map(str, argv)])
 
     return run
-
-
-def rows_of(folder):
-    with open(folder / 'summary.csv', newline='') as file:
-        return list(csv.DictReader(file))
 
 
 def phases_of(folder):

@@ -23,11 +23,11 @@ def network(small_model, images):
     assert list(uses) == list(NAMES)
     accelerator = make_accelerator('no', cpu=True)
     statistics = collect_statistics(small_model, uses, images[0][::5].split(50), 100, accelerator)[0]
-    return weights, curvatures(weights, statistics, 1e-3), statistics
+    return weights, curvatures(weights, statistics, 1e-3)
 
 
 def divergence(network, rounded):
-    weights, curvature, _ = network
+    weights, curvature = network
     return sum(curvature[name].loss(dequantize(t) - weights[name]) for name, t in rounded.tensors.items())
 
 
@@ -37,7 +37,7 @@ def test_entropy():
 
 
 def test_bits_are_as_many_as_wanted_and_more_of_them_are_better(network):
-    weights, curvature, _ = network
+    weights, curvature = network
     values = sum(weight.numel() for weight in weights.values())
     found = []
     for bits in (1.5 * values, 3. * values):
@@ -78,7 +78,7 @@ def test_weights_that_need_fewer_bits_are_rounded_a_few_times(monkeypatch):
 
 def test_statistics_are_worth_bits(network):
     """With them a network diverges less, by their own measure, than when rounded without."""
-    weights, curvature, _ = network
+    weights, curvature = network
     values = sum(weight.numel() for weight in weights.values())
     without = round_to_bits(weights, curvatures(weights, {}, 1e-3), 2. * values)
     assert divergence(network, round_to_bits(weights, curvature, 2. * values)) < 0.3 * divergence(network, without)

@@ -56,7 +56,8 @@ from timm_sbs.data.augmentation import ImageTransform, data_config_of, validatio
 from timm_sbs.training.plan import settled_precision
 
 NAME, CAMERA_BASE, IMAGES, QPS = 'updates', 'sbs_resnet20_cifar10_50kb', 8000, (-20, -16, -12, -8)
-CLIENTS, ROUNDS, CLASSES, FEDERATED = 4, 10, 5, '14k'
+CLIENTS, ROUNDS, CLASSES = 4, 10, 5
+FEDERATED = dict(bytes='14k', statistics_images=500, holdout_images=200, distillation_steps=0)
 
 
 @dataclass(frozen=True)
@@ -229,8 +230,8 @@ def measure_federated(task: Task, args: argparse.Namespace) -> Iterator[dict[str
 
     def sent(model: nn.Module) -> tuple[int, nn.Module]:
         """Bytes, and what arrives."""
-        artifact = timm_sbs.fit(model, base=task.base, bytes=FEDERATED, images=task.folder, workers=0, quiet=True,
-                                holdout_images=500, **{**task.settings, 'distillation_steps': 0})
+        artifact = timm_sbs.fit(model, base=task.base, images=task.folder, workers=0, quiet=True,
+                                **{**task.settings, **FEDERATED})
         return artifact.ledger()['total'], artifact.create_model()
 
     for way in ('float32', 'updates'):

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from table_makers.sources import file_bytes, markdown, results_of, sbs_of
 
 # Top-1 in per cent on the whole validation set, as the paper (arXiv 2509.07373) reports it: ResNet-18 at 15 %.
@@ -22,6 +20,7 @@ class Anchor:
     source: str
 
 
+MARGIN = math.log(1.5)  # of divergence, in which bits are extrapolated
 FIGURES = 'top-1', 'top-5', 'agreement', 'top-1, ten classes'
 NETWORKS = {'lite0': 'EfficientNet-Lite0', 'lite1': 'EfficientNet-Lite1', 'resnet18': 'ResNet-18'}
 ANCHORS = (
@@ -87,19 +86,24 @@ def imagenet_paper() -> list[str]:
 
 
 def rounding_methods() -> list[str]:
-    """Bits of a weight and divergence for each slope, and what our rounding takes at the same divergence."""
+    """Bits of a weight and divergence for each slope, and how many bits our rounding takes at the same divergence."""
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in results_of('rounding_methods')['rows']:
         found.setdefault((row['network'], row['method']), []).append((math.log(row['divergence']), row['bits']))
+    slopes = sorted({row['slope'] for row in results_of('rounding_methods')['rows']})
     rows = []
     for (network, method), points in found.items():
-        lines = sorted(found[network, 'ours'])
-        inside = [(bits, float(np.interp(log, *zip(*lines)))) for log, bits in points
-                  if lines[0][0] <= log <= lines[-1][0]]
-        more = f'{100 * (sum(bits / ours for bits, ours in inside) / len(inside) - 1):+.1f} %' if inside else ''
-        rows.append((NETWORKS[network], method, *(f'{bits:.2f}, {math.exp(log):.3f}' for log, bits in points), more))
-    slopes = sorted({row['slope'] for row in results_of('rounding_methods')['rows']})
-    return markdown(['network', 'method', *(f'slope {slope:.0e}' for slope in slopes), 'bits beside ours'], rows)
+        cells = [f'{bits:.2f}, {math.exp(log):.3f}{_beside(found[network, "ours"], bits, log)}' for log, bits in points]
+        rows.append((NETWORKS[network], method, *cells, *[''] * (len(slopes) - len(cells))))
+    return markdown(['network', 'method', *(f'{slope:.0e} nats for a bit' for slope in slopes)], rows)
+
+
+def _beside(ours: list[tuple[float, float]], bits: float, log: float) -> str:
+    """By how many per cent bits differ from ours at the same divergence, where that was measured or is near."""
+    (x0, y0), (x1, y1) = sorted(ours, key=lambda point: abs(point[0] - log))[:2]
+    if not min(ours)[0] - MARGIN < log < max(ours)[0] + MARGIN or (log, bits) in ours:
+        return ''
+    return f', {100 * (bits / (y0 + (y1 - y0) * (log - x0) / (x1 - x0)) - 1):+.1f} %'
 
 
 MAKERS = {'rounding_methods': rounding_methods,

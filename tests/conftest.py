@@ -50,7 +50,7 @@ RESNET20 = Path(__file__).parent / 'data' / 'resnet20_cifar10.safetensors'
 SHIPPED = 'sbs_resnet20_cifar10_20pct'
 PREDICTORS = [SHIPPED, 'sbs_resnet56_cifar10_20pct']
 IMAGENET_SHIPPED = 'sbs_resnet18_15pct'  # of the package for non-commercial use, as is the rounded one
-LITE = 'sbs_tf_efficientnet_lite0_1500kb'
+LITES = 'sbs_tf_efficientnet_lite0_1500kb', 'sbs_tf_efficientnet_lite0_30pct'
 ROUNDED = [
     'sbs_resnet20_cifar10_50kb', 'sbs_resnet20_cifar10_30kb', 'sbs_resnet56_cifar10_120kb', 'sbs_resnet56_cifar10_80kb']
 IMAGENET_ROUNDED = 'sbs_resnet18_2mb'

@@ -35,6 +35,8 @@ from imagenet_photographs import Photographs, load_lite, resnet18
 from torch import nn
 
 import timm_sbs
+from timm_sbs.codec.quantization import layer_names
+from timm_sbs.common.config import QuantizationConfig
 
 NAME, QPS = 'imagenet', (-32, -28, -24, -20)
 COMMAND = (f'python tests/benchmarks/{NAME}.py --images ROOT --network NAME [--weights FILE] --sizes SIZE '
@@ -92,10 +94,13 @@ def main() -> None:
     photographs = Photographs(args.images, original)
     for size in args.sizes:
         folder = args.output / f'{args.network}_{size}'
-        timm_sbs.fit(
+        artifact = timm_sbs.fit(
             original, **fields_of(args.network, size), output=folder, checkpointing_steps=100,
             resume=resumption(folder),
             images=[args.images / 'train', *sorted((args.images / 'unlabelled').iterdir())])
+        if artifact.storage.quantization is None:
+            layers = len(layer_names(artifact.generator.predictor.state_dict()))
+            artifact.quantized(QuantizationConfig(layers * (9.,), kept_bits=10)).save(folder)
         record(args.network, original, photographs, row_of(folder, size, photographs))
     if args.nncodec:
         for qp, size_of_file, state in coded_by_nncodec(args.nncodec, original.state_dict(), QPS):

@@ -3,7 +3,7 @@ import re
 
 import numpy as np
 import timm
-from conftest import LITE, SHIPPED
+from conftest import LITES, SHIPPED
 
 from timm_sbs.artifact.files import read_config
 from timm_sbs.artifact.folder import shipped_folder
@@ -27,7 +27,7 @@ def test_the_command_classifies_images_and_photographs(capsys):
     shown = capsys.readouterr().out
     recorded = read_config(shipped_folder(SHIPPED))[0].results
     for text in (f'{SHIPPED}, created', '1,084,392', 'times smaller', ' ms', f"{recorded['top1']:.2f} %", '91.73 %',
-                 f'{LITE}, created', 'apache-2.0', 'CC0'):
+                 f'{LITES[0]}, created', 'apache-2.0', 'CC0'):
         assert text in shown, text
     [(original, generated)] = re.findall(r'these 500 images +([0-9.]+) % +([0-9.]+) %', shown)
     assert original == '91.4' and float(generated) >= 90

@@ -1,11 +1,12 @@
 """The shipped entries as timm models: listed, described, licensed, and computing what was measured of them."""
 import json
 import os
+import re
 
 import pytest
 import timm
 import torch
-from conftest import CIFAR_ALL, IMAGENET_ROUNDED, IMAGENET_SHIPPED, LITE, REPOSITORY, SHIPPED, file_bytes
+from conftest import CIFAR_ALL, IMAGENET_ROUNDED, IMAGENET_SHIPPED, LITES, REPOSITORY, SHIPPED, file_bytes
 from huggingface_hub import ModelCard
 from PIL import Image
 from processes import run
@@ -45,7 +46,7 @@ def test_all_are_listed_as_pretrained_and_created_offline_but_those_whose_packag
         '            print(e)')
     done = run('-c', code, env={**os.environ, 'HF_HUB_OFFLINE': '1', 'HF_ENDPOINT': 'http://127.0.0.1:9'})
     said = done.stdout.splitlines()
-    assert not done.returncode and sorted(said)[-14:] == sorted([*CIFAR_ALL, LITE] * 2)
+    assert not done.returncode and sorted(said)[-16:] == sorted([*CIFAR_ALL, *LITES] * 2)
     refused = [line for line in said if "permits no commercial use" in line and './noncommercial' in line]
     assert len(refused) == 4 and all(name in ''.join(refused) for name in NONCOMMERCIAL)
 
@@ -57,7 +58,7 @@ def test_what_is_not_a_network_is_known_but_not_listed():
             timm.create_model('sbs', pretrained=pretrained)
 
 
-@pytest.mark.parametrize('name', [SHIPPED, LITE, *NONCOMMERCIAL])
+@pytest.mark.parametrize('name', [SHIPPED, *LITES, *NONCOMMERCIAL])
 def test_entry_points_are_functions_of_their_own(name):
     """As timm's own ones: under their names, with a documentation, in the module that lists them."""
     create = timm.models.model_entrypoint(name)
@@ -66,7 +67,7 @@ def test_entry_points_are_functions_of_their_own(name):
     assert ENTRIES[name].text in create.__doc__ and timm.get_pretrained_cfg(name).license in create.__doc__
 
 
-@pytest.mark.parametrize('name', [SHIPPED, LITE, *NONCOMMERCIAL])
+@pytest.mark.parametrize('name', [SHIPPED, *LITES, *NONCOMMERCIAL])
 def test_one_description_wherever_a_model_comes_from(name):
     entry = timm.create_model(name, pretrained=True)
     folder = f'local-dir:{shipped_folder(name)}'
@@ -97,14 +98,14 @@ def test_it_computes_the_recorded_logits_and_about_the_recorded_accuracy(name, t
 
 
 @pytest.mark.parametrize('name, most', [
-    (IMAGENET_SHIPPED, 4_200_000), (IMAGENET_ROUNDED, 2_000_000), (LITE, 1_500_000),
+    (IMAGENET_SHIPPED, 4_200_000), (IMAGENET_ROUNDED, 2_000_000), (LITES[0], 1_500_000), (LITES[1], 3_800_000),
     ('sbs_resnet20_cifar10_30kb', 30_000), ('sbs_resnet20_cifar10_50kb', 50_000),
     ('sbs_resnet56_cifar10_80kb', 80_000), ('sbs_resnet56_cifar10_120kb', 120_000)])
 def test_it_is_as_small_as_its_name_says(name, most):
     assert file_bytes(shipped_folder(name)) <= most
-    if 'pct' in name:
+    if share := re.search(r'(\d+)pct', name):
         results = results_of(name)
-        assert results['predictor_parameters'] <= 0.15 * results['original_parameters']
+        assert results['predictor_parameters'] <= int(share[1]) / 100 * results['original_parameters']
 
 
 def test_both_resnet18s_see_the_same_in_a_photograph():
@@ -128,4 +129,4 @@ def test_the_licence_of_the_weights_is_told_wherever_it_is_looked_for(name):
 
 
 def test_what_ships_inside_the_package_may_be_used_by_anyone():
-    assert {timm.get_pretrained_cfg(name).license for name in (*CIFAR_ALL, LITE)} == {'bsd-2-clause', 'apache-2.0'}
+    assert {timm.get_pretrained_cfg(name).license for name in (*CIFAR_ALL, *LITES)} == {'bsd-2-clause', 'apache-2.0'}

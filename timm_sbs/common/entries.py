@@ -39,6 +39,9 @@ ENTRIES = {
     'sbs_resnet56_cifar10_80kb': _cifar10(56, 'from rounded weights, in 80 kB.'),
     'sbs_tf_efficientnet_lite0_1500kb': Entry(
         'tf_efficientnet_lite0', 'imagenet-1k', 'EfficientNet-Lite0 for ImageNet from rounded weights, in 1.5 MB.'),
+    'sbs_tf_efficientnet_lite0_30pct': Entry(
+        'tf_efficientnet_lite0', 'imagenet-1k',
+        'EfficientNet-Lite0 for ImageNet from a predictor of 30 % of its parameters, in 3.8 MB.'),
     'sbs_resnet18_15pct': _resnet18('ResNet-18 for ImageNet from a predictor of 15 % of its parameters, in 4.1 MB.'),
     'sbs_resnet18_2mb': _resnet18('ResNet-18 for ImageNet from rounded weights, in 2 MB.'),
 }

@@ -4,8 +4,9 @@
 
 --data-dir has train/CLASS and validation/CLASS: of CIFAR-100 for resnet20 and resnet56, else of CIFAR-10.
 Architectures, optimizers, schedules and mixing of images are timm's; images of 32 pixels are shifted and mirrored. A
-run that was stopped goes on from its last epoch. Writes NAME.safetensors, and the accuracy on validation images,
-measured once at the end, to results/originals.json. On one CPU thread an epoch takes three minutes to ten (resnet56).
+run that was stopped goes on from its last epoch. Writes NAME.safetensors, in float16, and the accuracy on validation
+images, measured once at the end, to results/originals.json. tests/benchmarks/weights has what was trained. On one CPU
+thread an epoch takes half a minute (densenet) to ten (resnet56).
 """
 import argparse
 import time
@@ -150,7 +151,9 @@ def main() -> None:
     args = parser.parse_args()
     original, weights = ORIGINALS[args.network], args.output / f'{args.network}.safetensors'
     model = train(original, args.data_dir, args.epochs, weights.with_suffix('.pt'))
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
+    save_file({name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+               for name, tensor in model.state_dict().items()}, weights)
+    model = load_original(args.network, weights)
     row = {'network': args.network, 'data_set': original.data_set, 'epochs': args.epochs,
            'parameters': sum(parameter.numel() for parameter in model.parameters()),
            'top1': top1(model, validation_batches(args.data_dir, model)), **environment()}

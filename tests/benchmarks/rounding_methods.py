@@ -86,6 +86,9 @@ def measure(
         name: str, load: Callable[[], nn.Module], root: Path, measured: Collection[tuple[object, ...]],
 ) -> Iterator[dict[str, object]]:
     """A row for each method and slope that is not measured yet."""
+    wanted = {method: [slope for slope in SLOPES if (name, method, slope) not in measured] for method in METHODS}
+    if not any(wanted.values()):
+        return
     original = load()
     state = {name: tensor.detach() for name, tensor in original.state_dict().items()}
     images = validation_batches(root, original, 'train', count=STATISTICS_IMAGES)
@@ -99,10 +102,10 @@ def measure(
     divergence = ExpectedDivergence(weights, uses, statistics, DAMPING)
     size = sum(weight.numel() for weight in weights.values())
     curved = {key: dataclasses.replace(curvature, coupling=1.) for key, curvature in divergence.curvatures.items()}
-    for method, rounding in METHODS.items():
-        wanted = [slope for slope in SLOPES if (name, method, slope) not in measured]
-        used = free_of_fisher(weights, curved, SLOPES[1]) if 'CERWU' in method and wanted else curved
-        for slope in wanted:
+    for method, slopes in wanted.items():
+        rounding = METHODS[method]
+        used = free_of_fisher(weights, curved, SLOPES[1]) if 'CERWU' in method and slopes else curved
+        for slope in slopes:
             found, seconds = timed(lambda rounding=rounding, used=used, slope=slope: {
                 key: rounding(weight, used[key], slope) for key, weight in weights.items()})
             values = {key: value for key, (value, _) in found.items()}

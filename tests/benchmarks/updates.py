@@ -67,7 +67,7 @@ class Task:
     Attributes:
         base: Name of what the receiver has.
         images: For training, uint8 [N, 3, H, W].
-        folder: With the same images.
+        folder: With these images, and maybe more.
         test: Normalised images and their classes.
         settings: Of timm_sbs.fit.
         small: Bytes of an update that has no convolutions.

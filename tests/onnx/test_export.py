@@ -1,5 +1,6 @@
 """Every kind of artifact as an ONNX model: outputs are those of PyTorch, weights are computed on loading, metadata."""
 import dataclasses
+import errno
 import importlib
 import importlib.util
 import json
@@ -256,7 +257,16 @@ def test_bad_requests_leave_no_file(shipped, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('mine')
     with pytest.raises(ArtifactError, match='Cannot write'):
         artifact.export_onnx(tmp_path / 'file' / 'a.onnx')
-    assert {path.name for path in tmp_path.iterdir()} == {'file'}
+
+    def full(_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    (tmp_path / 'a.onnx').write_text('before')
+    monkeypatch.setattr('os.fsync', full)
+    with pytest.raises(ArtifactError, match="Cannot write '.*a.onnx': .*No space left on device"):
+        artifact.export_onnx(tmp_path / 'a.onnx')
+    assert {path.name for path in tmp_path.iterdir()} == {'file', 'a.onnx'}
+    assert (tmp_path / 'a.onnx').read_text() == 'before'
 
 
 def test_what_no_onnx_file_can_hold_is_refused(shipped, monkeypatch):

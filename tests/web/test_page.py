@@ -1,6 +1,7 @@
 """The page: what is written, what is refused, and, in a browser, that it says what PyTorch says."""
 import base64
 import dataclasses
+import errno
 import itertools
 import json
 import re
@@ -118,7 +119,7 @@ def test_what_a_page_cannot_show_is_refused(quick, artifact, tmp_path):
     assert not (tmp_path / 'site').exists()
 
 
-def test_bad_requests_leave_no_file(quick, artifact, copied_runtime, tmp_path):
+def test_bad_requests_leave_no_file(quick, artifact, copied_runtime, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('mine')
     for folder in ('file', 'file/site'):
         with pytest.raises(SbsError, match='Cannot write the page into'):
@@ -129,6 +130,13 @@ def test_bad_requests_leave_no_file(quick, artifact, copied_runtime, tmp_path):
     for folder in (copied_runtime, tmp_path / 'nowhere'):
         with pytest.raises(SbsError, match=f"has no readable {file}. It must be the folder 'dist'"):
             write_page(artifact, tmp_path / 'site', folder)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('os.fsync', full)
+    with pytest.raises(SbsError, match='No space left on device'):
+        write_page(artifact, tmp_path / 'site')
     assert not any(path.is_file() for path in (tmp_path / 'site').rglob('*'))
 
 

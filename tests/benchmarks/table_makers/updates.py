@@ -1,14 +1,12 @@
 """Tables of updates: other ways to send a tuned network, and rounds of federated learning."""
-from functools import partial
-
 from table_makers.sources import markdown, results_of
 
 
-def ways(part: str) -> list[str]:
+def camera() -> list[str]:
     """What was tuned, how it was sent, and what has arrived."""
     return markdown(['tuned', 'sent as', 'bytes', 'top-1'], [
         (row['tuned'], row['sent'], f"{row['bytes']:,}", f"{row['top1']:.2f} %")
-        for row in results_of('updates')[part]])
+        for row in results_of('updates')['camera']])
 
 
 def federated() -> list[str]:
@@ -22,6 +20,4 @@ def federated() -> list[str]:
     return markdown(['round', 'bytes from each client', 'bytes to each client', 'top-1', 'top-1 with float32'], rows)
 
 
-MAKERS = {
-    'updates_camera': partial(ways, 'camera'), 'updates_ten_classes': partial(ways, 'ten_classes'),
-    'updates_federated': federated}
+MAKERS = {'updates_camera': camera, 'updates_federated': federated}

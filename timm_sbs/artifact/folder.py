@@ -121,8 +121,9 @@ def load_artifact(
         config, network, structure = described or read_config(folder)
         found = _found_origin(folder, config, base)
         _check_size(folder, network, found)
-        origin = None if not (found and config.update) else Origin.of(
-            load_artifact(*found), config.update.base, found[0], config.update.digest, network)
+        origin = None
+        if found and config.update:
+            origin = Origin.of(load_artifact(*found), config.update.base, found[0], config.update.digest, network)
         specs = tuple(specs_from_names(config.generated, network.state, config.base))
         predictor = _structure(config, specs)
         path = folder / WEIGHTS_NAME
